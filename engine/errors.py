@@ -1,0 +1,81 @@
+"""One family of errors. Each names the step that refused, what is wrong and where, and the remedy.
+
+The text is one line, safe to print on a terminal: control characters in names that came from outside are
+escaped. It never carries the content of a file or of the environment.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+def printable(text: str) -> str:
+    """`text` on one line, with everything a terminal might act on (and unpaired surrogates) escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
+
+
+class EngineError(Exception):
+    """Something the engine refuses. `step` is the part that refused; `exit_code` is what the process returns."""
+
+    step: str = "engine"
+    exit_code: ClassVar[int] = 125
+
+    def __init__(self, what: str, *, remedy: str) -> None:
+        self.what = printable(what)
+        self.remedy = printable(remedy)
+        super().__init__(f"{self.step}: {self.what}; {self.remedy}")
+
+
+class UsageError(EngineError):
+    """The command line is wrong; nothing was looked at."""
+
+    step = "usage"
+    exit_code = 2
+
+
+class BundleError(EngineError):
+    """The bundle is not one that may be run; no lifecycle was started."""
+
+    step = "bundle"
+
+
+class TraceError(EngineError):
+    """The record of the run cannot be kept, so the run may not go on."""
+
+    step = "trace"
+
+
+class StepError(EngineError):
+    """A lifecycle step refuses."""
+
+
+class ResolveError(StepError):
+    step = "resolve"
+
+
+class ValidateError(StepError):
+    step = "validate"
+
+
+class SecureRootError(StepError):
+    step = "secure_root"
+
+
+class StageError(StepError):
+    step = "stage"
+
+
+class PolicyError(StepError):
+    step = "apply_policy"
+
+
+class ExecError(StepError):
+    step = "exec"
+
+
+class StoppedError(StepError):
+    """A signal asked the engine to stop before it handed over; `step` is the one that was not begun."""
+
+    def __init__(self, step: str, signal_name: str) -> None:
+        self.step = step
+        super().__init__(f"stopped by {signal_name}", remedy="run it again")

@@ -1,0 +1,85 @@
+"""What a caller may choose for one run, and the defaults (those of the reference: nothing is shared)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from engine.errors import UsageError
+
+#: Longest id for which runsc's own file names (`<id>_sandbox:<id>.state`) fit a 255-byte directory entry.
+MAX_CONTAINER_ID = 100
+
+_CONTAINER_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", re.ASCII)
+
+
+class Network(StrEnum):
+    """How the container reaches the network (runsc `--network`)."""
+
+    NONE = "none"
+    SANDBOX = "sandbox"
+    HOST = "host"
+
+
+class Platform(StrEnum):
+    """How the Sentry intercepts system calls (runsc `--platform`); `auto` picks systrap where it exists."""
+
+    AUTO = "auto"
+    SYSTRAP = "systrap"
+    KVM = "kvm"
+    PTRACE = "ptrace"
+
+
+class ExecPolicy(StrEnum):
+    """What keeps the supervisor from executing anything but the staged runsc (rootless runs only)."""
+
+    AUTO = "auto"
+    LANDLOCK = "landlock"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """The choices of one run. Immutable: what was asked is what the trace's header says was asked."""
+
+    container_id: str
+    network: Network = Network.NONE
+    platform: Platform = Platform.AUTO
+    rootless: bool = False
+    ignore_cgroups: bool = False
+    exec_policy: ExecPolicy = ExecPolicy.AUTO
+    require_exec_policy: bool = False
+    runsc: str | None = None
+
+    def __post_init__(self) -> None:
+        check_container_id(self.container_id)
+
+    def facts(self) -> dict[str, str | bool | None]:
+        """The choices as they are recorded."""
+        return {
+            "network": str(self.network),
+            "platform": str(self.platform),
+            "rootless": self.rootless,
+            "ignore_cgroups": self.ignore_cgroups,
+            "exec_policy": str(self.exec_policy),
+            "require_exec_policy": self.require_exec_policy,
+            "runsc": self.runsc,
+        }
+
+
+def check_container_id(container_id: str) -> None:
+    """Refuse an id that runsc would refuse, or that could name anything but one directory entry.
+
+    Raises `UsageError`. runsc accepts `[\\w+-.]+`, which lets `..` through; we do not.
+    """
+    if len(container_id) > MAX_CONTAINER_ID:
+        raise UsageError(
+            f"container id of {len(container_id)} characters",
+            remedy=f"use at most {MAX_CONTAINER_ID}",
+        )
+    if not _CONTAINER_ID.fullmatch(container_id):
+        raise UsageError(
+            f"container id {container_id!r} is not a plain name",
+            remedy="start with a letter, digit or _ and use only letters, digits and _ . + - after it",
+        )
