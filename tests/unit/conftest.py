@@ -1,0 +1,39 @@
+"""What unit tests share: a private directory to work in, and a binary that passes for runsc until it is run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> Path:
+    """A directory of our own, mode 0700, on a path that nobody else can rewrite."""
+    directory = tmp_path / "private"
+    directory.mkdir(mode=0o700)
+    return directory
+
+
+@pytest.fixture
+def binary(private: Path) -> Path:
+    """A real ELF file that names gVisor's platforms as a build of runsc does."""
+    path = private / "bin" / "runsc"
+    path.parent.mkdir(mode=0o755)
+    true = shutil.which("true")
+    assert true is not None
+    shutil.copy(true, path)
+    with path.open("ab") as file:
+        file.writelines(
+            b"gvisor.dev/gvisor/pkg/sentry/platform/" + name for name in (b"ptrace", b"kvm", b"systrap")
+        )
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def needs_root() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: it makes files of other owners")
