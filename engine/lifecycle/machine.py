@@ -1,0 +1,321 @@
+"""The lifecycle: one table of states, triggers and guards, and the `transitions` machine made from it.
+
+Nothing here touches the system. `LIFECYCLE` is what the spec (specs/GVisorRuntime.tla) models, what the
+diagrams draw and what a trace is checked against. A guard reads only recorded facts, so that whoever reads a
+trace later can ask it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from transitions import EventData, Machine, MachineError
+from transitions import State as MachineState
+
+from engine.errors import StepError
+
+Facts = Mapping[str, Any]
+#: What has been recorded so far: the header's fields under `header`, each step's facts under its trigger.
+Known = Mapping[str, Facts]
+
+
+class State(StrEnum):
+    """Where a run is."""
+
+    START = "start"
+    RESOLVED = "resolved"
+    VALIDATED = "validated"
+    ROOT_SECURED = "root_secured"
+    STAGED = "staged"
+    POLICY_SETTLED = "policy_settled"
+    HANDED_OFF = "handed_off"
+    REFUSED = "refused"
+
+
+class Trigger(StrEnum):
+    """What moves a run on: the six steps, and `refuse`."""
+
+    RESOLVE = "resolve"
+    VALIDATE = "validate"
+    SECURE_ROOT = "secure_root"
+    STAGE = "stage"
+    APPLY_POLICY = "apply_policy"
+    EXEC = "exec"
+    REFUSE = "refuse"
+
+
+class PolicyOutcome(StrEnum):
+    """What became of the execute policy for the supervisor."""
+
+    ENFORCED = "enforced"
+    UNAVAILABLE = "unavailable"
+    NOT_APPLICABLE = "not_applicable"
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """A condition on what has been recorded, without which the machine does not move."""
+
+    name: str
+    holds: Callable[[Known], bool]
+    otherwise: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """A row of the lifecycle: from any of `sources`, `trigger` leads to `target` when every guard holds."""
+
+    trigger: Trigger
+    sources: tuple[State, ...]
+    target: State
+    establishes: str
+    refuses: str
+    guards: tuple[Guard, ...] = ()
+
+
+def _found_a_path(known: Known) -> bool:
+    return str(known["resolve"]["path"]).startswith("/")
+
+
+def _binary_is_trusted(known: Known) -> bool:
+    binary = known["validate"]
+    mode = int(binary["mode"], 8)
+    owner_is_trusted = binary["owner"] in binary["trusted_owners"] or binary["immutable_store"] is True
+    return mode & 0o022 == 0 and mode & 0o111 != 0 and owner_is_trusted
+
+
+def _root_is_private(known: Known) -> bool:
+    root = known["secure_root"]
+    directories = root["directories"]
+    return len(directories) == 4 and all(
+        directory["owner"] == root["user"] and directory["mode"] == "0700" for directory in directories
+    )
+
+
+def _copy_is_what_was_pinned(known: Known) -> bool:
+    staged, binary = known["stage"], known["validate"]
+    return bool(
+        staged["pinned"] == binary["identity"]
+        and staged["size"] == binary["identity"]["size"]
+        and staged["mode"] == "0500"
+    )
+
+
+def _policy_permits(known: Known) -> bool:
+    options, outcome = known["header"]["options"], known["apply_policy"]["outcome"]
+    if outcome == PolicyOutcome.ENFORCED:
+        return options["rootless"] is True
+    if options["require_exec_policy"]:
+        return False
+    return bool(
+        outcome == (PolicyOutcome.UNAVAILABLE if options["rootless"] else PolicyOutcome.NOT_APPLICABLE)
+    )
+
+
+def _bundle_is_unchanged(known: Known) -> bool:
+    return bool(known["exec"]["bundle"] == known["header"]["bundle"])
+
+
+def _executes_the_staged_copy(known: Known) -> bool:
+    return bool(known["exec"]["argv"][0] == known["stage"]["path"])
+
+
+_STEPS: tuple[Transition, ...] = (
+    Transition(
+        Trigger.RESOLVE,
+        (State.START,),
+        State.RESOLVED,
+        establishes="which runsc: the one asked for, else a trusted system path, else PATH when not root",
+        refuses="nothing found; a PATH search as root",
+        guards=(Guard("found_a_path", _found_a_path, "no absolute path to runsc was recorded"),),
+    ),
+    Transition(
+        Trigger.VALIDATE,
+        (State.RESOLVED,),
+        State.VALIDATED,
+        establishes="a pinned descriptor of an executable ELF file that no untrusted user can write or replace",
+        refuses="a loose mode, a foreign owner, no regular or executable file, a directory chain others can write",
+        guards=(
+            Guard("binary_is_trusted", _binary_is_trusted, "owner or mode of the binary is not trusted"),
+        ),
+    ),
+    Transition(
+        Trigger.SECURE_ROOT,
+        (State.VALIDATED,),
+        State.ROOT_SECURED,
+        establishes="this container's own directories: owned by the effective user, 0700, no link on the way; its lock",
+        refuses="a link, a foreign owner, not a directory, '..' in the base, an untrusted parent, a live namesake",
+        guards=(Guard("root_is_private", _root_is_private, "a state directory is not private"),),
+    ),
+    Transition(
+        Trigger.STAGE,
+        (State.ROOT_SECURED,),
+        State.STAGED,
+        establishes="a private 0500 copy of the pinned bytes in a unique 0700 directory",
+        refuses="a linked or foreign directory, a binary that changed, a short copy, no space",
+        guards=(
+            Guard("copy_is_what_was_pinned", _copy_is_what_was_pinned, "the copy is not the bytes validated"),
+        ),
+    ),
+    Transition(
+        Trigger.APPLY_POLICY,
+        (State.STAGED,),
+        State.POLICY_SETTLED,
+        establishes="rootless: the execute allowlist is enforced, or unavailable and not required",
+        refuses="a policy that is required and not enforced",
+        guards=(Guard("policy_permits", _policy_permits, "the execute policy is required and not enforced"),),
+    ),
+    Transition(
+        Trigger.EXEC,
+        (State.POLICY_SETTLED,),
+        State.HANDED_OFF,
+        establishes="hardened argv and environment; execve replaces the process",
+        refuses="a bundle or a state directory that changed since it was checked; an execve the kernel refuses",
+        guards=(
+            Guard("bundle_is_unchanged", _bundle_is_unchanged, "the bundle is not the one validated"),
+            Guard(
+                "executes_the_staged_copy", _executes_the_staged_copy, "argv does not name the staged copy"
+            ),
+        ),
+    ),
+)
+
+#: Every edge there is. `refuse` leaves each state that a step leaves, so only `handed_off` and `refused` end.
+LIFECYCLE: tuple[Transition, ...] = (
+    *_STEPS,
+    Transition(
+        Trigger.REFUSE,
+        tuple(source for step in _STEPS for source in step.sources),
+        State.REFUSED,
+        establishes="the reason, the step, what was cleaned up",
+        refuses="",
+    ),
+)
+
+TERMINAL = frozenset(State) - {source for row in LIFECYCLE for source in row.sources}
+
+
+class NotPermittedError(StepError):
+    """The machine does not have this edge, or one of its guards does not hold."""
+
+    def __init__(self, trigger: str, what: str) -> None:
+        self.step = str(trigger)
+        super().__init__(what, remedy="this is a fault of the engine: please report it with the trace")
+
+
+class HasFacts(Protocol):
+    """What a step establishes; `facts` is the part of it that is recorded."""
+
+    def facts(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One edge about to be taken, as it is recorded."""
+
+    state: State
+    trigger: Trigger
+    next: State
+    facts: Facts
+
+
+Established = TypeVar("Established", bound=HasFacts)
+
+
+class Lifecycle:
+    """One run's walk through the table. `perform` is the only way on.
+
+    `header` is what was known before the first step; `record` is called with each move after its guards held
+    and before the state changes: if it raises, the state stays.
+    """
+
+    def __init__(self, header: Facts, record: Callable[[Move], None]) -> None:
+        self._known: dict[str, Facts] = {"header": header}
+        self._record = record
+        self._broken_guard: Guard | None = None
+        self._busy = False
+        self._walk = _Walk()
+        Machine(
+            self._walk,
+            states=[MachineState(state, final=state in TERMINAL) for state in State],
+            initial=State.START,
+            transitions=[self._edge(row, source) for row in LIFECYCLE for source in row.sources],
+            auto_transitions=False,
+            send_event=True,
+        )
+
+    @property
+    def state(self) -> State:
+        """Where this run is."""
+        return self._walk.state
+
+    def perform(
+        self,
+        trigger: Trigger,
+        act: Callable[[], Established],
+        commit: Callable[[Established], None] | None = None,
+    ) -> Established:
+        """Run the step `act` if the table has `trigger` in this state, and move on if the guards then hold.
+
+        `commit` runs after the move was recorded and before the state changes: the hand-off, from which a
+        good run does not return. Raises `NotPermittedError` (before `act` where there is no such edge) and
+        whatever `act` and `commit` raise; the state is then what it was.
+        """
+        if self._busy:
+            raise NotPermittedError(trigger, f"{trigger} was triggered from within another step")
+        self._busy = True
+        self._broken_guard = None
+        established: list[Established] = []
+        try:
+            moved = self._walk.trigger(trigger, act=act, commit=commit, established=established)
+        except MachineError:
+            raise NotPermittedError(trigger, f"{trigger} is not a step of state {self.state}") from None
+        finally:
+            self._busy = False
+        if not moved:
+            guard = self._broken_guard
+            raise NotPermittedError(
+                trigger,
+                f"guard {guard.name} does not hold: {guard.otherwise}" if guard else "a guard does not hold",
+            )
+        return established[0]
+
+    def _edge(self, row: Transition, source: State) -> dict[str, Any]:
+        return {
+            "trigger": row.trigger,
+            "source": source,
+            "dest": row.target,
+            "prepare": partial(self._act, row.trigger),
+            "conditions": [self._condition(guard) for guard in row.guards],
+            "before": partial(self._leave, row.trigger, source, row.target),
+        }
+
+    def _act(self, trigger: Trigger, event: EventData) -> None:
+        established = event.kwargs["act"]()
+        event.kwargs["established"].append(established)
+        self._known[trigger] = established.facts()
+
+    def _condition(self, guard: Guard) -> Callable[[EventData], bool]:
+        def holds(_event: EventData) -> bool:
+            if guard.holds(self._known):
+                return True
+            self._broken_guard = guard
+            return False
+
+        return holds
+
+    def _leave(self, trigger: Trigger, source: State, target: State, event: EventData) -> None:
+        self._record(Move(source, trigger, target, self._known[trigger]))
+        if commit := event.kwargs["commit"]:
+            commit(event.kwargs["established"][0])
+
+
+class _Walk:
+    """The model that `transitions` moves; it adds `trigger` and sets `state`."""
+
+    state: State
+    trigger: Callable[..., bool]

@@ -1,0 +1,254 @@
+"""The machine: no edge but those of the table, and no way round a guard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from engine.lifecycle.machine import (
+    LIFECYCLE,
+    TERMINAL,
+    Lifecycle,
+    Move,
+    NotPermittedError,
+    PolicyOutcome,
+    State,
+    Trigger,
+)
+
+IDENTITY = {"device": 1, "inode": 2, "size": 3, "mtime_ns": 4, "ctime_ns": 5}
+HEADER: dict[str, Any] = {
+    "options": {"rootless": False, "require_exec_policy": False},
+    "bundle": {"sha256": "abc"},
+}
+GOOD: dict[Trigger, dict[str, Any]] = {
+    Trigger.RESOLVE: {"path": "/usr/bin/runsc"},
+    Trigger.VALIDATE: {
+        "identity": IDENTITY,
+        "owner": 0,
+        "mode": "0755",
+        "trusted_owners": [0],
+        "immutable_store": False,
+    },
+    Trigger.SECURE_ROOT: {"user": 0, "directories": [{"owner": 0, "mode": "0700"}] * 4},
+    Trigger.STAGE: {"path": "/b/runsc", "size": 3, "mode": "0500", "pinned": IDENTITY},
+    Trigger.APPLY_POLICY: {"outcome": "not_applicable"},
+    Trigger.EXEC: {"argv": ["/b/runsc", "run"], "bundle": {"sha256": "abc"}},
+    Trigger.REFUSE: {"cleaned": []},
+}
+ORDER = [row.trigger for row in LIFECYCLE if row.trigger is not Trigger.REFUSE]
+
+
+@dataclass
+class Established:
+    recorded: dict[str, Any]
+
+    def facts(self) -> dict[str, Any]:
+        return self.recorded
+
+
+@dataclass
+class Walk:
+    """A lifecycle, what it recorded, and the steps it let run."""
+
+    header: dict[str, Any] = field(default_factory=lambda: HEADER)
+    moves: list[Move] = field(default_factory=list)
+    acted: list[Trigger] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.lifecycle = Lifecycle(self.header, self.moves.append)
+
+    def perform(self, trigger: Trigger, **changed: Any) -> None:
+        def act() -> Established:
+            self.acted.append(trigger)
+            return Established({**GOOD[trigger], **changed})
+
+        self.lifecycle.perform(trigger, act)
+
+    def up_to(self, state: State) -> Walk:
+        for trigger in ORDER:
+            if self.lifecycle.state is state:
+                return self
+            self.perform(trigger)
+        if self.lifecycle.state is not state:
+            self.perform(Trigger.REFUSE)
+        assert self.lifecycle.state is state
+        return self
+
+
+def refused_walk() -> Walk:
+    walk = Walk()
+    walk.perform(Trigger.REFUSE)
+    return walk
+
+
+def in_state(state: State) -> Walk:
+    return refused_walk() if state is State.REFUSED else Walk().up_to(state)
+
+
+def test_the_six_steps_lead_from_start_to_handed_off_in_the_order_of_the_table() -> None:
+    walk = Walk().up_to(State.HANDED_OFF)
+    assert [(move.state, move.trigger, move.next) for move in walk.moves] == [
+        (row.sources[0], row.trigger, row.target) for row in LIFECYCLE[:6]
+    ]
+    assert ORDER == ["resolve", "validate", "secure_root", "stage", "apply_policy", "exec"]
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("trigger", Trigger)
+def test_an_edge_that_is_not_in_the_table_cannot_be_taken_and_its_step_is_not_run(
+    state: State, trigger: Trigger
+) -> None:
+    walk = in_state(state)
+    permitted = any(state in row.sources and row.trigger is trigger for row in LIFECYCLE)
+    if permitted:
+        walk.perform(trigger)
+        assert walk.acted[-1] is trigger
+        assert walk.lifecycle.state is next(row.target for row in LIFECYCLE if row.trigger is trigger)
+        return
+    before = list(walk.acted)
+    with pytest.raises(NotPermittedError, match=f"{trigger} is not a step of state {state}"):
+        walk.perform(trigger)
+    assert walk.acted == before
+    assert walk.lifecycle.state is state
+
+
+def test_only_handed_off_and_refused_are_terminal() -> None:
+    assert {State.HANDED_OFF, State.REFUSED} == TERMINAL
+    assert {source for row in LIFECYCLE for source in row.sources} == set(State) - TERMINAL
+
+
+def test_every_state_that_is_not_terminal_can_be_refused() -> None:
+    for state in set(State) - TERMINAL:
+        walk = Walk().up_to(state)
+        walk.perform(Trigger.REFUSE)
+        assert walk.lifecycle.state is State.REFUSED
+
+
+@pytest.mark.parametrize(
+    ("trigger", "changed", "guard"),
+    [
+        (Trigger.RESOLVE, {"path": "runsc"}, "found_a_path"),
+        (Trigger.VALIDATE, {"mode": "0775"}, "binary_is_trusted"),
+        (Trigger.VALIDATE, {"mode": "0757"}, "binary_is_trusted"),
+        (Trigger.VALIDATE, {"mode": "0644"}, "binary_is_trusted"),
+        (Trigger.VALIDATE, {"owner": 1000}, "binary_is_trusted"),
+        (Trigger.SECURE_ROOT, {"directories": []}, "root_is_private"),
+        (Trigger.SECURE_ROOT, {"directories": [{"owner": 0, "mode": "0700"}] * 3}, "root_is_private"),
+        (
+            Trigger.SECURE_ROOT,
+            {"directories": [{"owner": 0, "mode": "0700"}] * 3 + [{"owner": 0, "mode": "0755"}]},
+            "root_is_private",
+        ),
+        (
+            Trigger.SECURE_ROOT,
+            {"directories": [{"owner": 0, "mode": "0700"}] * 3 + [{"owner": 7, "mode": "0700"}]},
+            "root_is_private",
+        ),
+        (Trigger.STAGE, {"pinned": {**IDENTITY, "ctime_ns": 6}}, "copy_is_what_was_pinned"),
+        (Trigger.STAGE, {"size": 2}, "copy_is_what_was_pinned"),
+        (Trigger.STAGE, {"mode": "0700"}, "copy_is_what_was_pinned"),
+        (Trigger.APPLY_POLICY, {"outcome": "unavailable"}, "policy_permits"),
+        (Trigger.APPLY_POLICY, {"outcome": "enforced"}, "policy_permits"),
+        (Trigger.EXEC, {"bundle": {"sha256": "other"}}, "bundle_is_unchanged"),
+        (Trigger.EXEC, {"argv": ["/usr/bin/runsc", "run"]}, "executes_the_staged_copy"),
+    ],
+)
+def test_a_guard_that_does_not_hold_stops_the_run_where_it_is(
+    trigger: Trigger, changed: dict[str, Any], guard: str
+) -> None:
+    row = next(row for row in LIFECYCLE if row.trigger is trigger)
+    walk = Walk().up_to(row.sources[0])
+    recorded = len(walk.moves)
+    with pytest.raises(NotPermittedError, match=f"guard {guard} does not hold") as refusal:
+        walk.perform(trigger, **changed)
+    assert refusal.value.step == trigger
+    assert walk.lifecycle.state is row.sources[0]
+    assert len(walk.moves) == recorded
+
+
+def test_an_immutable_store_artefact_may_have_a_foreign_owner() -> None:
+    walk = Walk().up_to(State.RESOLVED)
+    walk.perform(Trigger.VALIDATE, owner=30001, mode="0555", immutable_store=True)
+    assert walk.lifecycle.state is State.VALIDATED
+
+
+@pytest.mark.parametrize("rootless", [False, True])
+@pytest.mark.parametrize("required", [False, True])
+@pytest.mark.parametrize("outcome", PolicyOutcome)
+def test_a_required_policy_is_enforced_before_anything_is_executed(
+    rootless: bool, required: bool, outcome: PolicyOutcome
+) -> None:
+    walk = Walk({**HEADER, "options": {"rootless": rootless, "require_exec_policy": required}})
+    walk.up_to(State.STAGED)
+    permitted = {
+        (True, True): {PolicyOutcome.ENFORCED},
+        (True, False): {PolicyOutcome.ENFORCED, PolicyOutcome.UNAVAILABLE},
+        (False, True): set(),
+        (False, False): {PolicyOutcome.NOT_APPLICABLE},
+    }
+    if outcome in permitted[rootless, required]:
+        walk.perform(Trigger.APPLY_POLICY, outcome=outcome)
+        assert walk.lifecycle.state is State.POLICY_SETTLED
+    else:
+        with pytest.raises(NotPermittedError, match="policy_permits"):
+            walk.perform(Trigger.APPLY_POLICY, outcome=outcome)
+
+
+def test_a_step_cannot_trigger_another_from_within() -> None:
+    walk = Walk()
+
+    def act() -> Established:
+        walk.perform(Trigger.RESOLVE)
+        return Established(GOOD[Trigger.RESOLVE])
+
+    with pytest.raises(NotPermittedError, match="from within another step"):
+        walk.lifecycle.perform(Trigger.RESOLVE, act)
+    assert walk.lifecycle.state is State.START
+
+
+def test_a_step_that_raises_leaves_the_state_as_it_was() -> None:
+    walk = Walk()
+
+    def act() -> Established:
+        raise OSError("no")
+
+    with pytest.raises(OSError, match="no"):
+        walk.lifecycle.perform(Trigger.RESOLVE, act)
+    assert walk.lifecycle.state is State.START
+    assert walk.moves == []
+    walk.perform(Trigger.RESOLVE)
+    assert walk.moves[0].next is State.RESOLVED
+
+
+def test_a_move_is_recorded_before_its_commit_and_a_commit_that_raises_can_still_be_refused() -> None:
+    walk = Walk().up_to(State.POLICY_SETTLED)
+    seen: list[Trigger] = []
+
+    def commit(_: Established) -> None:
+        seen.append(walk.moves[-1].trigger)
+        raise OSError("execve")
+
+    with pytest.raises(OSError, match="execve"):
+        walk.lifecycle.perform(Trigger.EXEC, lambda: Established(GOOD[Trigger.EXEC]), commit)
+    assert seen == [Trigger.EXEC]
+    assert walk.lifecycle.state is State.POLICY_SETTLED
+    walk.perform(Trigger.REFUSE)
+    assert (walk.moves[-1].state, walk.moves[-1].next) == (State.POLICY_SETTLED, State.REFUSED)
+
+
+def test_a_move_that_cannot_be_recorded_is_not_made() -> None:
+    def record(_: Move) -> None:
+        raise OSError("disk full")
+
+    lifecycle = Lifecycle(HEADER, record)
+    with pytest.raises(OSError, match="disk full"):
+        lifecycle.perform(Trigger.RESOLVE, lambda: Established(GOOD[Trigger.RESOLVE]))
+    assert lifecycle.state is State.START
+
+
+def test_the_state_cannot_be_set_from_outside() -> None:
+    with pytest.raises(AttributeError):
+        Walk().lifecycle.state = State.HANDED_OFF  # type: ignore[misc]
