@@ -1,0 +1,233 @@
+"""Where the engine keeps what belongs to one container, and who may touch it when.
+
+    <base>/<component>/lock                       held, by flock(2), for as long as the container lives
+    <base>/<component>/trace-<time>-<pid>.jsonl   the record of a run
+    <base>/<component>/runsc-root/                runsc's own state (`--root`)
+                       runsc-root/runtime/        TMPDIR and XDG_RUNTIME_DIR of runsc
+                       runsc-root/exec-allow/stage-*/runsc
+
+The lock's descriptor survives execve into runsc, so the kernel itself says whether the container is alive:
+whoever can take the lock may remove what it guards.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Mapping
+
+from engine.linux.files import (
+    Opened,
+    PrivateDirectory,
+    UntrustedPathError,
+    judge_directory,
+    make_private_directory,
+    open_trusted,
+)
+from engine.linux.namespaces import read_uid_map, root_maps_to_unprivileged
+
+_BASE_NAME = "nucleus-gvisor"
+_BASE_VARIABLES = ("ENGINE_ARTIFACT_BASE", "NUCLEUS_GVISOR_ARTIFACT_BASE")
+_PLAIN_COMPONENT = re.compile(r"[0-9A-Fa-f]{32}", re.ASCII)
+_COMPONENT = re.compile(r"[0-9A-Fa-f]{32}|id-[0-9a-f]{32}", re.ASCII)
+
+#: What the kernel shows as the owner of what a user namespace does not map, user_namespaces(7).
+_OVERFLOW_UID = 65534
+
+LOCK = "lock"
+RUNSC_ROOT = "runsc-root"
+RUNTIME = "runtime"
+EXEC_ALLOW = "exec-allow"
+
+
+def artifact_base(environment: Mapping[str, str], *, user: int, root_is_mapped: bool, directory: str) -> str:
+    """The absolute path under which every container of `user` (an effective uid) has its directory.
+
+    `root_is_mapped`: uid 0 of this user namespace is an ordinary user of the host. `directory`: the current
+    one, against which a relative choice is taken. The variables come first, then `XDG_RUNTIME_DIR` (only when
+    absolute, as the XDG base directory specification says) for everyone but the host's root.
+    """
+    for variable in _BASE_VARIABLES:
+        if chosen := environment.get(variable):
+            return os.path.join(directory, chosen)
+    if user != 0 or root_is_mapped:
+        runtime = environment.get("XDG_RUNTIME_DIR", "")
+        if runtime.startswith("/"):
+            return os.path.join(runtime, _BASE_NAME)
+    if user == 0:
+        return f"/run/{_BASE_NAME}"
+    temporary = os.path.join(directory, environment.get("TMPDIR") or "/tmp")  # noqa: S108
+    return os.path.join(temporary, f"{_BASE_NAME}-{user}")
+
+
+def component(container_id: str) -> str:
+    """The directory name of one container: its id when that is 32 hexadecimal digits, else a digest of it."""
+    if _PLAIN_COMPONENT.fullmatch(container_id):
+        return container_id
+    return "id-" + hashlib.sha256(container_id.encode()).hexdigest()[:32]
+
+
+def is_component(name: str) -> bool:
+    """Whether `name` is one that `component` gives; anything else under the base is not ours to remove."""
+    return _COMPONENT.fullmatch(name) is not None
+
+
+def chosen_base(environment: Mapping[str, str]) -> str:
+    """The artifact base of this very process. Raises `OSError` when the current directory is gone."""
+    return artifact_base(
+        environment,
+        user=os.geteuid(),
+        root_is_mapped=root_maps_to_unprivileged(read_uid_map()),
+        directory=os.getcwd(),
+    )
+
+
+def open_base(path: str) -> PrivateDirectory:
+    """Make or adopt the artifact base at `path`, every directory above which must exist.
+
+    Raises `UntrustedPathError` for a link or `..` on the way or a directory that others can rewrite, and
+    `OSError`. As the host's root every directory must be root's; otherwise root's or the effective user's.
+    """
+    parent, name = _open_parent(path)
+    try:
+        return make_private_directory(parent.descriptor, parent.path, name)
+    finally:
+        os.close(parent.descriptor)
+
+
+def base_changed(base: PrivateDirectory) -> str | None:
+    """What has become of the base since it was opened, in one phrase; None when its path still names it."""
+    try:
+        parent, _ = _open_parent(base.path)
+    except (OSError, UntrustedPathError) as error:
+        return f"{base.path!r} can no longer be reached safely ({error})"
+    try:
+        return base.changed(parent.descriptor)
+    finally:
+        os.close(parent.descriptor)
+
+
+def _open_parent(path: str) -> tuple[Opened, str]:
+    """The judged directory that holds the base, and the base's name in it."""
+    if "\0" in path:
+        raise UntrustedPathError(path, "has a NUL character")
+    parent_path, name = os.path.split(path.rstrip("/"))
+    if name in ("", ".", ".."):
+        raise UntrustedPathError(path, "does not end in the name of a directory")
+    owners = {0, os.geteuid()}
+    # In a user namespace the host's root is not mapped: what it owns shows the overflow uid there.
+    above = owners | {_OVERFLOW_UID} if root_maps_to_unprivileged(read_uid_map()) else owners
+    parent = open_trusted(parent_path, above, follow_links=False)
+    try:
+        judge_directory(parent, owners)
+    except BaseException:
+        os.close(parent.descriptor)
+        raise
+    return parent, name
+
+
+def open_container(base: PrivateDirectory, name: str) -> tuple[PrivateDirectory, int | None]:
+    """Make or adopt the container directory `name` and take its lock; None for the lock if it is alive.
+
+    Raises `UntrustedPathError` and `OSError`.
+    """
+    while True:
+        container = make_private_directory(base.descriptor, base.path, name)
+        try:
+            return container, take_lock(container)
+        except FileNotFoundError:
+            # Another process held the lock and removed the directory under our feet: make it anew.
+            os.close(container.descriptor)
+        except BaseException:
+            os.close(container.descriptor)
+            raise
+
+
+def take_lock(container: PrivateDirectory) -> int | None:
+    """Take the lock in `container`; None when a live container, or another engine, holds it.
+
+    Answers with a descriptor that holds it. A lock file that was removed between the opening and the taking
+    guards nothing, so it is opened anew. Raises `UntrustedPathError` when the lock is not a file of our own.
+    """
+    path = os.path.join(container.path, LOCK)
+    flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    while True:
+        try:
+            descriptor = os.open(LOCK, flags, 0o600, dir_fd=container.descriptor)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise UntrustedPathError(path, "is a symbolic link") from None
+            raise
+        try:
+            status = os.fstat(descriptor)
+            if status.st_uid != os.geteuid():
+                raise UntrustedPathError(
+                    path, f"is owned by uid {status.st_uid} (expected uid {os.geteuid()})"
+                )
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _names(container, LOCK, status):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _names(directory: PrivateDirectory, name: str, status: os.stat_result) -> bool:
+    """Whether `name` in `directory` is still the file with this status."""
+    try:
+        named = os.stat(name, dir_fd=directory.descriptor, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(status, named)
+
+
+def remove_leftovers(container: PrivateDirectory) -> list[str]:
+    """Remove what a run that is over left in `container`, but not its traces. The caller holds the lock.
+
+    Says what it removed. A link or foreign thing in the place of our directory stays for the caller to refuse.
+    """
+    try:
+        status = os.stat(RUNSC_ROOT, dir_fd=container.descriptor, follow_symlinks=False)
+    except FileNotFoundError:
+        return []
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        return []
+    remove_tree(container.descriptor, RUNSC_ROOT)
+    return [os.path.join(container.path, RUNSC_ROOT)]
+
+
+def remove_tree(directory: int, name: str) -> None:
+    """Remove the tree `name` in the open `directory` without following links. Raises `OSError`."""
+    import shutil  # only where there is something to remove: it is costly to import
+
+    shutil.rmtree(name, dir_fd=directory)
+
+
+def remove_if_unused(base: PrivateDirectory, container: PrivateDirectory) -> bool:
+    """Remove `container` if it holds nothing but the lock, which the caller holds. Says whether it did."""
+    if os.listdir(container.descriptor) != [LOCK]:
+        return False
+    remove_container(base, container)
+    return True
+
+
+def remove_container(base: PrivateDirectory, container: PrivateDirectory) -> None:
+    """Remove `container` and all that is in it, the lock last. The caller holds the lock. Raises `OSError`."""
+    for name in os.listdir(container.descriptor):
+        if name == LOCK:
+            continue
+        status = os.stat(name, dir_fd=container.descriptor, follow_symlinks=False)
+        if stat.S_ISDIR(status.st_mode):
+            remove_tree(container.descriptor, name)
+        else:
+            os.unlink(name, dir_fd=container.descriptor)
+    os.unlink(LOCK, dir_fd=container.descriptor)
+    os.rmdir(os.path.basename(container.path), dir_fd=base.descriptor)

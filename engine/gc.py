@@ -1,0 +1,89 @@
+"""Removes what containers that are over left under the artifact base, and never touches a live one's.
+
+Who is alive is not guessed: a live container's supervisor holds the lock of its directory, and what is
+removed here is removed while holding that lock.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from engine import artifacts
+from engine.errors import EngineError
+from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
+
+_REMEDY = "look at it, and remove it by hand if it is not needed"
+
+
+class GcError(EngineError):
+    """The artifact base itself cannot be looked through safely."""
+
+    step = "gc"
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What became of each entry of the artifact `base`, by path. `failed` pairs a path with the reason."""
+
+    base: str
+    removed: tuple[str, ...]
+    alive: tuple[str, ...]
+    foreign: tuple[str, ...]
+    failed: tuple[tuple[str, str], ...]
+
+
+def collect(environment: Mapping[str, str], *, keep_traces: bool = False) -> Collected:
+    """Remove every container directory under the artifact base whose lock can be taken.
+
+    With `keep_traces` the traces stay, and with them the directory. Entries that are not the engine's are
+    left and named. Raises `GcError` when the base may not be relied on.
+    """
+    path = artifacts.chosen_base(environment)
+    removed: list[str] = []
+    alive: list[str] = []
+    foreign: list[str] = []
+    failed: list[tuple[str, str]] = []
+    if os.path.lexists(path):
+        try:
+            base = artifacts.open_base(path)
+        except UntrustedPathError as error:
+            raise GcError(str(error), remedy=_REMEDY) from None
+        except OSError as error:
+            raise GcError(f"{path!r}: {error.strerror}", remedy=_REMEDY) from None
+        for name in sorted(os.listdir(base.descriptor)):
+            where = os.path.join(path, name)
+            if not artifacts.is_component(name):
+                foreign.append(where)
+                continue
+            try:
+                (removed if _collect(base, name, keep_traces=keep_traces) else alive).append(where)
+            except UntrustedPathError:
+                foreign.append(where)
+            except FileNotFoundError:
+                pass  # another engine collected it meanwhile
+            except OSError as error:
+                failed.append((where, error.strerror or str(error)))
+        os.close(base.descriptor)
+    return Collected(path, tuple(removed), tuple(alive), tuple(foreign), tuple(failed))
+
+
+def _collect(base: PrivateDirectory, name: str, *, keep_traces: bool) -> bool:
+    """Remove one container's directory; False when it is alive."""
+    container = make_private_directory(base.descriptor, base.path, name)
+    try:
+        lock = artifacts.take_lock(container)
+        if lock is None:
+            return False
+        try:
+            if keep_traces:
+                artifacts.remove_leftovers(container)
+                artifacts.remove_if_unused(base, container)
+            else:
+                artifacts.remove_container(base, container)
+        finally:
+            os.close(lock)
+    finally:
+        os.close(container.descriptor)
+    return True

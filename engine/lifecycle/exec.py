@@ -1,0 +1,109 @@
+"""Step `exec`: the argument vector and the environment that runsc is given, and the hand-off itself.
+
+execve(2) is given the descriptor of the staged copy, not its path, so what runs is what was staged. Nothing
+of the caller's environment is passed on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine.bundle import Bundle
+from engine.errors import ExecError
+from engine.lifecycle.secure_root import SecuredRoot
+from engine.lifecycle.stage import Staged
+from engine.linux.process import HeldSignals, keep_only_descriptors, replace_process, restore_default_signals
+from engine.options import Platform, RunOptions
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True)
+class HandOff:
+    """What execve is given: the open `program`, `argv` and `environment`; `kept` stays open in runsc."""
+
+    program: int
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    kept: int
+    bundle: Mapping[str, str]
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "argv": list(self.argv),
+            "environment": dict(self.environment),
+            "bundle": dict(self.bundle),
+        }
+
+
+def build_argv(
+    program: str, runsc_root: str, options: RunOptions, platform: Platform, bundle: str
+) -> tuple[str, ...]:
+    """runsc's arguments: its global flags come before the verb, as its flag parser wants them."""
+    return (
+        program,
+        "--root",
+        runsc_root,
+        *(("--rootless",) if options.rootless else ()),
+        *(("--ignore-cgroups",) if options.ignore_cgroups else ()),
+        "--network",
+        str(options.network),
+        "--platform",
+        str(platform),
+        "run",
+        "--bundle",
+        bundle,
+        options.container_id,
+    )
+
+
+def build_environment(runtime_directory: str) -> dict[str, str]:
+    """The whole environment of runsc: constants and its own private runtime directory."""
+    return {
+        "PATH": _PATH,
+        "TMPDIR": runtime_directory,
+        "XDG_RUNTIME_DIR": runtime_directory,
+        "HOME": "/root",
+        "USER": "root",
+        "LOGNAME": "root",
+    }
+
+
+def prepare(
+    bundle: Bundle, root: SecuredRoot, staged: Staged, options: RunOptions, platform: Platform
+) -> HandOff:
+    """Look once more at what runsc will read by path, and put together what it is given.
+
+    Raises `ExecError` when the bundle or a state directory is no longer what was checked.
+    """
+    if what := bundle.changed():
+        raise ExecError(f"the bundle changed since it was validated: {what}", remedy="run the bundle again")
+    if what := root.changed():
+        raise ExecError(
+            f"the state directories changed since they were secured: {what}", remedy="run it again"
+        )
+    return HandOff(
+        program=staged.descriptor,
+        argv=build_argv(staged.path, root.runsc_root.path, options, platform, bundle.path),
+        environment=build_environment(root.runtime.path),
+        kept=root.lock,
+        bundle=bundle.facts(),
+    )
+
+
+def hand_off(given: HandOff, signals: HeldSignals) -> None:
+    """Become runsc. Returns only by raising `ExecError`: the kernel refused, and this process is still ours."""
+    try:
+        keep_only_descriptors({given.kept})
+        restore_default_signals()
+        signals.release()
+        replace_process(given.program, given.argv, given.environment)
+    except OSError as error:
+        os.set_inheritable(given.kept, False)
+        raise ExecError(
+            f"the kernel refused to execute {given.argv[0]!r}: {error.strerror}",
+            remedy="check that its file system is not mounted noexec, or choose another base (ENGINE_ARTIFACT_BASE)",
+        ) from None

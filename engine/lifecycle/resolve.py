@@ -1,0 +1,62 @@
+"""Step `resolve`: which file is runsc. It looks, it does not judge: `validate` does, on what it opens itself."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine.errors import ResolveError
+
+TRUSTED_PATHS = ("/usr/local/bin/runsc", "/usr/bin/runsc", "/opt/gvisor/runsc")
+
+_INSTALL = "install gVisor (on Debian and Ubuntu the package is runsc), or name it with --runsc PATH"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """`path` is absolute; `found_by` says how: `option`, `trusted path` or `PATH`."""
+
+    path: str
+    found_by: str
+
+    def facts(self) -> dict[str, Any]:
+        return {"path": self.path, "found_by": self.found_by}
+
+
+def resolve(
+    chosen: str | None, environment: Mapping[str, str], *, trusted_paths: Sequence[str] = TRUSTED_PATHS
+) -> Resolved:
+    """Find runsc: the `chosen` path, else the first trusted path that is an executable file, else on PATH.
+
+    PATH is not searched as root: whoever sets root's environment would choose what runs as root. Entries of
+    PATH that are not absolute are passed over. Raises `ResolveError`.
+    """
+    if chosen is not None:
+        if "\0" in chosen:
+            raise ResolveError("--runsc PATH has a NUL character", remedy="name an existing file")
+        path = os.path.abspath(chosen)
+        if not os.path.lexists(path):
+            raise ResolveError(f"no runsc at {path!r}", remedy="name an existing file with --runsc PATH")
+        return Resolved(path, "option")
+    for path in trusted_paths:
+        if _is_executable_file(path):
+            return Resolved(path, "trusted path")
+    if os.geteuid() == 0:
+        raise ResolveError(
+            f"no runsc at {', '.join(trusted_paths)} (root does not search PATH)", remedy=_INSTALL
+        )
+    for entry in environment.get("PATH", "").split(":"):
+        if entry.startswith("/") and _is_executable_file(path := os.path.join(entry, "runsc")):
+            return Resolved(path, "PATH")
+    raise ResolveError(f"no runsc at {', '.join(trusted_paths)} or on PATH", remedy=_INSTALL)
+
+
+def _is_executable_file(path: str) -> bool:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISREG(status.st_mode) and bool(status.st_mode & 0o111)

@@ -1,0 +1,202 @@
+"""Drives the six steps through the machine, writes the trace, and undoes what a refused run made.
+
+The machine decides what may happen; a step does it; only here do the two meet.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol, TypeVar
+
+from engine import __version__, artifacts
+from engine.bundle import Bundle
+from engine.errors import EngineError, StoppedError, TraceError
+from engine.lifecycle.exec import build_argv, build_environment, hand_off, prepare
+from engine.lifecycle.machine import HasFacts, Lifecycle, PolicyOutcome, Trigger
+from engine.lifecycle.policy import apply_policy
+from engine.lifecycle.resolve import resolve
+from engine.lifecycle.secure_root import SecuredRoot, secure_root
+from engine.lifecycle.stage import stage
+from engine.lifecycle.validate import Validated, validate
+from engine.linux.files import UntrustedPathError, make_private_directory
+from engine.linux.process import HeldSignals
+from engine.options import Platform, RunOptions
+from engine.spec import spec_digest
+from engine.trace import Trace
+
+
+def run(
+    bundle: Bundle,
+    options: RunOptions,
+    environment: Mapping[str, str],
+    *,
+    trace_path: str | None = None,
+    warn: Callable[[str], None] = lambda _: None,
+) -> NoReturn:
+    """Take the bundle through the lifecycle; a good run ends as runsc and never returns.
+
+    `environment` is the caller's, from which only the artifact base and (not as root) PATH are taken.
+    `warn` is told in one line what the caller should know of a run that goes on. Raises `EngineError`, after
+    the refusal was recorded and what this run made was removed.
+    """
+    header = {
+        "engine": __version__,
+        "spec": spec_digest(),
+        "options": options.facts(),
+        "bundle": bundle.facts(),
+        "host": {"kernel": os.uname().release, "machine": os.uname().machine, "user": os.geteuid()},
+    }
+    trace = Trace(options.container_id, header)
+    if trace_path is not None:
+        trace.create(trace_path)
+    _Run(bundle, options, environment, trace, Lifecycle(header, trace.move), warn).go()
+    raise AssertionError("unreachable: a run is handed off or raises")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run would hand to runsc; `argv[0]` has a `*` where each run has a name of its own."""
+
+    runsc: Validated
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+def plan(bundle: Bundle, options: RunOptions, environment: Mapping[str, str]) -> Plan:
+    """What `run` would do, told by resolving and validating only: nothing is made. Raises `EngineError`."""
+    binary = validate(resolve(options.runsc, environment), options.platform)
+    container = os.path.join(artifacts.chosen_base(environment), artifacts.component(options.container_id))
+    root = os.path.join(container, artifacts.RUNSC_ROOT)
+    program = os.path.join(root, artifacts.EXEC_ALLOW, "stage-*", "runsc")
+    return Plan(
+        binary,
+        build_argv(program, root, options, binary.platform, bundle.path),
+        build_environment(os.path.join(root, artifacts.RUNTIME)),
+    )
+
+
+class _Made(HasFacts, Protocol):
+    """What a step established and can take back."""
+
+    def discard(self) -> list[str]: ...
+
+
+Made = TypeVar("Made", bound=_Made)
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    error: EngineError
+    cleaned: tuple[str, ...]
+
+    def facts(self) -> dict[str, Any]:
+        error = self.error
+        return {
+            "error": {"step": error.step, "what": error.what, "remedy": error.remedy},
+            "cleaned": list(self.cleaned),
+        }
+
+
+class _Run:
+    def __init__(
+        self,
+        bundle: Bundle,
+        options: RunOptions,
+        environment: Mapping[str, str],
+        trace: Trace,
+        lifecycle: Lifecycle,
+        warn: Callable[[str], None],
+    ) -> None:
+        self._bundle = bundle
+        self._options = options
+        self._environment = environment
+        self._trace = trace
+        self._lifecycle = lifecycle
+        self._warn = warn
+        self._made: list[_Made] = []
+        self._step = Trigger.RESOLVE
+
+    def go(self) -> None:
+        with HeldSignals() as signals:
+            try:
+                self._walk(signals)
+            except EngineError as error:
+                self._refuse(error)
+                raise
+            except Exception as error:
+                fault = EngineError(
+                    f"unexpected {type(error).__name__} in {self._step}",
+                    remedy="run with --debug and report what it shows",
+                )
+                self._refuse(fault)
+                raise fault from error
+
+    def _walk(self, signals: HeldSignals) -> None:
+        options, lifecycle = self._options, self._lifecycle
+
+        def begin(trigger: Trigger) -> Trigger:
+            self._step = trigger
+            if signals.arrived:
+                raise StoppedError(trigger, signals.arrived)
+            return trigger
+
+        resolved = lifecycle.perform(
+            begin(Trigger.RESOLVE), lambda: resolve(options.runsc, self._environment)
+        )
+        binary = lifecycle.perform(
+            begin(Trigger.VALIDATE), lambda: self._keep(validate(resolved, options.platform))
+        )
+        if options.platform is Platform.AUTO and binary.platform is not Platform.SYSTRAP:
+            self._warn(f"platform {binary.platform}: this runsc has no systrap")
+        root = lifecycle.perform(begin(Trigger.SECURE_ROOT), self._secure_root)
+        staged = lifecycle.perform(begin(Trigger.STAGE), lambda: self._keep(stage(binary, root)))
+        policy = lifecycle.perform(
+            begin(Trigger.APPLY_POLICY), lambda: apply_policy(options, [staged.exec_allow.path])
+        )
+        if policy.outcome is PolicyOutcome.UNAVAILABLE:
+            self._warn(f"no execute policy: {policy.reason}")
+        signals.block()
+        lifecycle.perform(
+            begin(Trigger.EXEC),
+            lambda: prepare(self._bundle, root, staged, options, binary.platform),
+            commit=lambda given: hand_off(given, signals),
+        )
+
+    def _keep(self, made: Made) -> Made:
+        """Remember what to take back if the run is refused, from the moment it exists."""
+        self._made.append(made)
+        return made
+
+    def _secure_root(self) -> SecuredRoot:
+        root = self._keep(secure_root(self._options.container_id, self._environment))
+        self._trace.create_in(root.container)
+        return root
+
+    def _refuse(self, error: EngineError) -> None:
+        cleaned = [path for made in reversed(self._made) for path in made.discard()]
+        try:
+            if self._trace.path is None:
+                self._find_a_place_for_the_trace()
+            self._lifecycle.perform(Trigger.REFUSE, lambda: _Refusal(error, tuple(cleaned)))
+        except TraceError as lost:
+            self._warn(f"no trace of this refusal was kept: {lost.what}")
+
+    def _find_a_place_for_the_trace(self) -> None:
+        """A run refused before it had directories is recorded where they would have been."""
+        try:
+            base = artifacts.open_base(artifacts.chosen_base(self._environment))
+        except (OSError, UntrustedPathError) as error:
+            raise TraceError(str(error), remedy="name a place with --trace FILE") from None
+        try:
+            name = artifacts.component(self._options.container_id)
+            container = make_private_directory(base.descriptor, base.path, name)
+            try:
+                self._trace.create_in(container)
+            finally:
+                os.close(container.descriptor)
+        except (OSError, UntrustedPathError) as error:
+            raise TraceError(str(error), remedy="name a place with --trace FILE") from None
+        finally:
+            os.close(base.descriptor)

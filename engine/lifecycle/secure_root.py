@@ -1,0 +1,136 @@
+"""Step `secure_root`: this container's own directories, made or adopted by descriptor, and its lock taken.
+
+Every directory from `/` down to the artifact base is opened without following links and judged; below the
+base everything is made by mkdirat(2) in a directory that is already open. Nothing is looked up twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine import artifacts
+from engine.errors import SecureRootError
+from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
+
+_REMEDY = (
+    "make it a real directory that only root or you can write, or choose another base (ENGINE_ARTIFACT_BASE)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SecuredRoot:
+    """The container's directories, open, and its lock, held by the descriptor `lock`."""
+
+    base: PrivateDirectory
+    container: PrivateDirectory
+    runsc_root: PrivateDirectory
+    runtime: PrivateDirectory
+    lock: int
+    cleaned: tuple[str, ...]
+
+    @property
+    def directories(self) -> tuple[PrivateDirectory, ...]:
+        """From the outermost in."""
+        return self.base, self.container, self.runsc_root, self.runtime
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "user": os.geteuid(),
+            "directories": [_facts(directory) for directory in self.directories],
+            "lock": os.path.join(self.container.path, artifacts.LOCK),
+            "cleaned": list(self.cleaned),
+        }
+
+    def changed(self) -> str | None:
+        """What has become of the directories, in one phrase; None when each path still names what was secured.
+
+        runsc is given its root by path, so it is the paths that are asked again, each from its parent's
+        descriptor.
+        """
+        for outer, inner in zip(self.directories, self.directories[1:], strict=False):
+            if what := inner.changed(outer.descriptor):
+                return what
+        return artifacts.base_changed(self.base)
+
+    def discard(self) -> list[str]:
+        """Remove what this run made and nothing else uses, let go of the lock, and say what is gone."""
+        gone = []
+        for outer, name in (
+            (self.runsc_root, artifacts.RUNTIME),
+            (self.runsc_root, artifacts.EXEC_ALLOW),
+            (self.container, artifacts.RUNSC_ROOT),
+        ):
+            if _remove_if_empty(outer.descriptor, name):
+                gone.append(os.path.join(outer.path, name))
+        if artifacts.remove_if_unused(self.base, self.container):
+            gone.append(self.container.path)
+        self.close()
+        return gone
+
+    def close(self) -> None:
+        """Close every descriptor, which also lets go of the lock."""
+        for directory in self.directories:
+            os.close(directory.descriptor)
+        os.close(self.lock)
+
+
+def secure_root(container_id: str, environment: Mapping[str, str]) -> SecuredRoot:
+    """Make or adopt `<base>/<component>/runsc-root/runtime` and take the container's lock.
+
+    What an earlier run of the same id left is removed first: the lock says that run is over.
+    Raises `SecureRootError`: a link, a foreign owner, something that is no directory, `..` in the base, a
+    parent that others can rewrite, or a container of this id that is alive.
+    """
+    with contextlib.ExitStack() as undo:
+        try:
+            base = artifacts.open_base(artifacts.chosen_base(environment))
+            undo.callback(os.close, base.descriptor)
+            container, lock = artifacts.open_container(base, artifacts.component(container_id))
+            undo.callback(os.close, container.descriptor)
+            if lock is None:
+                raise SecureRootError(
+                    f"container {container_id!r} is alive",
+                    remedy="stop it, wait for its end, or choose another --id",
+                )
+            undo.callback(os.close, lock)
+            undo.callback(artifacts.remove_if_unused, base, container)
+            cleaned = artifacts.remove_leftovers(container)
+            runsc_root = _make(container, artifacts.RUNSC_ROOT, undo)
+            runtime = _make(runsc_root, artifacts.RUNTIME, undo)
+        except UntrustedPathError as error:
+            raise SecureRootError(str(error), remedy=_REMEDY) from None
+        except OSError as error:
+            raise SecureRootError(f"{error.filename!r}: {error.strerror}", remedy=_REMEDY) from None
+        undo.pop_all()
+    return SecuredRoot(base, container, runsc_root, runtime, lock, tuple(cleaned))
+
+
+def _make(parent: PrivateDirectory, name: str, undo: contextlib.ExitStack) -> PrivateDirectory:
+    directory = make_private_directory(parent.descriptor, parent.path, name)
+    undo.callback(os.close, directory.descriptor)
+    if directory.created:
+        undo.callback(_remove_if_empty, parent.descriptor, name)
+    return directory
+
+
+def _remove_if_empty(parent: int, name: str) -> bool:
+    try:
+        os.rmdir(name, dir_fd=parent)
+    except OSError:  # gone already, or not empty: what something else put there is not ours to remove
+        return False
+    return True
+
+
+def _facts(directory: PrivateDirectory) -> dict[str, Any]:
+    status = os.fstat(directory.descriptor)
+    return {
+        "path": directory.path,
+        "owner": status.st_uid,
+        "mode": f"{stat.S_IMODE(status.st_mode):04o}",
+        "created": directory.created,
+    }

@@ -1,0 +1,218 @@
+"""Step `validate`: open the binary once, judge what is open, and keep it open: it is pinned from here on.
+
+Everything said about the binary is read from that one descriptor. A file swapped in at the path later is
+another inode and is never looked at; one rewritten in place shows in `Identity`, which staging compares.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from engine.errors import ValidateError
+from engine.lifecycle.resolve import Resolved
+from engine.linux.files import Opened, UntrustedPathError, is_immutable_store_entry, open_trusted
+from engine.options import Platform
+
+_ELF = b"\x7fELF"
+_SCRIPT = b"#!"
+#: A Nix wrapper is a few lines; anything longer is some other script.
+_LONGEST_WRAPPER = 4096
+_OWN_COPY = "install runsc from a package, or copy it where only root or you can write, owned so, mode 0755"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What tells one version of one file from another, inode(7): any write or chmod moves `ctime_ns`."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Identity:
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Validated:
+    """The pinned binary. `descriptor` is open for reading; `path` is free of links.
+
+    `wrapper` is the script that named the binary, if one did. `platforms` are those this build has (empty
+    when it does not tell), `platform` the one that will be used.
+    """
+
+    descriptor: int
+    path: str
+    wrapper: str | None
+    identity: Identity
+    owner: int
+    mode: int
+    trusted_owners: tuple[int, ...]
+    platforms: tuple[str, ...]
+    platform: Platform
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "path": self.path,
+            "wrapper": self.wrapper,
+            "identity": asdict(self.identity),
+            "owner": self.owner,
+            "mode": f"{self.mode:04o}",
+            "trusted_owners": list(self.trusted_owners),
+            "immutable_store": self.path.startswith("/nix/store/") and self.mode & 0o222 == 0,
+            "platforms": list(self.platforms),
+            "platform": str(self.platform),
+        }
+
+    def discard(self) -> list[str]:
+        """Unpin it; nothing was made, so nothing is gone."""
+        os.close(self.descriptor)
+        return []
+
+
+def validate(resolved: Resolved, platform: Platform) -> Validated:
+    """Open what `resolve` found, following a Nix wrapper to the binary it starts, and judge it.
+
+    Trusted is a regular executable ELF file, not writable by group or world, owned by root or the effective
+    user (or an immutable Nix store artefact), on a path of which no other user can rewrite any part.
+    `platform` is the one asked for: `auto` becomes systrap where the build has it, else ptrace.
+    Raises `ValidateError`, also when the build is known not to have the platform.
+    """
+    owners = tuple(sorted({0, os.geteuid()}))
+    binary = _pin(resolved.path, owners, platform)
+    try:
+        if os.pread(binary.descriptor, len(_SCRIPT), 0) != _SCRIPT:
+            return _as_elf(binary)
+        wrapped = _wrapped_binary(binary)
+        if wrapped is None:
+            raise ValidateError(
+                f"runsc {binary.path!r} is a script and names no runsc binary to start",
+                remedy="name the ELF binary itself with --runsc PATH",
+            )
+    except BaseException:
+        binary.discard()
+        raise
+    binary.discard()
+    script, binary = binary.path, _pin(wrapped, owners, platform)
+    try:
+        return _as_elf(binary, wrapper=script)
+    except BaseException:
+        binary.discard()
+        raise
+
+
+def _pin(path: str, owners: tuple[int, ...], platform: Platform) -> Validated:
+    """Open and judge the file at `path`; its content is not looked at yet."""
+    try:
+        opened = open_trusted(path, owners, follow_links=True)
+    except UntrustedPathError as error:
+        raise ValidateError(f"on the way to runsc {path!r}, {error}", remedy=_OWN_COPY) from None
+    except OSError as error:
+        raise ValidateError(
+            f"runsc {path!r}: {error.strerror}", remedy="name another with --runsc PATH"
+        ) from None
+    try:
+        status = os.fstat(opened.descriptor)
+        _judge(opened, status, owners)
+        # The kernel's own link from a descriptor to what it is open on: not a second look-up by name, proc(5).
+        descriptor = os.open(f"/proc/self/fd/{opened.descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ValidateError(
+            f"runsc {opened.path!r} cannot be read: {error.strerror}", remedy="make it readable (mode 0755)"
+        ) from None
+    finally:
+        os.close(opened.descriptor)
+    return Validated(
+        descriptor=descriptor,
+        path=opened.path,
+        wrapper=None,
+        identity=Identity.of(status),
+        owner=status.st_uid,
+        mode=stat.S_IMODE(status.st_mode),
+        trusted_owners=owners,
+        platforms=(),
+        platform=platform,
+    )
+
+
+def _judge(opened: Opened, status: os.stat_result, owners: tuple[int, ...]) -> None:
+    path, mode = opened.path, stat.S_IMODE(status.st_mode)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValidateError(
+            f"runsc {path!r} is not a regular file", remedy="name the binary with --runsc PATH"
+        )
+    if mode & 0o022:
+        raise ValidateError(
+            f"runsc {path!r} can be written by group or world (mode {mode:04o})",
+            remedy=f"chmod go-w {path!r}, after checking that it is what was installed",
+        )
+    if not mode & 0o111:
+        raise ValidateError(
+            f"runsc {path!r} is not executable (mode {mode:04o})", remedy=f"chmod 0755 {path!r}"
+        )
+    if status.st_uid not in owners and not _is_immutable_artefact(opened, status):
+        wanted = ", ".join(f"uid {uid}" for uid in owners)
+        raise ValidateError(
+            f"runsc {path!r} is owned by uid {status.st_uid} (expected {wanted} or an immutable /nix/store artefact)",
+            remedy=_OWN_COPY,
+        )
+
+
+def _is_immutable_artefact(opened: Opened, status: os.stat_result) -> bool:
+    """A Nix store file that nobody has the mode to write, in a directory that nobody has either."""
+    return (
+        is_immutable_store_entry(opened.path, status)
+        and opened.parent is not None
+        and is_immutable_store_entry(os.path.dirname(opened.path), opened.parent)
+    )
+
+
+def _wrapped_binary(script: Validated) -> str | None:
+    """The absolute path with `runsc` in it that the last `exec` line of a short wrapper script starts.
+
+    Such a line reads `exec -a "$0" "/nix/store/…/.runsc-wrapped" "$@"`.
+    """
+    if script.identity.size > _LONGEST_WRAPPER:
+        return None
+    text = os.pread(script.descriptor, _LONGEST_WRAPPER, 0).decode("utf-8", "replace")
+    for line in reversed(text.splitlines()):
+        if not line.strip().startswith("exec "):
+            continue
+        for token in line.split():
+            path = token.strip('"')
+            if path.startswith("/") and "runsc" in path and os.path.isfile(path):
+                return path
+    return None
+
+
+def _as_elf(binary: Validated, wrapper: str | None = None) -> Validated:
+    if os.pread(binary.descriptor, len(_ELF), 0) != _ELF:
+        raise ValidateError(
+            f"runsc {binary.path!r} is not an ELF binary", remedy="name the runsc binary with --runsc PATH"
+        )
+    platforms = _platforms(binary)
+    platform = binary.platform
+    if platform is Platform.AUTO:
+        platform = Platform.SYSTRAP if Platform.SYSTRAP in platforms else Platform.PTRACE
+    elif platforms and platform not in platforms:
+        raise ValidateError(
+            f"runsc {binary.path!r} was built without the platform {platform} (it has {', '.join(platforms)})",
+            remedy="choose another --platform, or a newer runsc",
+        )
+    return replace(binary, wrapper=wrapper, platforms=platforms, platform=platform)
+
+
+def _platforms(binary: Validated) -> tuple[str, ...]:
+    """The Sentry platforms compiled in, told by the Go package names a build carries: nothing is run to ask."""
+    with mmap.mmap(binary.descriptor, 0, access=mmap.ACCESS_READ) as content:
+        return tuple(
+            name
+            for name in (Platform.SYSTRAP, Platform.PTRACE, Platform.KVM)
+            if content.find(f"pkg/sentry/platform/{name}".encode()) != -1
+        )

@@ -1,0 +1,58 @@
+"""What runsc says of itself. The binary that is asked is one that `validate` trusts, run from its descriptor."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+
+from engine.errors import EngineError, StepError
+from engine.lifecycle.exec import build_environment
+from engine.lifecycle.resolve import resolve
+from engine.lifecycle.validate import Validated, validate
+from engine.options import Platform
+
+#: Seconds. Printing a version takes a tenth of one; a binary that hangs must not hang us.
+_TIME_LIMIT = 10.0
+
+
+class RunscError(EngineError):
+    """runsc was found and trusted, and did not answer."""
+
+    step = "runsc"
+
+
+def find(chosen: str | None, environment: Mapping[str, str]) -> Validated:
+    """The runsc that a run would use, pinned. Raises `ResolveError` and `ValidateError`."""
+    return validate(resolve(chosen, environment), Platform.AUTO)
+
+
+def is_available(environment: Mapping[str, str]) -> bool:
+    """Whether a run would find a runsc that it trusts."""
+    try:
+        find(None, environment).discard()
+    except StepError:
+        return False
+    return True
+
+
+def version(binary: Validated) -> str:
+    """What `runsc --version` prints, without the space around it. Raises `RunscError`."""
+    try:
+        done = subprocess.run(  # noqa: S603 (the very descriptor that was judged)
+            [f"/proc/self/fd/{binary.descriptor}", "--version"],
+            pass_fds=[binary.descriptor],
+            env=build_environment("/nonexistent"),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_TIME_LIMIT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise RunscError(
+            f"{binary.path!r} did not answer in {_TIME_LIMIT:.0f} s", remedy="install it anew"
+        ) from None
+    except OSError as error:
+        raise RunscError(f"{binary.path!r}: {error.strerror}", remedy="install it anew") from None
+    if done.returncode != 0:
+        raise RunscError(f"{binary.path!r} --version failed with {done.returncode}", remedy="install it anew")
+    return done.stdout.decode("utf-8", "replace").strip()

@@ -1,0 +1,88 @@
+"""The record of a run: one JSON object a line, each written before the move it records is made.
+
+The first line is the header (engine, spec, options, bundle, host); each further one is a move of the
+lifecycle. Lines are kept in memory until there is a place for them and written at once from then on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from engine.errors import TraceError
+from engine.lifecycle.machine import Move
+from engine.linux.files import PrivateDirectory
+
+FORMAT = 1
+
+
+class Trace:
+    """The trace of the run of one container, open for appending."""
+
+    def __init__(self, container_id: str, header: Mapping[str, Any]) -> None:
+        self._container = container_id
+        self._seq = 0
+        self._waiting: list[bytes] = []
+        self._descriptor: int | None = None
+        self.path: str | None = None
+        self._append({"format": FORMAT, **header})
+
+    def create(self, path: str) -> None:
+        """Keep the trace in a new file at `path`. A trace never replaces anything. Raises `TraceError`."""
+        self._create(path, path, None)
+
+    def create_in(self, container: PrivateDirectory) -> None:
+        """Keep the trace in the container's own directory, unless it has a place. Raises `TraceError`."""
+        if self._descriptor is None:
+            name = f"trace-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}.jsonl"
+            self._create(name, os.path.join(container.path, name), container.descriptor)
+
+    def move(self, move: Move) -> None:
+        """Record `move`; the facts of a refusal hold the `error` that caused it. Raises `TraceError`."""
+        facts = dict(move.facts)
+        error = facts.pop("error", None)
+        self._append(
+            {"state": move.state, "trigger": move.trigger, "next": move.next, "facts": facts, "error": error}
+        )
+
+    def _create(self, name: str, path: str, directory: int | None) -> None:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            self._descriptor = os.open(name, flags, 0o600, dir_fd=directory)
+        except FileExistsError:
+            raise TraceError(
+                f"{path!r} exists", remedy="name a new file: a trace is never overwritten"
+            ) from None
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            raise TraceError(
+                f"{path!r}: {why}", remedy="name a new file in a directory you can write"
+            ) from None
+        self.path = path
+        self._flush()
+
+    def _append(self, fields: Mapping[str, Any]) -> None:
+        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        record = {"seq": self._seq, "time": now, "container": self._container, **fields}
+        self._waiting.append(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+        self._seq += 1
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._descriptor is None:
+            return
+        try:
+            while self._waiting:
+                line = memoryview(self._waiting[0])
+                while line:
+                    line = line[os.write(self._descriptor, line) :]
+                del self._waiting[0]
+        except OSError as error:
+            self._waiting.clear()
+            raise TraceError(
+                f"{self.path!r}: {error.strerror}", remedy="free space, or name another --trace FILE"
+            ) from None

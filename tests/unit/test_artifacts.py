@@ -1,0 +1,155 @@
+"""Where a container's things are kept: the reference's rules, value for value, and the lock protocol."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine import artifacts
+from engine.linux.files import UntrustedPathError
+from engine.linux.namespaces import root_maps_to_unprivileged
+
+
+@pytest.mark.parametrize(
+    ("environment", "user", "mapped", "base"),
+    [
+        ({}, 0, False, "/run/nucleus-gvisor"),
+        ({"XDG_RUNTIME_DIR": "/run/user/0"}, 0, False, "/run/nucleus-gvisor"),
+        ({"XDG_RUNTIME_DIR": "/run/user/7"}, 0, True, "/run/user/7/nucleus-gvisor"),
+        ({}, 0, True, "/run/nucleus-gvisor"),
+        ({"XDG_RUNTIME_DIR": "/run/user/7"}, 7, False, "/run/user/7/nucleus-gvisor"),
+        ({"XDG_RUNTIME_DIR": "run/user/7"}, 7, False, "/tmp/nucleus-gvisor-7"),
+        ({"XDG_RUNTIME_DIR": ""}, 7, False, "/tmp/nucleus-gvisor-7"),
+        ({}, 7, False, "/tmp/nucleus-gvisor-7"),
+        ({"TMPDIR": "/var/tmp"}, 7, False, "/var/tmp/nucleus-gvisor-7"),
+        ({"TMPDIR": ""}, 7, False, "/tmp/nucleus-gvisor-7"),
+        ({"ENGINE_ARTIFACT_BASE": "/a"}, 0, False, "/a"),
+        ({"NUCLEUS_GVISOR_ARTIFACT_BASE": "/n"}, 7, False, "/n"),
+        ({"ENGINE_ARTIFACT_BASE": "/a", "NUCLEUS_GVISOR_ARTIFACT_BASE": "/n"}, 0, False, "/a"),
+        ({"ENGINE_ARTIFACT_BASE": "", "NUCLEUS_GVISOR_ARTIFACT_BASE": ""}, 0, False, "/run/nucleus-gvisor"),
+        ({"ENGINE_ARTIFACT_BASE": "here"}, 0, False, "/cwd/here"),
+    ],
+)
+def test_the_artifact_base_follows_the_variables_the_user_and_the_namespace(
+    environment: dict[str, str], user: int, mapped: bool, base: str
+) -> None:
+    assert artifacts.artifact_base(environment, user=user, root_is_mapped=mapped, directory="/cwd") == base
+
+
+@pytest.mark.parametrize(
+    ("uid_map", "mapped"),
+    [
+        ("         0          0 4294967295\n", False),
+        ("0 1000 1\n", True),
+        ("1 100000 65536\n0 1000 1\n", True),
+        ("0 0 0\n0 1000 1\n", True),
+        ("", False),
+        ("1000 1000 1\n", False),
+        ("0 1000\n", False),
+        ("0 1000 1 9\n", False),
+        ("x 1000 1\n0 0 1\n", False),
+        ("0 -1 1\n", False),
+        ("0 1000 1\n0 0 1\n", True),
+    ],
+)
+def test_the_uid_map_tells_whether_root_is_an_ordinary_user_outside(uid_map: str, mapped: bool) -> None:
+    assert root_maps_to_unprivileged(uid_map) is mapped
+
+
+@pytest.mark.parametrize("plain", ["0123456789abcdef" * 2, "0123456789ABCDEF" * 2])
+def test_an_id_of_32_hexadecimal_digits_is_its_own_component(plain: str) -> None:
+    assert artifacts.component(plain) == plain
+
+
+@pytest.mark.parametrize(
+    "container_id", ["web", "0123456789abcdef", "g" * 32, "a" * 33, "\u0663" * 32, "a" * 31 + "\n"]
+)
+def test_any_other_id_becomes_a_digest_that_is_a_plain_name(container_id: str) -> None:
+    name = artifacts.component(container_id)
+    assert name == "id-" + hashlib.sha256(container_id.encode()).digest()[:16].hex()
+    assert artifacts.is_component(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "web", "id-", "id-" + "g" * 32, "id-" + "a" * 33, "a" * 32 + "\n"]
+)
+def test_what_the_engine_did_not_name_is_not_taken_for_its_own(name: str) -> None:
+    assert not artifacts.is_component(name)
+
+
+def test_a_base_that_ends_in_no_name_is_refused() -> None:
+    for path in ("/", "/tmp/..", "/tmp/."):
+        with pytest.raises(UntrustedPathError, match="does not end in the name of a directory"):
+            artifacts.open_base(path)
+
+
+def test_a_parent_component_or_nul_in_the_base_is_refused(private: Path) -> None:
+    with pytest.raises(UntrustedPathError, match="parent-directory component"):
+        artifacts.open_base(f"{private}/x/../base")
+    with pytest.raises(UntrustedPathError, match="NUL"):
+        artifacts.open_base(f"{private}/\0")
+
+
+def test_the_lock_is_held_until_its_descriptor_is_closed(private: Path) -> None:
+    base = artifacts.open_base(str(private / "base"))
+    container, lock = artifacts.open_container(base, artifacts.component("web"))
+    assert lock is not None
+    _, second = artifacts.open_container(base, artifacts.component("web"))
+    assert second is None
+    os.close(lock)
+    third = artifacts.take_lock(container)
+    assert third is not None
+
+
+def test_the_lock_goes_with_the_process_that_replaced_the_one_that_took_it(private: Path) -> None:
+    base = artifacts.open_base(str(private / "base"))
+    container, lock = artifacts.open_container(base, artifacts.component("web"))
+    assert lock is not None
+    with subprocess.Popen(["/bin/sleep", "60"], pass_fds=[lock]) as heir:
+        os.close(lock)
+        assert artifacts.take_lock(container) is None
+        heir.kill()
+    assert artifacts.take_lock(container) is not None
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_is_taken_anew(private: Path) -> None:
+    base = artifacts.open_base(str(private / "base"))
+    container, lock = artifacts.open_container(base, artifacts.component("web"))
+    assert lock is not None
+    # Another engine that waits in the kernel with the old file open must not end up holding a dead name.
+    code = (
+        "import os,sys\nfrom engine import artifacts\n"
+        f"base = artifacts.open_base({str(private / 'base')!r})\n"
+        f"c, lock = artifacts.open_container(base, {artifacts.component('web')!r})\n"
+        "assert os.path.samestat(os.fstat(lock), os.stat('lock', dir_fd=c.descriptor)); print('held')"
+    )
+    artifacts.remove_container(base, container)
+    os.close(lock)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "held\n"
+
+
+def test_a_lock_that_is_a_link_or_anothers_is_refused(private: Path) -> None:
+    base = artifacts.open_base(str(private / "base"))
+    name = artifacts.component("web")
+    (private / "base" / name).mkdir(mode=0o700)
+    (private / "base" / name / "lock").symlink_to(private / "victim")
+    with pytest.raises(UntrustedPathError, match="symbolic link"):
+        artifacts.open_container(base, name)
+    assert not (private / "victim").exists()
+
+
+@pytest.mark.usefixtures("needs_root")
+def test_a_lock_of_another_owner_is_refused(private: Path) -> None:
+    base = artifacts.open_base(str(private / "base"))
+    name = artifacts.component("web")
+    (private / "base" / name).mkdir(mode=0o700)
+    (private / "base" / name / "lock").touch()
+    os.chown(private / "base" / name / "lock", 4242, 4242)
+    with pytest.raises(UntrustedPathError, match="owned by uid 4242"):
+        artifacts.open_container(base, name)

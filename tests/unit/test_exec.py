@@ -1,0 +1,155 @@
+"""Step `exec`: value for value what the reference hands to runsc, and nothing of the caller's."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.lifecycle.exec import build_argv, build_environment
+from engine.linux.process import HeldSignals, keep_only_descriptors, restore_default_signals
+from engine.options import Network, Platform, RunOptions
+
+
+@pytest.mark.parametrize(
+    ("rootless", "ignore_cgroups", "network", "platform"),
+    list(
+        itertools.product(
+            [False, True], [False, True], Network, [Platform.SYSTRAP, Platform.KVM, Platform.PTRACE]
+        )
+    ),
+)
+def test_the_global_flags_come_before_the_verb_in_the_references_order(
+    rootless: bool, ignore_cgroups: bool, network: Network, platform: Platform
+) -> None:
+    options = RunOptions("web", rootless=rootless, ignore_cgroups=ignore_cgroups, network=network)
+    argv = build_argv("/stage/runsc", "/root-dir", options, platform, "/bundle")
+    expected = ["/stage/runsc", "--root", "/root-dir"]
+    if rootless:
+        expected.append("--rootless")
+    if ignore_cgroups:
+        expected.append("--ignore-cgroups")
+    expected += [
+        "--network",
+        network.value,
+        "--platform",
+        platform.value,
+        "run",
+        "--bundle",
+        "/bundle",
+        "web",
+    ]
+    assert list(argv) == expected
+
+
+def test_the_defaults_share_nothing() -> None:
+    argv = build_argv("/s", "/r", RunOptions("web"), Platform.SYSTRAP, "/b")
+    assert list(argv) == [
+        *("/s", "--root", "/r", "--network", "none", "--platform", "systrap"),
+        *("run", "--bundle", "/b", "web"),
+    ]
+
+
+def test_the_environment_is_six_constants_whatever_the_callers_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/tmp/evil/bin")
+    monkeypatch.setenv("HOME", "/tmp/evil")
+    monkeypatch.setenv("LD_PRELOAD", "/tmp/evil.so")
+    assert build_environment("/private/runtime") == {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "TMPDIR": "/private/runtime",
+        "XDG_RUNTIME_DIR": "/private/runtime",
+        "HOME": "/root",
+        "USER": "root",
+        "LOGNAME": "root",
+    }
+
+
+def test_only_the_three_standard_descriptors_and_the_kept_one_survive_execve(tmp_path: Path) -> None:
+    code = (
+        "import os\n"
+        "from engine.linux.process import keep_only_descriptors\n"
+        "leaked = os.dup2(0, 57); os.set_inheritable(57, True)\n"
+        "kept = os.open('/', os.O_RDONLY)\n"
+        "keep_only_descriptors({kept})\n"
+        "os.execv('/bin/ls', ['ls', '/proc/self/fd'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    open_in_ls = {int(name) for name in done.stdout.split()}
+    assert {0, 1, 2} <= open_in_ls
+    assert 57 not in open_in_ls
+    assert len(open_in_ls) == 5  # the three, the kept one, and the listing's own
+
+
+def test_a_kept_descriptor_that_is_not_open_is_an_error() -> None:
+    code = (
+        "import os\nfrom engine.linux.process import keep_only_descriptors\n"
+        "from engine.linux import process\n"
+        "process.os.listdir = lambda _: ['0', '99']\n"
+        "keep_only_descriptors({99})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "Bad file descriptor" in done.stderr
+    assert callable(keep_only_descriptors)
+
+
+def test_what_python_ignores_is_not_ignored_over_execve() -> None:
+    code = (
+        "import os\n"
+        "from engine.linux.process import restore_default_signals\n"
+        "restore_default_signals()\n"
+        "os.execv('/bin/grep', ['grep', 'SigIgn', '/proc/self/status'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    ignored = int(done.stdout.split()[1], 16)
+    assert not ignored & (1 << (signal.SIGPIPE - 1))
+    assert not ignored & (1 << (signal.SIGXFSZ - 1))
+    assert callable(restore_default_signals)
+
+
+class TestHeldSignals:
+    def test_a_signal_is_noted_instead_of_acted_on(self) -> None:
+        with HeldSignals() as held:
+            assert held.arrived is None
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert held.arrived == "SIGTERM"
+
+    def test_a_blocked_signal_is_pending_until_it_is_released(self) -> None:
+        code = (
+            "import os, signal\nfrom engine.linux.process import HeldSignals\n"
+            "with HeldSignals() as held:\n"
+            "    held.block()\n"
+            "    os.kill(os.getpid(), signal.SIGTERM)\n"
+            "    assert held.arrived is None\n"
+            "    print('alive', flush=True)\n"
+            "    held.release()\n"
+            "    print('never', flush=True)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert (done.stdout, done.returncode) == ("alive\n", -signal.SIGTERM)
+
+    def test_what_the_caller_ignores_stays_ignored(self) -> None:
+        old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            with HeldSignals() as held:
+                os.kill(os.getpid(), signal.SIGHUP)
+                assert held.arrived is None
+                held.release()
+                assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        finally:
+            signal.signal(signal.SIGHUP, old)
+
+    def test_handlers_and_mask_are_given_back(self) -> None:
+        handlers = [signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)]
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        with HeldSignals() as held:
+            held.block()
+            held.block()
+        assert [
+            signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+        ] == handlers
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask

@@ -1,0 +1,98 @@
+"""`gc`: what is over goes, what is alive stays, what is not the engine's is left and named."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from engine import artifacts
+from engine.gc import Collected, GcError, collect
+from engine.lifecycle.secure_root import secure_root
+
+WEB = artifacts.component("web")
+DB = artifacts.component("db")
+
+
+def left_by_a_run(base: Path, name: str = WEB) -> Path:
+    stage = base / name / "runsc-root" / "exec-allow" / "stage-1"
+    stage.mkdir(parents=True)
+    base.chmod(0o700)
+    (stage / "runsc").write_text("30 MB")
+    (stage / "runsc").chmod(0o500)
+    (base / name / "trace-1.jsonl").write_text("{}")
+    (base / name / "lock").touch(mode=0o600)
+    return base / name
+
+
+def gc(base: Path, *, keep_traces: bool = False) -> Collected:
+    return collect({"ENGINE_ARTIFACT_BASE": str(base)}, keep_traces=keep_traces)
+
+
+def test_what_a_finished_container_left_is_removed_and_nothing_stays_under_the_base(private: Path) -> None:
+    first, second = left_by_a_run(private / "base"), left_by_a_run(private / "base", DB)
+    found = gc(private / "base")
+    assert set(found.removed) == {str(first), str(second)}
+    assert list((private / "base").iterdir()) == []
+
+
+def test_a_live_containers_directory_is_not_touched(private: Path) -> None:
+    root = secure_root("web", {"ENGINE_ARTIFACT_BASE": str(private / "base")})
+    left_by_a_run(private / "base", DB)
+    before = sorted(Path(root.container.path).rglob("*"))
+    found = gc(private / "base")
+    assert (found.alive, found.removed) == ((root.container.path,), (str(private / "base" / DB),))
+    assert sorted(Path(root.container.path).rglob("*")) == before
+    root.close()
+    assert gc(private / "base").removed == (root.container.path,)
+
+
+def test_traces_can_be_kept(private: Path) -> None:
+    container = left_by_a_run(private / "base")
+    gc(private / "base", keep_traces=True)
+    assert (container / "trace-1.jsonl").exists()
+    assert not (container / "runsc-root").exists()
+
+
+def test_what_is_not_the_engines_is_left_and_named(private: Path) -> None:
+    left_by_a_run(private / "base")
+    (private / "base" / "notes").mkdir()
+    (private / "victim").mkdir()
+    (private / "base" / DB).symlink_to(private / "victim")
+    found = gc(private / "base")
+    assert set(found.foreign) == {str(private / "base" / "notes"), str(private / "base" / DB)}
+    assert (private / "base" / "notes").is_dir()
+    assert (private / "base" / DB).is_symlink()
+
+
+def test_links_inside_a_container_are_removed_and_not_followed(private: Path) -> None:
+    container = left_by_a_run(private / "base")
+    (private / "victim").mkdir()
+    (private / "victim" / "precious").touch()
+    (container / "runsc-root" / "link").symlink_to(private / "victim")
+    (container / "link").symlink_to(private / "victim")
+    gc(private / "base")
+    assert (private / "victim" / "precious").exists()
+    assert not container.exists()
+
+
+def test_no_base_is_nothing_to_do_and_none_is_made(private: Path) -> None:
+    assert gc(private / "base").removed == ()
+    assert not (private / "base").exists()
+
+
+def test_a_base_that_others_can_rewrite_is_refused(private: Path) -> None:
+    container = left_by_a_run(private / "loose" / "base")
+    (private / "loose").chmod(0o777)
+    with pytest.raises(GcError, match="unsafe permissions"):
+        gc(private / "loose" / "base")
+    assert container.exists()
+
+
+@pytest.mark.usefixtures("needs_root")
+def test_a_directory_of_another_owner_is_left(private: Path) -> None:
+    container = left_by_a_run(private / "base")
+    os.chown(container, 4242, 4242)
+    assert gc(private / "base").foreign == (str(container),)
+    assert (container / "trace-1.jsonl").exists()

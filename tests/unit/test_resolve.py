@@ -1,0 +1,96 @@
+"""Step `resolve`: which file is runsc."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from engine.errors import ResolveError
+from engine.lifecycle.resolve import TRUSTED_PATHS, resolve
+
+
+def executable(path: Path) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"\x7fELF")
+    path.chmod(0o755)
+    return str(path)
+
+
+def as_user(monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: uid)
+
+
+def test_the_trusted_paths_are_those_of_the_reference_in_its_order() -> None:
+    assert TRUSTED_PATHS == ("/usr/local/bin/runsc", "/usr/bin/runsc", "/opt/gvisor/runsc")
+
+
+def test_the_first_trusted_path_that_is_an_executable_file_wins(tmp_path: Path) -> None:
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "plain").write_text("not executable")
+    first, second = executable(tmp_path / "a" / "runsc"), executable(tmp_path / "b" / "runsc")
+    paths = [str(tmp_path / "missing"), str(tmp_path / "directory"), str(tmp_path / "plain"), first, second]
+    found = resolve(None, {"PATH": str(tmp_path / "b")}, trusted_paths=paths)
+    assert (found.path, found.found_by) == (first, "trusted path")
+
+
+def test_a_path_that_was_asked_for_is_taken_even_where_a_trusted_one_exists(tmp_path: Path) -> None:
+    chosen, trusted = executable(tmp_path / "a"), executable(tmp_path / "b")
+    found = resolve(chosen, {}, trusted_paths=[trusted])
+    assert (found.path, found.found_by) == (chosen, "option")
+
+
+def test_a_relative_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    executable(tmp_path / "runsc")
+    monkeypatch.chdir(tmp_path)
+    assert resolve("runsc", {}).path == str(tmp_path / "runsc")
+
+
+@pytest.mark.parametrize("chosen", ["/no/such/runsc", "", "/tmp/\0"])
+def test_a_path_that_was_asked_for_and_does_not_exist_is_refused(chosen: str, tmp_path: Path) -> None:
+    trusted = executable(tmp_path / "runsc")
+    if chosen == "":
+        chosen = str(tmp_path / "gone")
+    with pytest.raises(ResolveError):
+        resolve(chosen, {}, trusted_paths=[trusted])
+
+
+def test_root_does_not_search_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    executable(tmp_path / "runsc")
+    as_user(monkeypatch, 0)
+    with pytest.raises(ResolveError, match="root does not search PATH"):
+        resolve(None, {"PATH": str(tmp_path)}, trusted_paths=[])
+
+
+def test_others_search_the_absolute_entries_of_path_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_user(monkeypatch, 1000)
+    monkeypatch.chdir(tmp_path)
+    executable(tmp_path / "relative" / "runsc")
+    executable(tmp_path / "runsc")
+    second = executable(tmp_path / "b" / "runsc")
+    executable(tmp_path / "c" / "runsc")
+    path = os.pathsep.join(["", "relative", str(tmp_path / "none"), str(tmp_path / "b"), str(tmp_path / "c")])
+    found = resolve(None, {"PATH": path}, trusted_paths=[])
+    assert (found.path, found.found_by) == (second, "PATH")
+
+
+def test_nothing_found_is_refused_with_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_user(monkeypatch, 1000)
+    with pytest.raises(ResolveError, match="install gVisor"):
+        resolve(None, {"PATH": str(tmp_path)}, trusted_paths=[str(tmp_path / "runsc")])
+    with pytest.raises(ResolveError):
+        resolve(None, {}, trusted_paths=[])
+
+
+def test_the_search_follows_links_as_the_shell_does(tmp_path: Path) -> None:
+    shutil.copy("/bin/true", tmp_path / "true")
+    (tmp_path / "runsc").symlink_to("true")
+    (tmp_path / "broken").symlink_to("gone")
+    paths = [str(tmp_path / "broken"), str(tmp_path / "runsc")]
+    assert resolve(None, {}, trusted_paths=paths).path == str(tmp_path / "runsc")

@@ -1,0 +1,318 @@
+"""The runner: every failure is a recorded refusal, nothing half-made stays, and only a whole walk hands off."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import artifacts
+from engine.bundle import open_bundle
+from engine.errors import EngineError
+from engine.lifecycle import exec as exec_step
+from engine.lifecycle import policy
+from engine.lifecycle import stage as stage_step
+from engine.lifecycle.exec import build_argv, build_environment
+from engine.lifecycle.runner import plan, run
+from engine.options import ExecPolicy, Platform, RunOptions
+
+COMPONENT = artifacts.component("web")
+CONFIG = {
+    "ociVersion": "1.0.2",
+    "process": {"cwd": "/", "args": ["/bin/true"], "user": {"uid": 0, "gid": 0}},
+    "root": {"path": "rootfs"},
+}
+
+
+class HandedOffError(BaseException):
+    """Stands for the process that runsc replaced."""
+
+
+class World:
+    """A bundle, a binary and an artifact base, and what a run did to them."""
+
+    def __init__(self, private: Path, binary: Path) -> None:
+        self.binary = binary
+        self.base = private / "base"
+        self.trace = private / "trace.jsonl"
+        self.bundle = private / "bundle"
+        (self.bundle / "rootfs").mkdir(parents=True)
+        (self.bundle / "config.json").write_text(json.dumps(CONFIG))
+        self.warnings: list[str] = []
+        self.environment = {"ENGINE_ARTIFACT_BASE": str(self.base)}
+
+    def run(self, *, trace: bool = True, **options: Any) -> None:
+        chosen = RunOptions("web", **{"runsc": str(self.binary), **options})
+        path = str(self.trace) if trace else None
+        with open_bundle(str(self.bundle)) as bundle:
+            run(bundle, chosen, self.environment, trace_path=path, warn=self.warnings.append)
+
+    def refused(self, **options: Any) -> tuple[EngineError, list[dict[str, Any]]]:
+        with pytest.raises(EngineError) as refusal:
+            self.run(**options)
+        return refusal.value, self.lines()
+
+    def lines(self) -> list[dict[str, Any]]:
+        path = self.trace if self.trace.exists() else next((self.base / COMPONENT).glob("trace-*"))
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    def nothing_is_left(self) -> bool:
+        return not self.base.exists() or not list(self.base.iterdir())
+
+
+@pytest.fixture
+def world(private: Path, binary: Path) -> World:
+    return World(private, binary)
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[str], dict[str, str]]]:
+    """What execve was given; the process lives on."""
+    seen: list[tuple[int, list[str], dict[str, str]]] = []
+
+    def replace_process(program: int, argv: list[str], environment: dict[str, str]) -> None:
+        seen.append((program, list(argv), dict(environment)))
+        raise HandedOffError
+
+    monkeypatch.setattr(exec_step, "replace_process", replace_process)
+    monkeypatch.setattr(exec_step, "keep_only_descriptors", lambda _: None)
+    monkeypatch.setattr(exec_step, "restore_default_signals", lambda: None)
+    return seen
+
+
+def test_a_good_run_records_six_moves_and_hands_over_the_staged_copy(
+    world: World, given: list[tuple[int, list[str], dict[str, str]]]
+) -> None:
+    content = world.binary.read_bytes()
+    with pytest.raises(HandedOffError):
+        world.run()
+    lines = world.lines()
+    assert [line["seq"] for line in lines] == list(range(7))
+    assert [line["trigger"] for line in lines[1:]] == [
+        *("resolve", "validate", "secure_root", "stage", "apply_policy", "exec")
+    ]
+    assert lines[-1]["next"] == "handed_off"
+    [(program, argv, environment)] = given
+    assert os.pread(program, len(content) + 1, 0) == content
+    root = world.base / COMPONENT / "runsc-root"
+    assert argv == list(
+        build_argv(argv[0], str(root), RunOptions("web"), Platform.SYSTRAP, str(world.bundle))
+    )
+    assert argv[0].startswith(str(root / "exec-allow" / "stage-"))
+    assert environment == build_environment(str(root / "runtime"))
+    assert (lines[-1]["facts"]["argv"], lines[-1]["facts"]["environment"]) == (argv, environment)
+
+
+def test_the_header_says_what_was_asked_of_which_engine_for_which_bundle(
+    world: World, given: list[tuple[int, list[str], dict[str, str]]]
+) -> None:
+    with pytest.raises(HandedOffError):
+        world.run(rootless=True)
+    assert given
+    header = world.lines()[0]
+    assert header["options"] == RunOptions("web", rootless=True, runsc=str(world.binary)).facts()
+    assert header["bundle"]["path"] == str(world.bundle)
+    assert len(header["spec"]) == len(header["bundle"]["sha256"]) == 64
+    assert set(header) == {
+        *("seq", "time", "container", "format", "engine", "spec", "options", "bundle", "host")
+    }
+
+
+def lose_the_binary(world: World) -> None:
+    world.binary.unlink()
+
+
+def loosen_the_binary(world: World) -> None:
+    world.binary.chmod(0o777)
+
+
+def put_a_file_in_the_place_of_a_directory(world: World) -> None:
+    (world.base / COMPONENT).mkdir(parents=True)
+    (world.base / COMPONENT / "runsc-root").touch()
+
+
+def nothing(_: World) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("spoil", "options", "step", "state"),
+    [
+        (lose_the_binary, {}, "resolve", "start"),
+        (loosen_the_binary, {}, "validate", "resolved"),
+        (put_a_file_in_the_place_of_a_directory, {}, "secure_root", "validated"),
+        (nothing, {"require_exec_policy": True}, "apply_policy", "staged"),
+    ],
+)
+def test_every_refusal_is_recorded_with_its_step_and_leaves_nothing_half_made(
+    world: World, spoil: Callable[[World], None], options: dict[str, Any], step: str, state: str
+) -> None:
+    spoil(world)
+    before = sorted(world.base.rglob("*"))
+    error, lines = world.refused(**options)
+    assert error.step == step
+    assert (lines[-1]["state"], lines[-1]["trigger"], lines[-1]["next"]) == (state, "refuse", "refused")
+    assert lines[-1]["error"] == {"step": step, "what": error.what, "remedy": error.remedy}
+    assert "\n" not in str(error)
+    assert [path for path in sorted(world.base.rglob("*")) if path.name != "lock"] == before
+
+
+def test_a_copy_that_the_kernel_stops_is_refused_and_taken_back(world: World) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        error, lines = world.refused()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (error.step, lines[-1]["state"]) == ("stage", "root_secured")
+    assert "File too large" in error.what
+    assert not any(world.base.iterdir())
+
+
+def test_what_was_cleaned_up_is_recorded(world: World) -> None:
+    _, lines = world.refused(require_exec_policy=True)
+    cleaned = lines[-1]["facts"]["cleaned"]
+    container = world.base / COMPONENT
+    assert cleaned[-1] == str(container)
+    assert any("stage-" in path for path in cleaned)
+    assert not container.exists()
+
+
+def test_a_bundle_that_changed_after_it_was_validated_is_refused_before_anything_is_executed(
+    world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    def apply_policy(*arguments: Any) -> Any:
+        (world.bundle / "config.json").write_text(json.dumps({**CONFIG, "hostname": "other"}))
+        return policy.apply_policy(*arguments)
+
+    monkeypatch.setattr("engine.lifecycle.runner.apply_policy", apply_policy)
+    error, lines = world.refused()
+    assert (error.step, lines[-1]["state"]) == ("exec", "policy_settled")
+    assert "the bundle changed since it was validated" in error.what
+    assert given == []
+    assert world.nothing_is_left()
+
+
+def test_a_state_directory_that_was_replaced_is_refused_before_anything_is_executed(
+    world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    def apply_policy(*arguments: Any) -> Any:
+        runtime = world.base / COMPONENT / "runsc-root" / "runtime"
+        runtime.rmdir()
+        runtime.symlink_to("/tmp")
+        return policy.apply_policy(*arguments)
+
+    monkeypatch.setattr("engine.lifecycle.runner.apply_policy", apply_policy)
+    error, _ = world.refused()
+    assert error.step == "exec"
+    assert "state directories changed" in error.what
+    assert given == []
+
+
+def test_a_signal_before_the_hand_off_is_a_refusal_that_cleans_up(
+    world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    def stage(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return stage_step.stage(*arguments)
+
+    monkeypatch.setattr("engine.lifecycle.runner.stage", stage)
+    error, lines = world.refused()
+    assert (error.step, error.what) == ("apply_policy", "stopped by SIGTERM")
+    assert lines[-1]["next"] == "refused"
+    assert given == []
+    assert world.nothing_is_left()
+
+
+def test_a_fault_of_the_engine_is_a_refusal_too(
+    world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stage(*_: Any) -> Any:
+        raise KeyError("secret")
+
+    monkeypatch.setattr("engine.lifecycle.runner.stage", stage)
+    error, lines = world.refused()
+    assert "unexpected KeyError in stage" in error.what
+    assert "secret" not in str(error)
+    assert lines[-1]["error"]["what"] == error.what
+    assert given == []
+    assert world.nothing_is_left()
+
+
+def test_a_run_refused_before_it_has_directories_is_recorded_where_they_would_have_been(world: World) -> None:
+    world.binary.chmod(0o777)
+    _, lines = world.refused(trace=False)
+    assert [line.get("trigger") for line in lines] == [None, "resolve", "refuse"]
+
+
+def test_a_refusal_that_cannot_be_recorded_is_said(world: World) -> None:
+    world.base.symlink_to(world.bundle)
+    with pytest.raises(EngineError, match="symbolic link"):
+        world.run(trace=False)
+    assert any("no trace of this refusal was kept" in warning for warning in world.warnings)
+
+
+def test_a_trace_that_cannot_be_kept_stops_the_run_before_its_first_step(
+    world: World, given: list[Any]
+) -> None:
+    world.trace.write_text("precious")
+    with pytest.raises(EngineError, match="never overwritten"):
+        world.run()
+    assert world.trace.read_text() == "precious"
+    assert not world.base.exists()
+    assert given == []
+
+
+def test_the_default_trace_is_in_the_containers_own_directory(world: World, given: list[Any]) -> None:
+    with pytest.raises(HandedOffError):
+        world.run(trace=False)
+    assert given
+    [path] = (world.base / COMPONENT).glob("trace-*.jsonl")
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_platform_auto_says_when_it_falls_back_to_ptrace(world: World, given: list[Any]) -> None:
+    with pytest.raises(HandedOffError):
+        world.run()
+    assert world.warnings == []
+    content = world.binary.read_bytes().replace(b"platform/systrap", b"platform/-------")
+    world.binary.write_bytes(content)
+    world.trace.unlink()
+    world.environment["ENGINE_ARTIFACT_BASE"] += "-2"  # the first run holds its container's lock
+    with pytest.raises(HandedOffError):
+        world.run()
+    assert world.warnings == ["platform ptrace: this runsc has no systrap"]
+    argv = given[-1][1]
+    assert argv[argv.index("--platform") + 1] == "ptrace"
+
+
+def test_a_rootless_run_without_a_policy_says_so(world: World, given: list[Any]) -> None:
+    with pytest.raises(HandedOffError):
+        world.run(rootless=True, exec_policy=ExecPolicy.OFF)
+    assert given
+    assert world.warnings == ["no execute policy: it was turned off with --exec-policy off"]
+
+
+def test_a_plan_says_what_a_run_would_hand_over_and_touches_nothing(
+    world: World, private: Path, given: list[tuple[int, list[str], dict[str, str]]]
+) -> None:
+    before = sorted((str(path), path.lstat().st_mtime_ns) for path in private.rglob("*"))
+    with open_bundle(str(world.bundle)) as bundle:
+        planned = plan(bundle, RunOptions("web", runsc=str(world.binary)), world.environment)
+    assert sorted((str(path), path.lstat().st_mtime_ns) for path in private.rglob("*")) == before
+    with pytest.raises(HandedOffError):
+        world.run()
+    [(_, argv, environment)] = given
+    assert dict(planned.environment) == environment
+    assert list(planned.argv[1:]) == argv[1:]
+    assert fnmatch.fnmatchcase(argv[0], planned.argv[0])

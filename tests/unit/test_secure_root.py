@@ -1,0 +1,212 @@
+"""Step `secure_root`: the container's own directories, whatever stands in their place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from engine import artifacts
+from engine.errors import SecureRootError
+from engine.lifecycle.secure_root import SecuredRoot, secure_root
+
+COMPONENT = artifacts.component("web")
+
+
+def secure(base: Path, container_id: str = "web") -> SecuredRoot:
+    return secure_root(container_id, {"ENGINE_ARTIFACT_BASE": str(base)})
+
+
+def refused(base: Path, why: str) -> None:
+    before = sorted(str(path) for path in base.parent.rglob("*"))
+    with pytest.raises(SecureRootError, match=why) as refusal:
+        secure(base)
+    assert "\n" not in str(refusal.value)
+    assert sorted(str(path) for path in base.parent.rglob("*")) == before, "something half-made was left"
+
+
+def test_each_directory_is_made_private_whatever_the_umask(private: Path) -> None:
+    old = os.umask(0o277)
+    try:
+        root = secure(private / "base")
+    finally:
+        os.umask(old)
+    assert [directory.path for directory in root.directories] == [
+        str(private / "base"),
+        str(private / "base" / COMPONENT),
+        str(private / "base" / COMPONENT / "runsc-root"),
+        str(private / "base" / COMPONENT / "runsc-root" / "runtime"),
+    ]
+    for directory in root.directories:
+        status = os.stat(directory.path)
+        assert (status.st_uid, status.st_mode & 0o7777) == (os.geteuid(), 0o700)
+        assert directory.identity == (status.st_dev, status.st_ino)
+    assert {entry["mode"] for entry in root.facts()["directories"]} == {"0700"}
+    assert root.facts()["user"] == os.geteuid()
+
+
+@pytest.mark.parametrize("place", ["base", f"base/{COMPONENT}"])
+def test_a_directory_of_our_own_that_is_too_open_is_tightened(private: Path, place: str) -> None:
+    path = private / place
+    path.mkdir(parents=True)
+    path.chmod(0o777)
+    secure(private / "base")
+    assert path.stat().st_mode & 0o7777 == 0o700
+
+
+@pytest.mark.parametrize("place", ["base", f"base/{COMPONENT}", f"base/{COMPONENT}/runsc-root"])
+def test_a_link_in_the_place_of_a_directory_is_refused_and_not_followed(private: Path, place: str) -> None:
+    victim = private / "victim"
+    victim.mkdir(mode=0o755)
+    path = private / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for parent in [private / "base", private / "base" / COMPONENT]:
+        if parent.is_dir():
+            parent.chmod(0o700)
+    path.symlink_to(victim)
+    with pytest.raises(SecureRootError, match="is a symbolic link"):
+        secure(private / "base")
+    assert list(victim.iterdir()) == []
+    assert victim.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("place", ["base", f"base/{COMPONENT}", f"base/{COMPONENT}/runsc-root"])
+def test_what_is_no_directory_is_refused_and_left(private: Path, place: str) -> None:
+    path = private / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("mine")
+    with pytest.raises(SecureRootError, match="is not a directory"):
+        secure(private / "base")
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.usefixtures("needs_root")
+@pytest.mark.parametrize("place", ["base", f"base/{COMPONENT}", f"base/{COMPONENT}/runsc-root"])
+def test_a_directory_of_another_owner_is_refused(private: Path, place: str) -> None:
+    path = private / place
+    path.mkdir(parents=True)
+    os.chown(path, 4242, 4242)
+    with pytest.raises(SecureRootError, match="owned by uid 4242"):
+        secure(private / "base")
+
+
+def test_a_link_anywhere_above_the_base_is_refused(private: Path) -> None:
+    (private / "real").mkdir()
+    (private / "link").symlink_to("real")
+    refused(private / "link" / "base", "is a symbolic link")
+
+
+def test_a_parent_that_others_can_write_is_refused(private: Path) -> None:
+    (private / "loose").mkdir()
+    (private / "loose").chmod(0o775)
+    refused(private / "loose" / "base", "unsafe permissions 0775")
+
+
+def test_a_sticky_parent_is_accepted(private: Path) -> None:
+    (private / "sticky").mkdir()
+    (private / "sticky").chmod(0o1777)
+    secure(private / "sticky" / "base")
+
+
+def test_an_ancestor_that_others_can_write_is_refused(private: Path) -> None:
+    (private / "loose" / "tight").mkdir(parents=True)
+    (private / "loose").chmod(0o777)
+    refused(private / "loose" / "tight" / "base", "loose' has unsafe permissions 0777")
+
+
+@pytest.mark.usefixtures("needs_root")
+def test_as_root_an_ancestor_of_another_owner_is_refused(private: Path) -> None:
+    (private / "theirs" / "root").mkdir(parents=True)
+    os.chown(private / "theirs", 4242, 4242)
+    refused(private / "theirs" / "root" / "base", "theirs' is owned by uid 4242")
+
+
+def test_a_missing_parent_is_refused_and_not_made(private: Path) -> None:
+    refused(private / "none" / "base", "No such file")
+
+
+def test_a_parent_that_is_a_file_is_refused(private: Path) -> None:
+    (private / "file").write_text("")
+    with pytest.raises(SecureRootError, match="Not a directory"):
+        secure(private / "file" / "base")
+
+
+def test_a_parent_component_in_the_base_is_refused(private: Path) -> None:
+    with pytest.raises(SecureRootError, match="parent-directory component"):
+        secure_root("web", {"ENGINE_ARTIFACT_BASE": f"{private}/../base"})
+
+
+def test_the_same_id_is_refused_while_it_is_alive_and_another_id_is_not(private: Path) -> None:
+    first = secure(private / "base")
+    with pytest.raises(SecureRootError, match="container 'web' is alive"):
+        secure(private / "base")
+    secure(private / "base", "other")
+    first.close()
+    secure(private / "base")
+
+
+def test_what_an_earlier_run_left_is_removed_but_its_traces_are_kept(private: Path) -> None:
+    container = private / "base" / COMPONENT
+    (container / "runsc-root" / "exec-allow" / "stage-1").mkdir(parents=True)
+    (container / "runsc-root" / "exec-allow" / "stage-1" / "runsc").write_text("30 MB")
+    (container / "trace-1.jsonl").write_text("{}")
+    root = secure(private / "base")
+    assert root.cleaned == (str(container / "runsc-root"),)
+    assert root.facts()["cleaned"] == [str(container / "runsc-root")]
+    assert sorted(str(path.relative_to(container)) for path in container.rglob("*")) == [
+        "lock",
+        "runsc-root",
+        "runsc-root/runtime",
+        "trace-1.jsonl",
+    ]
+
+
+def test_what_it_made_can_be_taken_back_and_all_that_is_left_is_the_base(private: Path) -> None:
+    root = secure(private / "base")
+    gone = root.discard()
+    assert list((private / "base").iterdir()) == []
+    assert gone == [directory.path for directory in reversed(root.directories[1:])]
+
+
+def test_taking_back_leaves_what_is_not_its_own(private: Path) -> None:
+    root = secure(private / "base")
+    trace = Path(root.container.path, "trace-1.jsonl")
+    trace.write_text("{}")
+    root.discard()
+    assert trace.exists()
+    secure(private / "base")
+
+
+@pytest.mark.parametrize("depth", range(4))
+def test_a_directory_that_was_replaced_is_noticed(private: Path, depth: int) -> None:
+    root = secure(private / "base")
+    assert root.changed() is None
+    path = Path(root.directories[depth].path)
+    path.rename(path.with_name("moved"))
+    what = root.changed()
+    assert what is not None
+    assert repr(str(path)) in what
+    path.mkdir(mode=0o700)
+    assert root.changed() is not None
+    path.rmdir()
+    path.symlink_to("moved")
+    assert root.changed() is not None
+
+
+@pytest.mark.parametrize("depth", range(4))
+def test_a_directory_whose_mode_was_loosened_is_noticed(private: Path, depth: int) -> None:
+    root = secure(private / "base")
+    Path(root.directories[depth].path).chmod(0o755)
+    what = root.changed()
+    assert what is not None
+    assert "owner or mode" in what
+
+
+def test_a_refusal_leaves_no_descriptor_open(private: Path) -> None:
+    held = secure(private / "base")
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(SecureRootError):
+        secure(private / "base")
+    assert os.listdir("/proc/self/fd") == before
+    held.close()

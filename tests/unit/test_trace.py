@@ -1,0 +1,96 @@
+"""The trace: one JSON object a line, in order, written at once, never over something else."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from engine.errors import TraceError
+from engine.lifecycle.machine import Move, State, Trigger
+from engine.linux.files import make_private_directory, open_trusted
+from engine.trace import Trace
+
+MOVE = Move(State.START, Trigger.RESOLVE, State.RESOLVED, {"path": "/usr/bin/runsc"})
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_header_comes_first_and_each_move_is_a_line(private: Path) -> None:
+    trace = Trace("web", {"engine": "1"})
+    trace.create(str(private / "trace"))
+    trace.move(MOVE)
+    header, move = lines(private / "trace")
+    assert header == {**header, "seq": 0, "container": "web", "format": 1, "engine": "1"}
+    assert list(move) == ["seq", "time", "container", "state", "trigger", "next", "facts", "error"]
+    assert (move["seq"], move["state"], move["trigger"], move["next"]) == (1, "start", "resolve", "resolved")
+    assert (move["facts"], move["error"]) == ({"path": "/usr/bin/runsc"}, None)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", str(move["time"]))
+
+
+def test_what_came_before_there_was_a_place_is_written_as_soon_as_there_is_one(private: Path) -> None:
+    trace = Trace("web", {})
+    trace.move(MOVE)
+    container = make_private_directory(
+        open_trusted(str(private), {0, private.stat().st_uid}, follow_links=False).descriptor,
+        str(private),
+        "c",
+    )
+    trace.create_in(container)
+    assert trace.path is not None
+    assert [line["seq"] for line in lines(Path(trace.path))] == [0, 1]
+    assert re.fullmatch(r"trace-\d{8}T\d{6}Z-\d+\.jsonl", Path(trace.path).name)
+    place = trace.path
+    trace.create_in(container)
+    assert trace.path == place
+
+
+def test_the_error_of_a_refusal_stands_beside_its_facts(private: Path) -> None:
+    trace = Trace("web", {})
+    trace.create(str(private / "trace"))
+    error = {"step": "resolve", "what": "w", "remedy": "r"}
+    trace.move(Move(State.START, Trigger.REFUSE, State.REFUSED, {"cleaned": [], "error": error}))
+    assert lines(private / "trace")[1]["error"] == error
+    assert lines(private / "trace")[1]["facts"] == {"cleaned": []}
+
+
+def test_only_its_owner_can_read_it(private: Path) -> None:
+    Trace("web", {}).create(str(private / "trace"))
+    assert (private / "trace").stat().st_mode & 0o7777 == 0o600
+
+
+def test_it_never_replaces_a_file_or_follows_a_link(private: Path) -> None:
+    (private / "old").write_text("precious")
+    (private / "link").symlink_to("new")
+    for name in ("old", "link"):
+        with pytest.raises(TraceError, match="never overwritten"):
+            Trace("web", {}).create(str(private / name))
+    assert (private / "old").read_text() == "precious"
+    assert not (private / "new").exists()
+
+
+@pytest.mark.parametrize("path", ["/no/such/directory/trace", "/proc/trace", "", "/tmp/\0"])
+def test_a_place_that_cannot_be_written_is_refused(path: str) -> None:
+    with pytest.raises(TraceError, match="trace: "):
+        Trace("web", {}).create(path)
+
+
+def test_a_full_disk_is_an_error_of_the_trace(private: Path) -> None:
+    trace = Trace("web", {})
+    trace.path = "/dev/full"
+    trace._descriptor = __import__("os").open("/dev/full", 1)
+    with pytest.raises(TraceError, match="No space left"):
+        trace.move(MOVE)
+
+
+def test_names_from_outside_cannot_break_a_line(private: Path) -> None:
+    trace = Trace("web", {})
+    trace.create(str(private / "trace"))
+    hostile = 'a\n{"seq":9}\u2028\ud800\x1b[2J'
+    trace.move(Move(State.START, Trigger.RESOLVE, State.RESOLVED, {"path": hostile}))
+    assert (private / "trace").read_bytes().count(b"\n") == 2
+    assert lines(private / "trace")[1]["facts"] == {"path": hostile}
