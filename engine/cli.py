@@ -1,0 +1,191 @@
+"""The command line: the only place that parses arguments, prints, and picks exit codes.
+
+Exit codes: the container's own after the hand-off, 125 when the engine refuses, 2 for wrong usage. stdout
+belongs to the container, so all that the engine says during `run` goes to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from engine import __doc__ as what_it_is
+from engine import __version__
+from engine.errors import EngineError, printable
+from engine.options import ExecPolicy, Network, Platform, RunOptions, check_container_id
+
+_EXIT_CODES = "exit codes: the container's own after the hand-off; 125 the engine refused; 2 wrong usage"
+REFUSED = 125
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; `arguments` are those after the program's name. Answers with the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except BrokenPipeError:
+        # Whoever read our output has left. Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except EngineError as error:
+        refusal = error
+    except Exception as error:  # a fault of ours must not reach the user as a traceback
+        refusal = EngineError(
+            f"unexpected {type(error).__name__}", remedy="run with --debug and report what it shows"
+        )
+        refusal.__cause__ = error
+    if options.debug:
+        import traceback
+
+        traceback.print_exception(refusal)
+    if options.json:
+        said = {"step": refusal.step, "what": refusal.what, "remedy": refusal.remedy}
+        _say(json.dumps({"refused": said}))
+    else:
+        _say(f"engine: {refusal}")
+    return refusal.exit_code
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+class _Parser(argparse.ArgumentParser):
+    """As argparse's, but an error is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="engine", description=what_it_is, epilog=_EXIT_CODES, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"engine {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    run = _command(commands, "run", _run, "run an OCI bundle under runsc")
+    run.add_argument("bundle", metavar="BUNDLE", help="the bundle's directory")
+    run.add_argument("--id", help="the container's id (default: 32 random hexadecimal digits)")
+    _choice(run, "--network", Network, Network.NONE, "the container's network")
+    _choice(run, "--platform", Platform, Platform.AUTO, "how the Sentry intercepts system calls")
+    run.add_argument("--rootless", action="store_true", help="let runsc make its own user namespace")
+    run.add_argument("--ignore-cgroups", action="store_true", help="runsc sets up no cgroups")
+    _choice(run, "--exec-policy", ExecPolicy, ExecPolicy.AUTO, "what the rootless supervisor may execute")
+    run.add_argument(
+        "--require-exec-policy", action="store_true", help="refuse to run when that policy is not enforced"
+    )
+    run.add_argument("--runsc", metavar="PATH", help="the runsc to run (default: a trusted system path)")
+    run.add_argument("--trace", metavar="FILE", help="keep the trace in this new file")
+    run.add_argument("--dry-run", action="store_true", help="print what runsc would be given; touch nothing")
+
+    gc = _command(commands, "gc", _gc, "remove what finished containers left under the artifact base")
+    gc.add_argument("--keep-traces", action="store_true", help="leave the traces where they are")
+
+    _command(commands, "doctor", _doctor, "show what is installed here, what it enables, what is missing")
+    return parser
+
+
+def _command(commands: Any, name: str, run: Callable[[Any], int], text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=_EXIT_CODES, allow_abbrev=False
+    )
+    parser.add_argument("--json", action="store_true", help="say it as JSON")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _choice(parser: argparse.ArgumentParser, flag: str, kind: Any, default: Any, text: str) -> None:
+    names = [str(member) for member in kind]
+    parser.add_argument(
+        flag,
+        choices=names,
+        default=str(default),
+        metavar="|".join(names),
+        help=f"{text} (default: {default})",
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    from engine.bundle import open_bundle
+    from engine.lifecycle.runner import plan, run
+
+    if options.id is not None:
+        check_container_id(options.id)
+    if options.dry_run and options.trace is not None:
+        _parser().error("--dry-run writes nothing, so --trace has no place in it")
+    chosen = RunOptions(
+        container_id=options.id if options.id is not None else os.urandom(16).hex(),
+        network=Network(options.network),
+        platform=Platform(options.platform),
+        rootless=options.rootless,
+        ignore_cgroups=options.ignore_cgroups,
+        exec_policy=ExecPolicy(options.exec_policy),
+        require_exec_policy=options.require_exec_policy,
+        runsc=options.runsc,
+    )
+    bundle = open_bundle(options.bundle)
+    if options.dry_run:
+        planned = plan(bundle, chosen, os.environ)
+        if options.json:
+            print(json.dumps({"argv": planned.argv, "environment": planned.environment}, indent=2))
+        else:
+            import shlex
+
+            print("\n".join(f"{name}={shlex.quote(value)}" for name, value in planned.environment.items()))
+            print(shlex.join(planned.argv))
+        return 0
+
+    def warn(text: str) -> None:
+        _say(json.dumps({"warning": text}) if options.json else f"engine: warning: {printable(text)}")
+
+    return run(bundle, chosen, os.environ, trace_path=options.trace, warn=warn)
+
+
+def _gc(options: argparse.Namespace) -> int:
+    from engine.gc import collect
+
+    found = collect(os.environ, keep_traces=options.keep_traces)
+    if options.json:
+        print(
+            json.dumps(
+                {
+                    "base": found.base,
+                    "removed": found.removed,
+                    "alive": found.alive,
+                    "foreign": found.foreign,
+                    "failed": [{"path": path, "why": why} for path, why in found.failed],
+                },
+                indent=2,
+            )
+        )
+    else:
+        for verb, paths in (("removed", found.removed), ("alive, left", found.alive)):
+            for path in paths:
+                print(f"{verb}: {printable(path)}")
+        for path in found.foreign:
+            print(f"not the engine's, left: {printable(path)}")
+    for path, why in found.failed:
+        _say(f"engine: gc: {printable(path)!r}: {why}; remove it by hand")
+    return REFUSED if found.failed else 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from engine.doctor import examine
+
+    parts = examine()
+    if options.json:
+        print(json.dumps([asdict(part) for part in parts], indent=2))
+        return 0
+    from tabulate import tabulate
+
+    rows = [(part.name, part.status, part.found, part.enables, part.remedy) for part in parts]
+    print(tabulate(rows, headers=("part", "status", "found", "enables", "remedy"), tablefmt="simple"))
+    return 0
