@@ -10,7 +10,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import secrets
 import stat
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -77,7 +76,7 @@ def stage(binary: Validated, root: SecuredRoot) -> Staged:
         raise _failed(error, root.runsc_root.path) from None
     try:
         directory = make_private_directory(
-            exec_allow.descriptor, exec_allow.path, f"stage-{os.getpid()}-{secrets.token_hex(8)}"
+            exec_allow.descriptor, exec_allow.path, f"stage-{os.getpid()}-{os.urandom(8).hex()}"
         )
     except (UntrustedPathError, OSError) as error:
         _remove(exec_allow, None)

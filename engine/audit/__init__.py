@@ -1,0 +1,1 @@
+"""What an auditor reads: pictures and reports, generated from the machine and the traces, never by hand."""
