@@ -1,0 +1,554 @@
+"""A bundle is opened by descriptor, refused without waiting, and asked again right before it is handed over."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import pytest
+
+from engine import bundle as bundle_module
+from engine.bundle import MAX_CONFIG_SIZE, Bundle, open_bundle
+from engine.errors import BundleError
+from engine.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
+
+CONFIG: dict[str, Any] = {
+    "ociVersion": "1.0.2",
+    "process": {"user": {"uid": 0, "gid": 0}, "args": ["/bin/true"], "cwd": "/"},
+    "root": {"path": "rootfs"},
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_test_waits() -> Iterator[None]:
+    def too_long(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise AssertionError("the bundle was waited for")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def place(private: Path) -> Path:
+    """A good bundle."""
+    place = private / "bundle"
+    (place / "rootfs").mkdir(parents=True)
+    write(place)
+    return place
+
+
+def write(place: Path, root_path: str = "rootfs", **members: Any) -> None:
+    config = {**CONFIG, "root": {"path": root_path}, **members}
+    (place / "config.json").write_text(json.dumps(config))
+
+
+def refusal(place: Path | str) -> BundleError:
+    before = open_descriptors()
+    with pytest.raises(BundleError) as caught:
+        open_bundle(str(place))
+    assert open_descriptors() == before, "a refusal left a descriptor open"
+    assert str(caught.value).isprintable()
+    return caught.value
+
+
+def open_descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+def identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+# --- A good bundle --------------------------------------------------------------------------------------------
+
+
+def test_a_good_bundle_says_what_was_opened(place: Path) -> None:
+    with open_bundle(str(place)) as bundle:
+        assert bundle.path == str(place)
+        assert bundle.rootfs == str(place / "rootfs")
+        assert bundle.config == CONFIG
+        assert bundle.digest == hashlib.sha256((place / "config.json").read_bytes()).hexdigest()
+        assert bundle.identity == identity(place)
+        assert bundle.rootfs_identity == identity(place / "rootfs")
+        assert bundle.facts() == {
+            "path": bundle.path,
+            "sha256": bundle.digest,
+            "rootfs": bundle.rootfs,
+            "hooks": 0,
+        }
+        assert bundle.changed() is None
+
+
+def test_the_facts_count_the_hooks_of_every_kind(place: Path) -> None:
+    hook = {"path": "/bin/true"}
+    write(place, hooks={"prestart": [hook], "poststop": [hook, hook], "unknown": 5})
+    with open_bundle(str(place)) as bundle:
+        assert bundle.facts()["hooks"] == 3
+
+
+def test_both_descriptors_are_of_the_directories_themselves_and_close_on_exec(place: Path) -> None:
+    with open_bundle(str(place)) as bundle:
+        for descriptor, path in ((bundle.directory, place), (bundle.rootfs_directory, place / "rootfs")):
+            status = os.fstat(descriptor)
+            assert stat.S_ISDIR(status.st_mode)
+            assert (status.st_dev, status.st_ino) == identity(path)
+            assert fcntl.fcntl(descriptor, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+
+
+def test_closing_leaves_no_descriptor_open(place: Path) -> None:
+    before = open_descriptors()
+    with open_bundle(str(place)) as bundle:
+        assert bundle.changed() is None
+    assert open_descriptors() == before
+
+
+def test_the_path_is_made_absolute_as_text(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place / "rootfs")
+    with open_bundle("../rootfs/..") as bundle:
+        assert bundle.path == str(place)
+
+
+def test_a_path_to_the_bundle_may_pass_a_link_which_stays_in_the_path(place: Path, private: Path) -> None:
+    link = private / "link"
+    link.symlink_to("bundle")
+    with open_bundle(str(link)) as bundle:
+        assert bundle.path == str(link)
+        assert bundle.identity == identity(place)
+        assert bundle.changed() is None
+
+
+def test_a_config_that_others_may_write_is_accepted_as_the_reference_does(place: Path) -> None:
+    (place / "config.json").chmod(0o666)
+    with open_bundle(str(place)) as bundle:
+        assert bundle.changed() is None
+
+
+@pytest.mark.parametrize("root_path", ["rootfs", "./rootfs", "rootfs/", "rootfs//", "inner/rootfs"])
+def test_a_root_path_beneath_the_bundle_is_accepted(place: Path, root_path: str) -> None:
+    (place / "inner" / "rootfs").mkdir(parents=True)
+    write(place, root_path)
+    with open_bundle(str(place)) as bundle:
+        assert bundle.rootfs == os.path.normpath(place / root_path)
+        assert bundle.rootfs_identity == identity(place / root_path)
+        assert bundle.changed() is None
+
+
+@pytest.mark.parametrize("target", ["inner/real", "./inner/../inner/real"])
+def test_a_linked_rootfs_that_stays_in_the_bundle_is_accepted(place: Path, target: str) -> None:
+    (place / "inner" / "real").mkdir(parents=True)
+    (place / "linked").symlink_to(target)
+    write(place, "linked")
+    with open_bundle(str(place)) as bundle:
+        assert bundle.rootfs == str(place / "linked")
+        assert bundle.rootfs_identity == identity(place / "inner" / "real")
+        assert bundle.changed() is None
+
+
+def test_an_absolute_root_path_may_be_anywhere(place: Path, private: Path) -> None:
+    (private / "elsewhere").mkdir()
+    (private / "link").symlink_to("elsewhere")
+    write(place, str(private / "link"))
+    with open_bundle(str(place)) as bundle:
+        assert bundle.rootfs == str(private / "link")
+        assert bundle.rootfs_identity == identity(private / "elsewhere")
+        assert bundle.changed() is None
+
+
+# --- The bundle's own path ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["", "a\0b"])
+def test_a_path_that_can_name_nothing_is_refused(path: str) -> None:
+    assert "empty or has a NUL" in refusal(path).what
+
+
+def test_a_bundle_that_does_not_exist_is_refused(private: Path) -> None:
+    error = refusal(private / "none")
+    assert error.what == f"cannot open the bundle '{private}/none': No such file or directory"
+    assert "config.json" in error.remedy
+
+
+def test_a_bundle_that_is_a_file_is_refused(place: Path) -> None:
+    assert refusal(place / "config.json").what.endswith("Not a directory")
+
+
+def test_a_bundle_whose_name_would_act_on_a_terminal_is_refused_on_one_line(private: Path) -> None:
+    error = refusal(private / "a\n\x1b[31mb\udcff")
+    assert r"a\n\x1b[31mb\udcff" in error.what
+
+
+# --- config.json as a file ------------------------------------------------------------------------------------
+
+
+def test_a_bundle_without_config_is_refused(place: Path) -> None:
+    (place / "config.json").unlink()
+    assert refusal(place).what == "the bundle has no config.json"
+
+
+def test_a_fifo_as_config_is_refused_without_waiting_for_a_writer(place: Path) -> None:
+    (place / "config.json").unlink()
+    os.mkfifo(place / "config.json")
+    assert refusal(place).what == "config.json is a FIFO, not a regular file"
+
+
+def test_a_directory_as_config_is_refused(place: Path) -> None:
+    (place / "config.json").unlink()
+    (place / "config.json").mkdir()
+    assert refusal(place).what == "config.json is a directory, not a regular file"
+
+
+def test_a_symbolic_link_as_config_is_refused_even_to_a_good_file(place: Path) -> None:
+    (place / "config.json").rename(place / "real.json")
+    (place / "config.json").symlink_to("real.json")
+    assert refusal(place).what == "config.json is a symbolic link"
+
+
+def test_a_socket_as_config_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "config.json").unlink()
+    monkeypatch.chdir(place)  # the path of a socket may not be long
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("config.json")
+        assert (
+            refusal(place).what
+            == "config.json is a socket, or a device that is not there, not a regular file"
+        )
+
+
+@pytest.mark.usefixtures("needs_root")
+@pytest.mark.parametrize(("device", "minor"), [("null", 3), ("zero", 5)])
+def test_a_device_as_config_is_refused(place: Path, device: str, minor: int) -> None:
+    (place / "config.json").unlink()
+    try:
+        os.mknod(place / "config.json", stat.S_IFCHR | 0o600, os.makedev(1, minor))
+        (place / "config.json").open("rb").close()
+    except PermissionError:
+        pytest.skip("this root may not make devices")
+    assert refusal(place).what == "config.json is a character device, not a regular file"
+
+
+def test_a_config_of_100_mb_is_refused_by_its_size_without_reading_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (place / "config.json").open("wb") as file:
+        file.truncate(100 * 1024 * 1024)
+
+    def read(_descriptor: int, _length: int) -> NoReturn:
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr(os, "read", read)
+    assert refusal(place).what == f"config.json is larger than {MAX_CONFIG_SIZE} bytes"
+
+
+def test_a_config_of_just_the_largest_size_is_read(place: Path) -> None:
+    text = json.dumps(CONFIG).encode()
+    (place / "config.json").write_bytes(text + b" " * (MAX_CONFIG_SIZE - len(text)))
+    with open_bundle(str(place)) as bundle:
+        assert bundle.config == CONFIG
+    (place / "config.json").write_bytes(text + b" " * (MAX_CONFIG_SIZE - len(text) + 1))
+    assert "larger than" in refusal(place).what
+
+
+def test_a_config_that_grows_while_it_is_read_is_refused_and_not_read_to_its_end(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces: list[int] = []
+
+    def endless(_descriptor: int, length: int) -> bytes:
+        pieces.append(length)
+        return b" " * length
+
+    monkeypatch.setattr(os, "read", endless)
+    assert "larger than" in refusal(place).what
+    assert sum(pieces) <= MAX_CONFIG_SIZE + 1024 * 1024
+
+
+def test_a_config_that_may_not_be_read_is_refused(place: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root reads it all the same")
+    (place / "config.json").chmod(0)
+    error = refusal(place)
+    assert (error.what, error.remedy) == ("cannot open config.json: Permission denied", "make it readable")
+
+
+def test_a_config_that_is_no_configuration_is_refused_with_its_path(place: Path) -> None:
+    write(place, hostname=5)
+    assert refusal(place).what == "config.json: $.hostname is a whole number, wanted a string"
+
+
+# --- The root filesystem --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("root_path", ["missing", "missing/rootfs", "/nonexistent/rootfs"])
+def test_a_rootfs_that_does_not_exist_is_refused(place: Path, root_path: str) -> None:
+    write(place, root_path)
+    assert refusal(place).what == f"config.json: $.root.path is {root_path!r}, which does not exist"
+
+
+@pytest.mark.parametrize("root_path", ["config.json", "config.json/", "link"])
+def test_a_rootfs_that_is_a_file_is_refused(place: Path, root_path: str) -> None:
+    (place / "link").symlink_to("config.json")
+    write(place, root_path)
+    assert refusal(place).what == f"config.json: $.root.path is {root_path!r}, which is not a directory"
+
+
+def test_an_absolute_rootfs_that_is_a_file_is_refused(place: Path) -> None:
+    write(place, str(place / "config.json"))
+    assert refusal(place).what.endswith("which is not a directory")
+
+
+def test_a_fifo_as_rootfs_is_refused_without_waiting(place: Path) -> None:
+    os.mkfifo(place / "pipe")
+    write(place, "pipe")
+    assert refusal(place).what.endswith("which is not a directory")
+
+
+@pytest.mark.parametrize("root_path", [".", "./", "here"])
+def test_a_rootfs_that_is_the_bundle_itself_is_refused(place: Path, root_path: str) -> None:
+    (place / "here").symlink_to(".")
+    write(place, root_path)
+    assert refusal(place).what == f"config.json: $.root.path is {root_path!r}, which is the bundle itself"
+
+
+def test_an_absolute_rootfs_that_is_the_bundle_itself_is_refused(place: Path) -> None:
+    write(place, str(place))
+    assert refusal(place).what.endswith("which is the bundle itself")
+
+
+def test_an_empty_root_path_is_refused(place: Path) -> None:
+    write(place, "")
+    assert refusal(place).what.startswith("config.json: $.root.path is")
+
+
+@pytest.mark.parametrize(
+    "root_path", ["..", "../outside", "rootfs/../../outside", "link/../rootfs", "/tmp/.."]
+)
+def test_a_root_path_with_a_parent_component_is_refused(place: Path, root_path: str) -> None:
+    (place.parent / "outside").mkdir()
+    write(place, root_path)
+    error = refusal(place)
+    assert error.what.startswith("config.json: $.root.path is")
+    assert "no '..' component" in error.what
+
+
+@pytest.mark.parametrize("target", ["{outside}", "../outside", "inner/../../outside", "/"])
+def test_a_linked_rootfs_that_leaves_the_bundle_is_refused(place: Path, target: str) -> None:
+    outside = place.parent / "outside"
+    outside.mkdir()
+    (place / "inner").mkdir()
+    (place / "escape").symlink_to(target.format(outside=outside))
+    write(place, "escape")
+    error = refusal(place)
+    assert error.what == "config.json: $.root.path is 'escape', which leaves the bundle by a symbolic link"
+    assert error.remedy == "keep it inside, or give its absolute path"
+
+
+@pytest.mark.parametrize("target", ["{outside}", ".."])
+def test_a_link_on_the_way_to_the_rootfs_that_leaves_the_bundle_is_refused(place: Path, target: str) -> None:
+    outside = place.parent / "outside"
+    (outside / "rootfs").mkdir(parents=True)
+    (place / "way").symlink_to(target.format(outside=outside))
+    write(place, "way/bundle/rootfs" if target == ".." else "way/rootfs")
+    assert refusal(place).what.endswith("which leaves the bundle by a symbolic link")
+
+
+def test_a_rootfs_that_is_a_loop_of_links_is_refused(place: Path) -> None:
+    (place / "a").symlink_to("b")
+    (place / "b").symlink_to("a")
+    write(place, "a")
+    assert refusal(place).what.endswith("which passes a link of /proc or too many links")
+
+
+def test_a_rootfs_by_way_of_a_link_of_proc_is_refused(place: Path) -> None:
+    write(place, "/proc/self/cwd")
+    assert refusal(place).what.endswith("which passes a link of /proc or too many links")
+
+
+def test_a_kernel_without_openat2_takes_a_plain_name_and_refuses_a_walk(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(directory: int, path: str, flags: int, *, resolve: int) -> int:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), path)
+
+    monkeypatch.setattr(bundle_module, "openat2", missing)
+    with open_bundle(str(place)) as bundle:
+        assert bundle.changed() is None
+    (place / "link").symlink_to("rootfs")
+    for root_path in ("link", "./rootfs", str(place / "rootfs")):
+        write(place, root_path)
+        error = refusal(place)
+        assert "takes openat2(2) to open safely" in error.what
+        assert error.remedy == "use Linux 5.6 or later, or one plain name such as 'rootfs'"
+
+
+# --- What changed since ---------------------------------------------------------------------------------------
+
+
+def opened(place: Path) -> Bundle:
+    bundle = open_bundle(str(place))
+    assert bundle.changed() is None
+    return bundle
+
+
+def test_a_config_written_over_is_noticed(place: Path) -> None:
+    with opened(place) as bundle:
+        write(place, hostname="other")
+        assert bundle.changed() == "config.json has other content"
+
+
+def test_a_config_replaced_by_rename_is_noticed(place: Path) -> None:
+    with opened(place) as bundle:
+        (place / "new").write_text(json.dumps({**CONFIG, "hostname": "other"}))
+        (place / "new").rename(place / "config.json")
+        assert bundle.changed() == "config.json has other content"
+
+
+def test_a_config_whose_meaning_stayed_but_whose_bytes_changed_is_noticed(place: Path) -> None:
+    with opened(place) as bundle:
+        (place / "config.json").write_text(json.dumps(CONFIG, indent=1))
+        assert bundle.changed() == "config.json has other content"
+
+
+def test_a_config_written_again_with_the_same_bytes_is_the_same(place: Path) -> None:
+    with opened(place) as bundle:
+        data = (place / "config.json").read_bytes()
+        (place / "config.json").unlink()
+        (place / "config.json").write_bytes(data)
+        assert bundle.changed() is None
+
+
+def test_a_config_replaced_by_a_fifo_is_noticed_without_waiting(place: Path) -> None:
+    with opened(place) as bundle:
+        (place / "config.json").unlink()
+        assert bundle.changed() == "the bundle has no config.json"
+        os.mkfifo(place / "config.json")
+        assert bundle.changed() == "config.json is a FIFO, not a regular file"
+
+
+def test_a_config_replaced_by_a_link_to_its_own_bytes_is_noticed(place: Path) -> None:
+    with opened(place) as bundle:
+        (place / "config.json").rename(place / "real.json")
+        (place / "config.json").symlink_to("real.json")
+        assert bundle.changed() == "config.json is a symbolic link"
+
+
+def test_a_bundle_renamed_and_replaced_by_its_twin_is_noticed(place: Path) -> None:
+    with opened(place) as bundle:
+        place.rename(place.parent / "moved")
+        assert bundle.changed() == f"cannot open the bundle '{place}': No such file or directory"
+        (place / "rootfs").mkdir(parents=True)
+        write(place)
+        assert bundle.changed() == f"'{place}' names another directory"
+
+
+def test_a_bundle_replaced_by_a_link_to_its_twin_is_noticed(place: Path) -> None:
+    twin = place.parent / "twin"
+    (twin / "rootfs").mkdir(parents=True)
+    write(twin)
+    with opened(place) as bundle:
+        place.rename(place.parent / "moved")
+        place.symlink_to("twin")
+        assert bundle.changed() == f"'{place}' names another directory"
+
+
+def test_a_rootfs_replaced_by_a_new_directory_is_noticed(place: Path) -> None:
+    with opened(place) as bundle:
+        for _ in range(20):  # a file system may hand out the freed inode number at once; ours is not freed
+            (place / "rootfs").rmdir()
+            (place / "rootfs").mkdir()
+            assert bundle.changed() == f"'{place}/rootfs' names another directory"
+
+
+def test_a_rootfs_renamed_away_and_back_is_the_same(place: Path) -> None:
+    with opened(place) as bundle:
+        (place / "rootfs").rename(place / "away")
+        assert bundle.changed() == "config.json: $.root.path is 'rootfs', which does not exist"
+        (place / "away").rename(place / "rootfs")
+        assert bundle.changed() is None
+
+
+def test_a_rootfs_replaced_by_a_link_that_leaves_the_bundle_is_noticed(place: Path) -> None:
+    with opened(place) as bundle:
+        (place / "rootfs").rename(place.parent / "outside")
+        (place / "rootfs").symlink_to("../outside")
+        what = bundle.changed()
+        assert what == "config.json: $.root.path is 'rootfs', which leaves the bundle by a symbolic link"
+
+
+def test_a_link_on_the_way_to_the_rootfs_that_was_turned_is_noticed(place: Path) -> None:
+    for name in ("one", "two"):
+        (place / name / "rootfs").mkdir(parents=True)
+    (place / "way").symlink_to("one")
+    write(place, "way/rootfs")
+    with opened(place) as bundle:
+        (place / "way").unlink()
+        (place / "way").symlink_to("two")
+        assert bundle.changed() == f"'{place}/way/rootfs' names another directory"
+
+
+def test_asking_again_and_again_leaves_no_descriptor_open(place: Path) -> None:
+    with opened(place) as bundle:
+        before = open_descriptors()
+        bundle.changed()
+        (place / "rootfs").rmdir()
+        bundle.changed()
+        (place / "config.json").unlink()
+        bundle.changed()
+        assert open_descriptors() == before
+
+
+# --- openat2 --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def directory(place: Path) -> Iterator[int]:
+    descriptor = os.open(place, os.O_PATH | os.O_DIRECTORY)
+    yield descriptor
+    os.close(descriptor)
+
+
+def test_openat2_opens_beneath_and_closes_on_exec(place: Path, directory: int) -> None:
+    descriptor = openat2(directory, "rootfs", os.O_PATH | os.O_DIRECTORY, resolve=RESOLVE_BENEATH)
+    try:
+        assert os.fstat(descriptor).st_ino == (place / "rootfs").stat().st_ino
+        assert fcntl.fcntl(descriptor, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize(
+    ("path", "resolve", "expected"),
+    [
+        ("../bundle/rootfs", RESOLVE_BENEATH, errno.EXDEV),
+        ("/", RESOLVE_BENEATH, errno.EXDEV),
+        ("/proc/self/cwd", RESOLVE_NO_MAGICLINKS, errno.ELOOP),
+        ("missing", RESOLVE_BENEATH, errno.ENOENT),
+        ("config.json", RESOLVE_BENEATH, errno.ENOTDIR),
+        ("rootfs", 1 << 60, errno.EINVAL),
+    ],
+)
+def test_openat2_answers_with_the_kernels_error(
+    directory: int, path: str, resolve: int, expected: int
+) -> None:
+    with pytest.raises(OSError, match=r"^\[Errno") as caught:
+        openat2(directory, path, os.O_PATH | os.O_DIRECTORY, resolve=resolve)
+    assert caught.value.errno == expected
+    assert caught.value.filename == path
+
+
+def test_openat2_does_not_cut_a_path_at_a_nul(directory: int) -> None:
+    with pytest.raises(ValueError, match="embedded null byte"):
+        openat2(directory, "rootfs\0/../..", os.O_PATH, resolve=RESOLVE_BENEATH)
