@@ -1,0 +1,60 @@
+# The menu: ./just. Everything runs from .venv, which ./just makes.
+
+python := quote(justfile_directory() / ".venv/bin/python")
+hello := quote(justfile_directory() / "examples/hello")
+here := quote(justfile_directory())
+
+[private]
+menu:
+    @{{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} --list --unsorted --list-heading ''
+
+# Run an OCI bundle under gVisor, e.g. ./just run examples/hello
+[no-cd]
+[no-exit-message]
+[positional-arguments]
+run BUNDLE *OPTIONS: (_parts "run")
+    @[ ! "$1" -ef {{ hello }} ] || [ -e {{ hello }}/rootfs ] || {{ python }} {{ here }}/setup/make_rootfs.py {{ hello }}/rootfs
+    @[ "$(id -u)" = 0 ] || case " $* " in *" --rootless "* | *" --dry-run "*) ;; *) \
+        echo "run: you are not root, so runsc will most likely refuse; add --rootless, or use sudo ./just run" >&2 ;; esac
+    @exec {{ python }} -P -m engine run "$@"
+
+# Check style and types, then run every test; OPTIONS go to pytest
+[no-exit-message]
+[positional-arguments]
+test *OPTIONS: (_parts "test") _rootfs lint
+    @exec {{ python }} -m pytest -n 2 "$@"
+
+# Check style and types
+[no-exit-message]
+lint:
+    @{{ python }} -m ruff check
+    @{{ python }} -m ruff format --check
+    @{{ python }} -m mypy
+
+# Repair what ruff can: format, import order, simple findings
+[no-exit-message]
+fix:
+    @{{ python }} -m ruff check --fix
+    @{{ python }} -m ruff format
+
+# Show what is installed here, what it enables, what is missing and the remedy
+[no-exit-message]
+[positional-arguments]
+doctor *OPTIONS:
+    @exec {{ python }} -P -m engine doctor "$@"
+
+# Install every system part and make the example's files, so that nothing is left to install later
+setup: (_parts "test") _rootfs
+
+# Remove what was made in this checkout: .venv, caches, the example's files. System parts stay
+clean:
+    rm -rf .venv examples/*/rootfs .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+    find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+[no-exit-message]
+_parts GOAL:
+    @{{ python }} {{ here }}/setup/system_parts.py {{ GOAL }}
+
+[no-exit-message]
+_rootfs:
+    @{{ python }} {{ here }}/setup/make_rootfs.py {{ hello }}/rootfs

@@ -1,0 +1,100 @@
+"""Installs the system parts that a run or the tests need, by Debian package name, when they are missing.
+
+The notable thing: the look whether anything is missing is part of every `./just run`, so this module costs
+no more than Python itself; what installs is imported only when there is something to install.
+
+usage: python setup/system_parts.py run|test
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from setup import SetupError, say
+from setup.busybox import static_busybox
+
+#: Where the engine looks for runsc, in its order; a unit test holds the two together.
+RUNSC_PATHS = ("/usr/local/bin/runsc", "/usr/bin/runsc", "/opt/gvisor/runsc")
+
+#: Where Debian's package puts it.
+PACKAGED_RUNSC = "/usr/bin/runsc"
+
+
+def find_runsc() -> str | None:
+    """The runsc that the engine would take from the trusted paths."""
+    return next((path for path in RUNSC_PATHS if os.path.isfile(path)), None)
+
+
+def has_systrap(path: str) -> bool:
+    """Whether the runsc at `path` knows the systrap platform, told by the name of its Go package."""
+    with open(path, "rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return False
+        flags = mmap.MAP_PRIVATE | mmap.MAP_POPULATE  # one page fault instead of thousands
+        with mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ) as content:
+            return content.find(b"platform/systrap") >= 0
+
+
+def on_path(*programs: str) -> bool:
+    """Whether each of `programs` is on PATH and executable."""
+    return all(
+        any(os.access(os.path.join(where, program), os.X_OK) for where in os.get_exec_path())
+        for program in programs
+    )
+
+
+#: A package, why it is needed, and whether what it brings is there.
+Part = tuple[str, str, Callable[[], bool]]
+
+RUN_PARTS: tuple[Part, ...] = (
+    ("runsc", "gVisor's runtime: it runs the container", lambda: find_runsc() is not None),
+    ("busybox-static", "the programs inside the example's container", lambda: static_busybox() is not None),
+)
+TEST_PARTS: tuple[Part, ...] = (
+    *RUN_PARTS,
+    ("default-jre-headless", "Java, for the model checker TLC", lambda: on_path("java")),
+    ("graphviz", "draws the state diagrams", lambda: on_path("dot")),
+    ("uidmap", "maps subordinate ids for rootless containers", lambda: on_path("newuidmap", "newgidmap")),
+)
+GOALS = {"run": RUN_PARTS, "test": TEST_PARTS}
+
+
+def missing(goal: str) -> dict[str, str]:
+    """The packages that `goal` lacks, each with why it is needed."""
+    return {package: why for package, why, is_there in GOALS[goal] if not is_there()}
+
+
+def install_missing(goal: str) -> None:
+    """Install what `goal` lacks, saying what and why. Raises `SetupError`."""
+    wanted = missing(goal)
+    too_old = find_runsc() == PACKAGED_RUNSC and not has_systrap(PACKAGED_RUNSC)
+    if not wanted and not too_old:
+        return
+
+    from setup import debian
+
+    debian.install(wanted, upgrade_runsc=too_old)
+    if still := missing(goal):
+        raise SetupError(f"apt-get installed {', '.join(still)}, but what it should bring is not there")
+    in_use = find_runsc()
+    if "runsc" in wanted and in_use and not has_systrap(in_use):
+        say(f"note: this system's {in_use} has no systrap; containers run on ptrace or kvm")
+
+
+def main(arguments: Sequence[str]) -> int:
+    if len(arguments) != 1 or arguments[0] not in GOALS:
+        print(f"usage: system_parts.py {'|'.join(GOALS)}", file=sys.stderr)
+        return 2
+    try:
+        install_missing(arguments[0])
+    except SetupError as error:
+        say(str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,353 @@
+"""`engine doctor` tries what it reports, ends in time, leaves nothing behind, and names a remedy for each lack."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from engine import doctor, runsc
+from engine.doctor import Part, Status
+from engine.errors import ResolveError, ValidateError
+from engine.lifecycle.validate import Validated
+from engine.linux import landlock
+from engine.options import Platform
+
+#: Stands in for a runsc that hangs: a child in a session of its own, as the sandbox is, with runsc's arguments.
+HANGING = """\
+#!{python}
+import os, time
+if os.fork() == 0:
+    os.setsid()
+open({started!r}, "a").write(f"{{os.getpid()}}\\n")
+time.sleep(60)
+"""
+
+
+def fake_runsc(directory: Path, text: str) -> Validated:
+    """Something at a path that a probe executes in the place of the runsc that is installed."""
+    path = directory / "runsc"
+    path.write_text(text)
+    path.chmod(0o755)
+    try:
+        real = runsc.find(None, os.environ)
+    except ResolveError as error:
+        pytest.fail(f"{error}; ./just setup installs it")
+    real.discard()
+    return replace(real, path=str(path), platforms=())
+
+
+def script(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def is_running(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def left_of(started: Path) -> list[int]:
+    return [process for process in map(int, started.read_text().split()) if is_running(process)]
+
+
+# The whole
+
+
+def test_every_part_that_is_not_ok_has_a_remedy_and_all_is_json() -> None:
+    parts = doctor.examine(platform_limit=2.0)
+    assert [part.name for part in parts] == [
+        "runsc",
+        "platform systrap",
+        "platform kvm",
+        "platform ptrace",
+        "cgroups",
+        "user namespaces",
+        "subordinate ids",
+        "Landlock",
+        "Java",
+        "tla2tools",
+        "graphviz",
+        "Python",
+        "podman",
+        "containerd",
+    ]
+    for part in parts:
+        assert bool(part.remedy) == (part.status is not Status.OK), part
+        assert part.found, part
+        assert part.enables, part
+        assert "\n" not in part.found + part.remedy, part
+    again = json.loads(json.dumps([asdict(part) for part in parts]))
+    assert again[0]["status"] == "ok"
+    assert len(again[0]["detail"]["sha256"]) == 64
+
+
+def test_a_termination_signal_leaves_no_process_and_no_file(tmp_path: Path) -> None:
+    fake, started, temporary = tmp_path / "fake", tmp_path / "started", tmp_path / "temporary"
+    fake.mkdir()
+    temporary.mkdir()
+    fake_runsc(fake, HANGING.format(python=sys.executable, started=str(started)))
+    code = (
+        "import dataclasses, os; from engine import doctor, runsc; real = runsc.find\n"
+        f"runsc.find = lambda *a: dataclasses.replace(real(*a), path={str(fake / 'runsc')!r}, platforms=())\n"
+        "doctor.examine(platform_limit=60.0)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(temporary)})
+    deadline = time.monotonic() + 20
+    while not (started.exists() and len(started.read_text().split()) == 2) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert len(left_of(started)) == 2
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 128 + signal.SIGTERM
+    assert left_of(started) == []
+    assert list(temporary.iterdir()) == []
+
+
+# runsc
+
+
+def test_the_installed_runsc_runs_a_container_on_the_platform_auto_takes() -> None:
+    binary = runsc.find(None, os.environ)
+    try:
+        part = doctor.try_platform(binary.platform, binary, doctor.PLATFORM_LIMIT)
+    finally:
+        binary.discard()
+    assert part.status is Status.OK, part
+    assert part.found.startswith("ran a container in ")
+
+
+def test_a_platform_that_hangs_is_ended_at_the_limit_with_all_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, temporary = tmp_path / "started", tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    binary = fake_runsc(tmp_path, HANGING.format(python=sys.executable, started=str(started)))
+    before = time.monotonic()
+    part = doctor.try_platform(Platform.PTRACE, binary, 1.0)
+    assert time.monotonic() - before < 5
+    assert (part.status, part.found) == (Status.DEGRADED, "no answer in 1 s, and was killed")
+    assert len(started.read_text().split()) == 2
+    assert left_of(started) == []
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_platform_that_fails_is_quoted(tmp_path: Path) -> None:
+    binary = fake_runsc(
+        tmp_path, "#!/bin/sh\necho starting; echo ptrace: Operation not permitted >&2; exit 128\n"
+    )
+    part = doctor.try_platform(Platform.PTRACE, binary, 5.0)
+    assert (part.status, part.found) == (Status.DEGRADED, "exit code 128: ptrace: Operation not permitted")
+    assert part.detail["exit_code"] == 128
+
+
+def test_success_that_printed_nothing_from_inside_is_not_believed(tmp_path: Path) -> None:
+    part = doctor.try_platform(Platform.PTRACE, fake_runsc(tmp_path, "#!/bin/sh\nexit 0\n"), 5.0)
+    assert part.status is Status.DEGRADED
+
+
+def test_a_platform_that_is_not_built_in_is_not_tried(tmp_path: Path) -> None:
+    binary = replace(fake_runsc(tmp_path, "#!/bin/sh\ntouch ran\n"), platforms=("ptrace", "kvm"))
+    part = doctor.try_platform(Platform.SYSTRAP, binary, 5.0)
+    assert (part.status, part.found) == (Status.MISSING, "not built into this runsc")
+    assert "newer runsc" in part.remedy
+
+
+@pytest.mark.parametrize(
+    ("refusal", "status"),
+    [
+        (ResolveError("no runsc", remedy="install gVisor"), Status.MISSING),
+        (ValidateError("can be written by all", remedy="chmod it"), Status.DEGRADED),
+    ],
+)
+def test_without_a_usable_runsc_its_own_refusal_is_the_answer(
+    refusal: ResolveError | ValidateError, status: Status, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> Validated:
+        raise refusal
+
+    monkeypatch.setattr(runsc, "find", refuse)
+    first, *others = doctor.examine()
+    assert (first.status, first.found, first.remedy) == (status, refusal.what, refusal.remedy)
+    platforms = [part for part in others if part.name.startswith("platform ")]
+    assert [part.found for part in platforms] == ["not tried: no usable runsc"] * 3
+
+
+# Programs
+
+
+def test_a_descendant_that_keeps_the_output_open_does_not_hold_us_up() -> None:
+    before = time.monotonic()
+    outcome = doctor.run_limited(["sh", "-c", "sleep 3 & echo said"], 10.0)
+    assert time.monotonic() - before < 2
+    assert (outcome.code, outcome.output) == (0, "said\n")
+
+
+def test_at_the_limit_the_whole_group_goes(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    outcome = doctor.run_limited(["sh", "-c", f"sleep 60 & echo $! >{started}; wait"], 0.5)
+    assert outcome.code is None
+    assert len(started.read_text().split()) == 1
+    assert left_of(started) == []
+
+
+def test_a_program_that_does_not_tell_its_version_is_degraded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(tmp_path / "java", "echo 'Error: could not find libjava.so' >&2; exit 1")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    part = doctor._java()
+    assert part.status is Status.DEGRADED
+    assert part.found.endswith("exit code 1: Error: could not find libjava.so")
+
+
+def test_a_program_that_is_not_there_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    part = doctor._java()
+    assert (part.status, part.found) == (Status.MISSING, "no java on PATH")
+    assert "default-jre-headless" in part.remedy
+
+
+def test_the_jar_is_the_one_we_know() -> None:
+    part = doctor._tla2tools()
+    assert part.status is Status.OK, part
+    assert part.detail["sha256"] == doctor.TLA2TOOLS_SHA256
+
+
+def test_a_jar_that_is_not_the_one_we_know_is_not_ok(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "TLA2TOOLS_SHA256", "0" * 64)
+    part = doctor._tla2tools()
+    assert part.status is Status.DEGRADED
+    assert "not 000000000000" in part.found
+
+
+# The kernel
+
+
+def proc_with(tmp_path: Path, mounts: str, cgroup: str) -> tuple[str, str]:
+    """A /sys/fs/cgroup and a /proc/self; ROOT in `mounts` stands for the former."""
+    root, proc = tmp_path / "cgroup", tmp_path / "proc"
+    root.mkdir()
+    proc.mkdir()
+    (proc / "mounts").write_text(mounts.replace("ROOT", str(root)))
+    (proc / "cgroup").write_text(cgroup)
+    return str(root), str(proc)
+
+
+V1 = "cgroup ROOT/cpu,cpuacct cgroup rw,cpu,cpuacct 0 0\ncgroup ROOT/systemd cgroup rw,xattr,name=systemd 0 0\n"
+
+
+@pytest.mark.parametrize(
+    ("mounts", "cgroup", "groups", "version"),
+    [
+        ("cgroup2 ROOT cgroup2 rw 0 0\n", "0::/user/mine\n", ["user/mine"], "v2"),
+        (V1, "2:cpu,cpuacct:/a\n1:name=systemd:/b\n", ["cpu,cpuacct/a", "systemd/b"], "v1"),
+        (
+            V1 + "cgroup2 ROOT/unified cgroup2 rw 0 0\n",
+            "2:cpu,cpuacct:/\n1:name=systemd:/b\n0::/u\n",
+            ["cpu,cpuacct", "systemd/b", "unified/u"],
+            "hybrid",
+        ),
+    ],
+)
+def test_cgroups_are_ok_where_our_own_groups_can_be_written(
+    tmp_path: Path, mounts: str, cgroup: str, groups: list[str], version: str
+) -> None:
+    root, proc = proc_with(tmp_path, mounts, cgroup)
+    for group in groups:
+        Path(root, group).mkdir(parents=True)
+    part = doctor._cgroups(root, proc)
+    assert (part.status, part.found) == (Status.OK, f"{version}, writable")
+    Path(root, groups[-1]).rmdir()
+    part = doctor._cgroups(root, proc)
+    assert part.status is Status.DEGRADED
+    assert f"1 of {len(groups)} hierarchies not writable" in part.found
+    assert "--ignore-cgroups" in part.remedy
+
+
+def test_no_cgroups_at_all_are_missing(tmp_path: Path) -> None:
+    root, proc = proc_with(tmp_path, "tmpfs ROOT tmpfs rw 0 0\ncgroup2 /elsewhere cgroup2 rw 0 0\n", "")
+    part = doctor._cgroups(root, proc)
+    assert part.status is Status.MISSING
+    assert "--ignore-cgroups" in part.remedy
+
+
+def namespaces_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, unshare: str, sysctls: dict[str, str]
+) -> Part:
+    script(tmp_path / "unshare", unshare)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(doctor, "_sysctl", sysctls.get)
+    return doctor._user_namespaces()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("user.max_user_namespaces", "0"),
+        ("kernel.unprivileged_userns_clone", "0"),
+        ("kernel.apparmor_restrict_unprivileged_userns", "1"),
+    ],
+)
+def test_what_forbids_user_namespaces_is_named(
+    key: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = namespaces_with(monkeypatch, tmp_path, "exit 1", {key: value})
+    assert (part.status, part.found) == (Status.MISSING, f"forbidden by {key} = {value}")
+    assert key in part.remedy
+    part = namespaces_with(monkeypatch, tmp_path, "exit 0", {key: value})
+    assert part.status is Status.OK
+    assert f"{key} forbids them to others" in part.found
+
+
+def test_user_namespaces_that_fail_for_no_known_reason_are_quoted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "unshare: unshare failed: Operation not permitted"
+    part = namespaces_with(
+        monkeypatch, tmp_path, f"echo '{words}' >&2; exit 1", {"user.max_user_namespaces": "5"}
+    )
+    assert (part.status, part.found) == (Status.MISSING, f"exit code 1: {words}")
+
+
+def test_ranges_are_counted_for_a_user_by_name_and_by_number(tmp_path: Path) -> None:
+    path = tmp_path / "subuid"
+    path.write_text(f"ann:100000:65536\nbob:1:7\n{os.getuid()}:300000:4\nann:broken\nann:1:x\n")
+    assert doctor._subordinate_count(str(path), "ann") == 65540
+    assert doctor._subordinate_count(str(tmp_path / "none"), "ann") == 0
+
+
+def test_a_newuidmap_without_its_power_is_degraded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("newuidmap", "newgidmap"):
+        script(tmp_path / name, "")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    part = doctor._subordinate_ids()
+    assert part.status is Status.DEGRADED
+    assert "neither setuid root nor with file capabilities" in part.found
+
+
+@pytest.mark.parametrize(
+    ("version", "answer", "status"),
+    [
+        (0, landlock.Landlock.UNAVAILABLE, Status.MISSING),
+        (4, landlock.Landlock.FORBIDS_MOUNT, Status.DEGRADED),
+        (4, landlock.Landlock.USABLE, Status.OK),
+    ],
+)
+def test_landlock_is_judged_by_what_it_can_do(
+    version: int, answer: landlock.Landlock, status: Status, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(landlock, "abi_version", lambda: version)
+    monkeypatch.setattr(landlock, "probe", lambda: answer)
+    assert doctor._landlock().status is status
