@@ -1,13 +1,13 @@
 """Where the engine keeps what belongs to one container, and who may touch it when.
 
-    <base>/<component>/lock                       held, by flock(2), for as long as the container lives
+    <base>/<component>/lock                       held, by flock(2), for as long as the supervisor lives
     <base>/<component>/trace-<time>-<pid>.jsonl   the record of a run
     <base>/<component>/runsc-root/                runsc's own state (`--root`)
                        runsc-root/runtime/        TMPDIR and XDG_RUNTIME_DIR of runsc
                        runsc-root/exec-allow/stage-*/runsc
 
-The lock's descriptor survives execve into runsc, so the kernel itself says whether the container is alive:
-whoever can take the lock may remove what it guards.
+The lock's descriptor survives execve into the supervisor, `runsc run`, whose end takes the container with it.
+So the kernel itself says whether the container is alive: whoever can take the lock may remove what it guards.
 """
 
 from __future__ import annotations
@@ -26,17 +26,16 @@ from engine.linux.files import (
     UntrustedPathError,
     judge_directory,
     make_private_directory,
+    open_private_directory,
     open_trusted,
 )
-from engine.linux.namespaces import read_uid_map, root_maps_to_unprivileged
+from engine.linux.mounts import mounted_beneath
+from engine.linux.namespaces import read_uid_map, root_maps_to_unprivileged, unmapped_uid
 
 _BASE_NAME = "nucleus-gvisor"
 _BASE_VARIABLES = ("ENGINE_ARTIFACT_BASE", "NUCLEUS_GVISOR_ARTIFACT_BASE")
 _PLAIN_COMPONENT = re.compile(r"[0-9A-Fa-f]{32}", re.ASCII)
 _COMPONENT = re.compile(r"[0-9A-Fa-f]{32}|id-[0-9a-f]{32}", re.ASCII)
-
-#: What the kernel shows as the owner of what a user namespace does not map, user_namespaces(7).
-_OVERFLOW_UID = 65534
 
 LOCK = "lock"
 RUNSC_ROOT = "runsc-root"
@@ -77,26 +76,54 @@ def is_component(name: str) -> bool:
 
 
 def chosen_base(environment: Mapping[str, str]) -> str:
-    """The artifact base of this very process. Raises `OSError` when the current directory is gone."""
-    return artifact_base(
+    """The artifact base of this very process. Raises `FileNotFoundError` where it takes a directory that is gone."""
+    base = artifact_base(
         environment,
         user=os.geteuid(),
         root_is_mapped=root_maps_to_unprivileged(read_uid_map()),
-        directory=os.getcwd(),
+        directory="",
     )
+    if base.startswith("/"):
+        return base
+    try:
+        return os.path.join(os.getcwd(), base)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(error.errno, "the current directory is gone", base) from None
 
 
 def open_base(path: str) -> PrivateDirectory:
     """Make or adopt the artifact base at `path`, every directory above which must exist.
 
-    Raises `UntrustedPathError` for a link or `..` on the way or a directory that others can rewrite, and
-    `OSError`. As the host's root every directory must be root's; otherwise root's or the effective user's.
+    One that exists must be private already: a base that was named by mistake is not changed. Raises
+    `UntrustedPathError` for a link or `..` on the way or a directory that others can rewrite, and `OSError`.
+    As the host's root every directory must be root's; otherwise root's or the effective user's.
     """
     parent, name = _open_parent(path)
     try:
-        return make_private_directory(parent.descriptor, parent.path, name)
+        return make_private_directory(parent.descriptor, parent.path, name, tighten=False)
     finally:
         os.close(parent.descriptor)
+
+
+def open_existing_base(path: str) -> PrivateDirectory | None:
+    """As `open_base`, but nothing is made or changed: None where there is no base."""
+    try:
+        parent, name = _open_parent(path)
+    except FileNotFoundError:
+        return None
+    try:
+        base = open_private_directory(parent.descriptor, parent.path, name)
+    except FileNotFoundError:
+        return None
+    finally:
+        os.close(parent.descriptor)
+    try:
+        if (mode := stat.S_IMODE(os.fstat(base.descriptor).st_mode)) != 0o700:
+            raise UntrustedPathError(path, f"has permissions {mode:04o} (expected 0700)")
+    except BaseException:
+        base.close()
+        raise
+    return base
 
 
 def base_changed(base: PrivateDirectory) -> str | None:
@@ -119,9 +146,7 @@ def _open_parent(path: str) -> tuple[Opened, str]:
     if name in ("", ".", ".."):
         raise UntrustedPathError(path, "does not end in the name of a directory")
     owners = {0, os.geteuid()}
-    # In a user namespace the host's root is not mapped: what it owns shows the overflow uid there.
-    above = owners | {_OVERFLOW_UID} if root_maps_to_unprivileged(read_uid_map()) else owners
-    parent = open_trusted(parent_path, above, follow_links=False)
+    parent = open_trusted(parent_path, owners, follow_links=False, unmapped=unmapped_uid())
     try:
         judge_directory(parent, owners)
     except BaseException:
@@ -161,7 +186,7 @@ def take_lock(container: PrivateDirectory) -> int | None:
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise UntrustedPathError(path, "is a symbolic link") from None
-            raise
+            raise OSError(error.errno, error.strerror, path) from None
         try:
             status = os.fstat(descriptor)
             if status.st_uid != os.geteuid():
@@ -200,34 +225,51 @@ def remove_leftovers(container: PrivateDirectory) -> list[str]:
         return []
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
         return []
-    remove_tree(container.descriptor, RUNSC_ROOT)
+    remove_tree(container, RUNSC_ROOT)
     return [os.path.join(container.path, RUNSC_ROOT)]
 
 
-def remove_tree(directory: int, name: str) -> None:
-    """Remove the tree `name` in the open `directory` without following links. Raises `OSError`."""
+def remove_tree(directory: PrivateDirectory, name: str) -> None:
+    """Remove the tree `name` in `directory` without following links and without entering what is mounted there.
+
+    Raises `OSError`: EBUSY, before anything is removed, where something is mounted in the tree.
+    """
     import shutil  # only where there is something to remove: it is costly to import
 
-    shutil.rmtree(name, dir_fd=directory)
+    path = os.path.join(directory.path, name)
+    if mounted := mounted_beneath(path):
+        raise OSError(errno.EBUSY, f"something is mounted on {mounted[0]!r}", path)
+    shutil.rmtree(name, dir_fd=directory.descriptor)
 
 
 def remove_if_unused(base: PrivateDirectory, container: PrivateDirectory) -> bool:
     """Remove `container` if it holds nothing but the lock, which the caller holds. Says whether it did."""
     if os.listdir(container.descriptor) != [LOCK]:
         return False
-    remove_container(base, container)
-    return True
+    return remove_container(base, container)
 
 
-def remove_container(base: PrivateDirectory, container: PrivateDirectory) -> None:
-    """Remove `container` and all that is in it, the lock last. The caller holds the lock. Raises `OSError`."""
+def remove_container(base: PrivateDirectory, container: PrivateDirectory) -> bool:
+    """Remove all that is in `container`, the lock last, and then itself. The caller holds the lock.
+
+    Says whether the directory is gone: not when another engine has made its lock in it by then, or when its
+    name is another directory's, which is left alone. Raises `OSError`.
+    """
     for name in os.listdir(container.descriptor):
         if name == LOCK:
             continue
         status = os.stat(name, dir_fd=container.descriptor, follow_symlinks=False)
         if stat.S_ISDIR(status.st_mode):
-            remove_tree(container.descriptor, name)
+            remove_tree(container, name)
         else:
             os.unlink(name, dir_fd=container.descriptor)
     os.unlink(LOCK, dir_fd=container.descriptor)
-    os.rmdir(os.path.basename(container.path), dir_fd=base.descriptor)
+    if not container.is_named_in(base.descriptor):
+        return False
+    try:
+        os.rmdir(os.path.basename(container.path), dir_fd=base.descriptor)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTEMPTY):
+            return False
+        raise
+    return True

@@ -111,7 +111,13 @@ def open_bundle(path: str) -> Bundle:
             "the bundle's path is empty or has a NUL character",
             remedy="name the directory that holds config.json",
         )
-    absolute = os.path.abspath(path)
+    try:
+        absolute = os.path.abspath(path)
+    except FileNotFoundError:
+        raise BundleError(
+            f"the bundle {path!r} cannot be found: the current directory is gone",
+            remedy="give its absolute path",
+        ) from None
     directory = _open_bundle_directory(absolute)
     try:
         data = _read_config(directory)

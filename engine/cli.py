@@ -7,44 +7,61 @@ belongs to the container, so all that the engine says during `run` goes to stder
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from engine import __doc__ as what_it_is
 from engine import __version__
-from engine.errors import EngineError, printable
+from engine.errors import EngineError, printable, remedy_for
 from engine.options import ExecPolicy, Network, Platform, RunOptions, check_container_id
 
 _EXIT_CODES = "exit codes: the container's own after the hand-off; 125 the engine refused; 2 wrong usage"
 REFUSED = 125
+INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; `arguments` are those after the program's name. Answers with the exit code."""
-    options = _parser().parse_args(arguments)
+    debug = as_json = False
     try:
-        return int(options.command(options))
+        options = _parser().parse_args(arguments)
+        debug, as_json = options.debug, options.json
+        if options.command is not _run and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # these clean up by leaving their blocks
+        answer = int(options.command(options))
+        sys.stdout.flush()
+    except SystemExit:
+        _forget_stdout()
+        raise
     except BrokenPipeError:
-        # Whoever read our output has left. Python would complain once more when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _forget_stdout()  # whoever read our output has left
         return 1
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except EngineError as error:
         refusal = error
+    except OSError as error:
+        refusal = EngineError(f"cannot go on: {error}", remedy=remedy_for(error, "look at what it names"))
+        refusal.__cause__ = error
     except Exception as error:  # a fault of ours must not reach the user as a traceback
         refusal = EngineError(
             f"unexpected {type(error).__name__}", remedy="run with --debug and report what it shows"
         )
         refusal.__cause__ = error
-    if options.debug:
+    else:
+        return answer
+    _forget_stdout()
+    if debug:
         import traceback
 
-        traceback.print_exception(refusal)
-    if options.json:
+        _say("".join(traceback.format_exception(refusal)).rstrip("\n"))
+    if as_json:
         said = {"step": refusal.step, "what": refusal.what, "remedy": refusal.remedy}
         _say(json.dumps({"refused": said}))
     else:
@@ -53,7 +70,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr)
+    """Say it on stderr. Where that is closed, broken or full nobody can be told, and nothing depends on it."""
+    if sys.stderr is None:
+        return
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def _forget_stdout() -> None:
+    """Let the interpreter's last flush go nowhere: what stdout could not take has been said, or has no reader."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        return
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -131,6 +160,8 @@ def _run(options: argparse.Namespace) -> int:
     )
     bundle = open_bundle(options.bundle)
     if options.dry_run:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="surrogateescape")  # a path is printed as the bytes it is
         planned = plan(bundle, chosen, os.environ)
         if options.json:
             print(json.dumps({"argv": planned.argv, "environment": planned.environment}, indent=2))

@@ -6,12 +6,28 @@ escaped. It never carries the content of a file or of the environment.
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 
 def printable(text: str) -> str:
     """`text` on one line, with everything a terminal might act on (and unpaired surrogates) escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
+
+
+_REMEDIES = {
+    errno.ENOSPC: "free space there (engine gc removes what finished containers left)",
+    errno.EDQUOT: "free space there (engine gc removes what finished containers left)",
+    errno.EMFILE: "allow this process more open files (ulimit -n)",
+    errno.ENFILE: "let the system open more files (sysctl fs.file-max)",
+    errno.EROFS: "choose a place that is not mounted read-only",
+    errno.ENOMEM: "free memory",
+}
+
+
+def remedy_for(error: OSError, otherwise: str) -> str:
+    """What helps against what the system said, errno(3); `otherwise` where it depends on what was done."""
+    return _REMEDIES.get(error.errno or 0, otherwise)
 
 
 class EngineError(Exception):

@@ -6,13 +6,14 @@ removed here is removed while holding that lock.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from engine import artifacts
 from engine.errors import EngineError
-from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
+from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 
 _REMEDY = "look at it, and remove it by hand if it is not needed"
 
@@ -40,50 +41,48 @@ def collect(environment: Mapping[str, str], *, keep_traces: bool = False) -> Col
     With `keep_traces` the traces stay, and with them the directory. Entries that are not the engine's are
     left and named. Raises `GcError` when the base may not be relied on.
     """
-    path = artifacts.chosen_base(environment)
     removed: list[str] = []
     alive: list[str] = []
     foreign: list[str] = []
     failed: list[tuple[str, str]] = []
-    if os.path.lexists(path):
-        try:
-            base = artifacts.open_base(path)
-        except UntrustedPathError as error:
-            raise GcError(str(error), remedy=_REMEDY) from None
-        except OSError as error:
-            raise GcError(f"{path!r}: {error.strerror}", remedy=_REMEDY) from None
-        for name in sorted(os.listdir(base.descriptor)):
-            where = os.path.join(path, name)
-            if not artifacts.is_component(name):
-                foreign.append(where)
-                continue
-            try:
-                (removed if _collect(base, name, keep_traces=keep_traces) else alive).append(where)
-            except UntrustedPathError:
-                foreign.append(where)
-            except FileNotFoundError:
-                pass  # another engine collected it meanwhile
-            except OSError as error:
-                failed.append((where, error.strerror or str(error)))
-        os.close(base.descriptor)
+    path = ""
+    try:
+        path = artifacts.chosen_base(environment)
+        base = artifacts.open_existing_base(path)
+    except UntrustedPathError as error:
+        raise GcError(str(error), remedy=_REMEDY) from None
+    except OSError as error:
+        raise GcError(f"{path or error.filename!r}: {error.strerror}", remedy=_REMEDY) from None
+    if base is not None:
+        with contextlib.closing(base):
+            for name in sorted(os.listdir(base.descriptor)):
+                where = os.path.join(path, name)
+                if not artifacts.is_component(name):
+                    foreign.append(where)
+                    continue
+                try:
+                    gone = _collect(base, name, keep_traces=keep_traces)
+                except UntrustedPathError:
+                    foreign.append(where)
+                except FileNotFoundError:
+                    pass  # another engine collected it meanwhile
+                except OSError as error:
+                    failed.append((where, error.strerror or str(error)))
+                else:
+                    removed += gone or []
+                    alive += [where] if gone is None else []
     return Collected(path, tuple(removed), tuple(alive), tuple(foreign), tuple(failed))
 
 
-def _collect(base: PrivateDirectory, name: str, *, keep_traces: bool) -> bool:
-    """Remove one container's directory; False when it is alive."""
-    container = make_private_directory(base.descriptor, base.path, name)
-    try:
+def _collect(base: PrivateDirectory, name: str, *, keep_traces: bool) -> list[str] | None:
+    """Remove one container's directory, or all but its traces: what is gone; None when it is alive."""
+    with contextlib.closing(open_private_directory(base.descriptor, base.path, name)) as container:
         lock = artifacts.take_lock(container)
         if lock is None:
-            return False
+            return None
         try:
-            if keep_traces:
-                artifacts.remove_leftovers(container)
-                artifacts.remove_if_unused(base, container)
-            else:
-                artifacts.remove_container(base, container)
+            gone = artifacts.remove_leftovers(container) if keep_traces else []
+            whole = artifacts.remove_if_unused if keep_traces else artifacts.remove_container
+            return [container.path] if whole(base, container) else gone
         finally:
             os.close(lock)
-    finally:
-        os.close(container.descriptor)
-    return True

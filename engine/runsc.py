@@ -29,7 +29,7 @@ def find(chosen: str | None, environment: Mapping[str, str]) -> Validated:
 def is_available(environment: Mapping[str, str]) -> bool:
     """Whether a run would find a runsc that it trusts."""
     try:
-        find(None, environment).discard()
+        find(None, environment).close()
     except StepError:
         return False
     return True

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from engine.errors import TraceError
+from engine.errors import TraceError, remedy_for
 from engine.lifecycle.machine import Move
 from engine.linux.files import PrivateDirectory
 
@@ -38,7 +38,8 @@ class Trace:
     def create_in(self, container: PrivateDirectory) -> None:
         """Keep the trace in the container's own directory, unless it has a place. Raises `TraceError`."""
         if self._descriptor is None:
-            name = f"trace-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}.jsonl"
+            now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+            name = f"trace-{now}-{os.urandom(4).hex()}.jsonl"
             self._create(name, os.path.join(container.path, name), container.descriptor)
 
     def move(self, move: Move) -> None:
@@ -52,7 +53,7 @@ class Trace:
     def _create(self, name: str, path: str, directory: int | None) -> None:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            self._descriptor = os.open(name, flags, 0o600, dir_fd=directory)
+            descriptor = os.open(name, flags, 0o600, dir_fd=directory)
         except FileExistsError:
             raise TraceError(
                 f"{path!r} exists", remedy="name a new file: a trace is never overwritten"
@@ -62,27 +63,47 @@ class Trace:
             raise TraceError(
                 f"{path!r}: {why}", remedy="name a new file in a directory you can write"
             ) from None
-        self.path = path
-        self._flush()
+        self._descriptor, self.path = descriptor, path
+        so_far = list(self._waiting)
+        try:
+            self._flush()
+        except TraceError:
+            os.unlink(name, dir_fd=directory)
+            os.close(descriptor)
+            self._descriptor, self.path, self._waiting = None, None, so_far
+            raise
 
     def _append(self, fields: Mapping[str, Any]) -> None:
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         record = {"seq": self._seq, "time": now, "container": self._container, **fields}
         self._waiting.append(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+        try:
+            self._flush()
+        except TraceError:
+            del self._waiting[-1]  # the move is not made: what follows takes its number
+            raise
         self._seq += 1
-        self._flush()
 
     def _flush(self) -> None:
+        """Write what waits; a line that does not fit as a whole is not begun. Raises `TraceError`."""
         if self._descriptor is None:
             return
+        whole = os.fstat(self._descriptor).st_size
         try:
             while self._waiting:
                 line = memoryview(self._waiting[0])
                 while line:
                     line = line[os.write(self._descriptor, line) :]
+                whole += len(self._waiting[0])
                 del self._waiting[0]
         except OSError as error:
-            self._waiting.clear()
+            os.ftruncate(self._descriptor, whole)
             raise TraceError(
-                f"{self.path!r}: {error.strerror}", remedy="free space, or name another --trace FILE"
+                f"{self.path!r}: {error.strerror}",
+                remedy=remedy_for(error, "name another place with --trace FILE"),
             ) from None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its file has no name any more: whoever removed it, nobody will read it."""
+        return self._descriptor is None or os.fstat(self._descriptor).st_nlink == 0

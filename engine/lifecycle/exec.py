@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.bundle import Bundle
-from engine.errors import ExecError
+from engine.errors import ExecError, remedy_for
 from engine.lifecycle.secure_root import SecuredRoot
 from engine.lifecycle.stage import Staged
-from engine.linux.process import HeldSignals, keep_only_descriptors, replace_process, restore_default_signals
+from engine.linux.process import HeldProcess, keep_only_descriptors, replace_process
 from engine.options import Platform, RunOptions
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -94,16 +94,22 @@ def prepare(
     )
 
 
-def hand_off(given: HandOff, signals: HeldSignals) -> None:
+def hand_off(given: HandOff, process: HeldProcess) -> None:
     """Become runsc. Returns only by raising `ExecError`: the kernel refused, and this process is still ours."""
     try:
         keep_only_descriptors({given.kept})
-        restore_default_signals()
-        signals.release()
+    except OSError as error:
+        raise ExecError(
+            f"the caller's descriptors could not be kept from runsc: {error.strerror}",
+            remedy=remedy_for(error, "mount /proc"),
+        ) from None
+    try:
+        process.release()
         replace_process(given.program, given.argv, given.environment)
     except OSError as error:
+        process.retake()
         os.set_inheritable(given.kept, False)
         raise ExecError(
             f"the kernel refused to execute {given.argv[0]!r}: {error.strerror}",
-            remedy="check that its file system is not mounted noexec, or choose another base (ENGINE_ARTIFACT_BASE)",
+            remedy=remedy_for(error, "check that this runsc is built for this machine"),
         ) from None

@@ -12,6 +12,9 @@ from engine.errors import ResolveError
 
 TRUSTED_PATHS = ("/usr/local/bin/runsc", "/usr/bin/runsc", "/opt/gvisor/runsc")
 
+#: How a path was found that only root could have put there.
+BY_TRUSTED_PATH = "trusted path"
+
 _INSTALL = "install gVisor (on Debian and Ubuntu the package is runsc), or name it with --runsc PATH"
 
 
@@ -37,13 +40,18 @@ def resolve(
     if chosen is not None:
         if "\0" in chosen:
             raise ResolveError("--runsc PATH has a NUL character", remedy="name an existing file")
-        path = os.path.abspath(chosen)
+        try:
+            path = os.path.abspath(chosen)
+        except FileNotFoundError:
+            raise ResolveError(
+                f"no runsc at {chosen!r}: the current directory is gone", remedy="give its absolute path"
+            ) from None
         if not os.path.lexists(path):
             raise ResolveError(f"no runsc at {path!r}", remedy="name an existing file with --runsc PATH")
         return Resolved(path, "option")
     for path in trusted_paths:
         if _is_executable_file(path):
-            return Resolved(path, "trusted path")
+            return Resolved(path, BY_TRUSTED_PATH)
     if os.geteuid() == 0:
         raise ResolveError(
             f"no runsc at {', '.join(trusted_paths)} (root does not search PATH)", remedy=_INSTALL

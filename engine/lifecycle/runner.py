@@ -5,6 +5,7 @@ The machine decides what may happen; a step does it; only here do the two meet.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 from engine import __version__, artifacts
 from engine.bundle import Bundle
-from engine.errors import EngineError, StoppedError, TraceError
+from engine.errors import EngineError, SecureRootError, StoppedError, TraceError
 from engine.lifecycle.exec import build_argv, build_environment, hand_off, prepare
 from engine.lifecycle.machine import HasFacts, Lifecycle, PolicyOutcome, Trigger
 from engine.lifecycle.policy import apply_policy
@@ -20,8 +21,8 @@ from engine.lifecycle.resolve import resolve
 from engine.lifecycle.secure_root import SecuredRoot, secure_root
 from engine.lifecycle.stage import stage
 from engine.lifecycle.validate import Validated, validate
-from engine.linux.files import UntrustedPathError, make_private_directory
-from engine.linux.process import HeldSignals
+from engine.linux.files import UntrustedPathError
+from engine.linux.process import HeldProcess
 from engine.options import Platform, RunOptions
 from engine.spec import spec_digest
 from engine.trace import Trace
@@ -49,9 +50,10 @@ def run(
         "host": {"kernel": os.uname().release, "machine": os.uname().machine, "user": os.geteuid()},
     }
     trace = Trace(options.container_id, header)
-    if trace_path is not None:
-        trace.create(trace_path)
-    _Run(bundle, options, environment, trace, Lifecycle(header, trace.move), warn).go()
+    with HeldProcess() as process:
+        if trace_path is not None:
+            trace.create(trace_path)
+        _Run(bundle, options, environment, trace, Lifecycle(header, trace.move), warn, process).go()
     raise AssertionError("unreachable: a run is handed off or raises")
 
 
@@ -66,8 +68,14 @@ class Plan:
 
 def plan(bundle: Bundle, options: RunOptions, environment: Mapping[str, str]) -> Plan:
     """What `run` would do, told by resolving and validating only: nothing is made. Raises `EngineError`."""
+    try:
+        base = artifacts.chosen_base(environment)
+    except OSError as error:
+        raise SecureRootError(
+            f"{error.filename!r}: {error.strerror}", remedy="name an absolute base"
+        ) from None
     binary = validate(resolve(options.runsc, environment), options.platform)
-    container = os.path.join(artifacts.chosen_base(environment), artifacts.component(options.container_id))
+    container = os.path.join(base, artifacts.component(options.container_id))
     root = os.path.join(container, artifacts.RUNSC_ROOT)
     program = os.path.join(root, artifacts.EXEC_ALLOW, "stage-*", "runsc")
     return Plan(
@@ -78,9 +86,11 @@ def plan(bundle: Bundle, options: RunOptions, environment: Mapping[str, str]) ->
 
 
 class _Made(HasFacts, Protocol):
-    """What a step established and can take back."""
+    """What a step established: it can be taken back, and then let go of."""
 
     def discard(self) -> list[str]: ...
+
+    def close(self) -> None: ...
 
 
 Made = TypeVar("Made", bound=_Made)
@@ -90,12 +100,14 @@ Made = TypeVar("Made", bound=_Made)
 class _Refusal:
     error: EngineError
     cleaned: tuple[str, ...]
+    left: tuple[str, ...]
 
     def facts(self) -> dict[str, Any]:
         error = self.error
         return {
             "error": {"step": error.step, "what": error.what, "remedy": error.remedy},
             "cleaned": list(self.cleaned),
+            "left": list(self.left),
         }
 
 
@@ -108,7 +120,9 @@ class _Run:
         trace: Trace,
         lifecycle: Lifecycle,
         warn: Callable[[str], None],
+        process: HeldProcess,
     ) -> None:
+        self._process = process
         self._bundle = bundle
         self._options = options
         self._environment = environment
@@ -119,27 +133,26 @@ class _Run:
         self._step = Trigger.RESOLVE
 
     def go(self) -> None:
-        with HeldSignals() as signals:
-            try:
-                self._walk(signals)
-            except EngineError as error:
-                self._refuse(error)
-                raise
-            except Exception as error:
-                fault = EngineError(
-                    f"unexpected {type(error).__name__} in {self._step}",
-                    remedy="run with --debug and report what it shows",
-                )
-                self._refuse(fault)
-                raise fault from error
+        try:
+            self._walk()
+        except EngineError as error:
+            self._refuse(error)
+            raise
+        except Exception as error:
+            fault = EngineError(
+                f"unexpected {type(error).__name__} in {self._step}",
+                remedy="run with --debug and report what it shows",
+            )
+            self._refuse(fault)
+            raise fault from error
 
-    def _walk(self, signals: HeldSignals) -> None:
-        options, lifecycle = self._options, self._lifecycle
+    def _walk(self) -> None:
+        options, lifecycle, process = self._options, self._lifecycle, self._process
 
         def begin(trigger: Trigger) -> Trigger:
             self._step = trigger
-            if signals.arrived:
-                raise StoppedError(trigger, signals.arrived)
+            if process.arrived:
+                raise StoppedError(trigger, process.arrived)
             return trigger
 
         resolved = lifecycle.perform(
@@ -157,11 +170,11 @@ class _Run:
         )
         if policy.outcome is PolicyOutcome.UNAVAILABLE:
             self._warn(f"no execute policy: {policy.reason}")
-        signals.block()
+        process.block()
         lifecycle.perform(
             begin(Trigger.EXEC),
             lambda: prepare(self._bundle, root, staged, options, binary.platform),
-            commit=lambda given: hand_off(given, signals),
+            commit=lambda given: hand_off(given, process),
         )
 
     def _keep(self, made: Made) -> Made:
@@ -175,28 +188,38 @@ class _Run:
         return root
 
     def _refuse(self, error: EngineError) -> None:
-        cleaned = [path for made in reversed(self._made) for path in made.discard()]
-        try:
-            if self._trace.path is None:
-                self._find_a_place_for_the_trace()
-            self._lifecycle.perform(Trigger.REFUSE, lambda: _Refusal(error, tuple(cleaned)))
-        except TraceError as lost:
-            self._warn(f"no trace of this refusal was kept: {lost.what}")
+        """Take back what was made, record the refusal, and only then let go of the lock."""
+        cleaned: list[str] = []
+        left: list[str] = []
+        for made in reversed(self._made):
+            try:
+                cleaned += made.discard()
+            except OSError as failure:
+                left.append(f"{failure.filename or type(made).__name__}: {failure.strerror}")
+        with contextlib.ExitStack() as open_until_recorded:
+            for made in self._made:
+                open_until_recorded.callback(made.close)
+            try:
+                if self._trace.path is None:
+                    self._find_a_place_for_the_trace(open_until_recorded)
+                self._lifecycle.perform(Trigger.REFUSE, lambda: _Refusal(error, tuple(cleaned), tuple(left)))
+                if self._trace.is_lost:
+                    self._warn("no trace of this refusal was kept: somebody removed it")
+            except TraceError as lost:
+                self._warn(f"no trace of this refusal was kept: {lost.what}")
 
-    def _find_a_place_for_the_trace(self) -> None:
-        """A run refused before it had directories is recorded where they would have been."""
+    def _find_a_place_for_the_trace(self, held: contextlib.ExitStack) -> None:
+        """A run refused before it had directories is recorded where they would have been.
+
+        Where the container's lock is free it is held meanwhile, so that gc keeps off.
+        """
         try:
             base = artifacts.open_base(artifacts.chosen_base(self._environment))
+            held.callback(os.close, base.descriptor)
+            container, lock = artifacts.open_container(base, artifacts.component(self._options.container_id))
+            held.callback(os.close, container.descriptor)
+            if lock is not None:
+                held.callback(os.close, lock)
+            self._trace.create_in(container)
         except (OSError, UntrustedPathError) as error:
             raise TraceError(str(error), remedy="name a place with --trace FILE") from None
-        try:
-            name = artifacts.component(self._options.container_id)
-            container = make_private_directory(base.descriptor, base.path, name)
-            try:
-                self._trace.create_in(container)
-            finally:
-                os.close(container.descriptor)
-        except (OSError, UntrustedPathError) as error:
-            raise TraceError(str(error), remedy="name a place with --trace FILE") from None
-        finally:
-            os.close(base.descriptor)

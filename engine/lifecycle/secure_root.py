@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine import artifacts
-from engine.errors import SecureRootError
+from engine.errors import SecureRootError, remedy_for
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
 
 _REMEDY = (
@@ -58,18 +58,17 @@ class SecuredRoot:
         return artifacts.base_changed(self.base)
 
     def discard(self) -> list[str]:
-        """Remove what this run made and nothing else uses, let go of the lock, and say what is gone."""
+        """Remove what this run made and nothing else uses, and say what is gone. Raises `OSError`."""
         gone = []
-        for outer, name in (
-            (self.runsc_root, artifacts.RUNTIME),
-            (self.runsc_root, artifacts.EXEC_ALLOW),
-            (self.container, artifacts.RUNSC_ROOT),
-        ):
-            if _remove_if_empty(outer.descriptor, name):
-                gone.append(os.path.join(outer.path, name))
+        if _remove_if_empty(self.runsc_root.descriptor, artifacts.EXEC_ALLOW):
+            gone.append(os.path.join(self.runsc_root.path, artifacts.EXEC_ALLOW))
+        for outer, inner in ((self.runsc_root, self.runtime), (self.container, self.runsc_root)):
+            if inner.is_named_in(outer.descriptor) and _remove_if_empty(
+                outer.descriptor, os.path.basename(inner.path)
+            ):
+                gone.append(inner.path)
         if artifacts.remove_if_unused(self.base, self.container):
             gone.append(self.container.path)
-        self.close()
         return gone
 
     def close(self) -> None:
@@ -98,14 +97,17 @@ def secure_root(container_id: str, environment: Mapping[str, str]) -> SecuredRoo
                     remedy="stop it, wait for its end, or choose another --id",
                 )
             undo.callback(os.close, lock)
-            undo.callback(artifacts.remove_if_unused, base, container)
+            undo.callback(_remove_if_unused, base, container)
             cleaned = artifacts.remove_leftovers(container)
             runsc_root = _make(container, artifacts.RUNSC_ROOT, undo)
             runtime = _make(runsc_root, artifacts.RUNTIME, undo)
         except UntrustedPathError as error:
             raise SecureRootError(str(error), remedy=_REMEDY) from None
         except OSError as error:
-            raise SecureRootError(f"{error.filename!r}: {error.strerror}", remedy=_REMEDY) from None
+            raise SecureRootError(
+                f"{error.filename or 'the artifact base'!r}: {error.strerror}",
+                remedy=remedy_for(error, _REMEDY),
+            ) from None
         undo.pop_all()
     return SecuredRoot(base, container, runsc_root, runtime, lock, tuple(cleaned))
 
@@ -116,6 +118,13 @@ def _make(parent: PrivateDirectory, name: str, undo: contextlib.ExitStack) -> Pr
     if directory.created:
         undo.callback(_remove_if_empty, parent.descriptor, name)
     return directory
+
+
+def _remove_if_unused(base: PrivateDirectory, container: PrivateDirectory) -> None:
+    with contextlib.suppress(
+        OSError
+    ):  # on the way out of a refusal, which must stay what is said; gc has the rest
+        artifacts.remove_if_unused(base, container)
 
 
 def _remove_if_empty(parent: int, name: str) -> bool:

@@ -7,7 +7,6 @@ survive a crash of the machine, as no container does.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import stat
@@ -15,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from engine import artifacts
-from engine.errors import StageError
+from engine.errors import StageError, remedy_for
 from engine.lifecycle.secure_root import SecuredRoot
 from engine.lifecycle.validate import Identity, Validated
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
@@ -51,46 +50,46 @@ class Staged:
         }
 
     def discard(self) -> list[str]:
-        """Remove the copy and its directories, close everything, and say what is gone."""
-        os.close(self.descriptor)
+        """Remove the copy and its directory, and say what is gone. Raises `OSError`."""
         return _remove(self.exec_allow, self.directory)
 
     def close(self) -> None:
-        for descriptor in (self.exec_allow.descriptor, self.directory.descriptor, self.descriptor):
+        """Close the copy and its directories."""
+        for descriptor in (self.descriptor, self.directory.descriptor, self.exec_allow.descriptor):
             os.close(descriptor)
 
 
 def stage(binary: Validated, root: SecuredRoot) -> Staged:
     """Copy the pinned `binary` to `exec-allow/stage-*/runsc` under `root`, mode 0500.
 
-    Raises `StageError` when a directory is linked or foreign, when the pinned file is no longer what was
-    validated, on a short copy, and when there is no space; nothing half-made stays behind.
+    Raises `StageError` when a directory is linked or foreign or nothing can be executed there, when the pinned
+    file is no longer what was validated, on a short copy, and when there is no space; nothing half-made stays.
     """
-    try:
-        exec_allow = make_private_directory(
-            root.runsc_root.descriptor, root.runsc_root.path, artifacts.EXEC_ALLOW
+    if os.fstatvfs(root.runsc_root.descriptor).f_flag & os.ST_NOEXEC:
+        raise StageError(
+            f"{root.runsc_root.path!r} is on a file system that is mounted noexec",
+            remedy="choose another base (ENGINE_ARTIFACT_BASE)",
         )
-    except UntrustedPathError as error:
-        raise StageError(str(error), remedy="remove it and run again") from None
-    except OSError as error:
-        raise _failed(error, root.runsc_root.path) from None
-    try:
-        directory = make_private_directory(
-            exec_allow.descriptor, exec_allow.path, f"stage-{os.getpid()}-{os.urandom(8).hex()}"
-        )
-    except (UntrustedPathError, OSError) as error:
-        _remove(exec_allow, None)
-        if isinstance(error, OSError):
-            raise _failed(error, exec_allow.path) from None
-        raise StageError(str(error), remedy="run again") from None
-    try:
-        return _copy(binary, exec_allow, directory)
-    except OSError as error:
-        _remove(exec_allow, directory)
-        raise _failed(error, os.path.join(directory.path, PROGRAM)) from None
-    except BaseException:
-        _remove(exec_allow, directory)
-        raise
+    with contextlib.ExitStack() as undo:
+        try:
+            exec_allow = make_private_directory(
+                root.runsc_root.descriptor, root.runsc_root.path, artifacts.EXEC_ALLOW
+            )
+            undo.callback(os.close, exec_allow.descriptor)
+            name = f"stage-{os.getpid()}-{os.urandom(8).hex()}"
+            directory = make_private_directory(exec_allow.descriptor, exec_allow.path, name)
+            undo.callback(os.close, directory.descriptor)
+            undo.callback(_remove_what_can_be, exec_allow, directory)
+            staged = _copy(binary, exec_allow, directory)
+        except UntrustedPathError as error:
+            raise StageError(str(error), remedy="remove it and run again") from None
+        except OSError as error:
+            raise StageError(
+                f"{error.filename or root.runsc_root.path!r}: {error.strerror}",
+                remedy=remedy_for(error, "run again"),
+            ) from None
+        undo.pop_all()
+    return staged
 
 
 def _copy(binary: Validated, exec_allow: PrivateDirectory, directory: PrivateDirectory) -> Staged:
@@ -144,22 +143,17 @@ def _copy_bytes(source: int, target: int) -> tuple[str, int]:
     return digest.hexdigest(), offset
 
 
-def _remove(exec_allow: PrivateDirectory, directory: PrivateDirectory | None) -> list[str]:
-    gone = []
-    with contextlib.suppress(OSError):  # best effort on the way out of a refusal; gc has the rest
-        if directory is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(PROGRAM, dir_fd=directory.descriptor)
-            os.rmdir(os.path.basename(directory.path), dir_fd=exec_allow.descriptor)
-            gone.append(directory.path)
-            os.close(directory.descriptor)
-        os.close(exec_allow.descriptor)
-    return gone
+def _remove(exec_allow: PrivateDirectory, directory: PrivateDirectory) -> list[str]:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(PROGRAM, dir_fd=directory.descriptor)
+    if not directory.is_named_in(exec_allow.descriptor):
+        return []  # its name is another directory's by now, which is not ours to remove
+    os.rmdir(os.path.basename(directory.path), dir_fd=exec_allow.descriptor)
+    return [directory.path]
 
 
-def _failed(error: OSError, path: str) -> StageError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return StageError(
-        f"{path!r}: {error.strerror}",
-        remedy="free space there (engine gc removes what finished containers left)" if full else "run again",
-    )
+def _remove_what_can_be(exec_allow: PrivateDirectory, directory: PrivateDirectory) -> None:
+    with contextlib.suppress(
+        OSError
+    ):  # on the way out of a refusal, which must stay what is said; gc has the rest
+        _remove(exec_allow, directory)

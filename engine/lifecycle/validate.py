@@ -6,21 +6,22 @@ another inode and is never looked at; one rewritten in place shows in `Identity`
 
 from __future__ import annotations
 
-import mmap
 import os
 import stat
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from engine.errors import ValidateError
-from engine.lifecycle.resolve import Resolved
+from engine.errors import ValidateError, remedy_for
+from engine.lifecycle.resolve import BY_TRUSTED_PATH, Resolved
 from engine.linux.files import Opened, UntrustedPathError, is_immutable_store_entry, open_trusted
+from engine.linux.namespaces import unmapped_uid
 from engine.options import Platform
 
 _ELF = b"\x7fELF"
 _SCRIPT = b"#!"
 #: A Nix wrapper is a few lines; anything longer is some other script.
 _LONGEST_WRAPPER = 4096
+_CHUNK = 1 << 20
 _OWN_COPY = "install runsc from a package, or copy it where only root or you can write, owned so, mode 0755"
 
 
@@ -71,9 +72,12 @@ class Validated:
         }
 
     def discard(self) -> list[str]:
-        """Unpin it; nothing was made, so nothing is gone."""
-        os.close(self.descriptor)
+        """Nothing was made, so nothing is gone."""
         return []
+
+    def close(self) -> None:
+        """Unpin it."""
+        os.close(self.descriptor)
 
 
 def validate(resolved: Resolved, platform: Platform) -> Validated:
@@ -84,8 +88,12 @@ def validate(resolved: Resolved, platform: Platform) -> Validated:
     `platform` is the one asked for: `auto` becomes systrap where the build has it, else ptrace.
     Raises `ValidateError`, also when the build is known not to have the platform.
     """
-    owners = tuple(sorted({0, os.geteuid()}))
-    binary = _pin(resolved.path, owners, platform)
+    owners = {0, os.geteuid()}
+    if resolved.found_by == BY_TRUSTED_PATH and (unmapped := unmapped_uid()) is not None:
+        # Where the host's root is not mapped it shows as this uid, and so does every other user of the host.
+        # On the paths that are trusted because only root writes there, it is taken for root.
+        owners.add(unmapped)
+    binary = _pin(resolved.path, tuple(sorted(owners)), platform)
     try:
         if os.pread(binary.descriptor, len(_SCRIPT), 0) != _SCRIPT:
             return _as_elf(binary)
@@ -96,14 +104,14 @@ def validate(resolved: Resolved, platform: Platform) -> Validated:
                 remedy="name the ELF binary itself with --runsc PATH",
             )
     except BaseException:
-        binary.discard()
+        binary.close()
         raise
-    binary.discard()
-    script, binary = binary.path, _pin(wrapped, owners, platform)
+    binary.close()
+    script, binary = binary.path, _pin(wrapped, binary.trusted_owners, platform)
     try:
         return _as_elf(binary, wrapper=script)
     except BaseException:
-        binary.discard()
+        binary.close()
         raise
 
 
@@ -115,7 +123,7 @@ def _pin(path: str, owners: tuple[int, ...], platform: Platform) -> Validated:
         raise ValidateError(f"on the way to runsc {path!r}, {error}", remedy=_OWN_COPY) from None
     except OSError as error:
         raise ValidateError(
-            f"runsc {path!r}: {error.strerror}", remedy="name another with --runsc PATH"
+            f"runsc {path!r}: {error.strerror}", remedy=remedy_for(error, "name another with --runsc PATH")
         ) from None
     try:
         status = os.fstat(opened.descriptor)
@@ -124,7 +132,8 @@ def _pin(path: str, owners: tuple[int, ...], platform: Platform) -> Validated:
         descriptor = os.open(f"/proc/self/fd/{opened.descriptor}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise ValidateError(
-            f"runsc {opened.path!r} cannot be read: {error.strerror}", remedy="make it readable (mode 0755)"
+            f"runsc {opened.path!r} cannot be read: {error.strerror}",
+            remedy=remedy_for(error, "make it readable (mode 0755), and see that /proc is mounted"),
         ) from None
     finally:
         os.close(opened.descriptor)
@@ -209,11 +218,19 @@ def _as_elf(binary: Validated, wrapper: str | None = None) -> Validated:
 
 
 def _platforms(binary: Validated) -> tuple[str, ...]:
-    """The Sentry platforms compiled in, told by the Go package names a build carries: nothing is run to ask."""
-    flags = mmap.MAP_PRIVATE | mmap.MAP_POPULATE  # one fault for the whole file instead of thousands
-    with mmap.mmap(binary.descriptor, 0, flags=flags, prot=mmap.PROT_READ) as content:
-        return tuple(
-            name
-            for name in (Platform.SYSTRAP, Platform.PTRACE, Platform.KVM)
-            if content.find(f"pkg/sentry/platform/{name}".encode()) != -1
-        )
+    """The Sentry platforms compiled in, told by the Go package names a build carries: nothing is run to ask.
+
+    The bytes are read, not mapped: a mapped file that its owner cuts short ends the reader by SIGBUS.
+    """
+    names = {
+        f"pkg/sentry/platform/{name}".encode(): str(name) for name in Platform if name is not Platform.AUTO
+    }
+    longest = max(len(name) for name in names)
+    found: set[str] = set()
+    offset, tail = 0, b""
+    while len(found) < len(names) and (chunk := os.pread(binary.descriptor, _CHUNK, offset)):
+        window = tail + chunk
+        found |= {name for package, name in names.items() if package in window}
+        offset += len(chunk)
+        tail = window[-longest:]
+    return tuple(name for name in names.values() if name in found)

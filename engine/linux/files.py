@@ -6,6 +6,7 @@ here answers with an open descriptor of the very thing it judged. Sources: opena
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -49,10 +50,10 @@ def is_immutable_store_entry(path: str, status: os.stat_result) -> bool:
     return path.startswith(_NIX_STORE + "/") and not status.st_mode & 0o222
 
 
-def distrust(path: str, status: os.stat_result, owners: Collection[int]) -> str | None:
+def distrust(path: str, status: os.stat_result, owners: Collection[int | None]) -> str | None:
     """Why an untrusted user could rewrite the directory or link at `path`, or None when none could."""
     if status.st_uid not in owners and not is_immutable_store_entry(path, status):
-        wanted = " or ".join(f"uid {uid}" for uid in sorted(owners))
+        wanted = " or ".join(f"uid {uid}" for uid in sorted(uid for uid in owners if uid is not None))
         return f"is owned by uid {status.st_uid} (expected {wanted})"
     if stat.S_ISDIR(status.st_mode) and is_loosely_writable(status):
         return (
@@ -61,12 +62,15 @@ def distrust(path: str, status: os.stat_result, owners: Collection[int]) -> str 
     return None
 
 
-def open_trusted(path: str, owners: Collection[int], *, follow_links: bool) -> Opened:  # noqa: PLR0912 (one walk)
+def open_trusted(  # noqa: PLR0912 (one walk)
+    path: str, owners: Collection[int], *, follow_links: bool, unmapped: int | None = None
+) -> Opened:
     """Open what the absolute `path` names, judging every directory and link on the way from the root.
 
     `owners` are the uids that may own them. With `follow_links` a link is followed after it was judged
     itself, by reading the link that was opened; without it any link is refused, and so is `..`. The last
-    component is opened but, unless it is a link, not judged: that is the caller's.
+    component is opened but, unless it is a link, not judged: that is the caller's. `unmapped` is a uid that
+    may own directories too, but none that lies in a directory of the effective user's own.
 
     Raises `UntrustedPathError`, `FileNotFoundError` and other `OSError`s naming the part that failed.
     """
@@ -76,12 +80,15 @@ def open_trusted(path: str, owners: Collection[int], *, follow_links: bool) -> O
         raise UntrustedPathError(path, "has a parent-directory component '..'")
     stack = [Opened(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), "/")]
     pending = _components(path)
+    trusted = {*owners, unmapped}
     links = 0
     try:
         while pending:
             name = pending.pop()
             here = stack[-1]
-            parent = judge_directory(here, owners)
+            parent = judge_directory(here, trusted)
+            if parent.st_uid == os.geteuid():
+                trusted.discard(unmapped)
             if name == "..":
                 if len(stack) > 1:
                     os.close(stack.pop().descriptor)
@@ -98,7 +105,7 @@ def open_trusted(path: str, owners: Collection[int], *, follow_links: bool) -> O
             try:
                 if not follow_links:
                     raise UntrustedPathError(where, "is a symbolic link")
-                if why := distrust(where, status, owners):
+                if why := distrust(where, status, trusted):
                     raise UntrustedPathError(where, f"is a symbolic link that {why}")
                 target = os.readlink("", dir_fd=descriptor)
             finally:
@@ -121,7 +128,7 @@ def _components(path: str) -> list[str]:
     return [name for name in reversed(path.split("/")) if name not in ("", ".")]
 
 
-def judge_directory(opened: Opened, owners: Collection[int]) -> os.stat_result:
+def judge_directory(opened: Opened, owners: Collection[int | None]) -> os.stat_result:
     """The status of what is `opened`, which must be a directory that only `owners` can rewrite.
 
     Raises `UntrustedPathError`, and `NotADirectoryError`.
@@ -152,47 +159,94 @@ class PrivateDirectory:
         status = os.fstat(self.descriptor)
         return status.st_dev, status.st_ino
 
-    def changed(self, parent: int) -> str | None:
-        """What has become of it in the open `parent`, in one phrase; None when its name still names it."""
+    def close(self) -> None:
+        """Close the descriptor; the directory stays."""
+        os.close(self.descriptor)
+
+    def is_named_in(self, parent: int) -> bool:
+        """Whether its name in the open `parent` is still its own, and not another's. Raises `OSError`."""
         try:
             status = os.stat(os.path.basename(self.path), dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return (status.st_dev, status.st_ino) == self.identity
+
+    def changed(self, parent: int) -> str | None:
+        """What has become of it in the open `parent`, in one phrase; None when it still is what it was."""
+        try:
+            if not self.is_named_in(parent):
+                return f"{self.path!r} is gone or was replaced"
+            status = os.fstat(self.descriptor)
         except OSError as error:
             return f"{self.path!r}: {error.strerror}"
-        if (status.st_dev, status.st_ino) != self.identity:
-            return f"{self.path!r} was replaced"
         if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) != 0o700:
             return f"{self.path!r} changed its owner or mode"
         return None
 
 
-def make_private_directory(parent: int, parent_path: str, name: str) -> PrivateDirectory:
+def make_private_directory(
+    parent: int, parent_path: str, name: str, *, tighten: bool = True
+) -> PrivateDirectory:
     """Make or adopt the directory `name` in `parent`, owned by the effective user, mode exactly 0700.
 
-    An existing directory of our own with a looser mode is tightened. Raises `UntrustedPathError` for a link,
-    for anything but a directory and for another owner; `OSError` where the kernel refuses.
+    An existing directory of our own with another mode is tightened, or refused without `tighten`. Raises
+    `UntrustedPathError` for a link, for anything but a directory, for another owner and for such a mode;
+    `OSError` where the kernel refuses. What it made and could not open is removed again.
     """
     path = os.path.join(parent_path, name)
+    while True:
+        try:
+            os.mkdir(name, 0o700, dir_fd=parent)
+            created = True
+        except FileExistsError:
+            created = False
+        except OSError as error:
+            raise _located(error, path) from None
+        try:
+            return _adopt(parent, path, name, created=created, tighten=tighten or created)
+        except FileNotFoundError:
+            continue  # another engine removed it meanwhile; where the parent is gone, mkdir says so
+        except BaseException:
+            if created:
+                with contextlib.suppress(OSError):
+                    os.rmdir(name, dir_fd=parent)
+            raise
+
+
+def open_private_directory(parent: int, parent_path: str, name: str) -> PrivateDirectory:
+    """Open the directory `name` in `parent`, which must be the effective user's own; its mode is not touched.
+
+    Raises as `make_private_directory`, and `FileNotFoundError`.
+    """
+    path = os.path.join(parent_path, name)
+    descriptor = _open_own_directory(parent, path, name)
+    return PrivateDirectory(descriptor, path, created=False)
+
+
+def _adopt(parent: int, path: str, name: str, *, created: bool, tighten: bool) -> PrivateDirectory:
+    descriptor = _open_own_directory(parent, path, name)
     try:
-        os.mkdir(name, 0o700, dir_fd=parent)
-        created = True
-    except FileExistsError:
-        created = False
-    except OSError as error:
-        raise _located(error, path) from None
-    try:
-        descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-    except OSError as error:
-        raise _refused_kind(error, parent, name, path) from None
-    try:
-        status = os.fstat(descriptor)
-        if status.st_uid != os.geteuid():
-            raise UntrustedPathError(path, f"is owned by uid {status.st_uid} (expected uid {os.geteuid()})")
-        if stat.S_IMODE(status.st_mode) != 0o700:
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        if mode != 0o700:
+            if not tighten:
+                raise UntrustedPathError(path, f"has permissions {mode:04o} (expected 0700)")
             os.fchmod(descriptor, 0o700)
     except BaseException:
         os.close(descriptor)
         raise
     return PrivateDirectory(descriptor, path, created)
+
+
+def _open_own_directory(parent: int, path: str, name: str) -> int:
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    except OSError as error:
+        raise _refused_kind(error, parent, name, path) from None
+    status = os.fstat(descriptor)
+    if status.st_uid != os.geteuid():
+        os.close(descriptor)
+        raise UntrustedPathError(path, f"is owned by uid {status.st_uid} (expected uid {os.geteuid()})")
+    return descriptor
 
 
 def _refused_kind(error: OSError, parent: int, name: str, path: str) -> Exception:

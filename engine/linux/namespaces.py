@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 
 def root_maps_to_unprivileged(uid_map: str) -> bool:
     """Whether `uid_map` (the text of /proc/PID/uid_map) maps uid 0 to a host uid other than 0.
@@ -29,6 +27,12 @@ def read_uid_map() -> str:
         return ""
 
 
-def is_host_root() -> bool:
-    """Whether the effective user is root and its uid 0 is the host's uid 0."""
-    return os.geteuid() == 0 and not root_maps_to_unprivileged(read_uid_map())
+def unmapped_uid() -> int | None:
+    """The uid that stands for every owner that is not mapped, where the host's root is one of them; else None.
+
+    In there the host's root and any other user of the host look the same, user_namespaces(7).
+    """
+    if not root_maps_to_unprivileged(read_uid_map()):
+        return None
+    with open("/proc/sys/kernel/overflowuid", encoding="ascii") as file:
+        return int(file.read())

@@ -8,21 +8,26 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Self
 
 
-class HeldSignals:
-    """While it is entered, SIGHUP, SIGINT and SIGTERM are noted instead of acted on, signal(7).
+class HeldProcess:
+    """What a run takes from its own process while it is entered, and gives back before it becomes runsc.
 
-    What the caller had ignored stays ignored. `block` makes the kernel keep them pending, so that none is
-    lost between the last look and execve; `release` gives back the caller's mask and the default actions.
+    Signals that would end the process are noted instead of acted on, signal(7): what the caller had ignored
+    stays ignored. `block` makes the kernel keep them pending, so that none is lost between the last look and
+    execve. The umask is 077 meanwhile, so that nothing is ever more open, or more closed, than it is meant.
     """
 
-    _SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+    _SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+    #: What the interpreter ignores from its start; an ignored signal would stay ignored over execve.
+    _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
     def __init__(self) -> None:
-        self.arrived: str | None = None
+        self._arrived: str | None = None
         self._handlers: dict[signal.Signals, Any] = {}
         self._mask: set[signal.Signals | int] | None = None
+        self._umask = 0o077
 
     def __enter__(self) -> Self:
+        self._umask = os.umask(0o077)
         for number in self._SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._handlers[number] = signal.signal(number, self._note)
@@ -31,7 +36,17 @@ class HeldSignals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        self._ignore_what_python_ignores()
         self._unblock()
+        os.umask(self._umask)
+
+    @property
+    def arrived(self) -> str | None:
+        """The name of a signal that came, noted or pending; None when none did."""
+        if self._arrived is None:
+            pending = sorted(signal.sigpending().intersection(self._handlers))
+            return signal.Signals(pending[0]).name if pending else None
+        return self._arrived
 
     def block(self) -> None:
         """Keep them pending from here on."""
@@ -39,10 +54,23 @@ class HeldSignals:
             self._mask = set(signal.pthread_sigmask(signal.SIG_BLOCK, self._SIGNALS))
 
     def release(self) -> None:
-        """Let them act as they did before the interpreter started: one that is pending ends this process."""
-        for number in self._handlers:
+        """Give all of it back as it was before the interpreter started: a pending signal ends this process."""
+        os.umask(self._umask)
+        for number in (*self._handlers, *self._IGNORED_BY_PYTHON):
             signal.signal(number, signal.SIG_DFL)
         self._unblock()
+
+    def retake(self) -> None:
+        """Undo `release`, as execve failed and there is cleaning up to do."""
+        self.block()
+        self._ignore_what_python_ignores()
+        for number in self._handlers:
+            signal.signal(number, self._note)
+        os.umask(0o077)
+
+    def _ignore_what_python_ignores(self) -> None:
+        for number in self._IGNORED_BY_PYTHON:
+            signal.signal(number, signal.SIG_IGN)
 
     def _unblock(self) -> None:
         if self._mask is not None:
@@ -50,7 +78,7 @@ class HeldSignals:
             self._mask = None
 
     def _note(self, number: int, _frame: object) -> None:
-        self.arrived = signal.Signals(number).name
+        self._arrived = signal.Signals(number).name
 
 
 def keep_only_descriptors(kept: Collection[int]) -> None:
@@ -65,12 +93,6 @@ def keep_only_descriptors(kept: Collection[int]) -> None:
             # The descriptor of the listing itself is closed by now, and is the only one that can be.
             if descriptor in kept:
                 raise
-
-
-def restore_default_signals() -> None:
-    """Undo what the interpreter ignores at its start; an ignored signal would stay ignored over execve."""
-    for name in ("SIGPIPE", "SIGXFSZ"):
-        signal.signal(getattr(signal, name), signal.SIG_DFL)
 
 
 def replace_process(program: int, argv: Sequence[str], environment: Mapping[str, str]) -> None:

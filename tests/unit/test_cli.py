@@ -146,7 +146,8 @@ def test_a_dry_run_prints_argv_and_environment_and_touches_nothing(
 def test_gc_says_what_it_removed(private: Path) -> None:
     from engine.artifacts import component
 
-    (private / "base" / component("web")).mkdir(parents=True)
+    (private / "base").mkdir(mode=0o700)
+    (private / "base" / component("web")).mkdir()
     (private / "base" / "notes").mkdir()
     done = engine("gc", ENGINE_ARTIFACT_BASE=str(private / "base"))
     assert done.returncode == 0
@@ -159,8 +160,9 @@ def test_gc_says_what_it_removed(private: Path) -> None:
 
 
 def test_a_reader_that_leaves_early_is_no_error(private: Path) -> None:
+    (private / "base").mkdir(mode=0o700)
     for number in range(3000):
-        (private / "base" / f"n{number}").mkdir(parents=True)
+        (private / "base" / f"n{number}").mkdir()
     done = subprocess.run(
         f"{sys.executable} -m engine gc | head -1",
         shell=True,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from engine.lifecycle.exec import build_argv, build_environment
-from engine.linux.process import HeldSignals, keep_only_descriptors, restore_default_signals
+from engine.linux.process import HeldProcess, keep_only_descriptors
 from engine.options import Network, Platform, RunOptions
 
 
@@ -97,34 +97,37 @@ def test_a_kept_descriptor_that_is_not_open_is_an_error() -> None:
     assert callable(keep_only_descriptors)
 
 
-def test_what_python_ignores_is_not_ignored_over_execve() -> None:
+def test_what_python_ignores_is_not_ignored_over_execve_and_the_umask_is_the_callers() -> None:
     code = (
         "import os\n"
-        "from engine.linux.process import restore_default_signals\n"
-        "restore_default_signals()\n"
-        "os.execv('/bin/grep', ['grep', 'SigIgn', '/proc/self/status'])\n"
+        "from engine.linux.process import HeldProcess\n"
+        "os.umask(0o027)\n"
+        "with HeldProcess() as process:\n"
+        "    assert os.umask(0o077) == 0o077\n"
+        "    process.release()\n"
+        "    os.execv('/bin/grep', ['grep', '-E', 'SigIgn|Umask', '/proc/self/status'])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    ignored = int(done.stdout.split()[1], 16)
-    assert not ignored & (1 << (signal.SIGPIPE - 1))
-    assert not ignored & (1 << (signal.SIGXFSZ - 1))
-    assert callable(restore_default_signals)
+    umask, ignored = (line.split()[1] for line in done.stdout.splitlines())
+    assert umask == "0027"
+    assert not int(ignored, 16) & (1 << (signal.SIGPIPE - 1))
+    assert not int(ignored, 16) & (1 << (signal.SIGXFSZ - 1))
 
 
-class TestHeldSignals:
+class TestHeldProcess:
     def test_a_signal_is_noted_instead_of_acted_on(self) -> None:
-        with HeldSignals() as held:
+        with HeldProcess() as held:
             assert held.arrived is None
             os.kill(os.getpid(), signal.SIGTERM)
             assert held.arrived == "SIGTERM"
 
     def test_a_blocked_signal_is_pending_until_it_is_released(self) -> None:
         code = (
-            "import os, signal\nfrom engine.linux.process import HeldSignals\n"
-            "with HeldSignals() as held:\n"
+            "import os, signal\nfrom engine.linux.process import HeldProcess\n"
+            "with HeldProcess() as held:\n"
             "    held.block()\n"
             "    os.kill(os.getpid(), signal.SIGTERM)\n"
-            "    assert held.arrived is None\n"
+            "    assert held.arrived == 'SIGTERM'\n"
             "    print('alive', flush=True)\n"
             "    held.release()\n"
             "    print('never', flush=True)\n"
@@ -135,7 +138,7 @@ class TestHeldSignals:
     def test_what_the_caller_ignores_stays_ignored(self) -> None:
         old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:
-            with HeldSignals() as held:
+            with HeldProcess() as held:
                 os.kill(os.getpid(), signal.SIGHUP)
                 assert held.arrived is None
                 held.release()
@@ -146,10 +149,26 @@ class TestHeldSignals:
     def test_handlers_and_mask_are_given_back(self) -> None:
         handlers = [signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)]
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-        with HeldSignals() as held:
+        with HeldProcess() as held:
             held.block()
             held.block()
         assert [
             signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
         ] == handlers
         assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
+
+    def test_after_an_execve_that_failed_signals_are_held_again(self) -> None:
+        code = (
+            "import os, signal\nfrom engine.linux.process import HeldProcess\n"
+            "with HeldProcess() as held:\n"
+            "    held.block()\n"
+            "    held.release()\n"
+            "    held.retake()\n"
+            "    os.kill(os.getpid(), signal.SIGTERM)\n"
+            "    assert held.arrived == 'SIGTERM'\n"
+            "    assert signal.getsignal(signal.SIGPIPE) is signal.SIG_IGN\n"
+            "    assert os.umask(0o077) == 0o077\n"
+            "    print('alive', flush=True)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert (done.stdout, done.returncode) == ("alive\n", -signal.SIGTERM)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,9 @@ DB = artifacts.component("db")
 
 
 def left_by_a_run(base: Path, name: str = WEB) -> Path:
+    base.mkdir(mode=0o700, parents=True, exist_ok=True)
     stage = base / name / "runsc-root" / "exec-allow" / "stage-1"
     stage.mkdir(parents=True)
-    base.chmod(0o700)
     (stage / "runsc").write_text("30 MB")
     (stage / "runsc").chmod(0o500)
     (base / name / "trace-1.jsonl").write_text("{}")
@@ -50,9 +52,11 @@ def test_a_live_containers_directory_is_not_touched(private: Path) -> None:
 
 def test_traces_can_be_kept(private: Path) -> None:
     container = left_by_a_run(private / "base")
-    gc(private / "base", keep_traces=True)
+    found = gc(private / "base", keep_traces=True)
+    assert found.removed == (str(container / "runsc-root"),)
     assert (container / "trace-1.jsonl").exists()
     assert not (container / "runsc-root").exists()
+    assert gc(private / "base", keep_traces=True).removed == ()
 
 
 def test_what_is_not_the_engines_is_left_and_named(private: Path) -> None:
@@ -96,3 +100,33 @@ def test_a_directory_of_another_owner_is_left(private: Path) -> None:
     os.chown(container, 4242, 4242)
     assert gc(private / "base").foreign == (str(container),)
     assert (container / "trace-1.jsonl").exists()
+
+
+def test_a_base_that_is_not_private_is_refused_and_not_changed(private: Path) -> None:
+    left_by_a_run(private / "base")
+    (private / "base").chmod(0o755)
+    with pytest.raises(GcError, match="has permissions 0755"):
+        gc(private / "base")
+    assert (private / "base").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.usefixtures("needs_root")
+def test_what_is_mounted_in_a_container_is_not_entered(private: Path) -> None:
+    container = left_by_a_run(private / "base")
+    (private / "victim").mkdir()
+    (private / "victim" / "precious").touch()
+    point = container / "runsc-root" / "a b"
+    point.mkdir()
+    code = (
+        "import ctypes, os, sys\n"
+        "libc = ctypes.CDLL(None)\n"
+        "assert libc.unshare(0x20000) == 0\n"
+        "assert libc.mount(None, b'/', None, 0x44000, None) == 0\n"
+        f"assert libc.mount({str(private / 'victim').encode()!r}, {str(point).encode()!r}, None, 4096, None) == 0\n"
+        "from engine.gc import collect\n"
+        f"print(collect({{'ENGINE_ARTIFACT_BASE': {str(private / 'base')!r}}}).failed)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert f"something is mounted on {str(point)!r}" in done.stdout.replace('\\"', '"')
+    assert (private / "victim" / "precious").exists()
+    assert (container / "runsc-root" / "exec-allow" / "stage-1" / "runsc").exists()

@@ -83,7 +83,6 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[str], dict[st
 
     monkeypatch.setattr(exec_step, "replace_process", replace_process)
     monkeypatch.setattr(exec_step, "keep_only_descriptors", lambda _: None)
-    monkeypatch.setattr(exec_step, "restore_default_signals", lambda: None)
     return seen
 
 
@@ -134,7 +133,8 @@ def loosen_the_binary(world: World) -> None:
 
 
 def put_a_file_in_the_place_of_a_directory(world: World) -> None:
-    (world.base / COMPONENT).mkdir(parents=True)
+    world.base.mkdir(mode=0o700)
+    (world.base / COMPONENT).mkdir()
     (world.base / COMPONENT / "runsc-root").touch()
 
 
@@ -216,6 +216,29 @@ def test_a_state_directory_that_was_replaced_is_refused_before_anything_is_execu
     assert error.step == "exec"
     assert "state directories changed" in error.what
     assert given == []
+
+
+@pytest.mark.parametrize("put_back", ["link", "file", "empty directory", "nothing"])
+def test_a_clean_up_that_cannot_be_done_does_not_hide_the_refusal(
+    world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch, private: Path, put_back: str
+) -> None:
+    def apply_policy(*arguments: Any) -> Any:
+        container = world.base / COMPONENT
+        container.rename(private / "moved")
+        if put_back == "link":
+            container.symlink_to(private / "moved")
+        elif put_back == "file":
+            container.touch()
+        elif put_back == "empty directory":
+            container.mkdir()
+        return policy.apply_policy(*arguments)
+
+    monkeypatch.setattr("engine.lifecycle.runner.apply_policy", apply_policy)
+    error, lines = world.refused()
+    assert "state directories changed" in error.what
+    assert lines[-1]["next"] == "refused"
+    assert given == []
+    assert os.path.lexists(world.base / COMPONENT) is (put_back != "nothing")
 
 
 def test_a_signal_before_the_hand_off_is_a_refusal_that_cleans_up(

@@ -46,13 +46,28 @@ def test_each_directory_is_made_private_whatever_the_umask(private: Path) -> Non
     assert root.facts()["user"] == os.geteuid()
 
 
-@pytest.mark.parametrize("place", ["base", f"base/{COMPONENT}"])
-def test_a_directory_of_our_own_that_is_too_open_is_tightened(private: Path, place: str) -> None:
-    path = private / place
+def private_base(private: Path) -> Path:
+    (private / "base").mkdir(mode=0o700, exist_ok=True)
+    return private / "base"
+
+
+@pytest.mark.parametrize("place", [COMPONENT, f"{COMPONENT}/runsc-root"])
+def test_a_directory_of_our_own_below_the_base_that_is_too_open_is_tightened(
+    private: Path, place: str
+) -> None:
+    path = private_base(private) / place
     path.mkdir(parents=True)
     path.chmod(0o777)
     secure(private / "base")
     assert path.stat().st_mode & 0o7777 == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o1777, 0o701, 0o500])
+def test_a_base_that_exists_and_is_not_private_is_refused_and_not_changed(private: Path, mode: int) -> None:
+    private_base(private).chmod(mode)
+    with pytest.raises(SecureRootError, match=f"has permissions {mode:04o}"):
+        secure(private / "base")
+    assert (private / "base").stat().st_mode & 0o7777 == mode
 
 
 @pytest.mark.parametrize("place", ["base", f"base/{COMPONENT}", f"base/{COMPONENT}/runsc-root"])
@@ -74,6 +89,8 @@ def test_a_link_in_the_place_of_a_directory_is_refused_and_not_followed(private:
 @pytest.mark.parametrize("place", ["base", f"base/{COMPONENT}", f"base/{COMPONENT}/runsc-root"])
 def test_what_is_no_directory_is_refused_and_left(private: Path, place: str) -> None:
     path = private / place
+    if place != "base":
+        private_base(private)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("mine")
     with pytest.raises(SecureRootError, match="is not a directory"):
@@ -85,7 +102,8 @@ def test_what_is_no_directory_is_refused_and_left(private: Path, place: str) -> 
 @pytest.mark.parametrize("place", ["base", f"base/{COMPONENT}", f"base/{COMPONENT}/runsc-root"])
 def test_a_directory_of_another_owner_is_refused(private: Path, place: str) -> None:
     path = private / place
-    path.mkdir(parents=True)
+    private_base(private)
+    path.mkdir(parents=True, exist_ok=True)
     os.chown(path, 4242, 4242)
     with pytest.raises(SecureRootError, match="owned by uid 4242"):
         secure(private / "base")
@@ -147,7 +165,7 @@ def test_the_same_id_is_refused_while_it_is_alive_and_another_id_is_not(private:
 
 
 def test_what_an_earlier_run_left_is_removed_but_its_traces_are_kept(private: Path) -> None:
-    container = private / "base" / COMPONENT
+    container = private_base(private) / COMPONENT
     (container / "runsc-root" / "exec-allow" / "stage-1").mkdir(parents=True)
     (container / "runsc-root" / "exec-allow" / "stage-1" / "runsc").write_text("30 MB")
     (container / "trace-1.jsonl").write_text("{}")
@@ -165,6 +183,7 @@ def test_what_an_earlier_run_left_is_removed_but_its_traces_are_kept(private: Pa
 def test_what_it_made_can_be_taken_back_and_all_that_is_left_is_the_base(private: Path) -> None:
     root = secure(private / "base")
     gone = root.discard()
+    root.close()
     assert list((private / "base").iterdir()) == []
     assert gone == [directory.path for directory in reversed(root.directories[1:])]
 
@@ -174,6 +193,7 @@ def test_taking_back_leaves_what_is_not_its_own(private: Path) -> None:
     trace = Path(root.container.path, "trace-1.jsonl")
     trace.write_text("{}")
     root.discard()
+    root.close()
     assert trace.exists()
     secure(private / "base")
 

@@ -144,6 +144,7 @@ def test_a_read_that_ends_early_is_a_short_copy_and_refused(
 def test_a_copy_can_be_taken_back(root: SecuredRoot, pinned: Validated) -> None:
     staged = stage(pinned, root)
     assert staged.discard() == [staged.directory.path]
+    staged.close()
     assert nothing_staged(root)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,7 +46,7 @@ def test_what_came_before_there_was_a_place_is_written_as_soon_as_there_is_one(p
     trace.create_in(container)
     assert trace.path is not None
     assert [line["seq"] for line in lines(Path(trace.path))] == [0, 1]
-    assert re.fullmatch(r"trace-\d{8}T\d{6}Z-\d+\.jsonl", Path(trace.path).name)
+    assert re.fullmatch(r"trace-\d{8}T\d{6}Z-[0-9a-f]{8}\.jsonl", Path(trace.path).name)
     place = trace.path
     trace.create_in(container)
     assert trace.path == place
@@ -79,12 +82,44 @@ def test_a_place_that_cannot_be_written_is_refused(path: str) -> None:
         Trace("web", {}).create(path)
 
 
-def test_a_full_disk_is_an_error_of_the_trace(private: Path) -> None:
+@contextlib.contextmanager
+def at_most(size: int) -> Iterator[None]:
+    """No file can grow beyond `size` bytes: what does not fit is written in part, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_line_that_does_not_fit_is_not_begun_and_the_next_takes_its_number(private: Path) -> None:
     trace = Trace("web", {})
-    trace.path = "/dev/full"
-    trace._descriptor = __import__("os").open("/dev/full", 1)
-    with pytest.raises(TraceError, match="No space left"):
+    trace.create(str(private / "trace"))
+    size = (private / "trace").stat().st_size
+    with at_most(size + 20), pytest.raises(TraceError, match="File too large"):
         trace.move(MOVE)
+    assert (private / "trace").stat().st_size == size
+    trace.move(Move(State.START, Trigger.REFUSE, State.REFUSED, {}))
+    assert [line["seq"] for line in lines(private / "trace")] == [0, 1]
+
+
+def test_a_file_that_cannot_take_the_header_is_not_left(private: Path) -> None:
+    trace = Trace("web", {})
+    with at_most(10), pytest.raises(TraceError, match="File too large"):
+        trace.create(str(private / "trace"))
+    assert list(private.iterdir()) == []
+    trace.create(str(private / "trace"))
+    assert [line["seq"] for line in lines(private / "trace")] == [0]
+
+
+def test_a_trace_that_somebody_removed_is_known_to_be_lost(private: Path) -> None:
+    trace = Trace("web", {})
+    seen = [trace.is_lost]
+    trace.create(str(private / "trace"))
+    seen.append(trace.is_lost)
+    (private / "trace").unlink()
+    assert [*seen, trace.is_lost] == [True, False, True]
 
 
 def test_names_from_outside_cannot_break_a_line(private: Path) -> None:

@@ -239,9 +239,9 @@ def build(path: Path, *platforms: str) -> Path:
 @pytest.mark.parametrize(
     ("has", "asked", "used"),
     [
-        (("systrap", "ptrace", "kvm"), Platform.AUTO, Platform.SYSTRAP),
-        (("ptrace", "kvm"), Platform.AUTO, Platform.PTRACE),
-        (("systrap", "ptrace", "kvm"), Platform.KVM, Platform.KVM),
+        (("systrap", "kvm", "ptrace"), Platform.AUTO, Platform.SYSTRAP),
+        (("kvm", "ptrace"), Platform.AUTO, Platform.PTRACE),
+        (("systrap", "kvm", "ptrace"), Platform.KVM, Platform.KVM),
         ((), Platform.AUTO, Platform.PTRACE),
         ((), Platform.SYSTRAP, Platform.SYSTRAP),
     ],
@@ -254,7 +254,7 @@ def test_the_platform_is_the_one_asked_for_and_auto_is_systrap_where_the_build_h
 
 
 def test_a_platform_that_the_build_does_not_have_is_refused(private: Path) -> None:
-    with pytest.raises(ValidateError, match=r"without the platform systrap \(it has ptrace, kvm\)"):
+    with pytest.raises(ValidateError, match=r"without the platform systrap \(it has kvm, ptrace\)"):
         pin(build(private / "runsc", "ptrace", "kvm"), Platform.SYSTRAP)
 
 
