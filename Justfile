@@ -18,10 +18,10 @@ run BUNDLE *OPTIONS: (_parts "run")
         echo "run: you are not root, so runsc will most likely refuse; add --rootless, or use sudo ./just run" >&2 ;; esac
     @exec {{ python }} -P -m engine run "$@"
 
-# Check style and types, then run every test; OPTIONS go to pytest
+# Check style and types and the spec, then run every test; OPTIONS go to pytest
 [no-exit-message]
 [positional-arguments]
-test *OPTIONS: (_parts "test") _rootfs lint
+test *OPTIONS: (_parts "test") _rootfs lint check
     @exec {{ python }} -m pytest -n 2 "$@"
 
 # Check style and types
@@ -30,6 +30,12 @@ lint:
     @{{ python }} -m ruff check
     @{{ python }} -m ruff format --check
     @{{ python }} -m mypy
+
+# Check the spec with TLC: every property, every reachable state, and that every mutant is caught
+[no-exit-message]
+[positional-arguments]
+check *OPTIONS: (_parts "test")
+    @exec {{ python }} -P -m engine check --mutants "$@"
 
 # Repair what ruff can: format, import order, simple findings
 [no-exit-message]

@@ -11,7 +11,7 @@ import signal
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from engine.cli import main  # noqa: E402 (after the above)
+from engine.cli import main  # after the above
 
 if __name__ == "__main__":
     raise SystemExit(main())

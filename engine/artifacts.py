@@ -1,7 +1,7 @@
 """Where the engine keeps what belongs to one container, and who may touch it when.
 
     <base>/<component>/lock                       held, by flock(2), for as long as the supervisor lives
-    <base>/<component>/trace-<time>-<pid>.jsonl   the record of a run
+    <base>/<component>/trace-<time>-<random>.jsonl   the record of a run
     <base>/<component>/runsc-root/                runsc's own state (`--root`)
                        runsc-root/runtime/        TMPDIR and XDG_RUNTIME_DIR of runsc
                        runsc-root/exec-allow/stage-*/runsc

@@ -21,7 +21,10 @@ from engine import __version__
 from engine.errors import EngineError, printable, remedy_for
 from engine.options import ExecPolicy, Network, Platform, RunOptions, check_container_id
 
-_EXIT_CODES = "exit codes: the container's own after the hand-off; 125 the engine refused; 2 wrong usage"
+_EXIT_CODES = (
+    "exit codes: run: the container's own after the hand-off; check: 1 a property fails, 3 TLC could not run; "
+    "125 the engine refused; 2 wrong usage; 130 interrupted"
+)
 REFUSED = 125
 INTERRUPTED = 130
 
@@ -85,6 +88,19 @@ def _forget_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
+def _say_over(line: str) -> None:
+    """Say it on the terminal in the place of what was said so before."""
+    with contextlib.suppress(OSError):
+        print(f"\r\x1b[K{line[:100]}", end="", file=sys.stderr, flush=True)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number <= 0:
+        raise ValueError
+    return number
+
+
 class _Parser(argparse.ArgumentParser):
     """As argparse's, but an error is one line."""
 
@@ -114,6 +130,22 @@ def _parser() -> argparse.ArgumentParser:
 
     gc = _command(commands, "gc", _gc, "remove what finished containers left under the artifact base")
     gc.add_argument("--keep-traces", action="store_true", help="leave the traces where they are")
+
+    check = _command(
+        commands, "check", _check, "check the specs with TLC: every property, every reachable state"
+    )
+    check.add_argument("models", nargs="*", metavar="MODEL", help="only these models (default: all)")
+    check.add_argument("--mutants", action="store_true", help="also that each mutant of the spec is caught")
+    check.add_argument(
+        "--jar", metavar="FILE", help="this tla2tools.jar (default: TLA2TOOLS_JAR, then the package's)"
+    )
+    check.add_argument("--graph", metavar="FILE", help="save the state graph of the model Lifecycle here")
+    check.add_argument(
+        "--memory", type=_positive, default=1024, metavar="MIB", help="each run's heap (default: 1024)"
+    )
+    check.add_argument(
+        "--time", type=_positive, default=600, metavar="SECONDS", help="each run's limit (default: 600)"
+    )
 
     _command(commands, "doctor", _doctor, "show what is installed here, what it enables, what is missing")
     return parser
@@ -204,6 +236,25 @@ def _gc(options: argparse.Namespace) -> int:
     for path, why in found.failed:
         _say(f"engine: gc: {printable(path)!r}: {why}; remove it by hand")
     return REFUSED if found.failed else 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from engine.formal import check, render
+    from engine.formal.tlc import Limits
+
+    show = sys.stderr is not None and sys.stderr.isatty()
+    result = check(
+        jar=options.jar,
+        models=options.models or None,
+        mutants=options.mutants,
+        graph=options.graph,
+        limits=Limits(memory=options.memory, seconds=float(options.time)),
+        progress=(lambda now: _say_over(render.progress_line(now))) if show else None,
+    )
+    if show:
+        _say_over("")
+    print(json.dumps(render.as_data(result), indent=2) if options.json else render.report(result))
+    return 0 if result.ok else 1
 
 
 def _doctor(options: argparse.Namespace) -> int:

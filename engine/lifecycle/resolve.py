@@ -12,9 +12,6 @@ from engine.errors import ResolveError
 
 TRUSTED_PATHS = ("/usr/local/bin/runsc", "/usr/bin/runsc", "/opt/gvisor/runsc")
 
-#: How a path was found that only root could have put there.
-BY_TRUSTED_PATH = "trusted path"
-
 _INSTALL = "install gVisor (on Debian and Ubuntu the package is runsc), or name it with --runsc PATH"
 
 
@@ -51,7 +48,7 @@ def resolve(
         return Resolved(path, "option")
     for path in trusted_paths:
         if _is_executable_file(path):
-            return Resolved(path, BY_TRUSTED_PATH)
+            return Resolved(path, "trusted path")
     if os.geteuid() == 0:
         raise ResolveError(
             f"no runsc at {', '.join(trusted_paths)} (root does not search PATH)", remedy=_INSTALL

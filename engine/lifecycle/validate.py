@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from engine.errors import ValidateError, remedy_for
-from engine.lifecycle.resolve import BY_TRUSTED_PATH, Resolved
+from engine.lifecycle.resolve import TRUSTED_PATHS, Resolved
 from engine.linux.files import Opened, UntrustedPathError, is_immutable_store_entry, open_trusted
 from engine.linux.namespaces import unmapped_uid
 from engine.options import Platform
@@ -89,7 +89,7 @@ def validate(resolved: Resolved, platform: Platform) -> Validated:
     Raises `ValidateError`, also when the build is known not to have the platform.
     """
     owners = {0, os.geteuid()}
-    if resolved.found_by == BY_TRUSTED_PATH and (unmapped := unmapped_uid()) is not None:
+    if resolved.path in TRUSTED_PATHS and (unmapped := unmapped_uid()) is not None:
         # Where the host's root is not mapped it shows as this uid, and so does every other user of the host.
         # On the paths that are trusted because only root writes there, it is taken for root.
         owners.add(unmapped)

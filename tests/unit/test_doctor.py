@@ -17,6 +17,7 @@ import pytest
 from engine import doctor, runsc
 from engine.doctor import Part, Status
 from engine.errors import ResolveError, ValidateError
+from engine.formal.tlc import PACKAGED_JAR_SHA256
 from engine.lifecycle.validate import Validated
 from engine.linux import landlock
 from engine.options import Platform
@@ -59,7 +60,13 @@ def is_running(process: int) -> bool:
 
 
 def left_of(started: Path) -> list[int]:
-    return [process for process in map(int, started.read_text().split()) if is_running(process)]
+    """Those of the started processes that go on: one that was killed may take a moment to be gone."""
+    patience = time.monotonic() + 30
+    while True:
+        left = [process for process in map(int, started.read_text().split()) if is_running(process)]
+        if not left or time.monotonic() > patience:
+            return left
+        time.sleep(0.02)
 
 
 # The whole
@@ -188,9 +195,7 @@ def test_without_a_usable_runsc_its_own_refusal_is_the_answer(
 
 
 def test_a_descendant_that_keeps_the_output_open_does_not_hold_us_up() -> None:
-    before = time.monotonic()
-    outcome = doctor.run_limited(["sh", "-c", "sleep 3 & echo said"], 10.0)
-    assert time.monotonic() - before < 2
+    outcome = doctor.run_limited(["sh", "-c", "sleep 60 & echo said"], 10.0)
     assert (outcome.code, outcome.output) == (0, "said\n")
 
 
@@ -219,20 +224,18 @@ def test_a_program_that_is_not_there_is_missing(tmp_path: Path, monkeypatch: pyt
     assert "default-jre-headless" in part.remedy
 
 
-def test_the_jar_is_the_one_we_know() -> None:
+def test_the_jar_is_the_one_that_check_would_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TLA2TOOLS_JAR", raising=False)
     part = doctor._tla2tools()
-    assert part.status is Status.OK, part
-    assert part.detail["sha256"] == doctor.TLA2TOOLS_SHA256
+    assert (part.status, part.detail["sha256"]) == (Status.OK, PACKAGED_JAR_SHA256)
 
 
-def test_a_jar_that_is_not_the_one_we_know_is_not_ok(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "TLA2TOOLS_SHA256", "0" * 64)
+def test_a_jar_that_check_would_refuse_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TLA2TOOLS_JAR", "/no/such.jar")
     part = doctor._tla2tools()
-    assert part.status is Status.DEGRADED
-    assert "not 000000000000" in part.found
-
-
-# The kernel
+    assert part.status is Status.MISSING
+    assert "/no/such.jar" in part.found
+    assert part.remedy
 
 
 def proc_with(tmp_path: Path, mounts: str, cgroup: str) -> tuple[str, str]:

@@ -1,0 +1,711 @@
+--------------------------- MODULE GVisorRuntime ---------------------------
+(***************************************************************************)
+(* How the engine hands a container to gVisor's runsc: six steps, each of  *)
+(* which may refuse, taken while somebody else rearranges the file system. *)
+(*                                                                         *)
+(*   start -> resolved -> validated -> root_secured -> staged              *)
+(*         -> policy_settled -> handed_off             (any) -> refused    *)
+(*                                                                         *)
+(* States and steps bear the names that engine/lifecycle/machine.py gives  *)
+(* them.  The engine's other moves (opening the lock, copying, the last    *)
+(* look before execve) leave `state` as it is.                             *)
+(*                                                                         *)
+(* Modelled: every option that decides a step, what the kernel can         *)
+(* enforce, a failure of any system call at any point, several runs that   *)
+(* share one artifact base, of the same container or of different ones,    *)
+(* garbage collection beside them, the end of the container, and an        *)
+(* adversary who acts between any two moves.                               *)
+(*                                                                         *)
+(* Left out on purpose.                                                    *)
+(*   - Options that choose no step: network, platform, cgroups.            *)
+(*   - Parsing the bundle: a bad one starts no run.                        *)
+(*   - Nix wrappers: finding the binary a wrapper names is part of Resolve *)
+(*     and Validate; what is judged is the binary.                         *)
+(*   - root and the caller as attackers.  They own the files and could     *)
+(*     replace the engine itself.  That the owner of the binary writes it  *)
+(*     anew in place, as a careless upgrade does, is modelled.             *)
+(*   - The engine being killed outright: its locks fall with it and what   *)
+(*     it made stays, which is how `Init` may find a container.            *)
+(*   - A clean-up that the kernel refuses: the trace names what was left,  *)
+(*     and it is then as if the engine had been killed.                    *)
+(*   - What runsc does once it runs.                                       *)
+(***************************************************************************)
+EXTENDS Naturals, FiniteSets, TLC
+
+CONSTANTS
+    Runs,       \* invocations of the engine
+    Ids,        \* container ids; Init gives each run one, so runs may share one
+    Nobody,     \* holds a lock that is free
+    Gc,         \* the garbage collector, as the holder of a lock
+    Files,      \* what may be found at the path of runsc
+    Rootless, Required, Wanted, AsRoot, FoundBy, Enforceable,   \* the choices Init makes from
+    Moves,      \* what the world does beside the engine
+    Budget,     \* how often the adversary moves in one behaviour ...
+    Tireless,   \* ... unless he never tires
+    Pinning     \* FALSE: stage opens the path again, as the published engine did
+
+VARIABLES
+    \* -- what was asked for, and what the kernel can do; these never change
+    id,         \* the container of each run
+    option,     \* the options of each run that decide a step
+    enforceable,\* whether this kernel can enforce an execute policy that runsc survives
+
+    \* -- what each run knows and holds
+    state,      \* where it is in the lifecycle
+    failed,     \* a system call that it needs has failed, or a signal has come
+    why,        \* the reason for its refusal
+    pinned,     \* the file that validate opened and that stays open
+    validated,  \* the bytes that file had when its facts were read
+    handle,     \* its open lock file: "none", the "current" one, or a "stale" one that gc removed
+    copied,     \* the bytes behind the descriptor of the staged copy
+    policy,     \* what became of the execute policy
+    seen,       \* what the last look before execve saw
+    ran,        \* the bytes that the kernel executed
+    alive,      \* whether the container lives
+
+    \* -- the world
+    path,       \* the file at the path of runsc
+    rewritten,  \* its owner wrote the vendor's file anew, in place
+    base,       \* the directories down to the artifact base
+    root,       \* each container's own directories below it
+    nest,       \* each container's exec-allow directory
+    leftover,   \* an earlier run of this container left things behind
+    onDisk,     \* the bytes at the path of each run's staged copy
+    lock,       \* who holds the lock in each container's directory
+    inForce,    \* an execute policy confines this run's process, in the kernel
+    bundle,     \* each run's bundle, compared with what was validated
+    intact,     \* nothing outside the container's directories was removed
+    moves       \* how often the adversary has moved
+
+given    == <<id, option, enforceable>>
+verdict  == <<failed, why>>
+binary   == <<pinned, validated>>
+copies   == <<copied, onDisk>>
+locks    == <<handle, lock>>
+policies == <<policy, inForce>>
+handOff  == <<seen, ran, alive>>
+source   == <<path, rewritten>>
+dirs     == <<base, root, nest, leftover, intact>>
+spent    == moves
+
+vars == <<given, state, verdict, binary, copies, locks, policies, handOff, source, dirs, bundle, spent>>
+
+-----------------------------------------------------------------------------
+(* Words.                                                                  *)
+
+Steps    == <<"start", "resolved", "validated", "root_secured", "staged", "policy_settled", "handed_off">>
+Terminal == {"handed_off", "refused"}
+States   == {Steps[n] : n \in DOMAIN Steps} \cup {"refused"}
+
+\* Every edge of the machine; engine/lifecycle/machine.py has the same.
+Edges == {<<Steps[n], Steps[n + 1]>> : n \in 1 .. 6} \cup {<<Steps[n], "refused">> : n \in 1 .. 6}
+
+Past(s) == {Steps[n] : n \in {m \in DOMAIN Steps : \E k \in 1 .. m : Steps[k] = s}}
+
+Nothing == "nothing"
+
+\* Two files that may be trusted, and one for each fault that validate looks for.
+Kinds == {"vendor", "other", "absent", "not_a_program", "loose_mode", "foreign_owner", "loose_chain"}
+
+IsAProgram(f)     == f # "not_a_program"
+ModeIsTight(f)    == f # "loose_mode"
+OwnerIsTrusted(f) == f # "foreign_owner"
+ChainIsTrusted(f) == f # "loose_chain"
+
+\* The bytes of a file.  Whatever others could have written counts as theirs.
+Bytes(f) ==
+    CASE f = "vendor" -> IF rewritten THEN "vendor_anew" ELSE "vendor"
+      [] f = "other"  -> "other"
+      [] OTHER        -> "evil"
+
+TrustedBytes == {"vendor", "vendor_anew", "other"}
+AllBytes     == TrustedBytes \cup {"evil", Nothing}
+
+Reasons == {"none", "failure", "not_found", "path_searched_as_root", "not_trusted", "root_not_private", "alive",
+            "stage_not_own", "not_what_was_pinned", "policy_not_enforced", "bundle_changed", "root_changed"}
+
+Options == [rootless: Rootless, required: Required, wanted: Wanted, asRoot: AsRoot, foundBy: FoundBy]
+
+Unseen == [bundle |-> "unseen", root |-> "unseen"]
+
+\* The run has its container to itself: it holds the lock, or the container that it became does.
+Owns(r) == state[r] \in Past("root_secured") \ {"handed_off"} \/ alive[r]
+
+-----------------------------------------------------------------------------
+Init ==
+    /\ id \in [Runs -> Ids]
+    /\ option \in [Runs -> Options]
+    /\ enforceable \in Enforceable
+    /\ state = [r \in Runs |-> "start"]
+    /\ failed = [r \in Runs |-> FALSE]
+    /\ why = [r \in Runs |-> "none"]
+    /\ pinned = [r \in Runs |-> Nothing]
+    /\ validated = [r \in Runs |-> Nothing]
+    /\ handle = [r \in Runs |-> "none"]
+    /\ copied = [r \in Runs |-> Nothing]
+    /\ policy = [r \in Runs |-> "none_yet"]
+    /\ seen = [r \in Runs |-> Unseen]
+    /\ ran = [r \in Runs |-> Nothing]
+    /\ alive = [r \in Runs |-> FALSE]
+    /\ path = "vendor"
+    /\ rewritten = FALSE
+    /\ base = "trusted"
+    /\ leftover \in [Ids -> BOOLEAN]
+    /\ root = [i \in Ids |-> IF leftover[i] THEN "private" ELSE "absent"]
+    /\ nest = [i \in Ids |-> "own"]
+    /\ onDisk = [r \in Runs |-> Nothing]
+    /\ lock = [i \in Ids |-> Nobody]
+    /\ inForce = [r \in Runs |-> FALSE]
+    /\ bundle = [r \in Runs |-> "as_validated"]
+    /\ intact = TRUE
+    /\ moves = 0
+
+-----------------------------------------------------------------------------
+(* The guards.                                                             *)
+
+\* resolve.py: the option, a trusted path, or PATH, which root does not search.
+ABinaryIsFound == path # "absent"
+PathIsNotRoots(r) == option[r].foundBy = "PATH" => ~option[r].asRoot
+
+\* validate.py, `_judge` and `open_trusted`: all facts come from one descriptor and the walk that led to it.
+BinaryIsTrusted ==
+    /\ path # "absent"
+    /\ IsAProgram(path)
+    /\ ModeIsTight(path)
+    /\ OwnerIsTrusted(path)
+    /\ ChainIsTrusted(path)
+
+\* secure_root.py: a loose directory of our own is tightened, a swapped one is refused.
+RootCanBeMadePrivate(r) ==
+    /\ base = "trusted"
+    /\ root[id[r]] # "swapped"
+
+\* artifacts.py, `take_lock`.  A stale lock file is nobody's: holding it would mean nothing.
+LockIsCurrent(r) == handle[r] = "current"
+LockIsFree(r)    == LockIsCurrent(r) => lock[id[r]] = Nobody
+
+\* stage.py: from the pinned descriptor.  Without pinning, whatever the path names by then.
+Source(r) == IF Pinning THEN pinned[r] ELSE path
+
+\* stage.py, `make_private_directory`: exec-allow is a directory of our own, not a link.
+StageDirIsOwn(r) == nest[id[r]] = "own"
+
+\* stage.py, `pinned != binary.identity`: any write to the pinned file moves its ctime.  An engine that does not
+\* pin has nothing to compare.
+CopyIsWhatWasPinned(r) == Pinning => Bytes(pinned[r]) = validated[r]
+
+\* policy.py.
+CanEnforce(r)    == option[r].rootless /\ option[r].wanted /\ enforceable
+PolicyPermits(r) == option[r].required => CanEnforce(r)
+
+\* exec.py, `prepare`.
+BundleIsUnchanged(r)  == bundle[r] = "as_validated"
+RootIsStillPrivate(r) ==
+    /\ base = "trusted"
+    /\ root[id[r]] = "private"
+
+-----------------------------------------------------------------------------
+(* The steps.                                                              *)
+
+Resolve(r) ==
+    /\ state[r] = "start"
+    /\ ~failed[r]
+    /\ ABinaryIsFound
+    /\ PathIsNotRoots(r)
+    /\ state' = [state EXCEPT ![r] = "resolved"]
+    /\ UNCHANGED <<given, verdict, binary, copies, locks, policies, handOff, source, dirs, bundle, spent>>
+
+\* The file is opened once and stays open: from here on it does not matter what the path names.
+Validate(r) ==
+    /\ state[r] = "resolved"
+    /\ ~failed[r]
+    /\ BinaryIsTrusted
+    /\ state' = [state EXCEPT ![r] = "validated"]
+    /\ pinned' = [pinned EXCEPT ![r] = path]
+    /\ validated' = [validated EXCEPT ![r] = Bytes(path)]
+    /\ UNCHANGED <<given, verdict, copies, locks, policies, handOff, source, dirs, bundle, spent>>
+
+\* The container's directory is made if there is none, and the lock file in it is opened.  Opening is not yet holding:
+\* gc may remove both in between, and then they are made again.
+OpenLock(r) ==
+    /\ state[r] = "validated"
+    /\ ~failed[r]
+    /\ ~LockIsCurrent(r)
+    /\ handle' = [handle EXCEPT ![r] = "current"]
+    /\ root' = [root EXCEPT ![id[r]] = IF @ = "absent" THEN "private" ELSE @]
+    /\ UNCHANGED <<given, state, verdict, binary, copies, lock, policies, handOff, source, base, nest, leftover, intact,
+                   bundle, spent>>
+
+\* Under the lock, what an earlier run of this container left is removed, and so is anything put in its place.
+SecureRoot(r) ==
+    /\ state[r] = "validated"
+    /\ ~failed[r]
+    /\ LockIsCurrent(r)
+    /\ LockIsFree(r)
+    /\ RootCanBeMadePrivate(r)
+    /\ state' = [state EXCEPT ![r] = "root_secured"]
+    /\ lock' = [lock EXCEPT ![id[r]] = r]
+    /\ root' = [root EXCEPT ![id[r]] = "private"]
+    /\ nest' = [nest EXCEPT ![id[r]] = "own"]
+    /\ leftover' = [leftover EXCEPT ![id[r]] = FALSE]
+    /\ onDisk' = [s \in Runs |-> IF id[s] = id[r] THEN Nothing ELSE onDisk[s]]
+    /\ intact' = (intact /\ root[id[r]] # "swapped")
+    /\ UNCHANGED <<given, verdict, binary, copied, handle, policies, handOff, source, base, bundle, spent>>
+
+Copy(r) ==
+    /\ state[r] = "root_secured"
+    /\ ~failed[r]
+    /\ copied[r] = Nothing
+    /\ StageDirIsOwn(r)
+    /\ copied' = [copied EXCEPT ![r] = Bytes(Source(r))]
+    /\ onDisk' = [onDisk EXCEPT ![r] = Bytes(Source(r))]
+    /\ UNCHANGED <<given, state, verdict, binary, locks, policies, handOff, source, dirs, bundle, spent>>
+
+\* The copy took time.  What was read is what was validated only if the pinned file is still that version.
+Stage(r) ==
+    /\ state[r] = "root_secured"
+    /\ ~failed[r]
+    /\ copied[r] # Nothing
+    /\ CopyIsWhatWasPinned(r)
+    /\ state' = [state EXCEPT ![r] = "staged"]
+    /\ UNCHANGED <<given, verdict, binary, copies, locks, policies, handOff, source, dirs, bundle, spent>>
+
+ApplyPolicy(r) ==
+    /\ state[r] = "staged"
+    /\ ~failed[r]
+    /\ PolicyPermits(r)
+    /\ state' = [state EXCEPT ![r] = "policy_settled"]
+    /\ \/ /\ CanEnforce(r)
+          /\ policy' = [policy EXCEPT ![r] = "enforced"]
+          /\ inForce' = [inForce EXCEPT ![r] = TRUE]
+       \/ /\ option[r].rootless
+          /\ ~CanEnforce(r)
+          /\ policy' = [policy EXCEPT ![r] = "unavailable"]
+          /\ UNCHANGED inForce
+       \/ /\ ~option[r].rootless
+          /\ policy' = [policy EXCEPT ![r] = "not_applicable"]
+          /\ UNCHANGED inForce
+    /\ UNCHANGED <<given, verdict, binary, copies, locks, handOff, source, dirs, bundle, spent>>
+
+\* The bundle and the state directories are looked at once more, as late as can be.  Between this look and the
+\* kernel's execve, and until runsc has read them, there is a gap that no check can close.
+LastLook(r) ==
+    /\ state[r] = "policy_settled"
+    /\ ~failed[r]
+    /\ seen[r] = Unseen
+    /\ BundleIsUnchanged(r)
+    /\ RootIsStillPrivate(r)
+    /\ seen' = [seen EXCEPT ![r] = [bundle |-> bundle[r],
+                                    root |-> IF base = "trusted" THEN root[id[r]] ELSE "loose"]]
+    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, ran, alive, source, dirs, bundle, spent>>
+
+\* execve is given the descriptor of the copy, so what is at its path by now does not matter.
+Exec(r) ==
+    /\ state[r] = "policy_settled"
+    /\ ~failed[r]
+    /\ seen[r] # Unseen
+    /\ state' = [state EXCEPT ![r] = "handed_off"]
+    /\ ran' = [ran EXCEPT ![r] = copied[r]]
+    /\ alive' = [alive EXCEPT ![r] = TRUE]
+    /\ UNCHANGED <<given, verdict, binary, copies, locks, policies, seen, source, dirs, bundle, spent>>
+
+-----------------------------------------------------------------------------
+(* The refusals.  Each removes what its run made, lets go of the lock and  *)
+(* ends the process; nothing of another run is touched.                    *)
+
+Refused(r, reason) ==
+    /\ state' = [state EXCEPT ![r] = "refused"]
+    /\ why' = [why EXCEPT ![r] = reason]
+    /\ pinned' = [pinned EXCEPT ![r] = Nothing]
+    /\ copied' = [copied EXCEPT ![r] = Nothing]
+    /\ onDisk' = [onDisk EXCEPT ![r] = Nothing]
+    /\ handle' = [handle EXCEPT ![r] = "none"]
+    /\ lock' = [i \in Ids |-> IF lock[i] = r THEN Nobody ELSE lock[i]]
+    /\ inForce' = [inForce EXCEPT ![r] = FALSE]
+    /\ UNCHANGED <<given, failed, validated, policy, handOff, source, dirs, bundle, spent>>
+
+RefuseResolve(r) ==
+    /\ state[r] = "start"
+    /\ \/ failed[r]          /\ Refused(r, "failure")
+       \/ ~ABinaryIsFound    /\ Refused(r, "not_found")
+       \/ ~PathIsNotRoots(r) /\ Refused(r, "path_searched_as_root")
+
+RefuseValidate(r) ==
+    /\ state[r] = "resolved"
+    /\ \/ failed[r]        /\ Refused(r, "failure")
+       \/ ~BinaryIsTrusted /\ Refused(r, "not_trusted")
+
+RefuseSecureRoot(r) ==
+    /\ state[r] = "validated"
+    /\ \/ failed[r]                /\ Refused(r, "failure")
+       \/ ~LockIsFree(r)           /\ Refused(r, "alive")
+       \/ ~RootCanBeMadePrivate(r) /\ Refused(r, "root_not_private")
+
+RefuseStage(r) ==
+    /\ state[r] = "root_secured"
+    /\ \/ failed[r] /\ Refused(r, "failure")
+       \/ copied[r] = Nothing /\ ~StageDirIsOwn(r) /\ Refused(r, "stage_not_own")
+       \/ copied[r] # Nothing /\ ~CopyIsWhatWasPinned(r) /\ Refused(r, "not_what_was_pinned")
+
+RefuseApplyPolicy(r) ==
+    /\ state[r] = "staged"
+    /\ \/ failed[r]         /\ Refused(r, "failure")
+       \/ ~PolicyPermits(r) /\ Refused(r, "policy_not_enforced")
+
+\* A kernel that refuses execve is a failure too: the process is still ours, and it refuses.
+RefuseExec(r) ==
+    /\ state[r] = "policy_settled"
+    /\ \/ failed[r] /\ Refused(r, "failure")
+       \/ seen[r] = Unseen /\ ~BundleIsUnchanged(r) /\ Refused(r, "bundle_changed")
+       \/ seen[r] = Unseen /\ ~RootIsStillPrivate(r) /\ Refused(r, "root_changed")
+
+-----------------------------------------------------------------------------
+(* The world beside the engine.                                            *)
+
+\* No space, no permission, a signal, a trace that cannot be written, an execve that the kernel refuses.
+Fail(r) ==
+    /\ "fail" \in Moves
+    /\ state[r] \notin Terminal
+    /\ ~failed[r]
+    /\ failed' = [failed EXCEPT ![r] = TRUE]
+    /\ UNCHANGED <<given, state, why, binary, copies, locks, policies, handOff, source, dirs, bundle, spent>>
+
+\* The container is over.  The lock falls with the last process that has it open; what was made stays.
+ContainerEnds(r) ==
+    /\ alive[r]
+    /\ alive' = [alive EXCEPT ![r] = FALSE]
+    /\ handle' = [handle EXCEPT ![r] = "none"]
+    /\ lock' = [lock EXCEPT ![id[r]] = Nobody]
+    /\ leftover' = [leftover EXCEPT ![id[r]] = TRUE]
+    /\ UNCHANGED <<given, state, verdict, binary, copies, policies, seen, ran, source, base, root, nest, intact,
+                   bundle, spent>>
+
+\* engine gc: whoever can take the lock may remove what it guards.
+GcTakes(i) ==
+    /\ "gc" \in Moves
+    /\ lock[i] = Nobody
+    /\ root[i] # "absent"
+    /\ lock' = [lock EXCEPT ![i] = Gc]
+    /\ UNCHANGED <<given, state, verdict, binary, copies, handle, policies, handOff, source, dirs, bundle, spent>>
+
+\* The lock file is removed last, so a run that has it open finds it stale.
+GcRemoves(i) ==
+    /\ lock[i] = Gc
+    /\ root[i] # "swapped"
+    /\ lock' = [lock EXCEPT ![i] = Nobody]
+    /\ handle' = [r \in Runs |-> IF id[r] = i /\ handle[r] = "current" THEN "stale" ELSE handle[r]]
+    /\ onDisk' = [r \in Runs |-> IF id[r] = i THEN Nothing ELSE onDisk[r]]
+    /\ root' = [root EXCEPT ![i] = "absent"]
+    /\ nest' = [nest EXCEPT ![i] = "own"]
+    /\ leftover' = [leftover EXCEPT ![i] = FALSE]
+    /\ intact' = (intact /\ root[i] # "swapped")
+    /\ UNCHANGED <<given, state, verdict, binary, copied, policies, handOff, source, base, bundle, spent>>
+
+\* What stands in the place of our directory is not ours to follow or to remove.
+GcDeclines(i) ==
+    /\ lock[i] = Gc
+    /\ root[i] = "swapped"
+    /\ lock' = [lock EXCEPT ![i] = Nobody]
+    /\ UNCHANGED <<given, state, verdict, binary, copies, handle, policies, handOff, source, dirs, bundle, spent>>
+
+-----------------------------------------------------------------------------
+(* The adversary.  He is given more than file permissions would grant him: *)
+(* he may loosen and swap what is not his.  Only two things are beyond     *)
+(* him: writing into a file that he does not own, and reaching into a      *)
+(* directory that is private.                                              *)
+
+\* Once every run is over, nothing he does can matter to one.
+Spends ==
+    /\ \E r \in Runs : state[r] \notin Terminal
+    /\ \/ Tireless /\ UNCHANGED moves
+       \/ ~Tireless /\ moves < Budget /\ moves' = moves + 1
+
+SwapBinary ==
+    /\ "binary" \in Moves
+    /\ Spends
+    /\ path' \in Files \ {path}
+    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, handOff, rewritten, dirs, bundle>>
+
+\* The owner's doing, not the adversary's: an upgrade that writes into the file instead of replacing it.
+RewriteBinary ==
+    /\ "rewrite" \in Moves
+    /\ Spends
+    /\ ~rewritten
+    /\ rewritten' = TRUE
+    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, handOff, path, dirs, bundle>>
+
+LoosenBase ==
+    /\ "base" \in Moves
+    /\ Spends
+    /\ base = "trusted"
+    /\ base' = "loose"
+    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, handOff, source, root, nest, leftover,
+                   intact, bundle>>
+
+LoosenRoot(i) ==
+    /\ "root" \in Moves
+    /\ Spends
+    /\ root[i] = "private"
+    /\ root' = [root EXCEPT ![i] = "loose"]
+    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, handOff, source, base, nest, leftover,
+                   intact, bundle>>
+
+\* A link, or a directory of his own, in the place of one of ours; and the real one put back, to hide it.
+SwapRoot(i) ==
+    /\ "root" \in Moves
+    /\ Spends
+    /\ root' = [root EXCEPT ![i] = IF root[i] = "swapped" THEN "private" ELSE "swapped"]
+    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, handOff, source, base, nest, leftover,
+                   intact, bundle>>
+
+SwapStageDir(i) ==
+    /\ "nest" \in Moves
+    /\ Spends
+    /\ nest[i] = "own"
+    /\ nest' = [nest EXCEPT ![i] = "swapped"]
+    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, handOff, source, base, root, leftover,
+                   intact, bundle>>
+
+\* Another file under the name of the staged copy; the copy itself, which is open, is not touched.
+ReplaceCopy(r) ==
+    /\ "copy" \in Moves
+    /\ Spends
+    /\ onDisk[r] \notin {Nothing, "evil"}
+    /\ base # "trusted" \/ root[id[r]] # "private" \/ nest[id[r]] # "own"
+    /\ onDisk' = [onDisk EXCEPT ![r] = "evil"]
+    /\ UNCHANGED <<given, state, verdict, binary, copied, locks, policies, handOff, source, dirs, bundle>>
+
+ChangeBundle(r) ==
+    /\ "bundle" \in Moves
+    /\ Spends
+    /\ bundle' = [bundle EXCEPT ![r] = IF bundle[r] = "changed" THEN "as_validated" ELSE "changed"]
+    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, handOff, source, dirs>>
+
+Adversary ==
+    \/ SwapBinary
+    \/ RewriteBinary
+    \/ LoosenBase
+    \/ \E i \in Ids : LoosenRoot(i) \/ SwapRoot(i) \/ SwapStageDir(i)
+    \/ \E r \in Runs : ReplaceCopy(r) \/ ChangeBundle(r)
+
+-----------------------------------------------------------------------------
+Advance(r) ==
+    \/ Resolve(r) \/ Validate(r) \/ OpenLock(r) \/ SecureRoot(r) \/ Copy(r) \/ Stage(r) \/ ApplyPolicy(r)
+    \/ LastLook(r) \/ Exec(r)
+
+Refuse(r) ==
+    \/ RefuseResolve(r) \/ RefuseValidate(r) \/ RefuseSecureRoot(r) \/ RefuseStage(r) \/ RefuseApplyPolicy(r)
+    \/ RefuseExec(r)
+
+Engine(r) == Advance(r) \/ Refuse(r)
+
+\* So that the end of every run is not taken for a deadlock.
+Finished ==
+    /\ \A r \in Runs : state[r] \in Terminal
+    /\ UNCHANGED vars
+
+Next ==
+    \/ \E r \in Runs : Engine(r) \/ Fail(r) \/ ContainerEnds(r)
+    \/ \E i \in Ids : GcTakes(i) \/ GcRemoves(i) \/ GcDeclines(i)
+    \/ Adversary
+    \/ Finished
+
+Spec == Init /\ [][Next]_vars
+
+\* What is assumed of the scheduler: a run that can move does so in the end, and a run that keeps finding its lock
+\* file removed by gc gets its turn between two collections.
+Fairness ==
+    /\ \A r \in Runs : WF_vars(Engine(r))
+    /\ \A r \in Runs : SF_vars(SecureRoot(r) \/ RefuseSecureRoot(r))
+
+FairSpec == Spec /\ Fairness
+
+-----------------------------------------------------------------------------
+(* What must hold.  With each property, why it matters and what in the     *)
+(* engine upholds it.                                                      *)
+
+TypeOK ==
+    /\ id \in [Runs -> Ids]
+    /\ option \in [Runs -> Options]
+    /\ enforceable \in BOOLEAN
+    /\ state \in [Runs -> States]
+    /\ failed \in [Runs -> BOOLEAN]
+    /\ why \in [Runs -> Reasons]
+    /\ pinned \in [Runs -> Kinds \cup {Nothing}]
+    /\ validated \in [Runs -> AllBytes]
+    /\ handle \in [Runs -> {"none", "current", "stale"}]
+    /\ copied \in [Runs -> AllBytes]
+    /\ policy \in [Runs -> {"none_yet", "enforced", "unavailable", "not_applicable"}]
+    /\ seen \in [Runs -> [bundle: {"unseen", "as_validated", "changed"},
+                          root: {"unseen", "absent", "private", "loose", "swapped"}]]
+    /\ ran \in [Runs -> AllBytes]
+    /\ alive \in [Runs -> BOOLEAN]
+    /\ path \in Kinds
+    /\ rewritten \in BOOLEAN
+    /\ base \in {"trusted", "loose"}
+    /\ root \in [Ids -> {"absent", "private", "loose", "swapped"}]
+    /\ nest \in [Ids -> {"own", "swapped"}]
+    /\ leftover \in [Ids -> BOOLEAN]
+    /\ onDisk \in [Runs -> AllBytes]
+    /\ lock \in [Ids -> Runs \cup {Nobody, Gc}]
+    /\ inForce \in [Runs -> BOOLEAN]
+    /\ bundle \in [Runs -> {"as_validated", "changed"}]
+    /\ intact \in BOOLEAN
+    /\ moves \in 0 .. Budget
+
+\* A step that is skipped is a check that was not made.  machine.py: LIFECYCLE is the only table of edges.
+StepOrder == [][\A r \in Runs : state'[r] # state[r] => <<state[r], state'[r]>> \in Edges]_vars
+
+\* Reaching a state must mean that what it promises was done.  machine.py: a guard reads what its step recorded.
+NoStepSkipped ==
+    \A r \in Runs :
+        /\ state[r] \in Past("validated") => pinned[r] # Nothing
+        /\ state[r] \in Past("root_secured") \ {"handed_off"} => handle[r] # "none"
+        /\ state[r] \in Past("staged") => copied[r] # Nothing
+        /\ state[r] \in Past("policy_settled") => policy[r] # "none_yet"
+        /\ state[r] = "handed_off" => seen[r] # Unseen /\ ran[r] # Nothing
+
+\* A run that goes on with nothing found would be refused later, for a reason that misleads.  resolve.py.
+ResolvedMeansFound == [][\A r \in Runs : state[r] = "start" /\ state'[r] = "resolved" => path # "absent"]_vars
+
+\* Otherwise whoever sets PATH for root chooses what root runs.  resolve.py: `os.geteuid() == 0`.
+NoPathSearchAsRoot ==
+    \A r \in Runs : state[r] \in Past("resolved") => ~(option[r].foundBy = "PATH" /\ option[r].asRoot)
+
+\* A file that others can write or replace is theirs, not runsc.  validate.py: `_judge`, `open_trusted`.
+OnlyTrustedBinaries == \A r \in Runs : validated[r] \in TrustedBytes \cup {Nothing}
+
+\* Checking one file and running another is the oldest trick.  validate.py pins, stage.py copies from the pinned
+\* descriptor and compares, exec.py executes the copy's descriptor.
+OnlyValidatedBytes == \A r \in Runs : ran[r] # Nothing => ran[r] = validated[r]
+
+\* Whoever can write in runsc's state directory can steer it.  exec.py: `root.changed()`.
+NeverFromAnInsecureRoot == \A r \in Runs : state[r] = "handed_off" => seen[r].root = "private"
+
+\* The directories are private from the moment they are secured, but for what the adversary then does to them.
+\* secure_root.py: `make_private_directory`.
+RootIsSecured ==
+    [][\A r \in Runs : state'[r] = "root_secured" /\ state[r] # "root_secured"
+                       => base' = "trusted" /\ root'[id[r]] = "private" /\ root[id[r]] # "swapped"]_vars
+
+\* A copy written through a planted link overwrites somebody's file.  stage.py: `make_private_directory`.
+CopiesGoIntoOurOwn == [][\A r \in Runs : onDisk'[r] # onDisk[r] /\ copied'[r] # copied[r] /\ copied'[r] # Nothing
+                            => nest[id[r]] = "own"]_vars
+
+\* A look that is not the last one sees a world that may be gone.  exec.py: `prepare` comes right before `hand_off`.
+LooksLast == \A r \in Runs : seen[r] # Unseen => state[r] \in {"policy_settled", "handed_off", "refused"}
+
+\* A bundle swapped after validation is one that nobody validated.  exec.py: `bundle.changed()`.
+NeverWithAChangedBundle == \A r \in Runs : state[r] = "handed_off" => seen[r].bundle = "as_validated"
+
+\* Required must mean required, for every combination of options.  policy.py: `require_exec_policy`.
+RequiredPolicyBeforeExec == \A r \in Runs : state[r] = "handed_off" /\ option[r].required => inForce[r]
+
+\* The outcome in the trace must be what the kernel does, or the operator is misled.  policy.py: `_settle`.
+PolicyIsAsStated ==
+    \A r \in Runs : state[r] \in Past("policy_settled") =>
+        /\ (policy[r] = "enforced") <=> inForce[r]
+        /\ (policy[r] = "not_applicable") <=> ~option[r].rootless
+        /\ policy[r] = "enforced" => option[r].wanted /\ enforceable
+
+\* A failure that is swallowed turns a check into decoration.  runner.py: every error ends in `refuse`.
+NoFailureIsSwallowed == \A r \in Runs : state[r] = "handed_off" => ~failed[r]
+
+\* Whatever a run does after a failure rests on something that was not done.  runner.py: the error leaves the step.
+Acts(r) ==
+    \/ state'[r] # state[r]
+    \/ handle'[r] = "current" /\ handle[r] # "current"
+    \/ copied'[r] # copied[r]
+    \/ seen'[r] # seen[r]
+NoStepAfterAFailure == [][\A r \in Runs : failed[r] /\ Acts(r) => state'[r] = "refused"]_vars
+
+\* A refused run leaves no second runsc behind and no lock that blocks the next.  secure_root.py, stage.py: `discard`.
+RefusalLeavesNothing ==
+    \A r \in Runs : state[r] = "refused" =>
+        /\ onDisk[r] = Nothing
+        /\ pinned[r] = Nothing /\ copied[r] = Nothing
+        /\ handle[r] = "none" /\ lock[id[r]] # r
+        /\ ~inForce[r]
+        /\ why[r] # "none"
+
+\* Whoever reads a refusal must look in the right place.  errors.py: each error names its step.
+ReasonsIn(s) ==
+    CASE s = "start"          -> {"not_found", "path_searched_as_root"}
+      [] s = "resolved"       -> {"not_trusted"}
+      [] s = "validated"      -> {"alive", "root_not_private"}
+      [] s = "root_secured"   -> {"stage_not_own", "not_what_was_pinned"}
+      [] s = "staged"         -> {"policy_not_enforced"}
+      [] s = "policy_settled" -> {"bundle_changed", "root_changed"}
+      [] OTHER                -> {}
+RefusalNamesItsStep ==
+    [][\A r \in Runs : state[r] # "refused" /\ state'[r] = "refused"
+                       => why'[r] \in ReasonsIn(state[r]) \cup {"failure"}]_vars
+
+\* What an earlier run left is not the new one's.  artifacts.py: `remove_leftovers`.
+StartsClean == \A r \in Runs : Owns(r) => ~leftover[id[r]]
+
+\* Two runs of one container would share a state directory, and either could stage for the other.  artifacts.py:
+\* `take_lock`, whose descriptor lives on in runsc.
+OneLiveRunPerContainer == \A r, s \in Runs : r # s /\ id[r] = id[s] => ~(Owns(r) /\ Owns(s))
+
+\* Neither gc nor another run's clean-up may take a live container's directories.  artifacts.py: the lock is held.
+TheLivingKeepTheirs ==
+    \A r \in Runs : Owns(r) =>
+        /\ handle[r] = "current"
+        /\ root[id[r]] # "absent"
+        /\ state[r] \in Past("staged") => onDisk[r] # Nothing
+
+\* Root that follows a planted link while it removes things is how systems are lost.  artifacts.py: by descriptor.
+NothingElseIsRemoved == intact
+
+\* A refused run that starts again, or a hand-off taken back, would be a new run without checks.
+TerminalStatesAreFinal == [][\A r \in Runs : state[r] \in Terminal => state'[r] = state[r]]_vars
+
+\* In every other state there is a way on: the next step or a refusal.
+NeverStuck == \A r \in Runs : state[r] \notin Terminal => ENABLED Engine(r)
+
+\* An operator who waits for a run waits for something.
+Terminates == \A r \in Runs : <>(state[r] \in Terminal)
+
+\* A failure is answered, not just survived.
+FailureIsRefused == \A r \in Runs : failed[r] ~> state[r] = "refused"
+
+\* Refusing everything would be safe, too.  With no failure and no adversary, what the options allow is done.
+Permissible(r) == PathIsNotRoots(r) /\ PolicyPermits(r)
+GoodRunsSucceed == \A r \in Runs : Permissible(r) => <>(state[r] = "handed_off")
+
+\* The bundle at the very moment of execve: this is NOT upheld, and no check before execve can.  GapBeforeExec.cfg
+\* has TLC show how it fails.
+BundleUnchangedAtExec ==
+    [][\A r \in Runs : state'[r] = "handed_off" /\ state[r] # "handed_off" => bundle[r] = "as_validated"]_vars
+
+-----------------------------------------------------------------------------
+(* Refinement.  Each run is one workload of the two-state spec: it is      *)
+(* under gVisor once it was handed off, and gVisor answers its system      *)
+(* calls if what the kernel executed is what was validated.                *)
+
+\* gVisor's own figure for its Sentry without host networking, well below the published bound.
+SentryCalls == 53
+
+IsRunsc(r) == ran[r] # Nothing /\ ran[r] = validated[r]
+
+Kernel(r)      == IF state[r] = "handed_off" THEN "gvisor_kernel" ELSE "native_kernel"
+Intercepted(r) == IF IsRunsc(r) THEN "all" ELSE "none"
+HostCalls(r)   == IF IsRunsc(r) THEN SentryCalls ELSE 350
+
+\* Where there is one run, its refinement is checked as it is defined.
+TheRun == CHOOSE r \in Runs : TRUE
+Nucleus == INSTANCE NucleusGVisor
+    WITH kernel <- Kernel(TheRun), intercepted <- Intercepted(TheRun), hostCalls <- HostCalls(TheRun)
+RefinesNucleus == Nucleus!Spec
+
+\* For several, the same is said of each, in the form that TLC takes.
+NucleusOf(r) == INSTANCE NucleusGVisor
+    WITH kernel <- Kernel(r), intercepted <- Intercepted(r), hostCalls <- HostCalls(r)
+EachRefinesNucleus ==
+    /\ \A r \in Runs : NucleusOf(r)!Init
+    /\ [][\A r \in Runs : [NucleusOf(r)!Next]_(NucleusOf(r)!vars)]_vars
+
+\* Runs are alike, and so are ids.  Used for safety only: TLC's symmetry is not sound for liveness.
+Symmetry == Permutations(Runs) \cup Permutations(Ids)
+=============================================================================

@@ -1,0 +1,171 @@
+"""The manifest, the configurations and the mutants: read strictly, with the fault and the remedy named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.formal import models
+from engine.formal.errors import ManifestError
+from engine.formal.models import Specs, load, parse_configuration
+
+SPECS = load()
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A specs' directory that a test may spoil."""
+    return Path(shutil.copytree(SPECS.directory, tmp_path / "specs"))
+
+
+def edit_manifest(directory: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    path = directory / models.MANIFEST
+    manifest = json.loads(path.read_text())
+    edit(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def test_every_model_configuration_is_in_the_manifest() -> None:
+    assert {f"{model.name}.cfg" for model in SPECS.models} == {
+        path.name for path in Path(SPECS.directory).glob("*.cfg")
+    }
+
+
+def test_every_model_that_must_hold_has_its_figures_fixed() -> None:
+    """An edit of the spec that changes its behaviour in any way then changes a number that is checked in."""
+    for model in SPECS.models:
+        assert not model.must_hold or None not in (model.distinct, model.total, model.depth), model.name
+
+
+def test_symmetry_is_used_for_safety_only() -> None:
+    for model in SPECS.models:
+        assert not (model.configuration.symmetry and model.configuration.specification == "FairSpec"), (
+            model.name
+        )
+
+
+def test_every_option_of_the_spec_is_explored_in_the_safety_model() -> None:
+    constants = SPECS.model("GVisorRuntime").configuration.constants
+    for option in ("Rootless", "Required", "Wanted", "AsRoot", "Enforceable"):
+        assert constants[option] == "{TRUE, FALSE}"
+    assert constants["Pinning"] == "TRUE"
+
+
+def test_every_property_has_a_mutant_that_breaks_it() -> None:
+    broken = {mutant.breaks for mutant in SPECS.mutants}
+    asked = {name for model in SPECS.models if model.must_hold for name in model.configuration.names}
+    assert asked - broken == {"GVisorIntercepts"}  # of the two-state spec, which has no guards to drop
+
+
+def test_there_are_at_least_twenty_mutants_and_each_fits_the_spec() -> None:
+    assert len(SPECS.mutants) >= 20
+    for mutant in SPECS.mutants:
+        assert mutant.apply(SPECS.files) != SPECS.files, mutant.name
+        assert mutant.breaks in SPECS.model(mutant.model).configuration.names, mutant.name
+
+
+def test_a_mutant_that_no_longer_fits_is_an_error() -> None:
+    mutant = SPECS.mutants[0]
+    with pytest.raises(ManifestError, match=f"{mutant.name}: its text stands 0 times"):
+        mutant.apply({mutant.file: "---- MODULE Empty ----\n===="})
+
+
+def test_a_mutant_that_fits_twice_is_an_error() -> None:
+    mutant = SPECS.mutants[0]
+    with pytest.raises(ManifestError, match="2 times"):
+        mutant.apply({mutant.file: mutant.find + mutant.find})
+
+
+def test_a_configuration_survives_being_written_and_read() -> None:
+    for model in SPECS.models:
+        assert parse_configuration(model.configuration.text(), "model.cfg") == model.configuration
+
+
+def test_a_configuration_can_be_asked_for_some_of_its_properties() -> None:
+    configuration = SPECS.model("Small").configuration
+    asked = configuration.only(["StepOrder", "TypeOK"])
+    assert asked.names == ("TypeOK", "StepOrder")
+    assert asked.constants == configuration.constants
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "not a model configuration"),
+        ("INVARIANT I", "one SPECIFICATION"),
+        ("SPECIFICATION A B", "one SPECIFICATION"),
+        ("SPECIFICATION S\nCONSTANTS x <- y", "cannot read"),
+        ("SPECIFICATION S\nCHECK_DEADLOCK FALSE", "not used here"),
+        ("hello\nSPECIFICATION S", "not a model configuration"),
+    ],
+)
+def test_a_configuration_that_is_not_understood_is_refused(text: str, complaint: str) -> None:
+    with pytest.raises(ManifestError, match=complaint):
+        parse_configuration(text, "some.cfg")
+
+
+@pytest.mark.parametrize(
+    ("edit", "complaint"),
+    [
+        (lambda m: m.pop("modules"), "modules is missing"),
+        (lambda m: m["modules"][0].update(path="Nowhere.tla"), "Nowhere.tla"),
+        (lambda m: m["modules"][1]["models"][0].update(path="Nowhere.cfg"), "Nowhere.cfg"),
+        (lambda m: m["modules"][1]["models"][0].update(result="fine"), "result 'fine'"),
+        (lambda m: m["modules"][1]["models"][0].update(violates="TypeOK"), "violates 'TypeOK'"),
+        (
+            lambda m: m["modules"][1]["models"][0].update(result="safety failure", violates="Nothing"),
+            "Nothing is not checked there",
+        ),
+        (lambda m: m["modules"][1]["models"][0].update(runtime="soon"), "runtime is not a time"),
+        (
+            lambda m: m["modules"][1]["models"][0].update(distinctStates="many"),
+            "distinctStates is missing or not int",
+        ),
+    ],
+)
+def test_a_manifest_that_is_wrong_is_refused(
+    copy: Path, edit: Callable[[dict[str, Any]], None], complaint: str
+) -> None:
+    edit_manifest(copy, edit)
+    with pytest.raises(ManifestError, match=complaint) as caught:
+        load(str(copy))
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("says = ", "Invalid value"),
+        ('says = "x"', "breaks is missing"),
+        ('says = "x"\nbreaks = "y"\nfind = "a"\nput = "b"\nmodel = "Nowhere"', "no model 'Nowhere'"),
+        (
+            'says = "x"\nbreaks = "y"\nfind = "a"\nput = "b"\n[constants]\nBudget = 2',
+            "a constant is not a text",
+        ),
+    ],
+)
+def test_a_mutant_that_is_wrong_is_refused(copy: Path, text: str, complaint: str) -> None:
+    (copy / models.MUTANTS / "wrong.toml").write_text(text)
+    with pytest.raises(ManifestError, match=complaint):
+        load(str(copy))
+
+
+def test_a_manifest_that_is_no_json_is_named_with_its_line(copy: Path) -> None:
+    (copy / models.MANIFEST).write_text('{\n"modules": [\n')
+    with pytest.raises(ManifestError, match=r"manifest\.json':3"):
+        load(str(copy))
+
+
+def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="No such file"):
+        load(str(tmp_path / "nowhere"))
+
+
+def test_a_model_that_does_not_exist_is_named_with_those_that_do() -> None:
+    with pytest.raises(ManifestError, match=r"no model 'Big'.*choose one of NucleusGVisor"):
+        Specs("", {}, SPECS.models, ()).model("Big")
