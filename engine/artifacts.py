@@ -12,13 +12,14 @@ So the kernel itself says whether the container is alive: whoever can take the l
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from engine.linux.files import (
     Opened,
@@ -36,6 +37,9 @@ _BASE_NAME = "nucleus-gvisor"
 _BASE_VARIABLES = ("ENGINE_ARTIFACT_BASE", "NUCLEUS_GVISOR_ARTIFACT_BASE")
 _PLAIN_COMPONENT = re.compile(r"[0-9A-Fa-f]{32}", re.ASCII)
 _COMPONENT = re.compile(r"[0-9A-Fa-f]{32}|id-[0-9a-f]{32}", re.ASCII)
+
+#: How runsc names the state of a container that is the only one of its sandbox, as all of ours are.
+_STATE_FILE = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.+-]*)_sandbox:\1\.state", re.ASCII)
 
 LOCK = "lock"
 RUNSC_ROOT = "runsc-root"
@@ -217,7 +221,9 @@ def _names(directory: PrivateDirectory, name: str, status: os.stat_result) -> bo
 def remove_leftovers(container: PrivateDirectory) -> list[str]:
     """Remove what a run that is over left in `container`, but not its traces. The caller holds the lock.
 
-    Says what it removed. A link or foreign thing in the place of our directory stays for the caller to refuse.
+    What a supervisor that was killed left elsewhere (cgroups, a file of its overlay in the root file system) only
+    runsc knows, so its own copy is asked to delete the container first. Says what was removed. A link or foreign
+    thing in the place of our directory stays for the caller to refuse. Raises `OSError`.
     """
     try:
         status = os.stat(RUNSC_ROOT, dir_fd=container.descriptor, follow_symlinks=False)
@@ -225,8 +231,48 @@ def remove_leftovers(container: PrivateDirectory) -> list[str]:
         return []
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
         return []
+    _delete_the_killed(container)
     remove_tree(container, RUNSC_ROOT)
     return [os.path.join(container.path, RUNSC_ROOT)]
+
+
+def _delete_the_killed(container: PrivateDirectory) -> None:
+    """Have the staged runsc delete each container whose state is still in its root. Raises `OSError`."""
+    with contextlib.closing(open_private_directory(container.descriptor, container.path, RUNSC_ROOT)) as root:
+        killed = [match[1] for name in os.listdir(root.descriptor) if (match := _STATE_FILE.fullmatch(name))]
+        if not killed:
+            return
+        from engine.runsc import delete  # only after a kill: it is costly to import
+
+        for program in _staged_copies(root):
+            try:
+                for container_id in killed:
+                    delete(program, root.path, container_id)
+            finally:
+                os.close(program)
+            return
+
+
+def _staged_copies(root: PrivateDirectory) -> Iterator[int]:
+    """Each staged copy of runsc in `root`, open: a file of our own that nobody else could write."""
+    try:
+        nest = open_private_directory(root.descriptor, root.path, EXEC_ALLOW)
+    except FileNotFoundError:
+        return
+    with contextlib.closing(nest):
+        for name in os.listdir(nest.descriptor):
+            with contextlib.closing(open_private_directory(nest.descriptor, nest.path, name)) as stage:
+                try:
+                    program = os.open(
+                        "runsc", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=stage.descriptor
+                    )
+                except FileNotFoundError:
+                    continue
+            status = os.fstat(program)
+            if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) == 0o500:
+                yield program
+            else:
+                os.close(program)
 
 
 def remove_tree(directory: PrivateDirectory, name: str) -> None:
@@ -255,6 +301,7 @@ def remove_container(base: PrivateDirectory, container: PrivateDirectory) -> boo
     Says whether the directory is gone: not when another engine has made its lock in it by then, or when its
     name is another directory's, which is left alone. Raises `OSError`.
     """
+    remove_leftovers(container)
     for name in os.listdir(container.descriptor):
         if name == LOCK:
             continue

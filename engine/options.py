@@ -8,8 +8,8 @@ from enum import StrEnum
 
 from engine.errors import UsageError
 
-#: Longest id for which runsc's own file names (`<id>_sandbox:<id>.state`) fit a 255-byte directory entry.
-MAX_CONTAINER_ID = 100
+#: As containerd's longest; a longer one does not fit the name of runsc's control socket, unix(7).
+MAX_CONTAINER_ID = 76
 
 _CONTAINER_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", re.ASCII)
 

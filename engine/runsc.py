@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from engine import artifacts
 from engine.errors import EngineError, StepError
 from engine.lifecycle.exec import build_environment
 from engine.lifecycle.resolve import resolve
@@ -38,15 +41,7 @@ def is_available(environment: Mapping[str, str]) -> bool:
 def version(binary: Validated) -> str:
     """What `runsc --version` prints, without the space around it. Raises `RunscError`."""
     try:
-        done = subprocess.run(  # noqa: S603 (the very descriptor that was judged)
-            [f"/proc/self/fd/{binary.descriptor}", "--version"],
-            pass_fds=[binary.descriptor],
-            env=build_environment("/nonexistent"),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_TIME_LIMIT,
-            check=False,
-        )
+        done = _ask(binary.descriptor, ["--version"], "/nonexistent")
     except subprocess.TimeoutExpired:
         raise RunscError(
             f"{binary.path!r} did not answer in {_TIME_LIMIT:.0f} s", remedy="install it anew"
@@ -56,3 +51,29 @@ def version(binary: Validated) -> str:
     if done.returncode != 0:
         raise RunscError(f"{binary.path!r} --version failed with {done.returncode}", remedy="install it anew")
     return done.stdout.decode("utf-8", "replace").strip()
+
+
+def delete(program: int, root: str, container_id: str) -> None:
+    """Have the runsc open on `program` delete what is left of a container in its `root`.
+
+    Raises `OSError` when it does not.
+    """
+    arguments = ["--root", root, "delete", "--force", container_id]
+    try:
+        done = _ask(program, arguments, os.path.join(root, artifacts.RUNTIME))
+    except subprocess.TimeoutExpired:
+        raise OSError(errno.ETIMEDOUT, f"runsc delete did not end in {_TIME_LIMIT:.0f} s", root) from None
+    if done.returncode != 0:
+        raise OSError(errno.EIO, f"runsc delete failed with {done.returncode}", root)
+
+
+def _ask(program: int, arguments: Sequence[str], runtime: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(  # noqa: S603 (the very descriptor that was judged)
+        [f"/proc/self/fd/{program}", *arguments],
+        pass_fds=[program],
+        env=build_environment(runtime),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=_TIME_LIMIT,
+        check=False,
+    )

@@ -11,11 +11,11 @@ import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from engine.formal.checker import DEADLOCK, figures, name_violation
-from engine.formal.errors import ManifestError, TlcFailedError
+from engine.formal.errors import ManifestError, MemoryLimitError, TimeLimitError, TlcFailedError
 from engine.formal.models import Configuration, Model, Specs, load
 from engine.formal.tlc import Limits, Tlc, find_jar, find_java
 from engine.formal.tool_output import Location, Output
@@ -24,6 +24,8 @@ _NEXT = "Next"
 _MODULE = "GVisorRuntime"
 #: A level of 1 is a state predicate, one of 2 has primes in it.
 _STATE_LEVEL = 1
+#: How many times longer than it should a search may take: without a bound, the adversary's has no end.
+_PATIENCE = 8
 _LISTS = {"$ConjList": "and", "\\land": "and", "$DisjList": "or", "\\lor": "or", "$BoundedExists": "or"}
 
 
@@ -129,14 +131,15 @@ def _bite(
     for model in models:
 
         def run(asked: Configuration, model: Model = model) -> Output:
-            return tlc.run(
+            limits = replace(tlc.limits, seconds=min(tlc.limits.seconds, _PATIENCE * max(model.runtime, 5)))
+            return replace(tlc, limits=limits).run(
                 files, model.module, asked.text(), name=model.name, quick=model.is_quick, cancelled=cancelled
             )
 
         try:
             output = run(model.configuration)
-        except TlcFailedError as error:
-            return Bite(conjunct, Caught.TLC, error.what, model.name)
+        except (TlcFailedError, TimeLimitError, MemoryLimitError) as error:
+            return second_best or Bite(conjunct, Caught.TLC, error.what, model.name)
         if output.violations:
             violated = name_violation(model.configuration, output, run)
             return Bite(conjunct, Caught.PROPERTY, violated or DEADLOCK, model.name)

@@ -94,7 +94,7 @@ def secure_root(container_id: str, environment: Mapping[str, str]) -> SecuredRoo
             if lock is None:
                 raise SecureRootError(
                     f"container {container_id!r} is alive",
-                    remedy="stop it, wait for its end, or choose another --id",
+                    remedy="stop it, wait for its end (or that of engine gc), or choose another --id",
                 )
             undo.callback(os.close, lock)
             undo.callback(_remove_if_unused, base, container)

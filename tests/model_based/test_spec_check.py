@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.formal import CheckError, Verdict, check, render
+from engine.formal import Verdict, check, render
 from engine.formal.checker import CheckResult
 from engine.formal.errors import ManifestError, SpecError
 from engine.formal.graph import LifecycleEdge, lifecycle_edges, read_graph

@@ -1,0 +1,259 @@
+"""What becomes of the process that the caller started: it is runsc, and has nothing but what runsc was meant to get."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.lifecycle.resolve import TRUSTED_PATHS
+from engine.options import MAX_CONTAINER_ID
+from tests.integration.harness import (
+    Engine,
+    argv,
+    descriptors,
+    environment_of,
+    executable,
+    listing,
+    signals,
+    status_of,
+)
+
+#: Where each run has a name of its own, this stands in what --dry-run prints.
+ANY_STAGE = "stage-*"
+
+
+def test_the_process_that_was_started_is_the_staged_runsc(engine: Engine) -> None:
+    container_id = engine.new_id()
+    process = engine.start_waiting(container_id)
+    (copy,) = engine.container(container_id).glob("runsc-root/exec-allow/stage-*/runsc")
+    assert executable(process.pid) == str(copy)
+    assert argv(process.pid)[0] == str(copy)
+    assert (copy.stat().st_mode & 0o7777, copy.stat().st_uid) == (0o500, engine.caller.uid)
+    assert engine.finish(process, b"\n").code == 9
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--network", "host", "--platform", "ptrace", "--ignore-cgroups", "--rootless")]
+)
+def test_a_dry_run_prints_exactly_what_a_run_then_uses(engine: Engine, options: tuple[str, ...]) -> None:
+    container_id = engine.new_id()
+    bundle = engine.shell("echo ready; read line; exit 9")
+    dry = engine.run(bundle, "--id", container_id, "--dry-run", *options)
+    as_json = engine.run(bundle, "--id", container_id, "--dry-run", "--json", *options)
+    process = engine.start_waiting(container_id, *options, bundle=bundle)
+    (stage,) = engine.container(container_id).glob("runsc-root/exec-allow/stage-*")
+    used_argv = [part.replace(stage.name, ANY_STAGE) for part in argv(process.pid)]
+    used_environment = environment_of(process.pid)
+    assert engine.finish(process, b"\n").code == 9
+
+    *settings, command = dry.stdout.decode().splitlines()
+    assert shlex.split(command) == used_argv
+    assert [shlex.split(setting) for setting in settings] == [[setting] for setting in used_environment]
+    planned = json.loads(as_json.stdout)
+    assert planned["argv"] == used_argv
+    assert [f"{name}={value}" for name, value in planned["environment"].items()] == used_environment
+    assert {dry.code, as_json.code} == {0}
+    assert {dry.stderr, as_json.stderr} == {""}
+
+
+def test_a_dry_run_touches_nothing(idle_engine: Engine) -> None:
+    bundle = idle_engine.bundle()
+    before = listing(idle_engine.directory)
+    assert idle_engine.run(bundle, "--dry-run").code == 0
+    assert listing(idle_engine.directory) == before
+
+
+def test_the_hosts_root_keeps_its_state_in_run_whatever_the_environment_says(root_engine: Engine) -> None:
+    environment = {
+        "ENGINE_ARTIFACT_BASE": "",
+        "XDG_RUNTIME_DIR": str(root_engine.directory),
+        "TMPDIR": "/tmp",
+    }
+    dry = root_engine.run(root_engine.bundle(), "--dry-run", "--json", environment=environment)
+    root = json.loads(dry.stdout)["argv"][2]
+    assert Path(root).parts[:3] == ("/", "run", "nucleus-gvisor")
+
+
+@pytest.mark.parametrize("variable", ["ENGINE_ARTIFACT_BASE", "NUCLEUS_GVISOR_ARTIFACT_BASE"])
+def test_the_variables_choose_the_artifact_base(engine: Engine, variable: str) -> None:
+    environment = {"ENGINE_ARTIFACT_BASE": "", variable: str(engine.base)}
+    assert engine.run(engine.shell("exit 42"), environment=environment).code == 42
+    assert engine.leftovers()
+
+
+def test_an_ordinary_users_state_is_in_its_runtime_directory(unprivileged_engine: Engine) -> None:
+    engine = unprivileged_engine
+    environment = {"ENGINE_ARTIFACT_BASE": "", "XDG_RUNTIME_DIR": str(engine.directory)}
+    assert engine.run(engine.shell("exit 42"), environment=environment).code == 42
+    engine.base = engine.directory / "nucleus-gvisor"
+    assert engine.leftovers()
+
+
+def test_the_environment_of_runsc_is_the_hardened_one_whatever_the_callers(engine: Engine) -> None:
+    hostile = {
+        "LD_PRELOAD": "libm.so.6",
+        "LD_BIND_NOW": "1",
+        "PYTHONWARNINGS": "ignore",
+        "PYTHONHASHSEED": "7",
+        "PATH": f"{engine.directory}:.",
+        "HOME": "/nonexistent",
+        "USER": "mallory",
+        "TMPDIR": str(engine.directory),
+        "XDG_RUNTIME_DIR": str(engine.directory),
+        "GODEBUG": "netdns=go",
+        "RUNSC_DEBUG": "1",
+        "BASH_ENV": "/nonexistent",
+        "IFS": "x",
+        "line": "a\nb",
+    }
+    container_id = engine.new_id()
+    process = engine.start_waiting(container_id, environment=hostile)
+    runtime = engine.container(container_id) / "runsc-root" / "runtime"
+    assert environment_of(process.pid) == [
+        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        f"TMPDIR={runtime}",
+        f"XDG_RUNTIME_DIR={runtime}",
+        "HOME=/root",
+        "USER=root",
+        "LOGNAME=root",
+    ]
+    assert engine.finish(process, b"\n").code == 9
+
+
+def _started(
+    engine: Engine, waiting_runsc: Path, shell: str = ":", **more: Any
+) -> tuple[subprocess.Popen[bytes], str]:
+    """A process that became the program in the place of runsc, after `shell` was done in it; and the container's id."""
+    container_id = engine.new_id()
+    command = engine.run_command(engine.bundle(), "--id", container_id, "--runsc", waiting_runsc)
+    process = engine.start(["sh", "-c", f'{shell}; exec "$@"', "sh", *command], **more)
+    engine.wait_until_it_is_runsc(process, container_id)
+    return process, container_id
+
+
+def test_of_all_descriptors_only_the_standard_three_and_the_lock_are_handed_on(
+    idle_engine: Engine, waiting_runsc: Path
+) -> None:
+    secret = idle_engine.write(idle_engine.directory / "secret", b"")
+    opened = [os.open(secret, os.O_RDONLY), *os.pipe(), 512]
+    os.dup2(opened[0], opened[-1])
+    try:
+        process, container_id = _started(idle_engine, waiting_runsc, pass_fds=opened)
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+    found = descriptors(process.pid)
+    assert found.keys() >= {0, 1, 2}
+    lock = idle_engine.container(container_id) / "lock"
+    assert [target for number, target in found.items() if number > 2] == [str(lock)]
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (0, 1, 2)])
+def test_the_lock_is_held_also_when_the_caller_closed_the_standard_descriptors(
+    idle_engine: Engine, waiting_runsc: Path, closed: tuple[int, ...]
+) -> None:
+    closing = "exec " + " ".join(f"{number}>&-" for number in closed)
+    process, container_id = _started(idle_engine, waiting_runsc, closing)
+    container = idle_engine.container(container_id)
+    found = descriptors(process.pid)
+    # What took the number of a closed descriptor in the meantime is not handed on in its place.
+    assert all(found.get(number, os.devnull) == os.devnull for number in closed)
+    assert str(container / "lock") in found.values()
+    alive = idle_engine.call("gc")
+    assert alive.stdout.decode() == f"alive, left: {container}\n"
+
+
+def test_signals_are_as_a_fresh_process_has_them(idle_engine: Engine, waiting_runsc: Path) -> None:
+    """Python ignores SIGPIPE and SIGXFSZ, and the engine holds four signals: nothing of that is handed on."""
+    process, _ = _started(idle_engine, waiting_runsc)
+    for mask in ("SigIgn", "SigBlk", "SigCgt", "SigPnd", "ShdPnd"):
+        assert signals(process.pid, mask) == set(), mask
+    process.terminate()
+    assert idle_engine.finish(process).code == -signal.SIGTERM
+
+
+def test_a_signal_that_the_caller_ignores_stays_ignored(idle_engine: Engine, waiting_runsc: Path) -> None:
+    process, _ = _started(idle_engine, waiting_runsc, "trap '' HUP INT")
+    assert signals(process.pid, "SigIgn") == {signal.SIGHUP, signal.SIGINT}
+
+
+@pytest.mark.parametrize("mask", ["0000", "0027", "0777"])
+def test_the_umask_is_handed_on(idle_engine: Engine, waiting_runsc: Path, mask: str) -> None:
+    process, _ = _started(idle_engine, waiting_runsc, f"umask {mask}")
+    assert status_of(process.pid, "Umask") == mask
+
+
+def test_the_current_directory_and_the_process_group_are_handed_on(
+    idle_engine: Engine, waiting_runsc: Path
+) -> None:
+    process, _ = _started(idle_engine, waiting_runsc)
+    assert os.readlink(f"/proc/{process.pid}/cwd") == str(idle_engine.directory)
+    assert os.getpgid(process.pid) == os.getpgrp()
+
+
+@pytest.mark.parametrize("mask", ["000", "077", "277", "777"])
+def test_what_is_made_is_private_whatever_the_callers_umask(engine: Engine, mask: str) -> None:
+    container_id = engine.new_id()
+    command = engine.run_command(engine.shell("exit 42"), "--id", container_id)
+    for _ in range(2):  # the second finds what the first made
+        finished = engine.finish(engine.start(["sh", "-c", f'umask {mask}; exec "$@"', "sh", *command]))
+        assert finished.code == 42, finished
+    container = engine.container(container_id)
+    for directory in (engine.base, container, container / "runsc-root", container / "runsc-root" / "runtime"):
+        assert directory.stat().st_mode & 0o7777 == 0o700
+    for path in (container / "lock", *container.glob("trace-*")):
+        assert path.stat().st_mode & 0o7777 & ~0o600 == 0
+
+
+def test_an_id_as_long_as_is_accepted_can_be_run(engine: Engine) -> None:
+    container_id = engine.new_id().ljust(MAX_CONTAINER_ID, "i")
+    engine.ids.append(container_id)
+    finished = engine.run(engine.shell("exit 42"), "--id", container_id)
+    assert finished.code == 42, finished
+
+
+def test_every_character_that_an_id_may_have_can_be_run(engine: Engine) -> None:
+    container_id = f"_A.z+0-{engine.new_id()}"
+    engine.ids.append(container_id)
+    assert engine.run(engine.shell("exit 42"), "--id", container_id).code == 42
+
+
+def test_a_deep_artifact_base_can_be_run_from(engine: Engine) -> None:
+    for number in range(8):
+        engine.base = engine.make_directory(
+            f"{engine.base.parent.relative_to(engine.directory)}/{number:060}", 0o700
+        )
+        engine.base /= "base"
+    assert len(str(engine.base)) > 480
+    assert engine.run(engine.shell("exit 42")).code == 42
+
+
+def test_a_path_search_finds_runsc_for_an_ordinary_user_but_not_for_root(
+    needs_root: None, engine: Engine, runsc: Path
+) -> None:
+    """In a mount namespace of its own, in which the system's runsc is hidden."""
+    container_id = engine.new_id()
+    binary = engine.own_runsc(runsc)
+    hidden = [path for path in TRUSTED_PATHS if os.path.exists(path)]
+    script = 'for path in $HIDDEN; do mount --bind /dev/null "$path" || exit; done; exec "$@"'
+    become = ["setpriv", f"--reuid={engine.caller.uid}", f"--regid={engine.caller.gid}", "--clear-groups"]
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", *become]
+    command += engine.run_command(engine.shell("exit 42"), "--id", container_id)
+    path = f"relative:{binary.parent}:{engine.caller.environment['PATH']}"
+    finished = engine.finish(
+        engine.start(command, as_caller=False, environment={"HIDDEN": " ".join(hidden), "PATH": path})
+    )
+    if engine.caller.is_root:
+        assert "resolve: no runsc at" in finished.refusal()
+        assert "root does not search PATH" in finished.refusal()
+    else:
+        assert finished.code == 42
+        resolved = engine.trace(container_id)[1]["facts"]
+        assert resolved == {"path": str(binary), "found_by": "PATH"}

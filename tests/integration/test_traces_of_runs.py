@@ -1,0 +1,534 @@
+"""The record that each run leaves: of a good one, of one that is refused in each step, and where it may be kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import stat
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import engine as package
+from engine.linux.landlock import Landlock, abi_version
+from engine.spec import specs_directory
+from tests.integration.harness import REFUSED, WARNING, Engine, listing, read_trace, waiting_program
+
+KEYS = {"seq", "time", "container", "state", "trigger", "next", "facts", "error"}
+
+STEPS = [
+    ("start", "resolve", "resolved"),
+    ("resolved", "validate", "validated"),
+    ("validated", "secure_root", "root_secured"),
+    ("root_secured", "stage", "staged"),
+    ("staged", "apply_policy", "policy_settled"),
+    ("policy_settled", "exec", "handed_off"),
+]
+
+
+def _moves(trace: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    return [(line["state"], line["trigger"], line["next"]) for line in trace[1:]]
+
+
+def _check_lines(trace: list[dict[str, Any]], container_id: str) -> None:
+    """What holds of every trace, however the run ended."""
+    assert [line["seq"] for line in trace] == list(range(len(trace)))
+    assert {line["container"] for line in trace} == {container_id}
+    assert all(line.keys() == KEYS for line in trace[1:])
+    times = [line["time"] for line in trace]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", time) for time in times)
+    assert [datetime.fromisoformat(time) for time in times] == sorted(map(datetime.fromisoformat, times))
+
+
+def test_a_good_run_records_the_six_steps_in_order_and_ends_handed_off(engine: Engine, platform: str) -> None:
+    container_id = engine.new_id()
+    bundle = engine.shell("exit 42")
+    finished = engine.run(bundle, "--id", container_id, "--platform", platform)
+    assert finished.code == 42
+    trace = engine.trace(container_id)
+    _check_lines(trace, container_id)
+    assert _moves(trace) == STEPS
+    assert all(line["error"] is None for line in trace[1:])
+
+    header = trace[0]
+    spec = Path(specs_directory(), "GVisorRuntime.tla").read_bytes()
+    assert header["spec"] == hashlib.sha256(spec).hexdigest()
+    assert header["engine"] == package.__version__
+    assert header["options"] == {
+        "network": "none",
+        "platform": platform,
+        "rootless": not engine.caller.is_root,
+        "ignore_cgroups": False,
+        "exec_policy": "auto",
+        "require_exec_policy": False,
+        "runsc": None,
+    }
+    assert header["bundle"]["path"] == str(bundle)
+    assert header["bundle"]["sha256"] == hashlib.sha256((bundle / "config.json").read_bytes()).hexdigest()
+
+
+def test_the_trace_tells_what_was_executed(engine: Engine, runsc: Path) -> None:
+    container_id = engine.new_id()
+    process = engine.start_waiting(container_id)
+    facts = {line["trigger"]: line["facts"] for line in engine.trace(container_id)[1:]}
+    running = Path(f"/proc/{process.pid}/exe")
+    assert facts["validate"]["path"] == str(runsc)
+    assert facts["stage"]["path"] == os.readlink(running) == facts["exec"]["argv"][0]
+    assert facts["stage"]["sha256"] == hashlib.sha256(running.read_bytes()).hexdigest()
+    assert facts["stage"]["sha256"] == hashlib.sha256(runsc.read_bytes()).hexdigest()
+    command = Path(f"/proc/{process.pid}/cmdline").read_bytes().decode()
+    assert "\0".join([*facts["exec"]["argv"], ""]) == command
+    assert engine.finish(process, b"\n").code == 9
+
+
+def test_the_trace_is_the_callers_alone_and_lies_with_the_container(engine: Engine) -> None:
+    container_id = engine.new_id()
+    assert engine.run(engine.shell("exit 42"), "--id", container_id).code == 42
+    (path,) = engine.container(container_id).glob("trace-*.jsonl")
+    status = path.lstat()
+    assert (stat.S_IMODE(status.st_mode), status.st_uid) == (0o600, engine.caller.uid)
+    assert stat.S_ISREG(status.st_mode)
+
+
+def test_a_trace_can_be_kept_elsewhere(engine: Engine) -> None:
+    container_id = engine.new_id()
+    path = engine.directory / "elsewhere.jsonl"
+    assert engine.run(engine.shell("exit 42"), "--id", container_id, "--trace", path.name).code == 42
+    assert _moves(read_trace(path)) == STEPS
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert not list(engine.container(container_id).glob("trace-*"))
+
+
+def test_two_runs_of_one_id_leave_two_traces(engine: Engine) -> None:
+    container_id = engine.new_id()
+    bundle = engine.shell("exit 42")
+    for _ in range(2):
+        assert engine.run(bundle, "--id", container_id).code == 42
+    traces = [read_trace(path) for path in engine.container(container_id).glob("trace-*")]
+    assert [_moves(trace) for trace in traces] == [STEPS, STEPS]
+
+
+# --- Places where no trace can be kept ------------------------------------------------------------------------
+
+
+def _a_file(path: Path) -> None:
+    path.write_text("precious")
+
+
+def _a_link_to_a_file(path: Path) -> None:
+    (path.with_name("target")).write_text("precious")
+    path.symlink_to("target")
+
+
+def _a_dangling_link(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize("make", [_a_file, _a_link_to_a_file, _a_dangling_link, os.mkfifo, Path.mkdir])
+def test_a_trace_never_replaces_what_is_there(idle_engine: Engine, make: Callable[[Path], None]) -> None:
+    bundle = idle_engine.bundle()
+    path = idle_engine.directory / "trace"
+    make(path)
+    before = listing(idle_engine.directory)
+    line = idle_engine.run(bundle, "--trace", path).refusal()
+    assert line == f"engine: trace: {str(path)!r} exists; name a new file: a trace is never overwritten"
+    assert listing(idle_engine.directory) == before
+
+
+@pytest.mark.parametrize(
+    "path", ["missing/trace", "bundle/config.json/trace", "", ".", "x" * 300, "/proc/trace"]
+)
+def test_a_place_where_no_trace_can_be_made_is_refused(idle_engine: Engine, path: str) -> None:
+    bundle = idle_engine.bundle()
+    before = listing(idle_engine.directory)
+    assert idle_engine.run(bundle, "--trace", path).refusal().startswith("engine: trace: ")
+    assert listing(idle_engine.directory) == before
+
+
+# --- Refusals -------------------------------------------------------------------------------------------------
+
+
+def _refused_trace(
+    engine: Engine, step: str, *options: str | Path, bundle: Path | None = None, **more: Any
+) -> tuple[str, list[dict[str, Any]]]:
+    """The line and the trace of a run that `step` refuses, after checking what holds of all of these."""
+    container_id = engine.new_id()
+    path = engine.directory / f"trace-{container_id}"
+    finished = engine.run(bundle or engine.bundle(), "--id", container_id, "--trace", path, *options, **more)
+    line = finished.refusal()
+    trace = read_trace(path)
+    _check_lines(trace, container_id)
+    triggers = [trigger for _, trigger, _ in STEPS]
+    done = triggers.index(step)
+    assert _moves(trace) == [*STEPS[:done], (STEPS[done][0], "refuse", "refused")]
+    error = trace[-1]["error"]
+    assert error.keys() == {"step", "what", "remedy"}
+    assert line == f"engine: {error['step']}: {error['what']}; {error['remedy']}"
+    assert error["step"] == step
+    assert all(error.values())
+    for gone in trace[-1]["facts"]["cleaned"]:
+        assert not os.path.lexists(gone)
+    return line, trace
+
+
+def _writable_by_all(engine: Engine, runsc: Path) -> Path:
+    path = engine.own_runsc(runsc)
+    path.chmod(0o777)
+    return path
+
+
+def _writable_by_group(engine: Engine, runsc: Path) -> Path:
+    path = engine.own_runsc(runsc)
+    path.chmod(0o775)
+    return path
+
+
+def _not_executable(engine: Engine, runsc: Path) -> Path:
+    path = engine.own_runsc(runsc)
+    path.chmod(0o644)
+    return path
+
+
+def _in_a_directory_of_all(engine: Engine, runsc: Path) -> Path:
+    path = engine.own_runsc(runsc)
+    path.parent.chmod(0o777)
+    return path
+
+
+def _no_binary(engine: Engine, runsc: Path) -> Path:
+    path = engine.write(engine.directory / "runsc", b"neither a program nor a script")
+    path.chmod(0o755)
+    return path
+
+
+def _any_script(engine: Engine, runsc: Path) -> Path:
+    path = engine.write(engine.directory / "runsc", b"#!/bin/sh\nexec /bin/true\n")
+    path.chmod(0o755)
+    return path
+
+
+def _a_fifo(engine: Engine, runsc: Path) -> Path:
+    path = engine.directory / "runsc"
+    os.mkfifo(path, 0o755)
+    return engine.owned(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (_writable_by_all, "can be written by group or world (mode 0777)"),
+        (_writable_by_group, "can be written by group or world (mode 0775)"),
+        (_not_executable, "is not executable"),
+        (_in_a_directory_of_all, "has unsafe permissions 0777"),
+        (_no_binary, "is not an ELF binary"),
+        (_any_script, "names no runsc binary"),
+        (_a_fifo, "is not a regular file"),
+        (lambda engine, runsc: engine.directory, "is not a regular file"),
+    ],
+)
+def test_a_runsc_that_is_not_trusted_is_refused_by_validate(
+    idle_engine: Engine, runsc: Path, make: Callable[[Engine, Path], Path], named: str
+) -> None:
+    line, _ = _refused_trace(idle_engine, "validate", "--runsc", make(idle_engine, runsc))
+    assert named in line
+    assert not idle_engine.base.exists()
+
+
+def test_a_runsc_of_another_user_is_refused_by_validate(root_engine: Engine, runsc: Path) -> None:
+    path = root_engine.own_runsc(runsc)
+    os.chown(path, 12345, 12345)
+    line, _ = _refused_trace(root_engine, "validate", "--runsc", path)
+    assert "is owned by uid 12345" in line
+
+
+def test_a_missing_runsc_is_refused_by_resolve(idle_engine: Engine) -> None:
+    line, _ = _refused_trace(idle_engine, "resolve", "--runsc", "missing/runsc")
+    assert str(idle_engine.directory / "missing/runsc") in line
+    assert not idle_engine.base.exists()
+
+
+def _base_is_a_link(engine: Engine) -> None:
+    engine.base.symlink_to(engine.make_directory("target", 0o700))
+
+
+def _link_above(engine: Engine) -> None:
+    (engine.directory / "link").symlink_to(engine.make_directory("target", 0o700))
+    engine.base = engine.directory / "link" / "base"
+
+
+def _loose_parent(engine: Engine) -> None:
+    engine.base = engine.make_directory("loose", 0o777) / "base"
+
+
+def _group_writable_above(engine: Engine) -> None:
+    loose = engine.make_directory("loose", 0o770)
+    engine.make_directory("loose/tight", 0o700)
+    engine.base = loose / "tight" / "base"
+
+
+def _base_is_a_file(engine: Engine) -> None:
+    engine.write(engine.base, b"")
+
+
+def _parent_is_missing(engine: Engine) -> None:
+    engine.base = engine.directory / "missing" / "base"
+
+
+def _dots(engine: Engine) -> None:
+    engine.make_directory("inner", 0o700)
+    engine.base = engine.directory / "inner" / ".." / "base"
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (_base_is_a_link, "is a symbolic link"),
+        (_link_above, "is a symbolic link"),
+        (_loose_parent, "has unsafe permissions 0777"),
+        (_group_writable_above, "has unsafe permissions 0770"),
+        (_base_is_a_file, "is not a directory"),
+        (_parent_is_missing, "No such file or directory"),
+        (_dots, "'..'"),
+    ],
+)
+def test_an_artifact_base_that_is_not_safe_is_refused_by_secure_root(
+    idle_engine: Engine, make: Callable[[Engine], None], named: str
+) -> None:
+    make(idle_engine)
+    bundle = idle_engine.bundle()
+    before = {*idle_engine.directory.rglob("*")}
+    line, _ = _refused_trace(idle_engine, "secure_root", bundle=bundle)
+    assert named in line
+    (made,) = {*idle_engine.directory.rglob("*")} - before
+    assert made.name == f"trace-{idle_engine.ids[-1]}"
+
+
+def test_another_users_artifact_base_is_refused_by_secure_root(root_engine: Engine) -> None:
+    root_engine.make_directory("base", 0o700)
+    os.chown(root_engine.base, 12345, 12345)
+    line, _ = _refused_trace(root_engine, "secure_root")
+    assert "is owned by uid 12345 (expected uid 0)" in line
+
+
+def test_where_no_trace_can_be_kept_of_a_refusal_that_is_said(idle_engine: Engine) -> None:
+    _loose_parent(idle_engine)
+    finished = idle_engine.run(idle_engine.bundle())
+    assert finished.code == REFUSED
+    warning, refusal = finished.stderr.splitlines()
+    assert warning.startswith(f"{WARNING}no trace of this refusal was kept: ")
+    assert refusal.startswith("engine: secure_root: ")
+    assert idle_engine.leftovers() == []
+
+
+def test_a_copy_that_does_not_fit_is_refused_by_stage_and_removed(idle_engine: Engine) -> None:
+    """The caller's own limit on the size of a file, which setrlimit(2) describes, cuts the copy short."""
+    container_id = idle_engine.new_id()
+    command = idle_engine.run_command(idle_engine.bundle(), "--id", container_id)
+    finished = idle_engine.finish(
+        idle_engine.start(["sh", "-c", 'ulimit -f 2048; exec "$@"', "sh", *command])
+    )
+    assert "engine: stage: " in finished.refusal()
+    assert "File too large" in finished.refusal()
+    assert idle_engine.trace(container_id)[-1]["next"] == "refused"
+    assert _only_traces(idle_engine)
+
+
+def _only_traces(engine: Engine) -> bool:
+    """Whether nothing is left beneath the base but a container's directory with traces, and their lock."""
+    files = [path for path in engine.base.rglob("*") if path.parent != engine.base]
+    return bool(files) and all(path.name == "lock" or path.name.startswith("trace-") for path in files)
+
+
+def _on_a_tmpfs(engine: Engine, options: str) -> tuple[Path, str, list[dict[str, Any]]]:
+    """A run whose artifact base is on a tmpfs that is mounted with `options` for that run alone.
+
+    Answers with a copy of what was left there, the line of the refusal and the trace.
+    """
+    container_id = engine.new_id()
+    mount = engine.make_directory("mount")
+    engine.base = mount / "base"
+    copy = engine.make_directory("copy")
+    script = (
+        f'mount -t tmpfs -o mode=755,{options} tmpfs "$MOUNT" || exit; '
+        '"$@"; code=$?; cp -a "$MOUNT/." "$COPY" || exit; exit $code'
+    )
+    command = engine.run_command(engine.bundle(), "--id", container_id)
+    finished = engine.finish(
+        engine.start(
+            ["unshare", "--mount", "sh", "-c", script, "sh", *command],
+            environment={"MOUNT": str(mount), "COPY": str(copy)},
+        )
+    )
+    line = finished.refusal()
+    engine.base = copy / "base"
+    return copy, line, engine.trace(container_id)
+
+
+def test_a_full_file_system_is_refused_by_stage_and_the_copy_removed(root_engine: Engine) -> None:
+    _, line, trace = _on_a_tmpfs(root_engine, "size=8m")
+    assert "engine: stage: " in line
+    assert "No space left on device" in line
+    assert "engine gc" in line
+    assert trace[-1]["next"] == "refused"
+    assert trace[-1]["error"]["step"] == "stage"
+    assert _only_traces(root_engine)
+
+
+def test_a_file_system_that_executes_nothing_is_refused_by_stage_and_all_removed(root_engine: Engine) -> None:
+    _, line, trace = _on_a_tmpfs(root_engine, "size=80m,noexec")
+    assert "engine: stage: " in line
+    assert "noexec" in line
+    assert trace[-1]["next"] == "refused"
+    assert trace[-1]["error"]["step"] == "stage"
+    assert _only_traces(root_engine)
+
+
+def test_a_program_that_the_kernel_does_not_execute_is_refused_by_exec_and_all_removed(
+    idle_engine: Engine,
+) -> None:
+    program = waiting_program(machine=0xFFFF)
+    if program is None:
+        pytest.skip(f"no program is known for {os.uname().machine}")
+    path = idle_engine.write(idle_engine.directory / "runsc", program)
+    path.chmod(0o755)
+    container_id = idle_engine.new_id()
+    finished = idle_engine.run(idle_engine.bundle(), "--id", container_id, "--runsc", path)
+    assert finished.code == REFUSED
+    assert "engine: exec: the kernel refused to execute" in finished.said_by_container
+    assert "Exec format error" in finished.said_by_container
+    trace = idle_engine.trace(container_id)
+    _check_lines(trace, container_id)
+    # The line of the hand-off is written before execve, which then fails.
+    assert _moves(trace) == [*STEPS, ("policy_settled", "refuse", "refused")]
+    assert trace[-1]["error"]["step"] == "exec"
+    assert trace[-1]["facts"]["cleaned"]
+    assert _only_traces(idle_engine)
+
+
+def test_a_required_policy_without_rootless_is_refused(root_engine: Engine) -> None:
+    line, trace = _refused_trace(root_engine, "apply_policy", "--require-exec-policy")
+    assert "it applies to --rootless runs" in line
+    assert trace[-1]["facts"]["cleaned"]
+
+
+def test_a_required_policy_that_this_kernel_cannot_enforce_is_refused_with_the_reason(
+    idle_engine: Engine,
+) -> None:
+    line, _ = _refused_trace(idle_engine, "apply_policy", "--rootless", "--require-exec-policy")
+    if abi_version() == 0:
+        reason = Landlock.UNAVAILABLE
+    elif idle_engine.caller.is_root:
+        reason = Landlock.FORBIDS_MOUNT
+    else:
+        reason = Landlock.FORBIDDEN
+    assert f"the required execute policy is not enforced: {reason.value}; " in line
+
+
+def test_a_policy_that_is_required_and_off_is_refused(idle_engine: Engine) -> None:
+    options = ("--rootless", "--require-exec-policy", "--exec-policy", "off")
+    line, _ = _refused_trace(idle_engine, "apply_policy", *options)
+    assert "it was turned off with --exec-policy off" in line
+
+
+def test_a_policy_that_is_not_enforced_is_warned_of_and_recorded(unprivileged_engine: Engine) -> None:
+    container_id = unprivileged_engine.new_id()
+    finished = unprivileged_engine.run(unprivileged_engine.shell("exit 42"), "--id", container_id)
+    assert finished.code == 42
+    (warning,) = finished.stderr.splitlines()
+    policy = unprivileged_engine.trace(container_id)[5]["facts"]
+    assert policy["outcome"] == "unavailable"
+    assert warning == f"{WARNING}no execute policy: {policy['reason']}"
+
+
+def test_landlock_as_asked_for_is_enforced_on_the_process_that_becomes_runsc(
+    root_engine: Engine, runsc: Path
+) -> None:
+    """Every stock runsc dies of it, as it may not mount any more: which also shows that it is enforced."""
+    if abi_version() == 0:
+        pytest.skip("the kernel has no Landlock")
+    container_id = root_engine.new_id()
+    options = ("--rootless", "--exec-policy", "landlock", "--id", container_id)
+    finished = root_engine.run(root_engine.shell("exit 42"), *options)
+    trace = root_engine.trace(container_id)
+    assert _moves(trace) == STEPS
+    assert trace[5]["facts"]["outcome"] == "enforced"
+    assert trace[5]["facts"]["mechanism"] == "landlock"
+    assert finished.code == 128
+    assert finished.stdout == b""
+
+
+# --- Platforms ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def runsc_without_systrap(engine: Engine, runsc: Path) -> Path:
+    """The real runsc with the names of that platform's package overwritten: it still runs, but not on systrap."""
+    path = engine.own_runsc(runsc)
+    path.write_bytes(
+        path.read_bytes().replace(b"pkg/sentry/platform/systrap", b"pkg/sentry/platform/sistrap")
+    )
+    return path
+
+
+def test_by_itself_the_engine_takes_systrap_where_runsc_has_it(engine: Engine, runsc: Path) -> None:
+    if b"pkg/sentry/platform/systrap" not in runsc.read_bytes():
+        pytest.skip(f"{runsc} has no systrap")
+    container_id = engine.new_id()
+    finished = engine.run(engine.shell("exit 42"), "--id", container_id)
+    assert finished.code == 42
+    assert "platform" not in finished.stderr
+    assert engine.trace(container_id)[2]["facts"]["platform"] == "systrap"
+
+
+def test_a_runsc_without_systrap_is_run_on_ptrace_and_that_is_said(
+    engine: Engine, runsc_without_systrap: Path
+) -> None:
+    container_id = engine.new_id()
+    bundle = engine.shell("echo on ptrace; exit 42")
+    finished = engine.run(bundle, "--id", container_id, "--runsc", runsc_without_systrap)
+    assert (finished.code, finished.stdout) == (42, b"on ptrace\n")
+    assert f"{WARNING}platform ptrace: this runsc has no systrap\n" in finished.stderr
+    argv = engine.trace(container_id)[6]["facts"]["argv"]
+    assert argv[argv.index("--platform") + 1] == "ptrace"
+
+
+def test_a_platform_that_runsc_lacks_is_refused_by_validate(
+    engine: Engine, runsc_without_systrap: Path
+) -> None:
+    options = ("--platform", "systrap", "--runsc", runsc_without_systrap)
+    line, _ = _refused_trace(engine, "validate", *options)
+    assert "was built without the platform systrap (it has " in line
+
+
+def test_a_wrapper_script_of_nix_is_followed_to_the_binary(engine: Engine, runsc: Path) -> None:
+    binary = engine.own_runsc(runsc).rename(engine.directory / "own" / ".runsc-wrapped")
+    wrapper = engine.write(
+        binary.with_name("runsc"), f'#! /bin/sh -e\nexport A=b\nexec -a "$0" "{binary}" "$@"\n'.encode()
+    )
+    wrapper.chmod(0o755)
+    container_id = engine.new_id()
+    assert engine.run(engine.shell("exit 42"), "--id", container_id, "--runsc", wrapper).code == 42
+    facts = engine.trace(container_id)[2]["facts"]
+    assert (facts["wrapper"], facts["path"]) == (str(wrapper), str(binary))
+
+
+def test_a_link_to_runsc_is_followed_and_its_target_named(engine: Engine, runsc: Path) -> None:
+    link = engine.directory / "runsc"
+    link.symlink_to(runsc)
+    engine.owned(link)
+    container_id = engine.new_id()
+    assert engine.run(engine.shell("exit 42"), "--id", container_id, "--runsc", link).code == 42
+    assert engine.trace(container_id)[2]["facts"]["path"] == str(runsc)
+
+
+def test_what_was_copied_is_not_needed_any_more(engine: Engine, runsc: Path) -> None:
+    """The container goes on when the runsc it came from is removed: it runs the staged copy."""
+    own = engine.own_runsc(runsc)
+    process = engine.start_waiting(engine.new_id(), "--runsc", own)
+    shutil.rmtree(own.parent)
+    assert engine.finish(process, b"\n").code == 9
