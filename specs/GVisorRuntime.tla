@@ -418,7 +418,7 @@ GcDeclines(i) ==
 Spends ==
     /\ \E r \in Runs : state[r] \notin Terminal
     /\ \/ Tireless /\ UNCHANGED moves
-       \/ ~Tireless /\ moves < Budget /\ moves' = moves + 1
+       \/ moves < Budget /\ moves' = moves + 1
 
 SwapBinary ==
     /\ "binary" \in Moves
