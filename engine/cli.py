@@ -242,6 +242,8 @@ def _check(options: argparse.Namespace) -> int:
     from engine.formal import check, render
     from engine.formal.tlc import Limits
 
+    # So that TLC's processes are ended on the way out, as they are for any other exception.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     show = sys.stderr is not None and sys.stderr.isatty()
     result = check(
         jar=options.jar,
