@@ -59,7 +59,9 @@ from engine.lifecycle.secure_root import secure_root
 end = time.monotonic() + 3
 while time.monotonic() < end:
     try:
-        secure_root("one", os.environ).discard()
+        secured = secure_root("one", os.environ)
+        secured.discard()
+        secured.close()
     except SecureRootError as error:
         if "is alive" not in str(error):  # gc holds the lock for a moment, too
             raise
