@@ -80,8 +80,12 @@ class MutantResult:
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """The answer to `check`. `gaps` is None when not every model was run, as it then says nothing."""
+    """The answer to `check`. `gaps` is None when not every model was run, as it then says nothing.
 
+    `spec` is the SHA-256 of the lifecycle's spec, by which a trace says what it was run against.
+    """
+
+    spec: str | None
     jar: Jar
     java: str
     tlc: str
@@ -142,6 +146,7 @@ def check(
             _drop([*checking.values(), *mutating])
             raise
     return CheckResult(
+        spec=specs.digest,
         jar=tlc.jar,
         java=tlc.java,
         tlc=run.version,

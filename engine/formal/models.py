@@ -5,6 +5,7 @@ The manifest has the form of the one in tlaplus/Examples; a model that TLC must 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.formal.errors import ManifestError
-from engine.spec import specs_directory
+from engine.spec import LIFECYCLE_SPEC, specs_directory
 
 MANIFEST = "manifest.json"
 MUTANTS = "mutants"
@@ -141,6 +142,12 @@ class Specs:
     files: Mapping[str, str]
     models: tuple[Model, ...]
     mutants: tuple[Mutant, ...]
+
+    @property
+    def digest(self) -> str | None:
+        """The SHA-256, in hexadecimal, of the lifecycle's spec as it was read; None where there is none."""
+        text = self.files.get(LIFECYCLE_SPEC)
+        return None if text is None else hashlib.sha256(text.encode()).hexdigest()
 
     def model(self, name: str) -> Model:
         """The model of that name. Raises `ManifestError`."""

@@ -217,6 +217,7 @@ def as_data(result: CheckResult) -> dict[str, Any]:
     """The whole result as JSON can say it."""
     return {
         "ok": result.ok,
+        "spec": result.spec,
         "seconds": round(result.seconds, 3),
         "tlc": result.tlc,
         "java": result.java,

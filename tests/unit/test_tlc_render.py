@@ -41,6 +41,7 @@ HOLDS = ModelResult(
     seconds=1.25,
 )
 GOOD = CheckResult(
+    spec="ab" * 32,
     jar=Jar("/jars/tla2tools.jar", "--jar", "abc"),
     java="/usr/bin/java",
     tlc="TLC2 Version 9",
