@@ -1,0 +1,194 @@
+"""What a trace proves: the bytes read once, what conformance says of them, and the lines that can be relied on.
+
+Nothing behind the first bad line counts as evidence: it is only shown as what it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, BinaryIO
+
+from engine.errors import EngineError, remedy_for
+from engine.formal.trace_check import TraceResult, Verdict, verify
+from engine.formal.trace_record import BadLineError, Error, Header, Record, read_header, read_record
+from engine.lifecycle.machine import LIFECYCLE, State, Trigger
+from engine.lifecycle.spec_graph import SpecGraph
+
+#: The longest trace that is reported on, in bytes. The engine's own are some thousands.
+LARGEST = 16 << 20
+
+#: Which step is under way in a state.
+STEP_FROM: Mapping[str, Trigger] = {
+    source: row.trigger for row in LIFECYCLE if row.trigger is not Trigger.REFUSE for source in row.sources
+}
+
+
+class ReportError(EngineError):
+    """There is nothing to report on, or the report cannot be written."""
+
+    step = "report"
+
+
+class Outcome(StrEnum):
+    """How a run ended, as its trace tells."""
+
+    HANDED_OFF = "handed off"
+    REFUSED = "refused"
+    UNFINISHED = "unfinished"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One move: when, and how long the step before it took, in seconds."""
+
+    record: Record[Any]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A trace as it was read: `header` and `moments` up to the first bad line, `rest` from there on."""
+
+    path: str
+    sha256: str
+    size: int
+    result: TraceResult
+    header: Header | None
+    moments: tuple[Moment, ...]
+    rest: tuple[bytes, ...]
+
+    @property
+    def conforms(self) -> bool:
+        return self.result.verdict is Verdict.CONFORMS
+
+    @property
+    def judged(self) -> bool:
+        """Whether conformance says nothing against the trace."""
+        return bool(self.result.verdict.is_good)
+
+    @cached_property
+    def facts(self) -> Mapping[str, Any]:
+        """What was recorded, by trigger, with the header's under `header`: what the guards of the machine take."""
+        known: dict[str, Any] = {} if self.header is None else {"header": self.header.known()}
+        return known | {moment.record.trigger: moment.record.facts for moment in self.moments}
+
+    @property
+    def outcome(self) -> Outcome:
+        if self.header is None:
+            return Outcome.UNKNOWN
+        last = self.moments[-1].record.next if self.moments else State.START
+        return {State.HANDED_OFF: Outcome.HANDED_OFF, State.REFUSED: Outcome.REFUSED}.get(
+            State(last) if last in _STATES else State.START, Outcome.UNFINISHED
+        )
+
+    @property
+    def refusal(self) -> Error | None:
+        """Of a refused run: `step`, `what`, `remedy`."""
+        record = self.moments[-1].record if self.moments else None
+        return record.error if record is not None else None
+
+    @property
+    def stopped_in(self) -> Trigger | None:
+        """The step in which a run that was not handed off came to its end."""
+        if self.header is None or self.outcome is Outcome.HANDED_OFF:
+            return None
+        if not self.moments:
+            return Trigger.RESOLVE
+        last = self.moments[-1].record
+        return STEP_FROM.get(last.state if last.next == State.REFUSED else last.next)
+
+    @property
+    def started(self) -> datetime | None:
+        return None if self.header is None else self.header.time
+
+    @property
+    def seconds(self) -> float:
+        """From the header to the last line that counts."""
+        return sum(moment.seconds for moment in self.moments)
+
+
+_STATES = frozenset(State)
+
+
+def read(path: str, graph: SpecGraph) -> tuple[Evidence, bytes]:
+    """Read the trace in the file `path` and hold it against `graph`; answers with its bytes, too.
+
+    Raises `ReportError` when the file cannot be read.
+    """
+    try:
+        with open_regular(path) as file:
+            content = file.read(LARGEST + 1)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        remedy = "name a trace that you can read"
+        raise ReportError(
+            f"{path!r}: {why}", remedy=remedy_for(error, remedy) if isinstance(error, OSError) else remedy
+        ) from None
+    if len(content) > LARGEST:
+        raise ReportError(
+            f"{path!r} has more than {LARGEST >> 20} MiB",
+            remedy="name the trace of one run (engine trace verify reads archives of many)",
+        )
+    return judge(path, content, graph), content
+
+
+def open_regular(path: str) -> BinaryIO:
+    """Open a regular file for reading. Raises `OSError`, and `ValueError` for what is none."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return open(descriptor, "rb")
+    os.close(descriptor)
+    raise ValueError("it is not a regular file")
+
+
+def judge(path: str, content: bytes, graph: SpecGraph) -> Evidence:
+    """What the bytes of a trace prove."""
+    result = _verify(path, content, graph)
+    *lines, cut = content.split(b"\n")
+    if cut:
+        lines.append(cut)
+    counted = result.records if result.verdict is not Verdict.OTHER_SPEC else len(lines)
+    records = list(_records(lines[:counted]))
+    header = records[0] if records and isinstance(records[0], Header) else None
+    moments = [
+        Moment(record, (record.time - before.time).total_seconds())
+        for before, record in pairwise(records)
+        if isinstance(record, Record)
+    ]
+    shown = (header is not None) + len(moments)
+    return Evidence(
+        path=path,
+        sha256=hashlib.sha256(content).hexdigest(),
+        size=len(content),
+        result=result,
+        header=header,
+        moments=tuple(moments),
+        rest=tuple(lines[shown:]),
+    )
+
+
+def _verify(path: str, content: bytes, graph: SpecGraph) -> TraceResult:
+    """What conformance says of these very bytes: the file might be another by the time it is opened again."""
+    with open(os.memfd_create("trace", os.MFD_CLOEXEC), "r+b") as copy:
+        copy.write(content)
+        copy.flush()
+        (result,) = verify([f"/proc/self/fd/{copy.fileno()}"], graph=graph)
+    return replace(result, path=path)
+
+
+def _records(lines: list[bytes]) -> Iterator[Header | Record[Any]]:
+    """Each line, up to the first that has not the form of one."""
+    try:
+        for number, line in enumerate(lines):
+            yield read_record(line) if number else read_header(line)
+    except BadLineError:
+        return
