@@ -14,15 +14,19 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from engine import __doc__ as what_it_is
 from engine import __version__
 from engine.errors import EngineError, printable, remedy_for
 from engine.options import ExecPolicy, Network, Platform, RunOptions, check_container_id
 
+if TYPE_CHECKING:
+    from engine.audit.signature import Signers
+
 _EXIT_CODES = (
     "exit codes: run: the container's own after the hand-off; check: 1 a property fails, 3 TLC could not run; "
+    "trace verify: 1 a trace or its signature is not good; "
     "125 the engine refused; 2 wrong usage; 130 interrupted"
 )
 REFUSED = 125
@@ -147,6 +151,34 @@ def _parser() -> argparse.ArgumentParser:
         "--time", type=_positive, default=600, metavar="SECONDS", help="each run's limit (default: 600)"
     )
 
+    report = _command(commands, "report", _report, "write the audit report of one run, or of many")
+    report.add_argument(
+        "files", nargs="*", metavar="FILE", help="a run's trace; several are reported on as a fleet"
+    )
+    report.add_argument("--traces", metavar="DIR", help="report on every *.jsonl beneath DIR, as a fleet")
+    report.add_argument(
+        "--check", metavar="FILE", help="what engine check --mutants --json said, for one run's report"
+    )
+    report.add_argument(
+        "--output", metavar="FILE", default="report.html", help="where to (default: report.html)"
+    )
+    _signers(report)
+
+    trace = commands.add_parser(
+        "trace", help="sign traces, and verify them", description="Sign and verify traces."
+    )
+    traces = trace.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    verify = _command(
+        traces, "verify", _verify, "hold traces against the spec, and their signatures against a key"
+    )
+    verify.add_argument("files", nargs="+", metavar="FILE", help="a run's trace")
+    _signers(verify)
+    sign = _command(traces, "sign", _sign, "sign traces; each signature is a new file beside its trace")
+    sign.add_argument("files", nargs="+", metavar="FILE", help="a trace")
+    sign.add_argument(
+        "--key", metavar="KEY", required=True, help="an unencrypted private key that only its owner can read"
+    )
+
     _command(commands, "doctor", _doctor, "show what is installed here, what it enables, what is missing")
     return parser
 
@@ -159,6 +191,17 @@ def _command(commands: Any, name: str, run: Callable[[Any], int], text: str) -> 
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.set_defaults(command=run)
     return parser
+
+
+def _signers(parser: argparse.ArgumentParser) -> None:
+    """Whose signatures count."""
+    parser.add_argument(
+        "--key", metavar="PUB", help="traces must be signed with this public key's private half"
+    )
+    parser.add_argument(
+        "--signers", metavar="FILE", help="... by --identity, as this OpenSSH allowed_signers file knows it"
+    )
+    parser.add_argument("--identity", metavar="NAME", help="a principal of the --signers file")
 
 
 def _choice(parser: argparse.ArgumentParser, flag: str, kind: Any, default: Any, text: str) -> None:
@@ -257,6 +300,62 @@ def _check(options: argparse.Namespace) -> int:
         _say_over("")
     print(json.dumps(render.as_data(result), indent=2) if options.json else render.report(result))
     return 0 if result.ok else 1
+
+
+def _report(options: argparse.Namespace) -> int:
+    from engine.audit import html
+    from engine.audit.fleet import fleet_page, traces_in
+    from engine.audit.model_check import load
+    from engine.audit.report import run_page
+
+    one = len(options.files) == 1
+    if bool(options.files) == (options.traces is not None):
+        _parser().error("report takes either traces or --traces DIR")
+    if options.check is not None and not one:
+        _parser().error("--check belongs to the report of one run")
+    signers = _whose_signatures(options)
+    if one:
+        check = None if options.check is None else load(options.check)
+        page = run_page(options.files[0], check=check, signers=signers)
+    else:
+        page = fleet_page(options.files or traces_in(options.traces), signers=signers)
+    html.write(options.output, page)
+    print(json.dumps({"report": options.output}) if options.json else f"written: {printable(options.output)}")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from engine.audit.signature import verify
+
+    signers = _whose_signatures(options)
+    all_good = True
+    for verified in verify(options.files, signers):
+        all_good = all_good and verified.is_good
+        print(json.dumps(verified.as_data()) if options.json else verified)
+    return 0 if all_good else 1
+
+
+def _sign(options: argparse.Namespace) -> int:
+    from engine.audit.signature import sign
+
+    for path in options.files:
+        signature = sign(path, options.key)
+        print(json.dumps({"signature": signature}) if options.json else f"signed: {printable(signature)}")
+    return 0
+
+
+def _whose_signatures(options: argparse.Namespace) -> Signers | None:
+    from engine.audit.signature import Signers
+
+    if options.key is not None and options.signers is not None:
+        _parser().error("give either --key or --signers")
+    if (options.signers is None) != (options.identity is None):
+        _parser().error("--signers and --identity belong together")
+    if options.key is not None:
+        return Signers.of_key(options.key)
+    if options.signers is not None:
+        return Signers.of_identity(options.signers, options.identity)
+    return None
 
 
 def _doctor(options: argparse.Namespace) -> int:

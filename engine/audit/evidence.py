@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
+from io import BufferedReader
 from itertools import pairwise
-from typing import Any, BinaryIO
+from typing import Any
 
 from engine.errors import EngineError, remedy_for
 from engine.formal.trace_check import TraceResult, Verdict, verify
@@ -141,7 +142,7 @@ def read(path: str, graph: SpecGraph) -> tuple[Evidence, bytes]:
     return judge(path, content, graph), content
 
 
-def open_regular(path: str) -> BinaryIO:
+def open_regular(path: str) -> BufferedReader:
     """Open a regular file for reading. Raises `OSError`, and `ValueError` for what is none."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):

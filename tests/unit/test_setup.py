@@ -53,6 +53,7 @@ def test_what_the_tests_lack_is_named_by_package_and_why(
     monkeypatch.setenv("PATH", str(tmp_path))
     script(tmp_path / "newuidmap", "")
     script(tmp_path / "dot", "")
+    script(tmp_path / "chromium", "")
     lacking = system_parts.missing("test")
     assert list(lacking) == ["runsc", "default-jre-headless", "uidmap"]
     assert all(lacking.values())

@@ -1,0 +1,107 @@
+"""Pages made from the templates beside this module: self-contained, and nothing in a trace can become markup.
+
+Whatever a template prints goes through `printable` and is escaped, without the template having to ask for it. Beyond
+that, each page's own Content-Security-Policy forbids every script but ours and every request.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+from engine import __version__
+from engine.audit.evidence import ReportError
+from engine.audit.extra import require
+from engine.errors import printable, remedy_for
+
+TEMPLATES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates")
+
+
+def page(
+    template: str, values: Mapping[str, Any], *, script: str | None = None, now: datetime | None = None
+) -> bytes:
+    """The page that `template` makes of `values`. `script` names the only script that may run in it."""
+    markup = require("markupsafe", "make reports").Markup
+    code = "" if script is None else _file(script)
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    allowed = "'none'" if script is None else f"'sha256-{digest}'"
+    made: str = (
+        _environment()
+        .get_template(template)
+        .render(
+            **values,
+            style=markup(_file("style.css")),
+            script=markup(code),
+            policy=markup(
+                "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
+                f"script-src {allowed}"
+            ),
+            version=__version__,
+            now=now or datetime.now(UTC),
+        )
+    )
+    return made.encode()
+
+
+@cache
+def _environment() -> Any:
+    jinja2, markup = require("jinja2", "make reports"), require("markupsafe", "make reports").Markup
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: value if isinstance(value, markup) else printable(str(value)),
+    )
+    environment.filters["when"] = when
+    environment.filters["duration"] = duration
+    return environment
+
+
+def _file(name: str) -> str:
+    with open(os.path.join(TEMPLATES, name), encoding="utf-8") as file:
+        return file.read()
+
+
+def when(moment: datetime) -> str:
+    """To the second, UTC."""
+    return moment.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def duration(seconds: float) -> str:
+    """In the unit that reads best, to three digits."""
+    for unit, factor in (("s", 1.0), ("ms", 1e3)):
+        if abs(seconds) * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}" if abs(seconds) < 1000 else f"{seconds:.0f} s"
+    return f"{seconds * 1e6:.0f} µs"
+
+
+def write(path: str, content: bytes) -> None:
+    """Put the page at `path`, whole or not at all, in the place of an earlier one. Raises `ReportError`."""
+    partial = f"{path}.{os.getpid()}.part"
+    try:
+        descriptor = os.open(
+            partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
+    except (OSError, ValueError) as error:
+        raise _cannot_write(path, error) from None
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(partial, path)
+    except OSError as error:
+        os.unlink(partial)
+        raise _cannot_write(path, error) from None
+
+
+def _cannot_write(path: str, error: OSError | ValueError) -> ReportError:
+    remedy = "name a file in a directory that you can write with --output"
+    if isinstance(error, OSError):
+        return ReportError(f"{path!r}: {error.strerror}", remedy=remedy_for(error, remedy))
+    return ReportError(f"{path!r}: {error}", remedy=remedy)

@@ -1,0 +1,414 @@
+"""The audit report of one run: what was run, what stood between it and the host, and how that is known.
+
+What is worst comes first: a trace that does not conform, a signature that does not verify, then the reason of a
+refusal. Where something was not verified the page says that it was not, and how it can be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine import runsc
+from engine.audit import html
+from engine.audit.controls import CIS, NIST, Coverage, Status, controls, matrix, uncovered
+from engine.audit.evidence import Evidence, Outcome, read
+from engine.audit.model_check import ModelCheck
+from engine.audit.signature import NAMESPACE, SUFFIX, Signature, Signers, Standing, look
+from engine.errors import EngineError
+from engine.formal.trace_check import Verdict
+from engine.lifecycle.machine import LIFECYCLE, Trigger
+from engine.lifecycle.spec_graph import SpecGraph, spec_graph
+
+#: How much of the lines that are no evidence is shown.
+_RAW_LINES, _RAW_CHARACTERS = 20, 2000
+
+#: How a status looks: `good`, `bad`, `warn` or `none`.
+KINDS: Mapping[str, str] = {
+    Status.HELD: "good",
+    Status.NOT_ENFORCED: "warn",
+    Status.NOT_APPLICABLE: "none",
+    Status.REFUSED: "bad",
+    Status.BROKEN: "bad",
+    Status.NOT_REACHED: "none",
+    Coverage.MET: "good",
+    Coverage.PARTLY: "warn",
+    Coverage.NOT_MET: "bad",
+    Coverage.NOT_SHOWN: "none",
+    Coverage.NOT_COVERED: "none",
+}
+VERDICT_KINDS: Mapping[Verdict, str] = {
+    Verdict.CONFORMS: "good",
+    Verdict.INCOMPLETE: "warn",
+    Verdict.DIFFERS: "bad",
+    Verdict.OTHER_SPEC: "warn",
+    Verdict.UNREADABLE: "bad",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A verdict as it is shown: how it looks, in a word, in a sentence."""
+
+    kind: str
+    text: str
+    detail: str
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def shown(self) -> dict[str, Any]:
+        """As the template takes it."""
+        return {**self.more, "kind": self.kind, "text": self.text, "detail": self.detail}
+
+
+def run_page(path: str, *, check: ModelCheck | None, signers: Signers | None) -> bytes:
+    """The report of the run whose trace is the file `path`.
+
+    `check`: what the model checker said, shown only if it is of the trace's spec. `signers`: whose signature beside
+    the trace counts; without them it is not checked. Raises `ReportError` and `SpecGraphError`.
+    """
+    graph = spec_graph()
+    evidence, content = read(path, graph)
+    beside = path + SUFFIX
+    signature = look(beside) if signers is None else signers.check(content, beside)
+    found = controls(evidence)
+    conformance, signed, model = (
+        _conformance(evidence, graph),
+        _signature(evidence, signature),
+        _model(evidence, check),
+    )
+    container = evidence.header.container if evidence.header is not None else "unknown container"
+    sections = matrix(evidence, found, is_signed=signature.standing is Standing.VERIFIED)
+    return html.page(
+        "run.html.j2",
+        {
+            "title": f"{evidence.outcome}: {container} - audit report",
+            "container": container,
+            "notices": _notices(evidence, signature),
+            "tiles": _tiles(evidence, conformance, signed, model),
+            "subject": _subject(evidence),
+            "steps": _steps(evidence),
+            "picture": None,
+            "no_picture": None,
+            "controls": found,
+            "kinds": KINDS,
+            "conformance": conformance.shown(),
+            "rest": _rest(evidence),
+            "signature": signed.shown(),
+            "model": model.shown(),
+            "guides": [
+                {
+                    "name": guide,
+                    "about": about,
+                    "sections": [section for section in sections if section.guide == guide],
+                    "uncovered": list(uncovered(guide)),
+                }
+                for guide, about in _GUIDES
+            ],
+            "limits": _LIMITS,
+        },
+    )
+
+
+_GUIDES = (
+    (NIST, "Application Container Security Guide, September 2017: the countermeasures of chapter 4."),
+    (CIS, "Written for Docker Engine, which takes no part in a run; only what has its like here is mapped."),
+)
+_LIMITS = (
+    "What happened inside the container, and how it ended: the engine is gone once runsc runs.",
+    "That the host, its kernel and its clock were as the engine saw them: all times and facts are the host's own.",
+    "What the root file system held: only the digest of config.json is recorded.",
+    "That runsc itself is without faults. The trace names it by its digest.",
+    "That this trace is of every run there was: a run whose trace was removed leaves no gap here.",
+)
+
+
+def _notices(evidence: Evidence, signature: Signature) -> list[dict[str, str | None]]:
+    """What the reader must know first, the gravest first."""
+
+    def notice(kind: str, title: str, what: str, remedy: str | None = None) -> dict[str, str | None]:
+        return {"kind": kind, "title": title, "what": what, "remedy": remedy}
+
+    found = []
+    result, refusal = evidence.result, evidence.refusal
+    if result.verdict is Verdict.DIFFERS and result.fault is not None:
+        found.append(
+            notice(
+                "bad",
+                "This trace does not conform to the spec",
+                f"Line {result.fault.line}: {result.fault.what}. Only the lines before it count as evidence below.",
+            )
+        )
+    if signature.standing is Standing.BAD:
+        found.append(notice("bad", "The signature does not verify", f"{signature.path}: {signature.why}."))
+    if refusal is not None:
+        found.append(notice("bad", f"Refused in {refusal['step']}", refusal["what"], refusal["remedy"]))
+    elif evidence.outcome is Outcome.HANDED_OFF:
+        found.append(
+            notice(
+                "good" if evidence.conforms and not found else "warn",
+                "Handed to runsc after every step",
+                "All six steps were recorded; the last line was written right before execve.",
+            )
+        )
+    elif evidence.outcome is Outcome.UNFINISHED and not found:
+        found.append(
+            notice(
+                "warn",
+                f"The trace ends before {evidence.stopped_in}",
+                "The engine was killed, or was still at work: there is no record of how the run ended.",
+            )
+        )
+    return found
+
+
+def _tiles(evidence: Evidence, conformance: Said, signed: Said, model: Said) -> list[dict[str, str]]:
+    outcome = {
+        Outcome.HANDED_OFF: ("good", "Every step of the lifecycle was recorded."),
+        Outcome.REFUSED: ("bad", f"in {evidence.stopped_in}, after {html.duration(evidence.seconds)}"),
+        Outcome.UNFINISHED: ("warn", f"nothing was recorded of {evidence.stopped_in}"),
+        Outcome.UNKNOWN: ("bad", "The header cannot be relied on."),
+    }[evidence.outcome]
+    return [
+        {
+            "label": "Outcome",
+            "anchor": "lifecycle",
+            "kind": outcome[0],
+            "text": evidence.outcome,
+            "detail": outcome[1],
+        },
+        *(
+            {"label": label, "anchor": anchor, "kind": said.kind, "text": said.text, "detail": said.detail}
+            for label, anchor, said in (
+                ("Conformance", "conformance", conformance),
+                ("Signature", "tamper", signed),
+                ("Model checking", "model", model),
+            )
+        ),
+    ]
+
+
+def _subject(evidence: Evidence) -> dict[str, dict[str, Any]]:
+    if evidence.header is None:
+        return {}
+    header, facts = evidence.header, evidence.facts
+    binary, staged = facts.get(Trigger.VALIDATE), facts.get(Trigger.STAGE)
+    options = {name: _option(value) for name, value in header.options.items()}
+    return {
+        "Container": {
+            "id": header.container,
+            "started": html.when(header.time),
+            "bundle": header.bundle["path"],
+            "SHA-256 of config.json": header.bundle["sha256"],
+            "root file system": header.bundle["rootfs"],
+            "hooks, which run on the host": str(header.bundle["hooks"]),
+        },
+        "runsc": {
+            "path": binary["path"] if binary else "not validated",
+            "SHA-256 of the staged copy": staged["sha256"] if staged else "not staged",
+            "version": _version(staged["sha256"]) if staged else "not known: nothing was staged",
+            "platform": f"{binary['platform']}, of {', '.join(binary['platforms'])}"
+            if binary
+            else "not chosen",
+        },
+        "Options": options,
+        "Host and engine": {
+            "kernel": f"{header.host['kernel']}, {header.host['machine']}",
+            "effective user": f"uid {header.host['user']}",
+            "engine": f"gvisor-engine {header.engine}",
+            "SHA-256 of the spec": header.spec,
+        },
+    }
+
+
+def _option(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "not given" if value is None else str(value)
+
+
+def _version(digest: str) -> str:
+    """The version of the runsc with that digest, if this machine's trusted one is it: no other is executed."""
+    try:
+        binary = runsc.find(None, os.environ)
+    except EngineError:
+        return "not recorded, and no trusted runsc is here to compare with; the digest tells which it is"
+    try:
+        with open(binary.descriptor, "rb", closefd=False) as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                return "not recorded, and this machine's runsc is another; the digest tells which it is"
+        return (
+            f"{runsc.version(binary).splitlines()[0]} (told by {binary.path} here, which has the same digest)"
+        )
+    except (EngineError, OSError, IndexError):
+        return "not recorded, and this machine's runsc, which has the same digest, does not tell it"
+    finally:
+        binary.close()
+
+
+def _steps(evidence: Evidence) -> list[list[str]]:
+    moments = {moment.record.trigger: moment for moment in evidence.moments}
+    rows = []
+    for row in LIFECYCLE:
+        if row.trigger is Trigger.REFUSE:
+            continue
+        moment = moments.get(row.trigger)
+        came = "established: " + row.establishes if moment else "not reached"
+        if evidence.refusal is not None and evidence.stopped_in is row.trigger:
+            moment = moment or moments.get(Trigger.REFUSE)
+            came = "REFUSED: " + evidence.refusal["what"]
+        elif moment is None and evidence.stopped_in is row.trigger:
+            came = "nothing was recorded from here on"
+        rows.append(
+            [
+                row.trigger,
+                f"{row.sources[0]} → {row.target}",
+                came,
+                moment.record.time.strftime("%H:%M:%S.%f") if moment else "",
+                html.duration(moment.seconds) if moment else "",
+            ]
+        )
+    return rows
+
+
+def _conformance(evidence: Evidence, graph: SpecGraph) -> Said:
+    result = evidence.result
+    detail = {
+        Verdict.CONFORMS: f"All {result.records} lines are as the spec and the machine's guards want them.",
+        Verdict.INCOMPLETE: f"All {result.records} lines are as they must be, but the run did not come to its end.",
+        Verdict.DIFFERS: f"{result.records} lines are as they must be; the next is not.",
+        Verdict.OTHER_SPEC: f"Not judged: this engine's spec is {graph.spec}. Use the engine that made the trace.",
+        Verdict.UNREADABLE: f"{result.why}",
+    }[result.verdict]
+    more: dict[str, Any] = {"fault": None}
+    if result.fault is not None:
+        more["fault"] = {
+            "first bad line": str(result.fault.line),
+            "what is there": result.fault.what,
+            "what the spec allows there": result.fault.allowed or "not told",
+        }
+    return Said(VERDICT_KINDS[result.verdict], result.verdict, detail, more)
+
+
+def _rest(evidence: Evidence) -> dict[str, Any]:
+    first = (evidence.header is not None) + len(evidence.moments) + 1
+    shown = [line.decode(errors="backslashreplace")[:_RAW_CHARACTERS] for line in evidence.rest[:_RAW_LINES]]
+    return {"first": first, "count": len(evidence.rest), "shown": shown, "limit": _RAW_CHARACTERS}
+
+
+def _signature(evidence: Evidence, signature: Signature) -> Said:
+    kind, detail = {
+        Standing.VERIFIED: ("good", f"Every byte of the trace is as {signature.signer} signed it."),
+        Standing.BAD: ("bad", f"{signature.why}."),
+        Standing.UNSIGNED: ("warn", "Nothing shows that the trace is as the engine wrote it."),
+        Standing.UNCHECKED: ("warn", "There is a signature; give --key or --signers to have it checked."),
+    }[signature.standing]
+    facts = {
+        "trace": evidence.path,
+        "SHA-256 of the trace": evidence.sha256,
+        "size": f"{evidence.size:,} bytes",
+        "signature": signature.path
+        if signature.standing is not Standing.UNSIGNED
+        else "none beside the trace",
+    }
+    if signature.key:
+        facts["key that it names"] = signature.key
+    if signature.standing in {Standing.VERIFIED, Standing.UNCHECKED}:
+        principal = "IDENTITY"
+        facts["to check it with stock OpenSSH"] = (
+            f"ssh-keygen -Y verify -f ALLOWED_SIGNERS -I {principal} -n {NAMESPACE} "
+            f"-s {shlex.quote(signature.path)} < {shlex.quote(evidence.path)}"
+        )
+    verified, not_verified = [], []
+    if signature.standing is Standing.VERIFIED:
+        verified.append(
+            f"The signature over the whole file by {signature.key}: no byte was changed, added or cut off since."
+        )
+    else:
+        not_verified.append(
+            "That the file is whole and unchanged: an owner of the trace could have written it anew."
+        )
+    if evidence.judged and evidence.header is not None:
+        verified.append("The hash chain: each line carries the SHA-256 of the line before it.")
+    else:
+        not_verified.append("The hash chain to the end: see the first bad line above.")
+    not_verified.append(
+        "When the signature was made, and that the signer saw the run: a signature has no trusted time."
+    )
+    return Said(
+        kind, signature.standing, detail, {"facts": facts, "verified": verified, "not_verified": not_verified}
+    )
+
+
+def _model(evidence: Evidence, check: ModelCheck | None) -> Said:
+    none: dict[str, Any] = {"check": None}
+    if evidence.header is None:
+        return Said("warn", "not verified", "The trace does not say by which spec it was run.", none)
+    spec = evidence.header.spec
+    if check is None:
+        how = "No result was given; save one with engine check --mutants --json > check.json, and give it with --check."
+        return Said("warn", "not verified", how, none)
+    if check.said.spec != spec:
+        other = f"is of the spec {check.said.spec}" if check.said.spec else "does not say of which spec it is"
+        return Said(
+            "warn", "not verified", f"The result in {check.path} {other}, not of this trace's {spec}.", none
+        )
+    said, shortfalls = check.said, check.shortfalls
+    more = {
+        "check": check,
+        "shortfalls": shortfalls,
+        "facts": {
+            "SHA-256 of the spec": spec,
+            "distinct states": f"{check.distinct:,} in {len(said.models)} models",
+            "deepest search": f"{max((model.stateDepth for model in said.models), default=0)} steps",
+            "properties": f"{check.holding} of {len(check.properties)} hold",
+            "coverage": _coverage(check),
+            "mutants": f"{check.killed} of {len(said.mutants)} noticed"
+            if said.mutants
+            else "none were tried",
+            "checker": f"{said.tlc}, {said.java}",
+            "SHA-256 of tla2tools.jar": said.jar.sha256,
+            "result taken at its word from": f"{check.path}, SHA-256 {check.sha256}",
+        },
+        "models": [
+            (
+                model.name,
+                model.says,
+                "every property holds" if model.must_hold else f"a {model.expected}, found",
+                f"{model.distinctStates:,}",
+                f"{model.totalStates:,}",
+                model.stateDepth,
+                "; ".join(model.surprises) or "as expected",
+            )
+            for model in said.models
+        ],
+        "properties": list(check.properties.items()),
+        "actions": [(name, f"{times:,}" if times else "never") for name, times in check.actions.items()],
+        "mutants": [
+            (
+                mutant.name,
+                mutant.says,
+                mutant.breaks,
+                f"yes, in {mutant.steps} steps" if mutant.killed else "NO: it survived",
+            )
+            for mutant in said.mutants
+        ],
+    }
+    if shortfalls:
+        return Said("bad", "not verified", f"Of this very spec, but not all is well: {shortfalls[0]}.", more)
+    detail = (
+        f"Of this very spec: {len(check.properties)} properties hold in {check.distinct:,} distinct states; "
+        f"all {len(said.mutants)} mutants are noticed."
+    )
+    return Said("good", "verified", detail, more)
+
+
+def _coverage(check: ModelCheck) -> str:
+    if check.said.gaps is None:
+        return "not judged: only some models were checked"
+    if check.said.gaps:
+        return f"{len(check.said.gaps)} parts of the spec were never reached"
+    return f"every part of {len(check.actions)} actions was reached"

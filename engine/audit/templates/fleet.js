@@ -1,0 +1,56 @@
+"use strict";
+// Pages through all runs, which are in the page as JSON. Every value becomes text, never markup.
+(() => {
+  const { head, page, rows } = JSON.parse(document.getElementById("data").textContent);
+  const byId = (id) => document.getElementById(id);
+  const body = byId("list").tBodies[0];
+  const number = new Intl.NumberFormat("en-US");
+  const haystacks = rows.map((row) => row.join("\n").toLowerCase());
+  const look = {
+    "does not conform": ["bad", "✗"], "unreadable": ["bad", "✗"], "signature does not verify": ["bad", "✗"],
+    "of another spec": ["warn", "!"], "refused": ["bad", "✗"], "unfinished": ["warn", "!"], "handed off": ["good", "✓"],
+  };
+  let found = rows, first = 0;
+
+  const make = (name, attributes, ...children) => {
+    const made = document.createElement(name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    made.append(...children);
+    return made;
+  };
+  const badge = (kind) => {
+    const [color, sign] = look[kind];
+    return make("span", { class: `badge ${color}` }, make("span", { "aria-hidden": "true" }, sign), ` ${kind}`);
+  };
+  const show = () => {
+    const last = Math.min(first + page, found.length);
+    body.replaceChildren(...found.slice(first, last).map((row) =>
+      make("tr", { role: "row" }, ...row.map((cell, column) => make(
+        "td",
+        { role: "cell", "data-label": head[column], class: [1, 3, 5].includes(column) ? "keep" : "" },
+        make("span", {}, column === 0 ? badge(cell) : cell),
+      )))));
+    byId("shown").textContent = found.length === 0
+      ? `None of ${number.format(rows.length)} runs is like that.`
+      : `${number.format(first + 1)} to ${number.format(last)} of ${number.format(found.length)} runs` +
+        (found.length < rows.length ? ` that are like that, of ${number.format(rows.length)} in all.` : ".");
+    byId("before").disabled = first === 0;
+    byId("after").disabled = last >= found.length;
+  };
+  const search = () => {
+    const words = byId("find").value.toLowerCase().split(/\s+/).filter(Boolean);
+    const kind = byId("kind").value;
+    found = rows.filter((row, at) =>
+      (kind === "" || row[0] === kind) && words.every((word) => haystacks[at].includes(word)));
+    first = 0;
+    show();
+  };
+  const turn = (by) => () => { first += by; show(); };
+
+  byId("find").addEventListener("input", search);
+  byId("kind").addEventListener("change", search);
+  byId("before").addEventListener("click", turn(-page));
+  byId("after").addEventListener("click", turn(page));
+  byId("finder").hidden = false;
+  search();
+})();

@@ -1,0 +1,546 @@
+"""The report of a run: the worst first, nothing claimed that was not verified, and no string that becomes markup."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engine.audit import html, model_check
+from engine.audit.controls import Status, controls, matrix
+from engine.audit.evidence import Outcome, ReportError, read
+from engine.audit.fleet import fleet_page, traces_in
+from engine.audit.model_check import ModelCheck
+from engine.audit.report import run_page
+from engine.audit.signature import Signers, sign
+from engine.formal import render
+from engine.lifecycle.machine import Trigger
+from engine.lifecycle.spec_graph import spec_graph
+from tests.audit_traces import HOSTILE, chained, check_result, poisoned, poisoned_trace, rewritten
+from tests.conformance_traces import Line, Story
+from tests.conformance_traces import read as read_lines
+from tests.unit.test_signature import new_key
+from tests.unit.test_tlc_render import GOOD
+
+
+class Page(HTMLParser):
+    """What a page is made of: each tag with the names of its attributes, its texts, its anchors."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, tuple[str, ...]]] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+        self._hidden = 0
+        self.feed(content.decode())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, tuple(name for name, _ in attrs)))
+        self.ids += [str(value) for name, value in attrs if name == "id"]
+        self.links += [str(value) for name, value in attrs if name in ("href", "src", "action")]
+        self._hidden += tag in ("style", "script", "title")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._hidden -= tag in ("style", "script", "title")
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self.text = f"{self.text} {data}"
+
+    @property
+    def words(self) -> str:
+        return " ".join(self.text.split())
+
+
+def page_of(trace: Path, check: dict[str, Any] | None = None, signers: Signers | None = None) -> Page:
+    result = None if check is None else saved(trace.parent / "check.json", check)
+    return Page(run_page(str(trace), check=result, signers=signers))
+
+
+def saved(path: Path, said: Any) -> ModelCheck:
+    path.write_text(json.dumps(said))
+    return model_check.load(str(path))
+
+
+def test_the_reason_of_a_refusal_is_the_first_thing(private: Path) -> None:
+    page = page_of(Story(steps=3, end="refused").write(private / "t"))
+    before, _, after = page.words.partition("Refused in stage")
+    assert before.endswith("Audit report of one run: web ")
+    assert after.startswith(" 'base' is full Remedy: free space Outcome")
+    assert "Handed to runsc" not in page.words
+
+
+def test_a_good_run_shows_every_control_with_its_evidence(private: Path) -> None:
+    page = page_of(Story().write(private / "t"))
+    assert "Handed to runsc after every step" in page.words
+    for shown in (
+        "ab" * 32,
+        "cd" * 32,
+        "/usr/bin/runsc",
+        "uid 0 (root)",
+        "0500",
+        "0700",
+        "inode 217",
+        "6.18.0",
+    ):
+        assert shown in page.words, shown
+    assert "not reached" not in page.words
+
+
+@pytest.mark.parametrize("steps", range(7))
+def test_a_control_is_held_only_if_its_step_was_recorded(private: Path, steps: int) -> None:
+    evidence, _ = read(str(Story(steps=steps, end="killed").write(private / "t")), spec_graph())
+    recorded = list(Trigger)[:steps]
+    for control in controls(evidence):
+        assert (control.status is Status.NOT_REACHED) == (control.trigger not in recorded)
+    assert evidence.outcome is (Outcome.HANDED_OFF if steps == 6 else Outcome.UNFINISHED)
+
+
+def test_a_refused_step_is_where_the_run_stopped(private: Path) -> None:
+    for steps, trigger in enumerate(list(Trigger)[:6]):
+        story = Story(steps=steps, end="refused")
+        evidence, _ = read(str(story.write(private / f"t{steps}")), spec_graph())
+        assert evidence.stopped_in is trigger
+        assert {each.trigger for each in controls(evidence) if each.status is Status.REFUSED} == {trigger}
+
+
+def test_an_execve_that_the_kernel_refused_is_a_refusal(private: Path) -> None:
+    evidence, _ = read(str(Story(steps=6, end="refused").write(private / "t")), spec_graph())
+    assert (evidence.outcome, evidence.stopped_in) == (Outcome.REFUSED, Trigger.EXEC)
+    assert not any(
+        row.coverage.startswith("met") for row in matrix(evidence, controls(evidence), is_signed=False)
+    )
+
+
+def test_an_execute_policy_that_is_not_enforced_is_not_said_to_hold(private: Path) -> None:
+    for enforced, status in ((True, Status.HELD), (False, Status.NOT_ENFORCED)):
+        story = Story(rootless=True, enforced=enforced, user=1000)
+        evidence, _ = read(str(story.write(private / str(enforced))), spec_graph())
+        assert {control.key: control.status for control in controls(evidence)}["policy"] is status
+
+
+@pytest.mark.parametrize(
+    ("network", "met", "status"),
+    [
+        ("none", "met by this run", Status.HELD),
+        ("sandbox", "not covered", Status.NOT_APPLICABLE),
+        ("host", "not met", Status.NOT_ENFORCED),
+        ("elsewhere", "not met", Status.NOT_ENFORCED),
+    ],
+)
+def test_the_matrix_says_of_the_network_what_the_run_had(
+    private: Path, network: str, met: str, status: Status
+) -> None:
+    def change(lines: list[Line]) -> list[Line]:
+        lines[0]["options"]["network"] = network
+        return lines
+
+    evidence, _ = read(str(rewritten(Story().write(private / "t"), change)), spec_graph())
+    found = controls(evidence)
+    rows = {row.section: row.coverage for row in matrix(evidence, found, is_signed=False)}
+    assert (rows["4.4.2"], found[-1].status) == (met, status)
+    assert (rows["5.10"] == "met by this run") == (network in ("none", "sandbox"))
+
+
+def test_facts_that_the_machine_does_not_permit_do_not_hold(private: Path) -> None:
+    """A trace of another spec is not judged by it, but its facts are still asked for what they permit."""
+
+    def change(lines: list[Line]) -> list[Line]:
+        lines[0]["spec"] = "00" * 32
+        lines[2]["facts"]["mode"] = "0777"
+        return lines
+
+    trace = rewritten(Story().write(private / "t"), change)
+    evidence, _ = read(str(trace), spec_graph())
+    assert {each.key: each.status for each in controls(evidence)}["trusted"] is Status.BROKEN
+    page = page_of(trace)
+    assert "of another spec" in page.words
+    assert "All 7 lines" not in page.words
+
+
+def test_nothing_behind_the_first_bad_line_is_evidence(private: Path) -> None:
+    trace = Story().write(private / "t")
+    trace.write_bytes(trace.read_bytes().replace(b'"mode":"0755"', b'"mode":"0777"'))
+    page = page_of(trace)
+    assert page.words.index("This trace does not conform to the spec Line 3") < page.words.index("Outcome")
+    evidence, _ = read(str(trace), spec_graph())
+    held = [control.key for control in controls(evidence) if control.status is not Status.NOT_REACHED]
+    assert held == ["resolved"]
+    assert "5 lines from the first bad one on" in page.words
+    assert "Handed to runsc" not in page.words
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"null\n", b"\xff\xfe", b"<script>alert(1)</script>\n", b"[" * 9999]
+)
+def test_what_is_no_trace_is_reported_as_that(private: Path, content: bytes) -> None:
+    trace = private / "t"
+    trace.write_bytes(content)
+    page = page_of(trace, check_result())
+    assert "This trace does not conform" in page.words
+    assert "Nothing is known of the run" in page.words
+    assert "✓ held" not in page.words
+
+
+# The model checker's verdict
+
+
+def test_the_verdict_is_shown_for_the_very_spec_only(private: Path) -> None:
+    trace = Story().write(private / "t")
+    page = page_of(trace, check_result())
+    assert (
+        "Of this very spec: 2 properties hold in 3,048 distinct states; all 1 mutants are noticed"
+        in page.words
+    )
+    assert "NoStepSkipped" in page.words
+    for other in (check_result(spec="00" * 32), check_result(spec=None), None):
+        page = page_of(trace, other)
+        assert "Model checking ! not verified" in page.words
+        assert "NoStepSkipped" not in page.words
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"mutants": []}, "no mutants were tried"),
+        ({"gaps": None}, "only some models were checked"),
+        ({"gaps": [{"action": "A", "at": "x:1:2", "after": None}]}, "1 parts of the spec were never reached"),
+        ({"models": []}, "no property was checked"),
+        ({"ok": False}, "the check says of itself that it failed"),
+        (
+            {"mutants": [{**check_result()["mutants"][0], "killed": False}]},
+            "mutant policy-is-skipped survived",
+        ),
+        (
+            {"models": [{**check_result()["models"][0], "properties": {"TypeOK": "violated"}}]},
+            "TypeOK violated",
+        ),
+        (
+            {
+                "models": [
+                    {**check_result()["models"][0], "surprises": ["3 states, where the manifest has 4"]}
+                ]
+            },
+            "3 states, where the manifest has 4",
+        ),
+    ],
+)
+def test_a_check_that_is_not_whole_and_well_verifies_nothing(
+    private: Path, change: dict[str, Any], why: str
+) -> None:
+    page = page_of(Story().write(private / "t"), check_result(**change))
+    assert "Model checking ✗ not verified" in page.words
+    assert why in page.words
+
+
+def test_what_engine_check_says_can_be_given_to_the_report(private: Path) -> None:
+    said = render.as_data(replace(GOOD, spec=spec_graph().spec))
+    check = saved(private / "check.json", json.loads(json.dumps(said)))
+    assert check.said.spec == spec_graph().spec
+    assert list(check.properties) == ["Small", "Tiny"]
+
+
+@pytest.mark.parametrize("said", [None, [], {}, {**check_result(), "models": [{}]}, check_result(ok="yes")])
+def test_what_is_no_result_of_a_check_is_refused(private: Path, said: Any) -> None:
+    with pytest.raises(ReportError, match="is no result of engine check"):
+        saved(private / "check.json", said)
+
+
+# The signature
+
+
+def test_the_report_says_what_was_verified_and_what_was_not(private: Path) -> None:
+    trace, key = Story().write(private / "t"), new_key(private / "key")
+    signers = Signers.of_key(f"{key}.pub")
+    assert "Signature ! not signed" in page_of(trace, signers=signers).words
+    sign(str(trace), str(key))
+    assert "Signature ! signed, not checked" in page_of(trace).words
+    page = page_of(trace, signers=signers)
+    assert "Signature ✓ verified" in page.words
+    verified, _, rest = page.words.partition("Verified here")[2].partition("Not verified")
+    assert "The signature over the whole file" in verified
+    assert "hash chain" in verified
+    assert "a signature has no trusted time" in rest
+    mallory = Signers.of_key(f"{new_key(private / 'mallory')}.pub")
+    page = page_of(trace, signers=mallory)
+    assert "Handed to runsc" not in page.words.partition("The signature does not verify")[0]
+    assert "Signature ✗ does not verify" in page.words
+
+
+# Hostile strings
+
+
+def structure(trace: Path) -> list[tuple[str, tuple[str, ...]]]:
+    return page_of(trace).tags
+
+
+STORIES = (Story(), Story(steps=2, end="refused"), Story(rootless=True, enforced=True, user=1000))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("story", STORIES)
+def test_no_string_of_a_trace_becomes_markup(private: Path, story: Story, text: str) -> None:
+    harmless = structure(poisoned_trace(private / "harmless", story, "-x"))
+    trace = poisoned_trace(private / "hostile", story, text)
+    assert structure(trace) == harmless
+    content = run_page(str(trace), check=None, signers=None)
+    assert not re.search(rb"[\x00-\x09\x0b-\x1f]|\xe2\x80[\xa8-\xae]", content)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(st.characters(exclude_categories=()), min_size=1, max_size=40), st.sampled_from(STORIES))
+def test_no_string_at_all_becomes_markup(private: Path, text: str, story: Story) -> None:
+    for name in ("harmless", "hostile", "plain"):
+        (private / name).unlink(missing_ok=True)
+    lines = read_lines(story.write(private / "plain"))
+    pages = []
+    for name, ending in (("harmless", "-x"), ("hostile", text)):
+        (private / name).write_bytes(chained([poisoned(line, ending) for line in lines]))
+        pages.append(structure(private / name))
+    assert pages[0] == pages[1]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=200))
+def test_no_bytes_at_all_become_markup(private: Path, content: bytes) -> None:
+    (private / "t").write_bytes(content.replace(b"\n", b""))
+    (private / "u").write_bytes(b"x")
+    bytes_, harmless = structure(private / "t"), structure(private / "u")
+    assert not content.replace(b"\n", b"") or bytes_ == harmless
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_name_of_a_file_and_no_word_of_a_check_becomes_markup(private: Path, text: str) -> None:
+    name = (
+        text.replace("/", "|")
+        .replace("\0", "")
+        .encode("utf-8", "surrogatepass")
+        .decode("utf-8", "surrogateescape")
+    )
+    place = private / name
+    place.mkdir()
+    trace = Story().write(place / f"{name}.jsonl")
+    check = poisoned(check_result(), text.encode("utf-8", "replace").decode())
+    check["spec"] = spec_graph().spec
+    plain = private / "plain"
+    plain.mkdir()
+    harmless = poisoned(check_result(), "-x")
+    harmless["spec"] = spec_graph().spec
+    assert page_of(trace, check).tags == page_of(Story().write(plain / "t"), harmless).tags
+
+
+# The fleet
+
+
+def test_the_fleet_counts_every_run_and_puts_the_unreliable_first(private: Path) -> None:
+    for number in range(5):
+        Story().write(private / f"good{number}.jsonl")
+    Story(steps=2, end="refused").write(private / "refused.jsonl")
+    Story(steps=2, end="killed").write(private / "killed.jsonl")
+    edited = Story().write(private / "edited.jsonl")
+    edited.write_bytes(edited.read_bytes().replace(b"0755", b"0777"))
+    rewritten(
+        Story().write(private / "other.jsonl"), lambda lines: [{**lines[0], "spec": "00" * 32}, *lines[1:]]
+    )
+    (private / "loop.jsonl").mkdir()
+    page = Page(fleet_page(traces_in(str(private)), signers=None))
+    assert "1 of 9 traces cannot be relied on" in page.words
+    kinds = (
+        "does not conform 1",
+        "unreadable 0",
+        "of another spec 1",
+        "refused 1",
+        "unfinished 1",
+        "handed off 5",
+    )
+    for kind in kinds:
+        assert kind in page.words, kind
+    listed = page.words.partition("9 of 9 runs are shown.")[2]
+    order = [
+        listed.index(name)
+        for name in ("edited.jsonl", "other.jsonl", "refused.jsonl", "killed.jsonl", "good")
+    ]
+    assert order == sorted(order)
+
+
+def test_the_fleet_shows_a_page_of_runs_and_says_of_how_many(private: Path) -> None:
+    base = Story().write(private / "t0.jsonl")
+    for number in range(1, 120):
+        os.link(base, private / f"t{number}.jsonl")
+    content = fleet_page(traces_in(str(private)), signers=None)
+    page = Page(content)
+    assert "50 of 120 runs are shown. The others can be reached" in page.words
+    data = re.search(rb'<script type="application/json" id="data">(.*?)</script>', content, re.DOTALL)
+    assert data is not None
+    assert len(json.loads(data[1])["rows"]) == 120
+
+
+def test_the_fleet_checks_signatures_where_asked(private: Path) -> None:
+    key = new_key(private / "key")
+    for number in range(3):
+        trace = Story().write(private / f"t{number}.jsonl")
+        if number:
+            sign(str(trace), str(key))
+    trace.write_bytes(Story(steps=1, end="refused").write(private / "x").read_bytes())
+    page = Page(fleet_page(traces_in(str(private)), signers=Signers.of_key(f"{key}.pub")))
+    assert "1 verified, 1 does not verify, 1 not signed" in page.words
+    assert "1 of 3 traces cannot be relied on" in page.words
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_string_of_a_fleet_becomes_markup(private: Path, text: str) -> None:
+    pages = []
+    for name, ending in (("harmless", "-x"), ("hostile", text)):
+        (private / name).mkdir()
+        for number, story in enumerate(STORIES):
+            poisoned_trace(private / name / f"t{number}.jsonl", story, ending)
+        pages.append(fleet_page(traces_in(str(private / name)), signers=None))
+    assert Page(pages[0]).tags == Page(pages[1]).tags
+    assert pages[1].count(b"<script") == 2
+    assert pages[1].count(b"</script") == 2
+
+
+def test_times_that_cannot_be_are_no_obstacle(private: Path) -> None:
+    """A forger may date a run to any year; a chart has no more bars for it."""
+    for number, year in enumerate(("0001", "1970", "2026", "9999")):
+
+        def change(lines: list[Line], year: str = year) -> list[Line]:
+            return [{**line, "time": year + line["time"][4:]} for line in lines]
+
+        rewritten(Story().write(private / f"t{number}.jsonl"), change)
+    content = fleet_page(traces_in(str(private)), signers=None)
+    assert content.count(b'<rect class="ran" x=') <= 30
+
+
+def test_a_directory_without_traces_is_refused(private: Path) -> None:
+    (private / "link.jsonl").symlink_to("/dev/zero")
+    for path in (private, private / "none"):
+        with pytest.raises(ReportError):
+            traces_in(str(path))
+
+
+# The page as a file
+
+
+def test_a_page_loads_nothing_and_every_anchor_leads_somewhere(private: Path) -> None:
+    trace = Story().write(private / "t.jsonl")
+    for content in (
+        run_page(str(trace), check=saved(private / "c", check_result()), signers=None),
+        fleet_page([str(trace), str(trace)], signers=None),
+    ):
+        page = Page(content)
+        assert page.links
+        for link in page.links:
+            assert link.startswith(("#", "data:image/svg+xml")), link
+            assert not link.startswith("#") or link[1:] in page.ids, link
+        assert len(page.ids) == len(set(page.ids))
+        assert b"default-src 'none'" in content
+        assert not re.search(rb"url\(|@import|https?:", content.replace(b"http://www.w3.org/2000/svg", b""))
+
+
+def test_only_the_fleets_own_script_may_run_and_a_runs_report_has_none(private: Path) -> None:
+    trace = Story().write(private / "t.jsonl")
+    assert b"script-src 'none'" in run_page(str(trace), check=None, signers=None)
+    assert not any(tag == "script" for tag, _ in page_of(trace).tags)
+    content = fleet_page([str(trace)], signers=None)
+    script = content.rpartition(b"<script>")[2].partition(b"</script>")[0]
+    digest = re.search(rb"script-src 'sha256-([^']+)'", content)
+    assert digest is not None
+    import base64
+
+    assert base64.b64decode(digest[1]) == hashlib.sha256(script).digest()
+
+
+def test_a_report_is_written_whole_or_not_at_all(private: Path) -> None:
+    target = private / "report.html"
+    html.write(str(target), b"old")
+    html.write(str(target), b"new")
+    assert target.read_bytes() == b"new"
+    (private / "taken").mkdir()
+    with pytest.raises(ReportError):
+        html.write(str(private / "taken"), b"x")
+    assert sorted(path.name for path in private.iterdir()) == ["report.html", "taken"]
+
+
+# The command line
+
+
+def engine(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "engine", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_report_sign_and_verify_from_the_command_line(private: Path) -> None:
+    trace, key = Story().write(private / "t.jsonl"), new_key(private / "key")
+    bad = private / "bad.jsonl"
+    bad.write_bytes(trace.read_bytes().replace(b"0755", b"0777"))
+    assert engine("trace", "sign", trace, "--key", key).stdout == f"signed: {trace}.sig\n"
+    done = engine("trace", "verify", trace, "--key", f"{key}.pub")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(f"signature: verified: the holder of {key}.pub\n")
+    assert engine("trace", "verify", bad).returncode == 1
+    assert engine("trace", "verify", trace, bad, "--json").stdout.count("\n") == 2
+    (private / "check.json").write_text(json.dumps(check_result()))
+    for arguments in ([trace, "--check", private / "check.json"], [trace, bad], ["--traces", private]):
+        done = engine("report", *arguments, "--output", private / "r.html")
+        assert (done.returncode, done.stdout) == (0, f"written: {private / 'r.html'}\n"), done.stderr
+        assert (private / "r.html").read_bytes().startswith(b"<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["report"],
+        ["report", "t", "--traces", "d"],
+        ["report", "--traces", "d", "--check", "c"],
+        ["report", "t", "u", "--check", "c"],
+        ["report", "t", "--key", "k", "--signers", "s", "--identity", "i"],
+        ["report", "t", "--signers", "s"],
+        ["trace", "verify", "t", "--identity", "i"],
+        ["trace", "sign", "t"],
+        ["trace"],
+    ],
+)
+def test_wrong_usage_is_one_line(arguments: list[str]) -> None:
+    done = engine(*arguments)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+
+
+def test_a_missing_extra_is_one_line_with_the_remedy(private: Path) -> None:
+    trace = Story().write(private / "t.jsonl")
+    for module, arguments in (
+        ("jinja2", ["report", str(trace)]),
+        ("asyncssh", ["trace", "sign", str(trace), "--key", str(trace)]),
+        ("asyncssh", ["report", str(trace), "--key", str(trace)]),
+    ):
+        code = f"import sys; sys.modules[{module!r}] = None; from engine.cli import main; sys.exit(main({arguments!r}))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 125
+        assert done.stderr.endswith("pip install 'gvisor-engine[audit]'\n"), done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_run_imports_nothing_of_the_audit() -> None:
+    code = (
+        "import sys; import engine.cli, engine.lifecycle.runner, engine.bundle; "
+        "print({'jinja2', 'asyncssh', 'msgspec', 'cryptography'} & set(sys.modules), "
+        "[name for name in sys.modules if name.startswith('engine.audit')])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set() []\n"
