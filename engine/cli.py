@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
 _EXIT_CODES = (
     "exit codes: run: the container's own after the hand-off; check: 1 a property fails, 3 TLC could not run; "
-    "trace verify: 1 a trace or its signature is not good; "
+    "trace verify: 1 a trace differs or its signature does not verify, 3 none does but one could not be read; "
     "125 the engine refused; 2 wrong usage; 130 interrupted"
 )
 REFUSED = 125
+UNREADABLE = 3
 INTERRUPTED = 130
 
 
@@ -164,16 +165,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     _signers(report)
 
-    trace = commands.add_parser(
-        "trace", help="sign traces, and verify them", description="Sign and verify traces."
-    )
-    traces = trace.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    trace = commands.add_parser("trace", help="check the traces of runs, and sign them", allow_abbrev=False)
+    of_traces = trace.add_subparsers(title="commands", metavar="COMMAND", required=True)
     verify = _command(
-        traces, "verify", _verify, "hold traces against the spec, and their signatures against a key"
+        of_traces, "verify", _trace_verify, "check traces line by line against the spec and their chain"
     )
-    verify.add_argument("files", nargs="+", metavar="FILE", help="a run's trace")
+    verify.add_argument("files", nargs="+", metavar="FILE", help="a trace; - is standard input")
+    verify.add_argument(
+        "--runs", action="store_true", help="a FILE has the traces of many runs, one after the other"
+    )
+    verify.add_argument(
+        "--complete", action="store_true", help="an incomplete trace counts as one that differs"
+    )
+
     _signers(verify)
-    sign = _command(traces, "sign", _sign, "sign traces; each signature is a new file beside its trace")
+    sign = _command(of_traces, "sign", _sign, "sign traces; each signature is a new file beside its trace")
     sign.add_argument("files", nargs="+", metavar="FILE", help="a trace")
     sign.add_argument(
         "--key", metavar="KEY", required=True, help="an unencrypted private key that only its owner can read"
@@ -324,13 +330,40 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
-def _verify(options: argparse.Namespace) -> int:
-    from engine.audit.signature import verify
+def _trace_verify(options: argparse.Namespace) -> int:
+    from collections import Counter
+    from dataclasses import asdict
 
-    signers = _whose_signatures(options)
+    from engine.formal.trace_check import Verdict, verify
+
+    if (signers := _whose_signatures(options)) is not None:
+        return _verify_signed(options, signers)
+    found: Counter[Verdict] = Counter()
+    for result in verify(options.files, runs=options.runs):
+        found[result.verdict] += 1
+        print(json.dumps(asdict(result)) if options.json else result)
+    if found.total() > 1 and not options.json:
+        print(
+            f"{found.total()} runs: {'; '.join(f'{number} {verdict}' for verdict, number in found.items())}"
+        )
+    good = {Verdict.CONFORMS, *(() if options.complete else (Verdict.INCOMPLETE,))}
+    if found.keys() - good - {Verdict.UNREADABLE}:
+        return 1
+    return UNREADABLE if Verdict.UNREADABLE in found else 0
+
+
+def _verify_signed(options: argparse.Namespace, signers: Signers) -> int:
+    from engine.audit.signature import verify
+    from engine.formal.trace_check import STDIN, Verdict
+
+    if options.runs or STDIN in options.files:
+        _parser().error(
+            "a signature belongs to the file of one run: neither --runs nor - has a place beside it"
+        )
     all_good = True
     for verified in verify(options.files, signers):
-        all_good = all_good and verified.is_good
+        complete = verified.result.verdict is Verdict.CONFORMS or not options.complete
+        all_good = all_good and verified.is_good and complete
         print(json.dumps(verified.as_data()) if options.json else verified)
     return 0 if all_good else 1
 
@@ -345,17 +378,17 @@ def _sign(options: argparse.Namespace) -> int:
 
 
 def _whose_signatures(options: argparse.Namespace) -> Signers | None:
-    from engine.audit.signature import Signers
-
     if options.key is not None and options.signers is not None:
         _parser().error("give either --key or --signers")
     if (options.signers is None) != (options.identity is None):
         _parser().error("--signers and --identity belong together")
+    if options.key is options.signers is None:
+        return None
+    from engine.audit.signature import Signers
+
     if options.key is not None:
         return Signers.of_key(options.key)
-    if options.signers is not None:
-        return Signers.of_identity(options.signers, options.identity)
-    return None
+    return Signers.of_identity(options.signers, options.identity)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -14,8 +14,8 @@ from hashlib import sha256
 from typing import Any, BinaryIO
 
 from engine.errors import printable
-from engine.formal.trace_record import BadLineError, Record, read_header, read_record
-from engine.lifecycle.machine import LIFECYCLE, Guard, Trigger
+from engine.formal.trace_record import BadLineError, read_header, read_record
+from engine.lifecycle.machine import LIFECYCLE, Guard, Known, Trigger
 from engine.lifecycle.spec_graph import SpecGraph, spec_graph
 
 #: Names standard input.
@@ -105,7 +105,7 @@ def _open(path: str) -> BinaryIO:
         return open(0, "rb", buffering=_PIECE, closefd=False)
     mode = os.stat(path).st_mode  # before it is opened: opening some devices does something
     if not stat.S_ISREG(mode):
-        raise ValueError(f"it is {_KINDS.get(stat.S_IFMT(mode), 'no file')}")
+        raise ValueError(f"it is {_KINDS.get(stat.S_IFMT(mode), 'no file')}, and not a regular file")
     # Should it be swapped for a FIFO by now, this does not wait for a writer.
     return open(
         os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb", buffering=_PIECE
@@ -125,11 +125,11 @@ def _results(path: str, file: BinaryIO, runs: bool, graph: SpecGraph) -> Iterato
     """What came of each run in the file, which is one run unless `runs`."""
     walk = _Walk(graph, 1)
     for number, line in enumerate(_lines(file), 1):
-        if runs and number > 1 and line.startswith(_HEADER):
+        if runs and line.startswith(_HEADER) and number > 1:
             yield walk.result(path)
             walk = _Walk(graph, number)
         walk.take(line)
-        if walk.fault is not None and not runs:
+        if not runs and walk.fault is not None:
             break
     yield walk.result(path)
 
@@ -138,16 +138,34 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
     """Each line with its newline; of one that is too long, as much as shows that it is."""
     while line := file.readline(LONGEST_LINE + 2):
         yield line
-        while line and not line.endswith(b"\n"):
-            line = file.readline(_PIECE)
+        if len(line) > LONGEST_LINE:
+            while line and not line.endswith(b"\n"):
+                line = file.readline(_PIECE)
 
 
 class _OtherSpecError(BadLineError):
     """The run was made against a spec that this graph is not of."""
 
 
+_NEWLINE = ord("\n")
+
+
+def _check_size(line: bytes) -> None:
+    if len(line.removesuffix(b"\n")) > LONGEST_LINE:
+        raise BadLineError(f"it has more than {LONGEST_LINE} bytes")
+    if not line.endswith(b"\n"):
+        raise BadLineError("it is cut: it does not end with a newline")
+
+
 _EXEC, _REFUSE = str(Trigger.EXEC), str(Trigger.REFUSE)
 _GUARDS: Mapping[str, tuple[Guard, ...]] = {str(row.trigger): row.guards for row in LIFECYCLE}
+
+
+def _holds(guard: Guard, known: Known) -> bool:
+    try:
+        return guard.holds(known)
+    except (LookupError, ValueError, TypeError):
+        return False
 
 
 class _Walk:
@@ -171,15 +189,12 @@ class _Walk:
         if self.fault is not None:
             return
         try:
-            text = line.removesuffix(b"\n")
-            if len(text) > LONGEST_LINE:
-                raise BadLineError(f"it has more than {LONGEST_LINE} bytes")
-            if len(text) == len(line):
-                raise BadLineError("it is cut: it does not end with a newline")
+            if line[-1] != _NEWLINE or len(line) > LONGEST_LINE:
+                _check_size(line)
             if self.state is None:
-                self._begin(text)
+                self._begin(line[:-1])
             else:
-                self._go_on(text)
+                self._go_on(line[:-1])
         except BadLineError as bad:
             if isinstance(bad, _OtherSpecError):
                 self._verdict = Verdict.OTHER_SPEC
@@ -228,21 +243,22 @@ class _Walk:
             )
         if move.time < self._time:
             raise BadLineError("its time is before that of the line above")
-        self._edge(move)
-        if (move.error is None) == (move.trigger == _REFUSE):
-            raise BadLineError("a refusal names its error, and no other move has one")
-        self._guards(move)
-        self._undoes = move.state if move.trigger == _EXEC else None
-        self._seq, self._time, self.state = move.seq, move.time, move.next
-
-    def _edge(self, move: Record[Any]) -> None:
+        trigger, state = move.trigger, move.state
         here = self.state
-        if self._undoes is not None and move.trigger == _REFUSE and move.state == self._undoes:
-            here = self._undoes
-        if here != move.state or self._graph.edges[here].get(move.trigger) != move.next:
-            raise BadLineError(
-                f"{move.state} --{move.trigger}--> {move.next} is not an edge from {self.state}"
-            )
+        if self._undoes is not None and trigger == _REFUSE and state == self._undoes:
+            here = state
+        if state != here or self._graph.edges[state].get(trigger) != move.next:
+            raise BadLineError(f"{state} --{trigger}--> {move.next} is not an edge from {self.state}")
+        if (move.error is None) == (trigger == _REFUSE):
+            raise BadLineError("a refusal names its error, and no other move has one")
+        self._known[trigger] = move.facts
+        for guard in _GUARDS[trigger]:
+            if not _holds(guard, self._known):
+                raise BadLineError(
+                    f"its facts do not permit {trigger}: {guard.otherwise} (guard {guard.name})"
+                )
+        self._undoes = state if trigger == _EXEC else None
+        self._seq, self._time, self.state = move.seq, move.time, move.next
 
     def _allowed(self) -> str:
         """What could have come in the place of a bad line."""
@@ -252,15 +268,3 @@ class _Walk:
             refused = self._graph.edges[self._undoes][_REFUSE]
             return f"nothing, or from {self._undoes} {_REFUSE} to {refused} (the kernel refused to execute)"
         return self._graph.allowed(self.state)
-
-    def _guards(self, move: Record[Any]) -> None:
-        self._known[move.trigger] = move.facts
-        for guard in _GUARDS[move.trigger]:
-            try:
-                holds = guard.holds(self._known)
-            except (LookupError, ValueError, TypeError):
-                holds = False
-            if not holds:
-                raise BadLineError(
-                    f"its facts do not permit {move.trigger}: {guard.otherwise} (guard {guard.name})"
-                )

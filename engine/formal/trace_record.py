@@ -173,9 +173,11 @@ class BadLineError(Exception):
         super().__init__(what)
 
 
+_LETTERS = 3
 _read_header = msgspec.json.Decoder(Header).decode
+#: By the first letters of the trigger, which tell one from another; that it is the whole word is looked at after.
 _read: Mapping[bytes, tuple[Callable[[bytes], Record[Any]], str]] = {
-    trigger.encode(): (msgspec.json.Decoder(Record[facts]).decode, str(trigger))  # type: ignore[valid-type]
+    trigger[:_LETTERS].encode(): (msgspec.json.Decoder(Record[facts]).decode, str(trigger))  # type: ignore[valid-type]
     for trigger, facts in _FACTS.items()
 }
 _write = msgspec.json.Encoder().encode
@@ -202,7 +204,7 @@ def read_record(line: bytes) -> Record[Any]:
     The facts of a trigger that there is not are taken as they are.
     """
     start = line.find(_TRIGGER) + len(_TRIGGER)
-    if (found := _read.get(line[start : line.find(b'"', start)])) is not None:
+    if (found := _read.get(line[start : start + _LETTERS])) is not None:
         read, trigger = found
         try:
             record = read(line)

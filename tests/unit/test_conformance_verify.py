@@ -437,7 +437,7 @@ def test_what_is_no_regular_file_is_named_and_not_opened(tmp_path: Path) -> None
         (tmp_path, "a directory"),
         (Path("/dev/zero"), "a device"),
     ):
-        assert str(check(path)).startswith(f"{path}: unreadable: it is {kind}; ")
+        assert str(check(path)).startswith(f"{path}: unreadable: it is {kind}, and not a regular file; ")
 
 
 # -- many ------------------------------------------------------------------------------------------------------------
@@ -567,3 +567,92 @@ def test_every_story_is_read_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         header, *moves = written(lines)
         assert read_header(header).seq == 0
         assert [read_record(move).seq for move in moves] == list(range(1, len(lines)))
+
+
+# -- the command -----------------------------------------------------------------------------------------------------
+
+
+def command(*arguments: str | Path, given: bytes = b"") -> tuple[int, list[str]]:
+    """The exit code of `engine trace verify` and what it says, after which it says nothing on stderr."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "engine", "trace", "verify", *map(str, arguments)],
+        input=given,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert ran.stderr == b""
+    return ran.returncode, ran.stdout.decode().splitlines()
+
+
+@pytest.fixture
+def files(good: list[Line], tmp_path: Path) -> dict[str, Path]:
+    edited = [dict(line) for line in good]
+    edited[2]["next"] = "staged"
+    return {
+        "good": save(tmp_path / "conforms", written(good)),
+        "cut": save(tmp_path / "incomplete", written(good[:4])),
+        "bad": save(tmp_path / "differs", written(edited)),
+        "none": tmp_path / "missing",
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        (("good",), 0),
+        (("good", "cut"), 0),
+        (("good", "cut", "--complete"), 1),
+        (("good", "bad"), 1),
+        (("good", "none"), 3),
+        (("none", "bad", "good"), 1),
+    ],
+)
+def test_the_exit_code_tells_what_was_found(
+    files: dict[str, Path], given: tuple[str, ...], code: int
+) -> None:
+    assert command(*(files.get(name, name) for name in given))[0] == code
+
+
+def test_each_run_is_a_line_and_many_are_counted(files: dict[str, Path]) -> None:
+    _, said = command(*files.values())
+    assert said == [
+        f"{files['good']}: conforms: 7 lines, handed_off",
+        f"{files['cut']}: incomplete, consistent so far: 4 lines, root_secured",
+        (
+            f"{files['bad']}: differs: line 3: resolved --validate--> staged is not an edge from resolved; "
+            "the spec allows validate to validated or refuse to refused"
+        ),
+        f"{files['none']}: unreadable: No such file or directory; name files that you can read",
+        "4 runs: 1 conforms; 1 incomplete, consistent so far; 1 differs; 1 unreadable",
+    ]
+
+
+def test_as_json_each_run_is_an_object_on_a_line(files: dict[str, Path]) -> None:
+    code, said = command("--json", files["good"], files["bad"])
+    assert code == 1
+    good, bad = map(json.loads, said)
+    assert (good["verdict"], good["fault"], good["records"]) == ("conforms", None, 7)
+    assert bad["path"] == str(files["bad"])
+    assert bad["fault"] == {
+        "line": 3,
+        "what": "resolved --validate--> staged is not an edge from resolved",
+        "allowed": "validate to validated or refuse to refused",
+    }
+
+
+def test_many_runs_can_be_piped_in(files: dict[str, Path]) -> None:
+    many = files["good"].read_bytes() * 2
+    assert command("--runs", "-", given=many) == (
+        0,
+        ["-: conforms: 7 lines, handed_off", "-:8: conforms: 7 lines, handed_off", "2 runs: 2 conforms"],
+    )
+    assert command("-", given=many)[0] == 1
+
+
+def test_hostile_text_is_shown_printable(good: list[Line], tmp_path: Path) -> None:
+    good[2]["state"] = "\x1b[2J\nfine: conforms"
+    code, said = command(save(tmp_path / "a\nb", written(good)))
+    assert code == 1
+    assert len(said) == 1
+    assert "\x1b" not in said[0]
