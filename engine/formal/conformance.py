@@ -286,9 +286,7 @@ class Difference:
     path: tuple[str, ...]
 
     def __str__(self) -> str:
-        return (
-            f"{self.edge}: {self.what}; the shortest way there: {', '.join(self.path) or 'the start'}"
-        )
+        return f"{self.edge}: {self.what}; the shortest way there: {', '.join(self.path) or 'the start'}"
 
 
 def compare(graph: Graph) -> tuple[Difference, ...]:
