@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -194,9 +195,21 @@ def read(path: Path) -> list[Line]:
     return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
 
 
-def written(lines: list[Line]) -> list[bytes]:
-    """The lines as the engine would write them."""
-    return [json.dumps(line, separators=(",", ":")).encode() for line in lines]
+def as_they_are(lines: list[Line]) -> list[bytes]:
+    return [_compact(line) for line in lines]
+
+
+def _compact(line: Line) -> bytes:
+    return json.dumps(line, separators=(",", ":")).encode()
+
+
+def written(lines: list[Line], dump: Callable[[Line], bytes] = _compact) -> list[bytes]:
+    """The lines as the engine would write them: each with the digest of the one before it, a header with none."""
+    found: list[bytes] = []
+    for line in lines:
+        above = sha256(found[-1] + b"\n").hexdigest() if found and "format" not in line else None
+        found.append(dump({**line, "previous": above}))
+    return found
 
 
 def save(path: Path, lines: list[bytes]) -> Path:
@@ -269,12 +282,13 @@ MUTATIONS: tuple[Callable[[list[Line], random.Random, Story], None], ...] = (
 )
 
 
-def mutate(lines: list[Line], rng: random.Random, story: Story) -> list[Line]:
-    """`lines` with one thing wrong, perhaps by a forger who numbers and dates them anew."""
+def mutate(lines: list[Line], rng: random.Random, story: Story) -> list[bytes]:
+    """`lines` with one thing wrong, perhaps by a forger who numbers, dates and chains them anew."""
     mutated: list[Line] = json.loads(json.dumps(lines))
     rng.choice(MUTATIONS)(mutated, rng, story)
-    if rng.random() < 0.7:
-        times = sorted(line["time"] for line in mutated)
-        for number, line in enumerate(mutated):
-            line["seq"], line["time"] = number, times[number]
-    return mutated
+    if rng.random() < 0.3:
+        return as_they_are(mutated)
+    times = sorted(line["time"] for line in mutated)
+    for number, line in enumerate(mutated):
+        line["seq"], line["time"] = number, times[number]
+    return written(mutated)

@@ -201,9 +201,7 @@ def test_a_required_policy_is_enforced_before_anything_is_executed(
 
 
 def test_a_policy_that_was_turned_off_cannot_have_been_enforced() -> None:
-    walk = Walk(
-        {**HEADER, "options": {"rootless": True, "require_exec_policy": False, "exec_policy": "off"}}
-    )
+    walk = Walk({**HEADER, "options": {"rootless": True, "require_exec_policy": False, "exec_policy": "off"}})
     walk.up_to(State.STAGED)
     with pytest.raises(NotPermittedError, match="policy_permits"):
         walk.perform(Trigger.APPLY_POLICY, outcome="enforced")

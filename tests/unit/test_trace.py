@@ -31,7 +31,11 @@ def test_the_header_comes_first_and_each_move_is_a_line(private: Path) -> None:
     header, move = lines(private / "trace")
     assert header == {
         **header,
-        **{"seq": 0, "container": "web", "previous": None, "format": 1, "engine": "1"},
+        "seq": 0,
+        "container": "web",
+        "previous": None,
+        "format": 1,
+        "engine": "1",
     }
     assert list(move) == [
         *("seq", "time", "container", "previous", "state", "trigger", "next", "facts", "error")
