@@ -259,7 +259,12 @@ def _step_of(row: Transition, run: Walk | None) -> dict[str, str]:
     guards = "".join(f'<BR ALIGN="LEFT"/>  [{guard.name}]' for guard in row.guards)
     took = _taken(run, row.sources[0], row.trigger)
     faded = run is not None and took is None
-    name = f"  <B>{row.trigger}</B>" if took is None else f"  ✓ <B>{row.trigger}</B>  {_time(took)}"
+    # Recorded before the kernel was asked, which then refused.
+    undone = (
+        took is not None and run is not None and run.legs[-1].state is row.sources[0] and bool(run.refusal)
+    )
+    sign = "✗" if undone else "✓"
+    name = f"  <B>{row.trigger}</B>" if took is None else f"  {sign} <B>{row.trigger}</B>  {_time(took)}"
     ink = Colour.MUTED if faded else Colour.INK
     return {
         "label": f'<{_font(ink, 11, name)}{_font(Colour.MUTED, 9, guards)}<BR ALIGN="LEFT"/>>',

@@ -110,6 +110,26 @@ def test_a_killed_run_ends_where_its_trace_does() -> None:
     assert "incomplete, it stopped in stage" in text(lifecycle_svg(run))
 
 
+def test_an_execve_that_the_kernel_refused_is_not_shown_as_done() -> None:
+    steps = [row for row in LIFECYCLE if row.trigger is not Trigger.REFUSE]
+    legs = [Leg(row.sources[0], row.trigger, row.target, 0.001) for row in steps]
+    legs.append(Leg(steps[-1].sources[0], Trigger.REFUSE, State.REFUSED, 0.001))
+    shown = text(lifecycle_svg(Walk("c", "0", "0", tuple(legs), Refusal("exec", "noexec", "remount"), None)))
+    assert "✗ execve failed" in shown
+    assert "✗ exec " in shown
+    assert "✓ exec " not in shown
+
+
+def test_a_picture_that_a_terminal_cannot_show_is_not_written_to_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    with pytest.raises(SystemExit) as stopped:
+        main(["diagram", "--format", "png"])
+    assert stopped.value.code == 2
+    assert "--output" in capsys.readouterr().err
+
+
 def test_a_forged_move_ends_the_picture(tmp_path: Path) -> None:
     forged = tmp_path / "forged.jsonl"
     lines = (DIAGRAMS / "run-handed-off.jsonl").read_bytes().splitlines(keepends=True)
