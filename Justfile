@@ -42,6 +42,11 @@ check *OPTIONS: (_parts "test")
 compile: (_parts "test")
     @exec {{ python }} -P {{ here }}/setup/compile_spec.py
 
+# Draw what is in diagrams/ anew: after a change of the lifecycle, the spec or the pictures (as root, with runsc)
+[no-exit-message]
+diagrams: (_parts "test") _rootfs
+    @exec {{ python }} -P {{ here }}/setup/make_diagrams.py
+
 # Repair what ruff can: format, import order, simple findings
 [no-exit-message]
 fix:

@@ -185,6 +185,24 @@ def _parser() -> argparse.ArgumentParser:
         "--key", metavar="KEY", required=True, help="an unencrypted private key that only its owner can read"
     )
 
+    diagram = _command(commands, "diagram", _diagram, "draw the lifecycle, its steps or the spec, or one run")
+    diagram.add_argument(
+        "subject",
+        nargs="?",
+        choices=("lifecycle", "steps", "spec"),
+        default="lifecycle",
+        metavar="lifecycle|steps|spec",
+        help="the machine with its refusals, what each step checks, or the spec's states folded along it",
+    )
+    diagram.add_argument(
+        "--format",
+        choices=("svg", "png", "pdf", "dot", "mermaid"),
+        metavar="svg|png|pdf|dot|mermaid",
+        help="what to draw it as (default: as FILE ends, else svg)",
+    )
+    diagram.add_argument("--output", metavar="FILE", help="write it there (default: stdout)")
+    diagram.add_argument("--trace", metavar="FILE", help="draw the run of this trace over the lifecycle")
+
     _command(commands, "doctor", _doctor, "show what is installed here, what it enables, what is missing")
     return parser
 
@@ -389,6 +407,31 @@ def _whose_signatures(options: argparse.Namespace) -> Signers | None:
     if options.key is not None:
         return Signers.of_key(options.key)
     return Signers.of_identity(options.signers, options.identity)
+
+
+def _diagram(options: argparse.Namespace) -> int:
+    from engine.audit.diagram import Format, Subject, picture, write
+
+    suffix = os.path.splitext(options.output or "")[1][1:].lower()
+    form = Format(options.format or (suffix if suffix in set(Format) else Format.SVG))
+    subject = Subject(options.subject)
+    if options.trace is not None and subject is not Subject.LIFECYCLE:
+        _parser().error(f"--trace goes with the lifecycle, not with {subject}")
+    if form is Format.MERMAID and subject is not Subject.LIFECYCLE:
+        _parser().error(f"{subject} has no Mermaid form: take svg, png, pdf or dot")
+    if form.is_binary and options.output is None and sys.stdout.isatty():
+        _parser().error(f"a terminal cannot show {form}: name a file with --output, or redirect")
+    run = None
+    if options.trace is not None:
+        from engine.audit.walk import read_walk
+
+        run = read_walk(options.trace)
+    drawn = picture(subject, run).render(form)
+    if options.output is not None:
+        write(drawn, options.output)
+    else:
+        sys.stdout.buffer.write(drawn)
+    return 0
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ refusal. Where something was not verified the page says that it was not, and how
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import shlex
@@ -16,12 +17,14 @@ from typing import Any
 from engine import runsc
 from engine.audit import html
 from engine.audit.controls import CIS, NIST, Coverage, Status, controls, matrix, uncovered
+from engine.audit.diagram import lifecycle_svg
 from engine.audit.evidence import Evidence, Outcome, read
 from engine.audit.model_check import ModelCheck
 from engine.audit.signature import NAMESPACE, SUFFIX, Signature, Signers, Standing, look
+from engine.audit.walk import DiagramError, Leg, Refusal, Walk
 from engine.errors import EngineError
 from engine.formal.trace_check import Verdict
-from engine.lifecycle.machine import LIFECYCLE, Trigger
+from engine.lifecycle.machine import LIFECYCLE, State, Trigger
 from engine.lifecycle.spec_graph import SpecGraph, spec_graph
 
 #: How much of the lines that are no evidence is shown.
@@ -91,8 +94,7 @@ def run_page(path: str, *, check: ModelCheck | None, signers: Signers | None) ->
             "tiles": _tiles(evidence, conformance, signed, model),
             "subject": _subject(evidence),
             "steps": _steps(evidence),
-            "picture": None,
-            "no_picture": None,
+            **_picture(evidence),
             "controls": found,
             "kinds": KINDS,
             "conformance": conformance.shown(),
@@ -272,6 +274,35 @@ def _steps(evidence: Evidence) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def _picture(evidence: Evidence) -> dict[str, str | None]:
+    """The lifecycle with the run's path. As an image, nothing in it can become a part of the page."""
+    try:
+        drawn = lifecycle_svg(_walk(evidence)).encode()
+    except DiagramError as error:
+        return {
+            "picture": None,
+            "no_picture": f"There is no picture of it: {error.what}. The table says the same.",
+        }
+    return {
+        "picture": f"data:image/svg+xml;base64,{base64.b64encode(drawn).decode()}",
+        "no_picture": None,
+    }
+
+
+def _walk(evidence: Evidence) -> Walk | None:
+    """The run as the picture takes it, of the lines that count; None when the table has no such moves."""
+    header, refusal = evidence.header, evidence.refusal
+    if header is None or evidence.result.verdict is Verdict.OTHER_SPEC:
+        return None
+    legs = [
+        Leg(State(move.state), Trigger(move.trigger), State(move.next), seconds)
+        for move, seconds in ((moment.record, moment.seconds) for moment in evidence.moments)
+    ]
+    doubt = None if evidence.judged else str(evidence.result.fault)
+    why = None if refusal is None else Refusal(refusal["step"], refusal["what"], refusal["remedy"])
+    return Walk(header.container, header.engine, header.spec, tuple(legs), why, doubt)
 
 
 def _conformance(evidence: Evidence, graph: SpecGraph) -> Said:
