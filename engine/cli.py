@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from engine.audit.signature import Signers
 
 _EXIT_CODES = (
-    "exit codes: run: the container's own after the hand-off; check: 1 a property fails, 3 TLC could not run; "
-    "trace verify: 1 a trace differs or its signature does not verify, 3 none does but one could not be read; "
-    "125 the engine refused; 2 wrong usage; 130 interrupted"
+    "exit codes: 125 the engine refused; 2 wrong usage; 130 interrupted; run: the container's own after the hand-off; "
+    "check: 1 a property fails, 3 TLC could not run; trace verify: 1 a trace differs or its signature does not "
+    "verify, 3 none does but one could not be read"
 )
 REFUSED = 125
 UNREADABLE = 3
