@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from engine import runsc
-from engine.lifecycle import resolve as resolve_step
-from engine.lifecycle.resolve import Resolved
+from engine.lifecycle.resolve import Resolved, resolve
 from engine.lifecycle.validate import Validated, validate
 from engine.options import Platform
 from engine.runsc import RunscError
@@ -45,13 +45,13 @@ def _prints_a_version(program: str) -> bool:
 
 
 def test_nothing_found_is_not_available(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolve_step.resolve, "__kwdefaults__", {"trusted_paths": ("/no/such/runsc",)})
+    monkeypatch.setattr(runsc, "resolve", partial(resolve, trusted_paths=("/no/such/runsc",)))
     assert not runsc.is_available({"PATH": "/nonexistent"})
 
 
 def test_a_trusted_binary_is_available(private: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pinned(private, "env").discard()
-    monkeypatch.setattr(resolve_step.resolve, "__kwdefaults__", {"trusted_paths": (str(private / "runsc"),)})
+    monkeypatch.setattr(runsc, "resolve", partial(resolve, trusted_paths=(str(private / "runsc"),)))
     assert runsc.is_available({})
     (private / "runsc").chmod(0o777)
     assert not runsc.is_available({})
