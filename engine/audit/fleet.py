@@ -6,6 +6,7 @@ not conform come first, and nothing that they say is counted as evidence.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import statistics
@@ -384,7 +385,7 @@ def _slow(runs: Sequence[Run]) -> list[dict[str, Any]]:
     rows = []
     for step, found in taken.items():
         times = sorted(each for each, _ in found)
-        rows.append((times[int((len(times) - 1) * 0.95)], step, times, max(found)))
+        rows.append((times[math.ceil(len(times) * 0.95) - 1], step, times, max(found)))
     rows.sort(reverse=True)
     longest = rows[0][0] if rows else 1.0
     return [
