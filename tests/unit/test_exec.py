@@ -248,7 +248,8 @@ class TestHandOff:
         path = shutil.which(command)
         assert path is not None
         program = os.open(path, os.O_RDONLY)
-        leaked = os.dup2(kept, 57)
+        leaked = os.dup(kept)
+        os.set_inheritable(leaked, True)
         argv = (command, "/proc/self/fd") if command == "ls" else (command,)
         reading, writing = os.pipe()
         child = os.fork()
