@@ -76,9 +76,9 @@ def world(private: Path, binary: Path) -> World:
     return World(private, binary)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def given(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[str], dict[str, str]]]:
-    """What execve was given; the process lives on."""
+    """What execve was given; the process lives on, also where a test expects a refusal and there is none."""
     seen: list[tuple[int, list[str], dict[str, str]]] = []
 
     def replace_process(program: int, argv: list[str], environment: dict[str, str]) -> None:
