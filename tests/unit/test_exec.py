@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from engine.lifecycle.exec import build_argv, build_environment
+from engine.errors import ExecError
+from engine.lifecycle import exec as exec_step
+from engine.lifecycle.exec import HandOff, build_argv, build_environment, hand_off
 from engine.linux.process import HeldProcess, keep_only_descriptors
 from engine.options import Network, Platform, RunOptions
 
@@ -172,3 +178,96 @@ class TestHeldProcess:
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert (done.stdout, done.returncode) == ("alive\n", -signal.SIGTERM)
+
+
+class TestHandOff:
+    """The hand-off itself: what the kernel refuses here, and what it runs in a child."""
+
+    @pytest.fixture
+    def kept(self) -> Iterator[int]:
+        descriptor = os.open("/", os.O_RDONLY)
+        yield descriptor
+        os.close(descriptor)
+
+    def test_a_program_that_the_kernel_refuses_leaves_the_process_as_it_was_held(
+        self, private: Path, kept: int
+    ) -> None:
+        path = private / "runsc"
+        path.write_bytes(b"of no format the kernel knows")
+        path.chmod(0o500)
+        program = os.open(path, os.O_RDONLY)
+        with HeldProcess() as process:
+            process.block()
+            with pytest.raises(ExecError) as refusal:
+                hand_off(HandOff(program, ("/stage/runsc", "run"), {}, kept, {}), process)
+        os.close(program)
+        assert str(refusal.value) == (
+            "exec: the kernel refused to execute '/stage/runsc': Exec format error; "
+            "check that this runsc is built for this machine"
+        )
+        assert not os.get_inheritable(kept)
+
+    def test_a_signal_that_comes_after_the_kernel_refused_is_still_noted(self, kept: int) -> None:
+        with HeldProcess() as process:
+            with pytest.raises(ExecError, match="Permission denied"):
+                hand_off(HandOff(kept, ("/", "run"), {}, kept, {}), process)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert process.arrived == "SIGTERM"
+            signal.sigtimedwait([signal.SIGTERM], 0)  # it would end this process when its mask is given back
+
+    def test_where_no_descriptor_is_left_to_look_through_them_nothing_is_executed(self, kept: int) -> None:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with HeldProcess() as process:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+            try:
+                with pytest.raises(ExecError) as refusal:
+                    hand_off(HandOff(kept, ("/stage/runsc",), {}, kept, {}), process)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert str(refusal.value) == (
+            "exec: the caller's descriptors could not be kept from runsc: Too many open files; "
+            "allow this process more open files (ulimit -n)"
+        )
+
+    def test_without_proc_nothing_is_executed(self, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        def no_proc(_: object) -> None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/proc/self/fd")
+
+        monkeypatch.setattr(exec_step, "keep_only_descriptors", no_proc)
+        with HeldProcess() as process, pytest.raises(ExecError) as refusal:
+            hand_off(HandOff(kept, ("/stage/runsc",), {}, kept, {}), process)
+        assert str(refusal.value) == (
+            "exec: the caller's descriptors could not be kept from runsc: No such file or directory; "
+            "mount /proc"
+        )
+
+    @pytest.mark.parametrize("command", ["env", "ls"])
+    def test_the_program_has_the_given_environment_and_the_kept_descriptor_and_nothing_else(
+        self, kept: int, command: str
+    ) -> None:
+        path = shutil.which(command)
+        assert path is not None
+        program = os.open(path, os.O_RDONLY)
+        leaked = os.dup(kept)
+        os.set_inheritable(leaked, True)
+        argv = (command, "/proc/self/fd") if command == "ls" else (command,)
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.dup2(writing, 1)
+                with HeldProcess() as process:
+                    hand_off(HandOff(program, argv, {"HOME": "/root"}, kept, {}), process)
+            finally:
+                os._exit(99)
+        for descriptor in (writing, leaked, program):
+            os.close(descriptor)
+        with os.fdopen(reading) as output:
+            said = output.read().splitlines()
+        assert os.waitpid(child, 0)[1] == 0
+        if command == "env":
+            assert said == ["HOME=/root"]
+        else:
+            survived = {int(number) for number in said}
+            assert {0, 1, 2, kept} < survived
+            assert len(survived) == 5  # and the listing's own
