@@ -18,7 +18,7 @@ import pytest
 from engine.errors import ExecError
 from engine.lifecycle import exec as exec_step
 from engine.lifecycle.exec import HandOff, build_argv, build_environment, hand_off
-from engine.linux.process import HeldProcess, keep_only_descriptors
+from engine.linux.process import HeldProcess, keep_only_descriptors, replace_process
 from engine.options import Network, Platform, RunOptions
 
 
@@ -91,16 +91,44 @@ def test_only_the_three_standard_descriptors_and_the_kept_one_survive_execve(tmp
     assert len(open_in_ls) == 5  # the three, the kept one, and the listing's own
 
 
-def test_a_kept_descriptor_that_is_not_open_is_an_error() -> None:
+def test_what_was_inheritable_is_not_any_more_but_for_the_standard_three_and_the_kept(
+    tmp_path: Path,
+) -> None:
+    leaked, kept = os.open("/", os.O_RDONLY), os.open("/", os.O_RDONLY)
+    try:
+        for descriptor in (3, leaked):  # 3 is open by now: the lowest free one is taken
+            os.set_inheritable(descriptor, True)
+        keep_only_descriptors({kept})
+        inheritable = [os.get_inheritable(descriptor) for descriptor in (0, 1, 2, 3, leaked, kept)]
+    finally:
+        os.close(leaked)
+        os.close(kept)
+    assert inheritable == [True, True, True, False, False, True]
+
+
+def test_a_kept_descriptor_that_is_not_open_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.listdir", lambda _: ["0", "65432"])
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        keep_only_descriptors({65432})
+    monkeypatch.undo()
+
+
+def test_the_program_is_the_open_file_with_the_given_arguments_and_environment() -> None:
     code = (
-        "import os\nfrom engine.linux.process import keep_only_descriptors\n"
-        "from engine.linux import process\n"
-        "process.os.listdir = lambda _: ['0', '99']\n"
-        "keep_only_descriptors({99})\n"
+        "import os\n"
+        "from engine.linux.process import replace_process\n"
+        "shell = os.open('/bin/sh', os.O_RDONLY)\n"
+        "replace_process(shell, ['name', '-c', 'echo $0 $1 $A ${HOME-none}', 'a', 'b'], {'A': 'c'})\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "Bad file descriptor" in done.stderr
-    assert callable(keep_only_descriptors)
+    environment = {**os.environ, "HOME": "/evil"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
+    )
+    assert (done.stdout, done.returncode) == ("a b c none\n", 0), done.stderr
+    directory = os.open("/", os.O_RDONLY)
+    with pytest.raises(PermissionError):
+        replace_process(directory, ["name"], {})
+    os.close(directory)
 
 
 def test_what_python_ignores_is_not_ignored_over_execve_and_the_umask_is_the_callers() -> None:
@@ -151,6 +179,41 @@ class TestHeldProcess:
                 assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         finally:
             signal.signal(signal.SIGHUP, old)
+
+    def test_each_stage_holds_what_it_says_and_a_signal_that_came_last_reaches_the_caller(self) -> None:
+        signals: set[int] = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM}
+
+        def now() -> tuple[set[int], bool, bool, int]:
+            """Which of them are blocked, whether they and SIGPIPE would act by default, and the umask."""
+            umask = os.umask(0o077)
+            os.umask(umask)
+            blocked = signals.intersection(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+            default = {number for number in signals if signal.getsignal(number) is signal.SIG_DFL}
+            assert default in (set(), signals)
+            return blocked, bool(default), signal.getsignal(signal.SIGPIPE) is signal.SIG_DFL, umask
+
+        came: list[int] = []
+        handlers = {
+            number: signal.signal(number, lambda number, _: came.append(number)) for number in signals
+        }
+        before = os.umask(0o027)
+        try:
+            with HeldProcess() as held:
+                assert now() == (set(), False, False, 0o077)
+                held.block()
+                assert now() == (signals, False, False, 0o077)
+                held.release()
+                assert now() == (set(), True, True, 0o027)
+                held.retake()
+                assert now() == (signals, False, False, 0o077)
+                os.kill(os.getpid(), signal.SIGTERM)
+                assert held.arrived == "SIGTERM"
+            assert now() == (set(), False, False, 0o027)
+        finally:
+            os.umask(before)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        assert came == [signal.SIGTERM]
 
     def test_handlers_and_mask_are_given_back(self) -> None:
         handlers = [signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)]
