@@ -187,8 +187,8 @@ def test_a_binary_that_anybody_at_all_may_execute_is_executable(mode: str) -> No
 @pytest.mark.parametrize("state", State)
 def test_no_state_can_be_jumped_to(state: State) -> None:
     walk = Walk()
-    with pytest.raises(AttributeError, match=f"to_{state}"):
-        walk.lifecycle.perform(f"to_{state}", lambda: Established({}))  # type: ignore[arg-type]
+    with pytest.raises(AttributeError, match=f"to_{state.name}"):
+        walk.lifecycle.perform(f"to_{state.name}", lambda: Established({}))  # type: ignore[arg-type]
     assert walk.lifecycle.state is State.START
 
 
