@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from transitions import EventData, Machine, MachineError
-from transitions import State as MachineState
 
 from engine.errors import StepError
 from engine.options import ExecPolicy
@@ -244,12 +243,11 @@ class Lifecycle:
     def __init__(self, header: Facts, record: Callable[[Move], None]) -> None:
         self._known: dict[str, Facts] = {"header": header}
         self._record = record
-        self._broken_guard: Guard | None = None
         self._busy = False
         self._walk = _Walk()
         Machine(
             self._walk,
-            states=[MachineState(state, final=state in TERMINAL) for state in State],
+            states=State,
             initial=State.START,
             transitions=[self._edge(row, source) for row in LIFECYCLE for source in row.sources],
             auto_transitions=False,
@@ -276,20 +274,13 @@ class Lifecycle:
         if self._busy:
             raise NotPermittedError(trigger, f"{trigger} was triggered from within another step")
         self._busy = True
-        self._broken_guard = None
         established: list[Established] = []
         try:
-            moved = self._walk.trigger(trigger, act=act, commit=commit, established=established)
+            self._walk.trigger(trigger, act=act, commit=commit, established=established)
         except MachineError:
             raise NotPermittedError(trigger, f"{trigger} is not a step of state {self.state}") from None
         finally:
             self._busy = False
-        if not moved:
-            guard = self._broken_guard
-            raise NotPermittedError(
-                trigger,
-                f"guard {guard.name} does not hold: {guard.otherwise}" if guard else "a guard does not hold",
-            )
         return established[0]
 
     def _edge(self, row: Transition, source: State) -> dict[str, Any]:
@@ -298,7 +289,7 @@ class Lifecycle:
             "source": source,
             "dest": row.target,
             "prepare": partial(self._act, row.trigger),
-            "conditions": [self._condition(guard) for guard in row.guards],
+            "conditions": [partial(self._require, row.trigger, guard) for guard in row.guards],
             "before": partial(self._leave, row.trigger, source, row.target),
         }
 
@@ -307,14 +298,10 @@ class Lifecycle:
         event.kwargs["established"].append(established)
         self._known[trigger] = established.facts()
 
-    def _condition(self, guard: Guard) -> Callable[[EventData], bool]:
-        def holds(_event: EventData) -> bool:
-            if guard.holds(self._known):
-                return True
-            self._broken_guard = guard
-            return False
-
-        return holds
+    def _require(self, trigger: Trigger, guard: Guard, _event: EventData) -> bool:
+        if not guard.holds(self._known):
+            raise NotPermittedError(trigger, f"guard {guard.name} does not hold: {guard.otherwise}")
+        return True
 
     def _leave(self, trigger: Trigger, source: State, target: State, event: EventData) -> None:
         self._record(Move(source, trigger, target, self._known[trigger]))

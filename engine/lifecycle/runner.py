@@ -208,7 +208,7 @@ class _Run:
                 if self._trace.is_lost:
                     self._warn("no trace of this refusal was kept: somebody removed it")
             except TraceError as lost:
-                self._warn(f"no trace of this refusal was kept: {lost.what}")
+                self._warn(f"no trace of this refusal was kept: {lost.what}; {lost.remedy}")
 
     def _find_a_place_for_the_trace(self, held: contextlib.ExitStack) -> None:
         """A run refused before it had directories is recorded where they would have been.

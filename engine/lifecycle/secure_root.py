@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from engine import artifacts
@@ -52,7 +53,7 @@ class SecuredRoot:
         runsc is given its root by path, so it is the paths that are asked again, each from its parent's
         descriptor.
         """
-        for outer, inner in zip(self.directories, self.directories[1:], strict=False):
+        for outer, inner in pairwise(self.directories):
             if what := inner.changed(outer.descriptor):
                 return what
         return artifacts.base_changed(self.base)

@@ -24,8 +24,6 @@ class UntrustedPathError(Exception):
 
     def __init__(self, path: str, why: str) -> None:
         super().__init__(f"{path!r} {why}")
-        self.path = path
-        self.why = why
 
 
 @dataclass(frozen=True, slots=True)

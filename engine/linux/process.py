@@ -24,7 +24,7 @@ class HeldProcess:
         self._arrived: str | None = None
         self._handlers: dict[signal.Signals, Any] = {}
         self._mask: set[signal.Signals | int] | None = None
-        self._umask = 0o077
+        self._umask: int  # the caller's, from when this is entered
 
     def __enter__(self) -> Self:
         self._umask = os.umask(0o077)

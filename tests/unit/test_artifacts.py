@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine import artifacts
-from engine.linux.files import UntrustedPathError
+from engine.linux.files import UntrustedPathError, make_private_directory, open_private_directory
 from engine.linux.namespaces import root_maps_to_unprivileged
+
+#: Takes what is to happen, once, in between.
+Interference = Callable[[Callable[[], None]], None]
 
 
 @pytest.mark.parametrize(
@@ -153,3 +160,111 @@ def test_a_lock_of_another_owner_is_refused(private: Path) -> None:
     os.chown(private / "base" / name / "lock", 4242, 4242)
     with pytest.raises(UntrustedPathError, match="owned by uid 4242"):
         artifacts.open_container(base, name)
+
+
+class TestPrivateDirectory:
+    """Each directory that the engine makes or adopts, whatever happens in its place meanwhile."""
+
+    @pytest.fixture
+    def parent(self, private: Path) -> Iterator[int]:
+        descriptor = os.open(private, os.O_PATH | os.O_DIRECTORY)
+        before = set(os.listdir("/proc/self/fd"))
+        yield descriptor
+        assert set(os.listdir("/proc/self/fd")) == before
+        os.close(descriptor)
+
+    @pytest.fixture
+    def on_open(self, monkeypatch: pytest.MonkeyPatch) -> Interference:
+        """Has something happen right before the directory `mine` is opened for the first time."""
+
+        def arrange(happens: Callable[[], None]) -> None:
+            real, happening = os.open, [happens]
+
+            def opened(path: str, *arguments: Any, **named: Any) -> int:
+                if path == "mine" and happening:
+                    happening.pop()()
+                return real(path, *arguments, **named)
+
+            monkeypatch.setattr("os.open", opened)
+
+        return arrange
+
+    def test_it_tells_whether_it_was_made(self, private: Path, parent: int) -> None:
+        for made in (True, False):
+            with contextlib.closing(make_private_directory(parent, str(private), "mine")) as mine:
+                assert (mine.path, mine.created) == (f"{private}/mine", made)
+        with contextlib.closing(open_private_directory(parent, str(private), "mine")) as mine:
+            assert (mine.path, mine.created) == (f"{private}/mine", False)
+
+    def test_it_is_never_more_open_than_it_will_be(
+        self, private: Path, parent: int, on_open: Interference
+    ) -> None:
+        modes = []
+        on_open(lambda: modes.append((private / "mine").stat().st_mode & 0o7777))
+        before = os.umask(0)
+        try:
+            make_private_directory(parent, str(private), "mine").close()
+        finally:
+            os.umask(before)
+        assert modes == [0o700]
+
+    def test_one_that_was_removed_before_it_could_be_opened_is_made_again(
+        self, private: Path, parent: int, on_open: Interference
+    ) -> None:
+        on_open((private / "mine").rmdir)
+        with contextlib.closing(make_private_directory(parent, str(private), "mine")) as mine:
+            assert mine.is_named_in(parent)
+
+    @pytest.mark.parametrize("used", [False, True])
+    def test_one_that_was_made_and_cannot_be_opened_is_removed_unless_it_is_in_use(
+        self, private: Path, parent: int, on_open: Interference, used: bool
+    ) -> None:
+        def no_descriptor_left() -> None:
+            if used:
+                (private / "mine" / "file").touch()
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "mine")
+
+        on_open(no_descriptor_left)
+        with pytest.raises(OSError, match="Too many open files") as refused:
+            make_private_directory(parent, str(private), "mine")
+        assert (refused.value.errno, refused.value.filename) == (errno.EMFILE, f"{private}/mine")
+        assert (private / "mine").exists() is used
+
+    def test_one_that_was_there_and_cannot_be_opened_is_left(
+        self, private: Path, parent: int, on_open: Interference
+    ) -> None:
+        def no_descriptor_left() -> None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "mine")
+
+        (private / "mine").mkdir()
+        on_open(no_descriptor_left)
+        with pytest.raises(OSError, match="Too many open files"):
+            make_private_directory(parent, str(private), "mine")
+        assert (private / "mine").is_dir()
+
+    def test_an_error_names_the_whole_path(self, private: Path, parent: int) -> None:
+        for act in (make_private_directory, open_private_directory):
+            private.rmdir()
+            with pytest.raises(FileNotFoundError) as refused:
+                act(parent, str(private), "mine")
+            private.mkdir()
+            assert (refused.value.errno, refused.value.filename) == (errno.ENOENT, f"{private}/mine")
+
+    def test_each_refusal_names_what_stands_there(
+        self, private: Path, parent: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refusal(name: str) -> str:
+            with pytest.raises(UntrustedPathError) as refused:
+                make_private_directory(parent, str(private), name, tighten=False)
+            return str(refused.value)
+
+        (private / "link").symlink_to(private)
+        assert refusal("link") == f"'{private}/link' is a symbolic link"
+        (private / "file").touch()
+        assert refusal("file") == f"'{private}/file' is not a directory"
+        (private / "open").mkdir(mode=0o755)
+        (private / "open").chmod(0o755)
+        assert refusal("open") == f"'{private}/open' has permissions 0755 (expected 0700)"
+        monkeypatch.setattr("os.geteuid", lambda: 4242)
+        owner = private.stat().st_uid
+        assert refusal("open") == f"'{private}/open' is owned by uid {owner} (expected uid 4242)"

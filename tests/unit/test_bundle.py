@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -12,7 +13,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
@@ -545,10 +546,51 @@ def test_openat2_answers_with_the_kernels_error(
 ) -> None:
     with pytest.raises(OSError, match=r"^\[Errno") as caught:
         openat2(directory, path, os.O_PATH | os.O_DIRECTORY, resolve=resolve)
-    assert caught.value.errno == expected
+    assert (caught.value.errno, caught.value.strerror) == (expected, os.strerror(expected))
     assert caught.value.filename == path
 
 
+def test_openat2_may_answer_with_descriptor_0(place: Path, directory: int) -> None:
+    standard_input = os.dup(0)
+    os.close(0)
+    try:
+        assert openat2(directory, "rootfs", os.O_PATH, resolve=RESOLVE_BENEATH) == 0
+        assert os.fstat(0).st_ino == (place / "rootfs").stat().st_ino
+    finally:
+        os.dup2(standard_input, 0)
+        os.close(standard_input)
+
+
+@pytest.mark.parametrize(
+    ("failures", "left", "calls"),
+    [
+        ([errno.EAGAIN, errno.EINTR], None, 3),
+        ([errno.EAGAIN] * 40, errno.EAGAIN, 32),
+        ([errno.EINTR, errno.ENOENT], errno.ENOENT, 2),
+    ],
+)
+def test_openat2_is_tried_again_where_the_walk_was_disturbed_but_not_for_ever(
+    directory: int, monkeypatch: pytest.MonkeyPatch, failures: list[int], left: int | None, calls: int
+) -> None:
+    made: list[tuple[Any, ...]] = []
+
+    def syscall(*arguments: Any) -> int:
+        made.append(arguments)
+        if len(made) > len(failures):
+            return 7
+        ctypes.set_errno(failures[len(made) - 1])
+        return -1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: SimpleNamespace(syscall=syscall))
+    if left is None:
+        assert openat2(directory, "rootfs", os.O_PATH, resolve=RESOLVE_BENEATH) == 7
+    else:
+        with pytest.raises(OSError, match="rootfs") as caught:
+            openat2(directory, "rootfs", os.O_PATH, resolve=RESOLVE_BENEATH)
+        assert caught.value.errno == left
+    assert len(made) == calls
+
+
 def test_openat2_does_not_cut_a_path_at_a_nul(directory: int) -> None:
-    with pytest.raises(ValueError, match="embedded null byte"):
+    with pytest.raises(ValueError, match=r"^embedded null byte$"):
         openat2(directory, "rootfs\0/../..", os.O_PATH, resolve=RESOLVE_BENEATH)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from engine.lifecycle.exec import build_argv, build_environment
-from engine.linux.process import HeldProcess, keep_only_descriptors
+from engine.errors import ExecError
+from engine.lifecycle import exec as exec_step
+from engine.lifecycle.exec import HandOff, build_argv, build_environment, hand_off
+from engine.linux.process import HeldProcess, keep_only_descriptors, replace_process
 from engine.options import Network, Platform, RunOptions
 
 
@@ -85,16 +91,44 @@ def test_only_the_three_standard_descriptors_and_the_kept_one_survive_execve(tmp
     assert len(open_in_ls) == 5  # the three, the kept one, and the listing's own
 
 
-def test_a_kept_descriptor_that_is_not_open_is_an_error() -> None:
+def test_what_was_inheritable_is_not_any_more_but_for_the_standard_three_and_the_kept(
+    tmp_path: Path,
+) -> None:
+    leaked, kept = os.open("/", os.O_RDONLY), os.open("/", os.O_RDONLY)
+    try:
+        for descriptor in (3, leaked):  # 3 is open by now: the lowest free one is taken
+            os.set_inheritable(descriptor, True)
+        keep_only_descriptors({kept})
+        inheritable = [os.get_inheritable(descriptor) for descriptor in (0, 1, 2, 3, leaked, kept)]
+    finally:
+        os.close(leaked)
+        os.close(kept)
+    assert inheritable == [True, True, True, False, False, True]
+
+
+def test_a_kept_descriptor_that_is_not_open_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.listdir", lambda _: ["0", "65432"])
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        keep_only_descriptors({65432})
+    monkeypatch.undo()
+
+
+def test_the_program_is_the_open_file_with_the_given_arguments_and_environment() -> None:
     code = (
-        "import os\nfrom engine.linux.process import keep_only_descriptors\n"
-        "from engine.linux import process\n"
-        "process.os.listdir = lambda _: ['0', '99']\n"
-        "keep_only_descriptors({99})\n"
+        "import os\n"
+        "from engine.linux.process import replace_process\n"
+        "shell = os.open('/bin/sh', os.O_RDONLY)\n"
+        "replace_process(shell, ['name', '-c', 'echo $0 $1 $A ${HOME-none}', 'a', 'b'], {'A': 'c'})\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "Bad file descriptor" in done.stderr
-    assert callable(keep_only_descriptors)
+    environment = {**os.environ, "HOME": "/evil"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
+    )
+    assert (done.stdout, done.returncode) == ("a b c none\n", 0), done.stderr
+    directory = os.open("/", os.O_RDONLY)
+    with pytest.raises(PermissionError):
+        replace_process(directory, ["name"], {})
+    os.close(directory)
 
 
 def test_what_python_ignores_is_not_ignored_over_execve_and_the_umask_is_the_callers() -> None:
@@ -146,6 +180,41 @@ class TestHeldProcess:
         finally:
             signal.signal(signal.SIGHUP, old)
 
+    def test_each_stage_holds_what_it_says_and_a_signal_that_came_last_reaches_the_caller(self) -> None:
+        signals: set[int] = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM}
+
+        def now() -> tuple[set[int], bool, bool, int]:
+            """Which of them are blocked, whether they and SIGPIPE would act by default, and the umask."""
+            umask = os.umask(0o077)
+            os.umask(umask)
+            blocked = signals.intersection(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+            default = {number for number in signals if signal.getsignal(number) is signal.SIG_DFL}
+            assert default in (set(), signals)
+            return blocked, bool(default), signal.getsignal(signal.SIGPIPE) is signal.SIG_DFL, umask
+
+        came: list[int] = []
+        handlers = {
+            number: signal.signal(number, lambda number, _: came.append(number)) for number in signals
+        }
+        before = os.umask(0o027)
+        try:
+            with HeldProcess() as held:
+                assert now() == (set(), False, False, 0o077)
+                held.block()
+                assert now() == (signals, False, False, 0o077)
+                held.release()
+                assert now() == (set(), True, True, 0o027)
+                held.retake()
+                assert now() == (signals, False, False, 0o077)
+                os.kill(os.getpid(), signal.SIGTERM)
+                assert held.arrived == "SIGTERM"
+            assert now() == (set(), False, False, 0o027)
+        finally:
+            os.umask(before)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        assert came == [signal.SIGTERM]
+
     def test_handlers_and_mask_are_given_back(self) -> None:
         handlers = [signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)]
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
@@ -172,3 +241,96 @@ class TestHeldProcess:
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert (done.stdout, done.returncode) == ("alive\n", -signal.SIGTERM)
+
+
+class TestHandOff:
+    """The hand-off itself: what the kernel refuses here, and what it runs in a child."""
+
+    @pytest.fixture
+    def kept(self) -> Iterator[int]:
+        descriptor = os.open("/", os.O_RDONLY)
+        yield descriptor
+        os.close(descriptor)
+
+    def test_a_program_that_the_kernel_refuses_leaves_the_process_as_it_was_held(
+        self, private: Path, kept: int
+    ) -> None:
+        path = private / "runsc"
+        path.write_bytes(b"of no format the kernel knows")
+        path.chmod(0o500)
+        program = os.open(path, os.O_RDONLY)
+        with HeldProcess() as process:
+            process.block()
+            with pytest.raises(ExecError) as refusal:
+                hand_off(HandOff(program, ("/stage/runsc", "run"), {}, kept, {}), process)
+        os.close(program)
+        assert str(refusal.value) == (
+            "exec: the kernel refused to execute '/stage/runsc': Exec format error; "
+            "check that this runsc is built for this machine"
+        )
+        assert not os.get_inheritable(kept)
+
+    def test_a_signal_that_comes_after_the_kernel_refused_is_still_noted(self, kept: int) -> None:
+        with HeldProcess() as process:
+            with pytest.raises(ExecError, match="Permission denied"):
+                hand_off(HandOff(kept, ("/", "run"), {}, kept, {}), process)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert process.arrived == "SIGTERM"
+            signal.sigtimedwait([signal.SIGTERM], 0)  # it would end this process when its mask is given back
+
+    def test_where_no_descriptor_is_left_to_look_through_them_nothing_is_executed(self, kept: int) -> None:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with HeldProcess() as process:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+            try:
+                with pytest.raises(ExecError) as refusal:
+                    hand_off(HandOff(kept, ("/stage/runsc",), {}, kept, {}), process)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert str(refusal.value) == (
+            "exec: the caller's descriptors could not be kept from runsc: Too many open files; "
+            "allow this process more open files (ulimit -n)"
+        )
+
+    def test_without_proc_nothing_is_executed(self, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        def no_proc(_: object) -> None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/proc/self/fd")
+
+        monkeypatch.setattr(exec_step, "keep_only_descriptors", no_proc)
+        with HeldProcess() as process, pytest.raises(ExecError) as refusal:
+            hand_off(HandOff(kept, ("/stage/runsc",), {}, kept, {}), process)
+        assert str(refusal.value) == (
+            "exec: the caller's descriptors could not be kept from runsc: No such file or directory; "
+            "mount /proc"
+        )
+
+    @pytest.mark.parametrize("command", ["env", "ls"])
+    def test_the_program_has_the_given_environment_and_the_kept_descriptor_and_nothing_else(
+        self, kept: int, command: str
+    ) -> None:
+        path = shutil.which(command)
+        assert path is not None
+        program = os.open(path, os.O_RDONLY)
+        leaked = os.dup(kept)
+        os.set_inheritable(leaked, True)
+        argv = (command, "/proc/self/fd") if command == "ls" else (command,)
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.dup2(writing, 1)
+                with HeldProcess() as process:
+                    hand_off(HandOff(program, argv, {"HOME": "/root"}, kept, {}), process)
+            finally:
+                os._exit(99)
+        for descriptor in (writing, leaked, program):
+            os.close(descriptor)
+        with os.fdopen(reading) as output:
+            said = output.read().splitlines()
+        assert os.waitpid(child, 0)[1] == 0
+        if command == "env":
+            assert said == ["HOME=/root"]
+        else:
+            survived = {int(number) for number in said}
+            assert {0, 1, 2, kept} < survived
+            assert len(survived) == 5  # and the listing's own

@@ -110,8 +110,9 @@ def test_an_edge_that_is_not_in_the_table_cannot_be_taken_and_its_step_is_not_ru
         assert walk.lifecycle.state is next(row.target for row in LIFECYCLE if row.trigger is trigger)
         return
     before = list(walk.acted)
-    with pytest.raises(NotPermittedError, match=f"{trigger} is not a step of state {state}"):
+    with pytest.raises(NotPermittedError, match=f"{trigger} is not a step of state {state}") as refusal:
         walk.perform(trigger)
+    assert refusal.value.step == trigger
     assert walk.acted == before
     assert walk.lifecycle.state is state
 
@@ -164,11 +165,31 @@ def test_a_guard_that_does_not_hold_stops_the_run_where_it_is(
     row = next(row for row in LIFECYCLE if row.trigger is trigger)
     walk = Walk().up_to(row.sources[0])
     recorded = len(walk.moves)
-    with pytest.raises(NotPermittedError, match=f"guard {guard} does not hold") as refusal:
+    with pytest.raises(NotPermittedError) as refusal:
         walk.perform(trigger, **changed)
+    [broken] = [each for each in row.guards if each.name == guard]
+    assert str(refusal.value) == (
+        f"{trigger}: guard {guard} does not hold: {broken.otherwise}; "
+        "this is a fault of the engine: please report it with the trace"
+    )
     assert refusal.value.step == trigger
     assert walk.lifecycle.state is row.sources[0]
     assert len(walk.moves) == recorded
+
+
+@pytest.mark.parametrize("mode", ["0500", "0410", "0401", "0601"])
+def test_a_binary_that_anybody_at_all_may_execute_is_executable(mode: str) -> None:
+    walk = Walk().up_to(State.RESOLVED)
+    walk.perform(Trigger.VALIDATE, mode=mode)
+    assert walk.lifecycle.state is State.VALIDATED
+
+
+@pytest.mark.parametrize("state", State)
+def test_no_state_can_be_jumped_to(state: State) -> None:
+    walk = Walk()
+    with pytest.raises(AttributeError, match=f"to_{state.name}"):
+        walk.lifecycle.perform(f"to_{state.name}", lambda: Established({}))  # type: ignore[arg-type]
+    assert walk.lifecycle.state is State.START
 
 
 def test_an_immutable_store_artefact_may_have_a_foreign_owner() -> None:
@@ -221,8 +242,9 @@ def test_a_step_cannot_trigger_another_from_within() -> None:
         walk.perform(Trigger.RESOLVE)
         return Established(GOOD[Trigger.RESOLVE])
 
-    with pytest.raises(NotPermittedError, match="from within another step"):
+    with pytest.raises(NotPermittedError, match="from within another step") as refusal:
         walk.lifecycle.perform(Trigger.RESOLVE, act)
+    assert refusal.value.step == Trigger.RESOLVE
     assert walk.lifecycle.state is State.START
 
 

@@ -11,6 +11,8 @@ import pytest
 from engine.errors import ResolveError
 from engine.lifecycle.resolve import TRUSTED_PATHS, resolve
 
+INSTALL = "install gVisor (on Debian and Ubuntu the package is runsc), or name it with --runsc PATH"
+
 
 def executable(path: Path) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,6 +42,7 @@ def test_a_path_that_was_asked_for_is_taken_even_where_a_trusted_one_exists(tmp_
     chosen, trusted = executable(tmp_path / "a"), executable(tmp_path / "b")
     found = resolve(chosen, {}, trusted_paths=[trusted])
     assert (found.path, found.found_by) == (chosen, "option")
+    assert found.facts() == {"path": chosen, "found_by": "option"}
 
 
 def test_a_relative_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,20 +51,43 @@ def test_a_relative_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.Mo
     assert resolve("runsc", {}).path == str(tmp_path / "runsc")
 
 
-@pytest.mark.parametrize("chosen", ["/no/such/runsc", "", "/tmp/\0"])
-def test_a_path_that_was_asked_for_and_does_not_exist_is_refused(chosen: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("chosen", "why"),
+    [
+        ("/no/such/runsc", "no runsc at '/no/such/runsc'; name an existing file with --runsc PATH"),
+        ("", "no runsc at 'runsc': the current directory is gone; give its absolute path"),
+        ("/tmp/\0", "--runsc PATH has a NUL character; name an existing file"),
+    ],
+)
+def test_a_path_that_was_asked_for_and_does_not_exist_is_refused(
+    chosen: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trusted = executable(tmp_path / "runsc")
     if chosen == "":
-        chosen = str(tmp_path / "gone")
-    with pytest.raises(ResolveError):
+        chosen = "runsc"
+        (tmp_path / "gone").mkdir()
+        monkeypatch.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+    with pytest.raises(ResolveError) as refusal:
         resolve(chosen, {}, trusted_paths=[trusted])
+    assert str(refusal.value) == f"resolve: {why}"
+
+
+@pytest.mark.parametrize(
+    ("mode", "runs"), [(0o500, True), (0o410, True), (0o401, True), (0o644, False), (0o666, False)]
+)
+def test_a_file_that_anybody_at_all_may_execute_is_found(tmp_path: Path, mode: int, runs: bool) -> None:
+    first, second = executable(tmp_path / "first"), executable(tmp_path / "second")
+    os.chmod(first, mode)
+    assert resolve(None, {}, trusted_paths=[first, second]).path == (first if runs else second)
 
 
 def test_root_does_not_search_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     executable(tmp_path / "runsc")
     as_user(monkeypatch, 0)
-    with pytest.raises(ResolveError, match="root does not search PATH"):
-        resolve(None, {"PATH": str(tmp_path)}, trusted_paths=[])
+    with pytest.raises(ResolveError) as refusal:
+        resolve(None, {"PATH": str(tmp_path)}, trusted_paths=["/no/a", "/no/b"])
+    assert str(refusal.value) == f"resolve: no runsc at /no/a, /no/b (root does not search PATH); {INSTALL}"
 
 
 def test_others_search_the_absolute_entries_of_path_in_order(
@@ -82,8 +108,9 @@ def test_nothing_found_is_refused_with_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     as_user(monkeypatch, 1000)
-    with pytest.raises(ResolveError, match="install gVisor"):
-        resolve(None, {"PATH": str(tmp_path)}, trusted_paths=[str(tmp_path / "runsc")])
+    with pytest.raises(ResolveError) as refusal:
+        resolve(None, {"PATH": str(tmp_path)}, trusted_paths=["/no/a", "/no/b"])
+    assert str(refusal.value) == f"resolve: no runsc at /no/a, /no/b or on PATH; {INSTALL}"
     with pytest.raises(ResolveError):
         resolve(None, {}, trusted_paths=[])
 

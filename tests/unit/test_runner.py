@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import json
 import os
@@ -20,7 +21,10 @@ from engine.lifecycle import exec as exec_step
 from engine.lifecycle import policy
 from engine.lifecycle import stage as stage_step
 from engine.lifecycle.exec import build_argv, build_environment
+from engine.lifecycle.resolve import Resolved, resolve
 from engine.lifecycle.runner import plan, run
+from engine.lifecycle.secure_root import secure_root
+from engine.lifecycle.stage import Staged
 from engine.options import ExecPolicy, Platform, RunOptions
 
 COMPONENT = artifacts.component("web")
@@ -72,9 +76,9 @@ def world(private: Path, binary: Path) -> World:
     return World(private, binary)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def given(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[str], dict[str, str]]]:
-    """What execve was given; the process lives on."""
+    """What execve was given; the process lives on, also where a test expects a refusal and there is none."""
     seen: list[tuple[int, list[str], dict[str, str]]] = []
 
     def replace_process(program: int, argv: list[str], environment: dict[str, str]) -> None:
@@ -119,6 +123,9 @@ def test_the_header_says_what_was_asked_of_which_engine_for_which_bundle(
     assert header["options"] == RunOptions("web", rootless=True, runsc=str(world.binary)).facts()
     assert header["bundle"]["path"] == str(world.bundle)
     assert len(header["spec"]) == len(header["bundle"]["sha256"]) == 64
+    host = os.uname()
+    assert header["host"] == {"kernel": host.release, "machine": host.machine, "user": os.geteuid()}
+    assert header["container"] == "web"
     assert set(header) == {
         *("seq", "time", "container", "previous", "format", "engine", "spec", "options", "bundle", "host")
     }
@@ -197,6 +204,7 @@ def test_a_bundle_that_changed_after_it_was_validated_is_refused_before_anything
     error, lines = world.refused()
     assert (error.step, lines[-1]["state"]) == ("exec", "policy_settled")
     assert "the bundle changed since it was validated" in error.what
+    assert error.remedy == "run the bundle again"
     assert given == []
     assert world.nothing_is_left()
 
@@ -215,6 +223,7 @@ def test_a_state_directory_that_was_replaced_is_refused_before_anything_is_execu
     error, _ = world.refused()
     assert error.step == "exec"
     assert "state directories changed" in error.what
+    assert error.remedy == "run it again"
     assert given == []
 
 
@@ -266,6 +275,7 @@ def test_a_fault_of_the_engine_is_a_refusal_too(
     monkeypatch.setattr("engine.lifecycle.runner.stage", stage)
     error, lines = world.refused()
     assert "unexpected KeyError in stage" in error.what
+    assert error.remedy == "run with --debug and report what it shows"
     assert "secret" not in str(error)
     assert lines[-1]["error"]["what"] == error.what
     assert given == []
@@ -276,13 +286,108 @@ def test_a_run_refused_before_it_has_directories_is_recorded_where_they_would_ha
     world.binary.chmod(0o777)
     _, lines = world.refused(trace=False)
     assert [line.get("trigger") for line in lines] == [None, "resolve", "refuse"]
+    secure_root("web", world.environment).close()  # its lock was let go of
+
+
+def test_a_refusal_beside_a_container_that_is_alive_is_recorded_in_its_directory(world: World) -> None:
+    alive = secure_root("web", world.environment)
+    world.binary.chmod(0o777)
+    _, lines = world.refused(trace=False)
+    assert [line.get("trigger") for line in lines] == [None, "resolve", "refuse"]
+    assert world.warnings == []
+    alive.close()
 
 
 def test_a_refusal_that_cannot_be_recorded_is_said(world: World) -> None:
     world.base.symlink_to(world.bundle)
     with pytest.raises(EngineError, match="symbolic link"):
         world.run(trace=False)
-    assert any("no trace of this refusal was kept" in warning for warning in world.warnings)
+    [warning] = world.warnings
+    assert warning == (
+        f"no trace of this refusal was kept: {str(world.base)!r} is a symbolic link; "
+        "name a place with --trace FILE"
+    )
+
+
+def test_a_trace_that_somebody_removed_is_said_to_be_lost(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stage(*_: Any) -> Any:
+        world.trace.unlink()
+        raise KeyError
+
+    monkeypatch.setattr("engine.lifecycle.runner.stage", stage)
+    with pytest.raises(EngineError, match="unexpected KeyError"):
+        world.run()
+    assert world.warnings == ["no trace of this refusal was kept: somebody removed it"]
+
+
+def test_what_could_not_be_taken_back_is_recorded_and_the_rest_is_taken_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = str(world.base / COMPONENT / "runsc-root" / "runtime")
+    for failure, left in (
+        (OSError(errno.EIO, os.strerror(errno.EIO)), "Staged: Input/output error"),
+        (OSError(errno.EIO, os.strerror(errno.EIO), "/the/copy"), "/the/copy: Input/output error"),
+    ):
+
+        def discard(_: Staged, failure: OSError = failure) -> list[str]:
+            raise failure
+
+        monkeypatch.setattr(Staged, "discard", discard)
+        _, lines = world.refused(require_exec_policy=True)
+        assert lines[-1]["facts"] == {"cleaned": [runtime], "left": [left]}
+        world.trace.unlink()
+
+
+def test_the_lock_is_all_that_runsc_is_left_with_beside_the_standard_descriptors(
+    world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+    monkeypatch.setattr(exec_step, "keep_only_descriptors", kept.extend)
+    with pytest.raises(HandedOffError):
+        world.run()
+    assert given
+    [lock] = kept
+    assert os.path.samestat(os.fstat(lock), (world.base / COMPONENT / "lock").stat())
+
+
+def test_an_execve_that_comes_back_is_not_taken_for_a_run(
+    world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exec_step, "replace_process", lambda *_: None)
+    with pytest.raises(AssertionError, match=r"^unreachable: a run is handed off or raises$"):
+        world.run()
+
+
+def test_a_run_and_a_plan_look_for_runsc_in_the_callers_environment(
+    world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str | None, object]] = []
+
+    def look(chosen: str | None, environment: dict[str, str]) -> Resolved:
+        asked.append((chosen, environment))
+        return resolve(chosen, environment)
+
+    monkeypatch.setattr("engine.lifecycle.runner.resolve", look)
+    with pytest.raises(HandedOffError):
+        world.run()
+    with open_bundle(str(world.bundle)) as bundle:
+        plan(bundle, RunOptions("web", runsc=str(world.binary)), world.environment)
+    assert asked == [(str(world.binary), world.environment)] * 2
+
+
+def test_a_plan_without_a_directory_to_take_a_relative_base_from_is_refused(
+    world: World, private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = private / "gone"
+    gone.mkdir()
+    with open_bundle(str(world.bundle)) as bundle:
+        monkeypatch.chdir(gone)
+        gone.rmdir()
+        with pytest.raises(EngineError) as refusal:
+            plan(bundle, RunOptions("web", runsc=str(world.binary)), {"ENGINE_ARTIFACT_BASE": "base"})
+    assert str(refusal.value) == ("secure_root: 'base': the current directory is gone; name an absolute base")
 
 
 def test_a_trace_that_cannot_be_kept_stops_the_run_before_its_first_step(
@@ -339,3 +444,6 @@ def test_a_plan_says_what_a_run_would_hand_over_and_touches_nothing(
     assert dict(planned.environment) == environment
     assert list(planned.argv[1:]) == argv[1:]
     assert fnmatch.fnmatchcase(argv[0], planned.argv[0])
+    nest = world.base / COMPONENT / "runsc-root" / "exec-allow"
+    assert planned.argv[0] == str(nest / "stage-*" / "runsc")
+    assert planned.runsc.path == str(world.binary)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -230,3 +232,103 @@ def test_a_refusal_leaves_no_descriptor_open(private: Path) -> None:
         secure(private / "base")
     assert os.listdir("/proc/self/fd") == before
     held.close()
+
+
+def test_what_was_secured_is_recorded_whole(private: Path) -> None:
+    private_base(private)
+    root = secure(private / "base")
+    container = str(private / "base" / COMPONENT)
+    paths = [str(private / "base"), container, f"{container}/runsc-root", f"{container}/runsc-root/runtime"]
+    assert root.facts() == {
+        "user": os.geteuid(),
+        "directories": [
+            {"path": path, "owner": os.geteuid(), "mode": "0700", "created": path != paths[0]}
+            for path in paths
+        ],
+        "lock": f"{container}/lock",
+        "cleaned": [],
+    }
+
+
+def test_an_empty_nest_of_staged_copies_is_taken_back_too(private: Path) -> None:
+    root = secure(private / "base")
+    nest = Path(root.runsc_root.path, "exec-allow")
+    nest.mkdir()
+    gone = root.discard()
+    root.close()
+    assert gone == [str(nest), *(directory.path for directory in reversed(root.directories[1:]))]
+
+
+def fail_to_make(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the kernel be out of space for the directory `name`."""
+    mkdir = os.mkdir
+
+    def out_of_space(path: str, *arguments: Any, **named: Any) -> None:
+        if path == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        mkdir(path, *arguments, **named)
+
+    monkeypatch.setattr("os.mkdir", out_of_space)
+
+
+@pytest.mark.parametrize("place", ["runsc-root", "runsc-root/runtime"])
+def test_where_there_is_no_space_for_a_directory_nothing_is_left_made_or_open(
+    private: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    private_base(private)
+    fail_to_make(os.path.basename(place), monkeypatch)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(SecureRootError) as refusal:
+        secure(private / "base")
+    assert str(refusal.value) == (
+        f"secure_root: {str(private / 'base' / COMPONENT / place)!r}: No space left on device; "
+        "free space there (engine gc removes what finished containers left)"
+    )
+    assert list((private / "base").iterdir()) == []
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_clean_up_that_fails_does_not_hide_why_it_was_refused(
+    private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    fail_to_make("runsc-root", monkeypatch)
+    monkeypatch.setattr("os.unlink", read_only)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(SecureRootError, match="No space left on device"):
+        secure(private / "base")
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_each_refusal_says_what_and_where_and_the_remedy(
+    private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remedy = (
+        "make it a real directory that only root or you can write, "
+        "or choose another base (ENGINE_ARTIFACT_BASE)"
+    )
+    held = secure(private / "base")
+    (private / "link").symlink_to("base")
+    for base, said in {
+        private / "base": "container 'web' is alive; "
+        "stop it, wait for its end (or that of engine gc), or choose another --id",
+        private / "link": f"{str(private / 'link')!r} is a symbolic link; {remedy}",
+        private / "none" / "base": f"{str(private / 'none')!r}: No such file or directory; {remedy}",
+    }.items():
+        with pytest.raises(SecureRootError) as refusal:
+            secure(base)
+        assert str(refusal.value) == f"secure_root: {said}"
+    held.close()
+
+    def no_descriptor_left(_: str) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(artifacts, "open_base", no_descriptor_left)
+    with pytest.raises(SecureRootError) as refusal:
+        secure(private / "base")
+    assert str(refusal.value) == (
+        "secure_root: 'the artifact base': Too many open files; "
+        "allow this process more open files (ulimit -n)"
+    )

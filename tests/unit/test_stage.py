@@ -5,11 +5,16 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
+import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine.errors import StageError
+from engine.lifecycle import stage as stage_step
 from engine.lifecycle.resolve import Resolved
 from engine.lifecycle.secure_root import SecuredRoot, secure_root
 from engine.lifecycle.stage import stage
@@ -154,3 +159,194 @@ def test_a_refusal_leaves_no_descriptor_open(root: SecuredRoot, pinned: Validate
     with pytest.raises(StageError):
         stage(pinned, root)
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_what_was_staged_is_recorded(root: SecuredRoot, pinned: Validated, binary: Path) -> None:
+    facts = stage(pinned, root).facts()
+    nest = re.escape(os.path.join(root.runsc_root.path, "exec-allow"))
+    assert re.fullmatch(rf"{nest}/stage-{os.getpid()}-[0-9a-f]{{16}}/runsc", facts.pop("path"))
+    expected = {
+        "sha256": hashlib.sha256(binary.read_bytes()).hexdigest(),
+        "size": binary.stat().st_size,
+        "mode": "0500",
+        "pinned": pinned.facts()["identity"],
+    }
+    assert {name: facts.get(name) for name in expected} == expected
+
+
+def before_opening_the_copy(
+    monkeypatch: pytest.MonkeyPatch, do: Callable[[int], None], *, again: bool = False
+) -> None:
+    """`do`, with its directory's descriptor, just before the copy is created, or is opened `again`."""
+    real = os.open
+
+    def opening(path: str, flags: int, *arguments: Any, **named: Any) -> int:
+        if path == "runsc" and bool(flags & os.O_CREAT) is not again:
+            do(named["dir_fd"])
+        return real(path, flags, *arguments, **named)
+
+    monkeypatch.setattr("os.open", opening)
+
+
+def refused(root: SecuredRoot, pinned: Validated) -> str:
+    """What is said, where the stage directories have one name; nothing is left of them, and nothing open."""
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(StageError) as refusal:
+        stage(pinned, root)
+    assert os.listdir("/proc/self/fd") == before
+    assert nothing_staged(root)
+    said = str(refusal.value).replace(root.runsc_root.path, "ROOT")
+    return re.sub(r"stage-\d+-[0-9a-f]+", "stage-*", said)
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_what_stands_where_the_copy_will_be_is_neither_followed_nor_written(
+    root: SecuredRoot, pinned: Validated, private: Path, monkeypatch: pytest.MonkeyPatch, link: bool
+) -> None:
+    victim = private / "victim"
+    victim.write_text("mine")
+
+    def plant(directory: int) -> None:
+        if link:
+            os.symlink(victim, "runsc", dir_fd=directory)
+        else:
+            os.link(victim, "runsc", dst_dir_fd=directory)
+
+    before_opening_the_copy(monkeypatch, plant)
+    assert refused(root, pinned) == "stage: 'runsc': File exists; run again"
+    assert victim.read_text() == "mine"
+
+
+def test_a_copy_that_was_exchanged_before_it_is_opened_again_is_refused(
+    root: SecuredRoot, pinned: Validated, binary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exchange(directory: int) -> None:
+        os.unlink("runsc", dir_fd=directory)
+        copy = os.open("runsc-", os.O_WRONLY | os.O_CREAT, 0o500, dir_fd=directory)
+        os.write(copy, binary.read_bytes())
+        os.close(copy)
+        os.rename("runsc-", "runsc", src_dir_fd=directory, dst_dir_fd=directory)
+
+    before_opening_the_copy(monkeypatch, exchange, again=True)
+    assert refused(root, pinned) == (
+        "stage: the copy in 'ROOT/exec-allow/stage-*' was changed while it was made; run again"
+    )
+
+
+def test_a_copy_that_became_a_link_before_it_is_opened_again_is_refused(
+    root: SecuredRoot, pinned: Validated, binary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exchange(directory: int) -> None:
+        os.unlink("runsc", dir_fd=directory)
+        os.symlink(binary, "runsc", dir_fd=directory)
+
+    before_opening_the_copy(monkeypatch, exchange, again=True)
+    assert refused(root, pinned) == "stage: 'runsc': Too many levels of symbolic links; run again"
+
+
+def test_the_copy_is_never_more_open_than_in_the_end_whatever_the_umask(
+    root: SecuredRoot, pinned: Validated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: list[int] = []
+    change = os.fchmod
+
+    def fchmod(descriptor: int, mode: int) -> None:
+        modes.append(stat.S_IMODE(os.fstat(descriptor).st_mode))
+        change(descriptor, mode)
+
+    monkeypatch.setattr("os.fchmod", fchmod)
+    old = os.umask(0)
+    try:
+        staged = stage(pinned, root)
+    finally:
+        os.umask(old)
+    assert modes == [0o500]
+    assert Path(staged.path).stat().st_mode & 0o7777 == 0o500
+
+
+def test_a_binary_of_many_pieces_is_copied_whole_and_each_is_read_once(
+    root: SecuredRoot, pinned: Validated, binary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = os.pread
+    offsets: list[int] = []
+
+    def pread(descriptor: int, count: int, offset: int) -> bytes:
+        assert offset not in offsets
+        offsets.append(offset)
+        return read(descriptor, count, offset)
+
+    monkeypatch.setattr(stage_step, "_CHUNK", 1000)
+    monkeypatch.setattr("os.pread", pread)
+    staged = stage(pinned, root)
+    content = binary.read_bytes()
+    assert len(offsets) > 3
+    assert Path(staged.path).read_bytes() == content
+    assert staged.digest == hashlib.sha256(content).hexdigest()
+
+
+def test_each_refusal_says_what_and_where_and_the_remedy(
+    root: SecuredRoot, pinned: Validated, binary: Path, private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nest = Path(root.runsc_root.path, "exec-allow")
+    nest.symlink_to(private)
+    assert refused(root, pinned) == "stage: 'ROOT/exec-allow' is a symbolic link; remove it and run again"
+    nest.unlink()
+    space = "free space there (engine gc removes what finished containers left)"
+
+    def fail(code: int, path: str | None = None) -> Callable[..., Any]:
+        def failing(*_: Any, **__: Any) -> Any:
+            raise OSError(code, os.strerror(code), path)
+
+        return failing
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.mkdir", fail(errno.ENOSPC))
+        assert refused(root, pinned) == f"stage: 'ROOT/exec-allow': No space left on device; {space}"
+    for code, remedy in ((errno.ENOSPC, space), (errno.EIO, "run again")):
+        with monkeypatch.context() as patch:
+            patch.setattr("os.fchmod", fail(code))
+            assert refused(root, pinned) == f"stage: 'ROOT': {os.strerror(code)}; {remedy}"
+    with monkeypatch.context() as patch:
+        status = os.fstatvfs(root.runsc_root.descriptor)
+        values = list(status)
+        values[8] |= os.ST_NOEXEC
+        patch.setattr("os.fstatvfs", lambda _: os.statvfs_result(values))
+        assert refused(root, pinned) == (
+            "stage: 'ROOT' is on a file system that is mounted noexec; "
+            "choose another base (ENGINE_ARTIFACT_BASE)"
+        )
+    with monkeypatch.context() as patch:
+        patch.setattr(stage_step, "_copy_bytes", lambda *_: ("", 100))
+        assert refused(root, pinned) == (
+            f"stage: only 0 of {pinned.identity.size} bytes of {str(binary)!r} were copied; run again"
+        )
+    binary.write_bytes(b"upgraded")
+    assert refused(root, pinned) == (
+        f"stage: runsc {str(binary)!r} was changed after it was validated; "
+        "let the upgrade finish and run again"
+    )
+
+
+def test_a_clean_up_that_fails_does_not_hide_why_it_was_refused(
+    root: SecuredRoot, pinned: Validated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.unlink", read_only)
+    monkeypatch.setattr("os.fchmod", full)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(StageError, match="No space left on device"):
+        stage(pinned, root)
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_copy_that_is_gone_already_is_taken_back_all_the_same(root: SecuredRoot, pinned: Validated) -> None:
+    staged = stage(pinned, root)
+    os.unlink(staged.path)
+    assert staged.discard() == [staged.directory.path]
+    staged.close()
+    assert nothing_staged(root)

@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
+import functools
 import os
 import stat
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine.errors import ValidateError
+from engine.lifecycle import validate as validate_step
 from engine.lifecycle.resolve import Resolved
 from engine.lifecycle.validate import Identity, Validated, validate
 from engine.linux import files
 from engine.options import Platform
 
+OWN_COPY = "install runsc from a package, or copy it where only root or you can write, owned so, mode 0755"
+
 
 def pin(path: Path, platform: Platform = Platform.AUTO) -> Validated:
     return validate(Resolved(str(path), "option"), platform)
+
+
+def refusal(path: Path, platform: Platform = Platform.AUTO) -> str:
+    """What `validate` says as it refuses; it leaves no descriptor open."""
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(ValidateError) as refused:
+        pin(path, platform)
+    assert os.listdir("/proc/self/fd") == before
+    return str(refused.value).removeprefix("validate: ")
 
 
 def test_a_binary_that_only_its_owner_can_write_is_pinned_with_its_facts(binary: Path) -> None:
@@ -27,8 +46,111 @@ def test_a_binary_that_only_its_owner_can_write_is_pinned_with_its_facts(binary:
     assert (pinned.owner, pinned.mode) == (status.st_uid, 0o755)
     assert not os.get_inheritable(pinned.descriptor)
     assert os.pread(pinned.descriptor, 4, 0) == b"\x7fELF"
-    assert pinned.facts()["mode"] == "0755"
-    assert pinned.facts()["immutable_store"] is False
+    assert pinned.facts() == {
+        "path": str(binary),
+        "wrapper": None,
+        "identity": {
+            "device": status.st_dev,
+            "inode": status.st_ino,
+            "size": status.st_size,
+            "mtime_ns": status.st_mtime_ns,
+            "ctime_ns": status.st_ctime_ns,
+        },
+        "owner": status.st_uid,
+        "mode": "0755",
+        "trusted_owners": sorted({0, os.geteuid()}),
+        "immutable_store": False,
+        "platforms": ["systrap", "kvm", "ptrace"],
+        "platform": "systrap",
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "mode", "immutable"),
+    [
+        ("/nix/store/0-gvisor/bin/runsc", 0o555, True),
+        ("/nix/store/0-gvisor/bin/runsc", 0o755, False),
+        ("/nix/store/0-gvisor/bin/runsc", 0o575, False),
+        ("/nix/store/0-gvisor/bin/runsc", 0o557, False),
+        ("/usr/bin/runsc", 0o555, False),
+    ],
+)
+def test_only_what_nobody_can_write_in_the_nix_store_is_recorded_as_immutable(
+    binary: Path, path: str, mode: int, immutable: bool
+) -> None:
+    assert replace(pin(binary), path=path, mode=mode).facts()["immutable_store"] is immutable
+
+
+@pytest.mark.parametrize("mode", [0o500, 0o410, 0o401, 0o601, 0o755])
+def test_a_binary_that_anybody_at_all_may_execute_is_pinned(binary: Path, mode: int) -> None:
+    binary.chmod(mode)
+    assert pin(binary).mode == mode
+
+
+def _replaced_by_a_directory(binary: Path) -> None:
+    binary.unlink()
+    binary.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (Path.unlink, "runsc '{}': No such file or directory; name another with --runsc PATH"),
+        (_replaced_by_a_directory, "runsc '{}' is not a regular file; name the binary with --runsc PATH"),
+        (
+            lambda binary: binary.chmod(0o775),
+            (
+                "runsc '{}' can be written by group or world (mode 0775); "
+                "chmod go-w '{}', after checking that it is what was installed"
+            ),
+        ),
+        (lambda binary: binary.chmod(0o644), "runsc '{}' is not executable (mode 0644); chmod 0755 '{}'"),
+        (
+            lambda binary: binary.write_bytes(b"\x7fELV"),
+            "runsc '{}' is not an ELF binary; name the runsc binary with --runsc PATH",
+        ),
+        (
+            lambda binary: binary.write_text("#!/bin/sh\n"),
+            (
+                "runsc '{}' is a script and names no runsc binary to start; "
+                "name the ELF binary itself with --runsc PATH"
+            ),
+        ),
+        (
+            lambda binary: build(binary, "ptrace", "systrap"),
+            (
+                "runsc '{}' was built without the platform kvm (it has systrap, ptrace); "
+                "choose another --platform, or a newer runsc"
+            ),
+        ),
+    ],
+)
+def test_each_refusal_says_what_and_where_and_the_remedy(
+    binary: Path, spoil: Callable[[Path], object], why: str
+) -> None:
+    spoil(binary)
+    assert refusal(binary, Platform.KVM) == why.format(binary, binary)
+
+
+@pytest.mark.parametrize(
+    ("failure", "remedy"),
+    [
+        (errno.EACCES, "make it readable (mode 0755), and see that /proc is mounted"),
+        (errno.EMFILE, "allow this process more open files (ulimit -n)"),
+    ],
+)
+def test_a_binary_that_cannot_be_read_is_refused(
+    binary: Path, monkeypatch: pytest.MonkeyPatch, failure: int, remedy: str
+) -> None:
+    real = os.open
+
+    def unreadable(path: str, *arguments: Any, **named: Any) -> int:
+        if path.startswith("/proc/self/fd/"):
+            raise OSError(failure, os.strerror(failure), path)
+        return real(path, *arguments, **named)
+
+    monkeypatch.setattr("os.open", unreadable)
+    assert refusal(binary) == f"runsc '{binary}' cannot be read: {os.strerror(failure)}; {remedy}"
 
 
 def test_the_descriptor_stays_on_the_judged_file_when_the_path_is_swapped(binary: Path) -> None:
@@ -70,10 +192,13 @@ def test_what_is_not_there_any_more_is_refused(binary: Path) -> None:
 
 
 @pytest.mark.usefixtures("needs_root")
-def test_a_binary_of_another_user_is_refused(binary: Path) -> None:
+def test_a_binary_of_another_user_is_refused(binary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.chown(binary, 4242, 4242)
-    with pytest.raises(ValidateError, match="owned by uid 4242"):
-        pin(binary)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert refusal(binary) == (
+        f"runsc '{binary}' is owned by uid 4242 (expected uid 0, uid 1000 or an immutable /nix/store artefact); "
+        + OWN_COPY
+    )
 
 
 @pytest.mark.usefixtures("needs_root")
@@ -85,8 +210,10 @@ def test_a_directory_of_another_user_on_the_way_is_refused(binary: Path) -> None
 
 def test_a_directory_that_others_can_write_on_the_way_is_refused(binary: Path) -> None:
     binary.parent.chmod(0o777)
-    with pytest.raises(ValidateError, match="unsafe permissions 0777"):
-        pin(binary)
+    assert refusal(binary) == (
+        f"on the way to runsc '{binary}', '{binary.parent}' has unsafe permissions 0777 "
+        f"(writable by others and not sticky); {OWN_COPY}"
+    )
 
 
 def test_a_sticky_directory_on_the_way_is_accepted_as_nobody_else_can_replace_our_file(binary: Path) -> None:
@@ -179,12 +306,26 @@ def test_any_other_script_is_refused(private: Path, text: str) -> None:
         pin(script)
 
 
-def test_a_script_longer_than_a_wrapper_is_not_searched(binary: Path, private: Path) -> None:
+@pytest.mark.parametrize(("size", "followed"), [(4096, True), (4097, False)])
+def test_a_script_longer_than_a_wrapper_is_not_searched(
+    binary: Path, private: Path, size: int, followed: bool
+) -> None:
     script = private / "runsc"
-    script.write_text("#!/bin/sh\n" + "#" * 4096 + f'\nexec "{binary}"\n')
+    text = f'#!/bin/sh\nexec "{binary}"\n#'
+    script.write_text(text.ljust(size, "#"))
     script.chmod(0o755)
-    with pytest.raises(ValidateError, match="is a script"):
-        pin(script)
+    if followed:
+        assert pin(script).path == str(binary)
+    else:
+        assert "is a script" in refusal(script)
+
+
+def test_a_wrapper_need_not_be_utf_8_nor_the_binary_be_named_in_any_case(binary: Path, private: Path) -> None:
+    real = binary.rename(binary.with_name("runsc-X"))
+    script = private / "runsc"
+    script.write_bytes(b"#!/bin/sh\n# M\xfcller\nexec %s\n" % os.fsencode(real))
+    script.chmod(0o755)
+    assert pin(script).path == str(real)
 
 
 def test_a_wrapper_does_not_lend_its_trust_to_what_it_starts(binary: Path, private: Path) -> None:
@@ -210,6 +351,13 @@ class TestNixStore:
 
     def test_an_immutable_artefact_may_have_any_owner(self, artefact: Path) -> None:
         assert pin(artefact).owner == 30001
+
+    def test_so_may_the_directory_it_is_in_where_nobody_can_write_that(self, artefact: Path) -> None:
+        os.chown(artefact.parent, 30001, 30001)
+        assert pin(artefact).owner == 30001
+        artefact.parent.chmod(0o755)
+        with pytest.raises(ValidateError, match=rf"'{artefact.parent}' is owned by uid 30001"):
+            pin(artefact)
 
     def test_an_artefact_that_its_owner_can_write_is_refused(self, artefact: Path) -> None:
         artefact.chmod(0o755)
@@ -253,9 +401,33 @@ def test_the_platform_is_the_one_asked_for_and_auto_is_systrap_where_the_build_h
     assert (pinned.platforms, pinned.platform) == (has, used)
 
 
-def test_a_platform_that_the_build_does_not_have_is_refused(private: Path) -> None:
-    with pytest.raises(ValidateError, match=r"without the platform systrap \(it has kvm, ptrace\)"):
-        pin(build(private / "runsc", "ptrace", "kvm"), Platform.SYSTRAP)
+@pytest.mark.parametrize("chunk", [1, 5, 27, 28, 61])
+def test_a_platform_is_found_wherever_the_pieces_read_are_parted(
+    private: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr(validate_step, "_CHUNK", chunk)
+    for padding in range(30):
+        path = build(private / "runsc", "x" * padding, "systrap", "none" * padding, "ptrace")
+        with contextlib.closing(pin(path)) as pinned:
+            assert pinned.platforms == ("systrap", "ptrace")
+
+
+def test_no_more_is_read_than_it_takes_to_find_every_platform(
+    private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = build(private / "runsc", "systrap", "kvm", "ptrace")
+    os.truncate(path, 8192)
+    monkeypatch.setattr(validate_step, "_CHUNK", 1024)
+    offsets = set()
+
+    def noted(read: Callable[..., Any], descriptor: int, wanted: Any, offset: int) -> Any:
+        offsets.add(offset)
+        return read(descriptor, wanted, offset)
+
+    for name in ("pread", "preadv"):
+        monkeypatch.setattr(os, name, functools.partial(noted, getattr(os, name)))
+    assert len(pin(path).platforms) == 3
+    assert offsets == {0}
 
 
 def test_a_refusal_leaves_no_descriptor_open(binary: Path) -> None:
@@ -273,3 +445,101 @@ def test_the_trusted_owners_are_root_and_the_effective_user(monkeypatch: pytest.
     pinned = pin(Path(os.path.realpath("/bin/sh")))
     assert pinned.trusted_owners == (0, 1000)
     assert not stat.S_ISLNK(os.fstat(pinned.descriptor).st_mode)
+
+
+@pytest.mark.parametrize("unmapped", [None, 65534])
+@pytest.mark.parametrize("trusted", [True, False])
+def test_an_unmapped_owner_is_taken_for_root_on_the_trusted_paths_alone(
+    binary: Path, monkeypatch: pytest.MonkeyPatch, unmapped: int | None, trusted: bool
+) -> None:
+    monkeypatch.setattr(validate_step, "unmapped_uid", lambda: unmapped)
+    if trusted:
+        monkeypatch.setattr(validate_step, "TRUSTED_PATHS", (str(binary),))
+    owners = {0, os.geteuid()}
+    if trusted and unmapped is not None:
+        owners.add(unmapped)
+    assert pin(binary).trusted_owners == tuple(sorted(owners))
+
+
+class TestWalk:
+    """`open_trusted`, on which the rest stands."""
+
+    OWNERS = frozenset({0, os.geteuid()})
+
+    def walk(self, path: Path | str, *, follow_links: bool = True, **named: Any) -> str:
+        opened = files.open_trusted(str(path), self.OWNERS, follow_links=follow_links, **named)
+        os.close(opened.descriptor)
+        return opened.path
+
+    def distrusted(self, path: Path | str, *, follow_links: bool = True, **named: Any) -> str:
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(files.UntrustedPathError) as refused:
+            self.walk(path, follow_links=follow_links, **named)
+        assert os.listdir("/proc/self/fd") == before
+        return str(refused.value)
+
+    def test_nothing_on_the_way_is_opened_for_reading(self) -> None:
+        opened = files.open_trusted("/", {0}, follow_links=False)
+        flags = fcntl.fcntl(opened.descriptor, fcntl.F_GETFL)
+        os.close(opened.descriptor)
+        assert opened.path == "/"
+        assert flags & (os.O_PATH | os.O_DIRECTORY) == os.O_PATH | os.O_DIRECTORY
+
+    def test_a_path_that_is_not_absolute_is_a_mistake_of_the_caller(self) -> None:
+        with pytest.raises(ValueError, match=r"^'bin/sh' is not absolute$"):
+            self.walk("bin/sh")
+
+    def test_the_parent_of_the_root_is_the_root(self, private: Path) -> None:
+        first = private.parts[1]
+        assert self.walk(f"/../../{first}/..{private}") == str(private)
+
+    def test_a_walk_without_links_refuses_one_and_a_parent_component(self, private: Path) -> None:
+        (private / "link").symlink_to(private)
+        assert self.distrusted(private / "link", follow_links=False) == f"'{private}/link' is a symbolic link"
+        path = f"{private}/../private"
+        assert self.distrusted(path, follow_links=False) == f"'{path}' has a parent-directory component '..'"
+
+    @pytest.mark.usefixtures("needs_root")
+    def test_another_users_link_is_refused(self, private: Path) -> None:
+        (private / "link").symlink_to(private)
+        os.lchown(private / "link", 4242, 4242)
+        assert self.distrusted(private / "link") == (
+            f"'{private}/link' is a symbolic link that is owned by uid 4242 (expected uid 0)"
+        )
+
+    def test_as_many_links_are_followed_as_the_kernel_follows_and_no_more(self, private: Path) -> None:
+        (private / "0").touch()
+        for number in range(41):
+            (private / f"{number + 1}").symlink_to(f"{number}")
+        assert self.walk(private / "40") == str(private / "0")
+        with pytest.raises(OSError, match="symbolic links") as refused:
+            self.walk(private / "41")
+        assert (refused.value.errno, refused.value.filename) == (errno.ELOOP, f"{private}/41")
+
+    def test_an_error_names_the_part_that_failed(self, private: Path) -> None:
+        (private / "file").touch()
+        for path, number, part in [
+            (private / "none" / "x", errno.ENOENT, private / "none"),
+            (private / "file" / "x", errno.ENOTDIR, private / "file"),
+        ]:
+            with pytest.raises(OSError, match=str(part)) as refused:
+                self.walk(path)
+            assert (refused.value.errno, refused.value.filename) == (number, str(part))
+
+    @pytest.mark.usefixtures("needs_root")
+    def test_an_unmapped_owner_is_trusted_above_but_not_in_a_directory_of_our_own(
+        self, private: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (private / "theirs" / "ours" / "theirs" / "x").mkdir(parents=True)
+        for path, uid in [("theirs", 65534), ("theirs/ours", 1000), ("theirs/ours/theirs", 65534)]:
+            os.chown(private / path, uid, uid)
+        monkeypatch.setattr("os.geteuid", lambda: 1000)
+        monkeypatch.setattr(self.__class__, "OWNERS", frozenset({0, 1000}))
+        ours = private / "theirs" / "ours"
+        assert self.walk(ours, unmapped=65534) == str(ours)
+        assert self.distrusted(ours / "theirs" / "x", unmapped=65534) == (
+            f"'{ours}/theirs' is owned by uid 65534 (expected uid 0 or uid 1000)"
+        )
+        assert self.distrusted(ours) == (
+            f"'{private}/theirs' is owned by uid 65534 (expected uid 0 or uid 1000)"
+        )
