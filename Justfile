@@ -37,6 +37,11 @@ lint:
 check *OPTIONS: (_parts "test")
     @exec {{ python }} -P -m engine check --mutants "$@"
 
+# Compile the spec's lifecycle into what every run is held to: after each change of specs/GVisorRuntime.tla
+[no-exit-message]
+compile: (_parts "test")
+    @exec {{ python }} -P {{ here }}/setup/compile_spec.py
+
 # Repair what ruff can: format, import order, simple findings
 [no-exit-message]
 fix:

@@ -23,9 +23,11 @@ from engine.options import ExecPolicy, Network, Platform, RunOptions, check_cont
 
 _EXIT_CODES = (
     "exit codes: run: the container's own after the hand-off; check: 1 a property fails, 3 TLC could not run; "
+    "trace verify: 1 a trace differs, 3 none does but one could not be read; "
     "125 the engine refused; 2 wrong usage; 130 interrupted"
 )
 REFUSED = 125
+UNREADABLE = 3
 INTERRUPTED = 130
 
 
@@ -147,6 +149,19 @@ def _parser() -> argparse.ArgumentParser:
         "--time", type=_positive, default=600, metavar="SECONDS", help="each run's limit (default: 600)"
     )
 
+    trace = commands.add_parser("trace", help="check the traces of runs", allow_abbrev=False)
+    of_traces = trace.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    verify = _command(
+        of_traces, "verify", _trace_verify, "check traces line by line against the spec and their chain"
+    )
+    verify.add_argument("files", nargs="+", metavar="FILE", help="a trace; - is standard input")
+    verify.add_argument(
+        "--runs", action="store_true", help="a FILE has the traces of many runs, one after the other"
+    )
+    verify.add_argument(
+        "--complete", action="store_true", help="an incomplete trace counts as one that differs"
+    )
+
     _command(commands, "doctor", _doctor, "show what is installed here, what it enables, what is missing")
     return parser
 
@@ -257,6 +272,26 @@ def _check(options: argparse.Namespace) -> int:
         _say_over("")
     print(json.dumps(render.as_data(result), indent=2) if options.json else render.report(result))
     return 0 if result.ok else 1
+
+
+def _trace_verify(options: argparse.Namespace) -> int:
+    from collections import Counter
+    from dataclasses import asdict
+
+    from engine.formal.trace_check import Verdict, verify
+
+    found: Counter[Verdict] = Counter()
+    for result in verify(options.files, runs=options.runs):
+        found[result.verdict] += 1
+        print(json.dumps(asdict(result)) if options.json else result)
+    if found.total() > 1 and not options.json:
+        print(
+            f"{found.total()} runs: {'; '.join(f'{number} {verdict}' for verdict, number in found.items())}"
+        )
+    good = {Verdict.CONFORMS, *(() if options.complete else (Verdict.INCOMPLETE,))}
+    if found.keys() - good - {Verdict.UNREADABLE}:
+        return 1
+    return UNREADABLE if Verdict.UNREADABLE in found else 0
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -12,6 +12,8 @@ from typing import ClassVar
 
 def printable(text: str) -> str:
     """`text` on one line, with everything a terminal might act on (and unpaired surrogates) escaped."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
 
 

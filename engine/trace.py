@@ -1,12 +1,14 @@
 """The record of a run: one JSON object a line, each written before the move it records is made.
 
 The first line is the header (engine, spec, options, bundle, host); each further one is a move of the
-lifecycle. Lines are kept in memory until there is a place for them and written at once from then on.
+lifecycle. Lines are kept in memory until there is a place for them and written at once from then on. Each
+carries the SHA-256 of the line before it, so that none can be edited, cut out or moved by itself.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import time
@@ -27,6 +29,7 @@ class Trace:
     def __init__(self, container_id: str, header: Mapping[str, Any]) -> None:
         self._container = container_id
         self._seq = 0
+        self._previous: str | None = None
         self._waiting: list[bytes] = []
         self._descriptor: int | None = None
         self._whole = 0  # bytes of the file that are whole lines
@@ -81,14 +84,22 @@ class Trace:
 
     def _append(self, fields: Mapping[str, Any]) -> None:
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        record = {"seq": self._seq, "time": now, "container": self._container, **fields}
-        self._waiting.append(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+        record = {
+            "seq": self._seq,
+            "time": now,
+            "container": self._container,
+            "previous": self._previous,
+            **fields,
+        }
+        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        self._waiting.append(line)
         try:
             self._flush()
         except TraceError:
             del self._waiting[-1]  # the move is not made: what follows takes its number
             raise
         self._seq += 1
+        self._previous = hashlib.sha256(line).hexdigest()
 
     def _flush(self) -> None:
         """Write what waits, each line as a whole or not at all. Raises `TraceError`."""

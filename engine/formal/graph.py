@@ -1,15 +1,19 @@
-"""TLC's state graph, read from the file that `check(graph=...)` saves, and what it says of the lifecycle.
+"""TLC's state graph, made anew or read from the file that `check(graph=...)` saves, and its view of the lifecycle.
 
 The file is Graphviz text; only the shape in which TLC writes it is read, one node or edge a line.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from engine.formal.errors import CheckError
+from engine.formal.models import Specs
+from engine.formal.tlc import Tlc
 from engine.formal.values import Value, parse_state
 
 _NODE = re.compile(r'^(-?\d+) \[label="((?:[^"\\]|\\.)*)"(.*)\];?$')
@@ -48,6 +52,22 @@ class LifecycleEdge:
     trigger: str
     next: str
 
+    def __str__(self) -> str:
+        return f"{self.state} --{self.trigger}--> {self.next}"
+
+
+def explore(specs: Specs, tlc: Tlc, name: str, constants: Mapping[str, str] | None = None) -> Graph:
+    """The whole state graph of the model `name`, with some `constants` changed. Raises `CheckError`.
+
+    Whether the properties hold is asked elsewhere; here it is only what can happen.
+    """
+    model = specs.model(name)
+    configuration = model.configuration.assign(constants or {}).only(()).text()
+    with tempfile.TemporaryDirectory(prefix="engine-graph-") as directory:
+        path = os.path.join(directory, "graph.dot")
+        tlc.run(specs.files, model.module, configuration, name=name, quick=True, graph=path, deadlock=False)
+        return read_graph(path)
+
 
 def read_graph(path: str) -> Graph:
     """Read a saved state graph. Raises `CheckError` when the file is not one."""
@@ -81,7 +101,7 @@ def lifecycle_edges(graph: Graph) -> frozenset[LifecycleEdge]:
 def lifecycle_steps(graph: Graph) -> Iterator[tuple[LifecycleEdge, Edge]]:
     """Each step of the spec that changes where a run is, with the edge of the lifecycle that it is."""
     for step in graph.edges:
-        before, after = _places(graph.states[step.source]), _places(graph.states[step.target])
+        before, after = places(graph.states[step.source]), places(graph.states[step.target])
         for run, place in before.items():
             if after[run] != place:
                 yield LifecycleEdge(place, trigger_of(step.action), after[run]), step
@@ -94,11 +114,12 @@ def trigger_of(action: str) -> str:
     return _BEFORE_CAPITAL.sub("_", action).lower()
 
 
-def _places(state: Mapping[str, Value]) -> dict[str, str]:
-    places = state.get(_STATE)
-    if not isinstance(places, Mapping):
+def places(state: Mapping[str, Value]) -> dict[str, str]:
+    """Where each run is. Raises `CheckError` when it is not a state of the lifecycle's spec."""
+    by_run = state.get(_STATE)
+    if not isinstance(by_run, Mapping):
         raise CheckError("the graph is not one of the lifecycle: it has no state by run", remedy=_SAVE)
-    return {run: str(place) for run, place in places.items()}
+    return {run: str(place) for run, place in by_run.items()}
 
 
 def _unescape(match: re.Match[str]) -> str:

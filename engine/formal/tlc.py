@@ -147,13 +147,15 @@ class Tlc:
         quick: bool = False,
         coverage: bool = False,
         graph: str | None = None,
+        deadlock: bool = True,
         progress: Callable[[Progress], None] | None = None,
         cancelled: threading.Event | None = None,
     ) -> Output:
         """Check `module` of `files` (name to text) under the model configuration `config`, a text.
 
         `name` names the run in errors and progress. `quick` suits a search of a few seconds. With `graph`
-        the state graph is written to that file, in Graphviz's language with action names.
+        the state graph is written to that file, in Graphviz's language with action names. `deadlock`: whether
+        one is a violation, at which TLC stops.
         Raises `CheckError`: a property that does not hold is in the output, not an error.
         """
         with _temporary_directory() as directory:
@@ -174,6 +176,7 @@ class Tlc:
                 str(self.workers),
                 *(("-coverage", "1") if coverage else ()),
                 *(("-dump", "dot,actionlabels", "graph") if graph else ()),
+                *(() if deadlock else ("-deadlock",)),  # its name says what it turns off
                 "-metadir",
                 os.path.join(directory, "states"),
                 "-config",

@@ -17,6 +17,7 @@ from transitions import EventData, Machine, MachineError
 from transitions import State as MachineState
 
 from engine.errors import StepError
+from engine.options import ExecPolicy
 
 Facts = Mapping[str, Any]
 #: What has been recorded so far: the header's fields under `header`, each step's facts under its trigger.
@@ -81,6 +82,10 @@ def _found_a_path(known: Known) -> bool:
     return str(known["resolve"]["path"]).startswith("/")
 
 
+def _path_is_not_roots(known: Known) -> bool:
+    return bool(known["resolve"]["found_by"] != "PATH" or known["header"]["host"]["user"] != 0)
+
+
 def _binary_is_trusted(known: Known) -> bool:
     binary = known["validate"]
     mode = int(binary["mode"], 8)
@@ -108,7 +113,7 @@ def _copy_is_what_was_pinned(known: Known) -> bool:
 def _policy_permits(known: Known) -> bool:
     options, outcome = known["header"]["options"], known["apply_policy"]["outcome"]
     if outcome == PolicyOutcome.ENFORCED:
-        return options["rootless"] is True
+        return options["rootless"] is True and options["exec_policy"] != ExecPolicy.OFF
     if options["require_exec_policy"]:
         return False
     return bool(
@@ -131,7 +136,10 @@ _STEPS: tuple[Transition, ...] = (
         State.RESOLVED,
         establishes="which runsc: the one asked for, else a trusted system path, else PATH when not root",
         refuses="nothing found; a PATH search as root",
-        guards=(Guard("found_a_path", _found_a_path, "no absolute path to runsc was recorded"),),
+        guards=(
+            Guard("found_a_path", _found_a_path, "no absolute path to runsc was recorded"),
+            Guard("path_is_not_roots", _path_is_not_roots, "root searched PATH"),
+        ),
     ),
     Transition(
         Trigger.VALIDATE,

@@ -19,12 +19,12 @@ from engine.lifecycle.machine import HasFacts, Lifecycle, PolicyOutcome, Trigger
 from engine.lifecycle.policy import apply_policy
 from engine.lifecycle.resolve import resolve
 from engine.lifecycle.secure_root import SecuredRoot, secure_root
+from engine.lifecycle.spec_graph import SpecLifecycle, spec_graph
 from engine.lifecycle.stage import stage
 from engine.lifecycle.validate import Validated, validate
 from engine.linux.files import UntrustedPathError
 from engine.linux.process import HeldProcess
 from engine.options import Platform, RunOptions
-from engine.spec import spec_digest
 from engine.trace import Trace
 
 
@@ -42,9 +42,10 @@ def run(
     `warn` is told in one line what the caller should know of a run that goes on. Raises `EngineError`, after
     the refusal was recorded and what this run made was removed.
     """
+    graph = spec_graph()
     header = {
         "engine": __version__,
-        "spec": spec_digest(),
+        "spec": graph.spec,
         "options": options.facts(),
         "bundle": bundle.facts(),
         "host": {"kernel": os.uname().release, "machine": os.uname().machine, "user": os.geteuid()},
@@ -53,7 +54,8 @@ def run(
     with HeldProcess() as process:
         if trace_path is not None:
             trace.create(trace_path)
-        _Run(bundle, options, environment, trace, Lifecycle(header, trace.move), warn, process).go()
+        lifecycle = SpecLifecycle(header, trace.move, graph)
+        _Run(bundle, options, environment, trace, lifecycle, warn, process).go()
     raise AssertionError("unreachable: a run is handed off or raises")
 
 

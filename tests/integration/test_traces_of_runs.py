@@ -19,7 +19,7 @@ from engine.linux.landlock import Landlock, abi_version
 from engine.spec import specs_directory
 from tests.integration.harness import REFUSED, WARNING, Engine, listing, read_trace, waiting_program
 
-KEYS = {"seq", "time", "container", "state", "trigger", "next", "facts", "error"}
+KEYS = {"seq", "time", "container", "previous", "state", "trigger", "next", "facts", "error"}
 
 STEPS = [
     ("start", "resolve", "resolved"),

@@ -20,11 +20,12 @@ from engine.lifecycle.machine import (
 
 IDENTITY = {"device": 1, "inode": 2, "size": 3, "mtime_ns": 4, "ctime_ns": 5}
 HEADER: dict[str, Any] = {
-    "options": {"rootless": False, "require_exec_policy": False},
+    "options": {"rootless": False, "require_exec_policy": False, "exec_policy": "auto"},
     "bundle": {"sha256": "abc"},
+    "host": {"user": 0},
 }
 GOOD: dict[Trigger, dict[str, Any]] = {
-    Trigger.RESOLVE: {"path": "/usr/bin/runsc"},
+    Trigger.RESOLVE: {"path": "/usr/bin/runsc", "found_by": "trusted path"},
     Trigger.VALIDATE: {
         "identity": IDENTITY,
         "owner": 0,
@@ -131,6 +132,7 @@ def test_every_state_that_is_not_terminal_can_be_refused() -> None:
     ("trigger", "changed", "guard"),
     [
         (Trigger.RESOLVE, {"path": "runsc"}, "found_a_path"),
+        (Trigger.RESOLVE, {"found_by": "PATH"}, "path_is_not_roots"),
         (Trigger.VALIDATE, {"mode": "0775"}, "binary_is_trusted"),
         (Trigger.VALIDATE, {"mode": "0757"}, "binary_is_trusted"),
         (Trigger.VALIDATE, {"mode": "0644"}, "binary_is_trusted"),
@@ -181,7 +183,8 @@ def test_an_immutable_store_artefact_may_have_a_foreign_owner() -> None:
 def test_a_required_policy_is_enforced_before_anything_is_executed(
     rootless: bool, required: bool, outcome: PolicyOutcome
 ) -> None:
-    walk = Walk({**HEADER, "options": {"rootless": rootless, "require_exec_policy": required}})
+    options = {"rootless": rootless, "require_exec_policy": required, "exec_policy": "auto"}
+    walk = Walk({**HEADER, "options": options})
     walk.up_to(State.STAGED)
     permitted = {
         (True, True): {PolicyOutcome.ENFORCED},
@@ -195,6 +198,20 @@ def test_a_required_policy_is_enforced_before_anything_is_executed(
     else:
         with pytest.raises(NotPermittedError, match="policy_permits"):
             walk.perform(Trigger.APPLY_POLICY, outcome=outcome)
+
+
+def test_a_policy_that_was_turned_off_cannot_have_been_enforced() -> None:
+    walk = Walk({**HEADER, "options": {"rootless": True, "require_exec_policy": False, "exec_policy": "off"}})
+    walk.up_to(State.STAGED)
+    with pytest.raises(NotPermittedError, match="policy_permits"):
+        walk.perform(Trigger.APPLY_POLICY, outcome="enforced")
+
+
+def test_a_root_that_searched_no_path_and_a_caller_who_did_may_go_on() -> None:
+    for user, found_by in ((0, "option"), (0, "trusted path"), (1000, "PATH")):
+        walk = Walk({**HEADER, "host": {"user": user}})
+        walk.perform(Trigger.RESOLVE, found_by=found_by)
+        assert walk.lifecycle.state is State.RESOLVED
 
 
 def test_a_step_cannot_trigger_another_from_within() -> None:

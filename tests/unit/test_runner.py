@@ -120,7 +120,7 @@ def test_the_header_says_what_was_asked_of_which_engine_for_which_bundle(
     assert header["bundle"]["path"] == str(world.bundle)
     assert len(header["spec"]) == len(header["bundle"]["sha256"]) == 64
     assert set(header) == {
-        *("seq", "time", "container", "format", "engine", "spec", "options", "bundle", "host")
+        *("seq", "time", "container", "previous", "format", "engine", "spec", "options", "bundle", "host")
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
@@ -31,8 +32,17 @@ def test_the_header_comes_first_and_each_move_is_a_line(private: Path) -> None:
     trace.create(str(private / "trace"))
     trace.move(MOVE)
     header, move = lines(private / "trace")
-    assert header == {**header, "seq": 0, "container": "web", "format": 1, "engine": "1"}
-    assert list(move) == ["seq", "time", "container", "state", "trigger", "next", "facts", "error"]
+    assert header == {
+        **header,
+        "seq": 0,
+        "container": "web",
+        "previous": None,
+        "format": 1,
+        "engine": "1",
+    }
+    assert list(move) == [
+        *("seq", "time", "container", "previous", "state", "trigger", "next", "facts", "error")
+    ]
     assert (move["seq"], move["state"], move["trigger"], move["next"]) == (1, "start", "resolve", "resolved")
     assert (move["facts"], move["error"]) == ({"path": "/usr/bin/runsc"}, None)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", str(move["time"]))
@@ -62,6 +72,21 @@ def test_the_error_of_a_refusal_stands_beside_its_facts(private: Path) -> None:
     trace.move(Move(State.START, Trigger.REFUSE, State.REFUSED, {"cleaned": [], "error": error}))
     assert lines(private / "trace")[1]["error"] == error
     assert lines(private / "trace")[1]["facts"] == {"cleaned": []}
+
+
+def is_chained(path: Path) -> bool:
+    """Whether each line carries what `sha256sum` says of the line before it."""
+    written = path.read_bytes().splitlines(keepends=True)
+    digests = [hashlib.sha256(line).hexdigest() for line in written]
+    return [json.loads(line)["previous"] for line in written] == [None, *digests[:-1]]
+
+
+def test_each_line_carries_the_digest_of_the_line_before_it(private: Path) -> None:
+    trace = Trace("web", {"engine": "1"})
+    trace.move(MOVE)
+    trace.create(str(private / "trace"))
+    trace.move(Move(State.RESOLVED, Trigger.REFUSE, State.REFUSED, {"left": ["ü\udcff"]}))
+    assert is_chained(private / "trace")
 
 
 def test_only_its_owner_can_read_it(private: Path) -> None:
@@ -105,6 +130,7 @@ def test_a_line_that_does_not_fit_is_not_begun_and_the_next_takes_its_number(pri
     assert (private / "trace").stat().st_size == size
     trace.move(Move(State.START, Trigger.REFUSE, State.REFUSED, {}))
     assert [line["seq"] for line in lines(private / "trace")] == [0, 1]
+    assert is_chained(private / "trace")
 
 
 def test_a_file_that_cannot_take_the_header_is_not_left(private: Path) -> None:

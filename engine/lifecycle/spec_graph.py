@@ -1,0 +1,130 @@
+"""The lifecycle as TLC found it in the spec, compiled to data, and a machine that keeps to it.
+
+`spec_graph.json` is written by `engine.formal.conformance` from TLC's state graph. It knows nothing of the
+machine's table, so a run that keeps to both keeps to the spec even where the table is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from engine.errors import EngineError, StepError
+from engine.lifecycle.machine import Established, Facts, Lifecycle, Move, Trigger
+from engine.spec import LIFECYCLE_SPEC, spec_digest
+
+SPEC_GRAPH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "spec_graph.json")
+
+_REINSTALL = "install the engine again; in a checkout: ./just compile"
+
+
+@dataclass(frozen=True, slots=True)
+class SpecGraph:
+    """The edges of the lifecycle that are reachable in the spec whose SHA-256 is `spec`.
+
+    `edges` leads from a state to what may be triggered there and where that leads; a state without any is
+    terminal. `start` is where every run begins.
+    """
+
+    spec: str
+    start: str
+    edges: Mapping[str, Mapping[str, str]]
+
+    def is_terminal(self, state: str) -> bool:
+        """Whether the spec has no way on from `state`."""
+        return not self.edges[state]
+
+    def allowed(self, state: str) -> str:
+        """What the spec allows in `state`, in one phrase."""
+        if not self.edges[state]:
+            return f"nothing: {state} is terminal"
+        return " or ".join(f"{trigger} to {target}" for trigger, target in self.edges[state].items())
+
+
+class SpecGraphError(EngineError):
+    """The compiled graph is missing, damaged or stale, so nothing can be held against the spec."""
+
+    step = "spec"
+
+
+class NotInSpecError(StepError):
+    """A run was about to take an edge that the spec does not have."""
+
+    def __init__(self, step: str, what: str) -> None:
+        self.step = str(step)
+        super().__init__(
+            f"not in the spec: {what}",
+            remedy="this is a fault of the engine: please report it with the trace",
+        )
+
+
+def spec_graph() -> SpecGraph:
+    """The compiled graph of this engine's spec. Raises `SpecGraphError`, also when it is another spec's."""
+    graph = load_spec_graph(SPEC_GRAPH)
+    if graph.spec != (digest := spec_digest()):
+        raise SpecGraphError(
+            f"{SPEC_GRAPH!r} was compiled from the spec {graph.spec:.12}…, and {LIFECYCLE_SPEC} is {digest:.12}…",
+            remedy=_REINSTALL,
+        )
+    return graph
+
+
+def load_spec_graph(path: str) -> SpecGraph:
+    """Read a compiled graph. Raises `SpecGraphError`."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            compiled = json.load(file)
+        edges: dict[str, dict[str, str]] = {state: {} for state in compiled["terminal"]}
+        for state, trigger, target in compiled["edges"]:
+            edges.setdefault(state, {})[trigger] = target
+        graph = SpecGraph(str(compiled["spec"]), compiled["start"], edges)
+        reached = {graph.start, *(target for onward in edges.values() for target in onward.values())}
+    except OSError as error:
+        raise SpecGraphError(f"{path!r}: {error.strerror}", remedy=_REINSTALL) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SpecGraphError(
+            f"{path!r} is not a compiled graph ({type(error).__name__})", remedy=_REINSTALL
+        ) from None
+    if reached != edges.keys() or any(edges[state] for state in compiled["terminal"]):
+        raise SpecGraphError(f"{path!r} is not a whole graph", remedy=_REINSTALL)
+    return graph
+
+
+class SpecLifecycle(Lifecycle):
+    """A lifecycle that asks the spec as well as its own table, and of the two the spec first.
+
+    Before a step acts, its trigger must be one that the spec has where the run is; before a move is recorded, it
+    must be the spec's edge. Where the run is, is kept here, apart from what the machine says of it.
+    """
+
+    def __init__(self, header: Facts, record: Callable[[Move], None], graph: SpecGraph) -> None:
+        self._graph = graph
+        self._place = graph.start
+
+        def held_to_spec(move: Move) -> None:
+            if move.state != self._place or graph.edges[self._place].get(move.trigger) != move.next:
+                raise self._not_in_spec(move.trigger, f"{move.state} --{move.trigger}--> {move.next}")
+            record(move)
+
+        super().__init__(header, held_to_spec)
+
+    def perform(
+        self,
+        trigger: Trigger,
+        act: Callable[[], Established],
+        commit: Callable[[Established], None] | None = None,
+    ) -> Established:
+        """As the machine's. Raises `NotInSpecError`, too: before `act` where the spec has no such trigger."""
+        onward = self._graph.edges[self._place]
+        if trigger not in onward:
+            raise self._not_in_spec(trigger, f"{self._place} --{trigger}-->")
+        established = super().perform(trigger, act, commit)
+        self._place = onward[trigger]
+        return established
+
+    def _not_in_spec(self, trigger: Trigger, edge: str) -> NotInSpecError:
+        return NotInSpecError(
+            trigger, f"{edge}; from {self._place} it allows {self._graph.allowed(self._place)}"
+        )

@@ -1,0 +1,294 @@
+"""Traces to judge: good ones, written by the real machine and trace, and ways in which a trace can be wrong."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from engine.lifecycle.machine import Lifecycle, PolicyOutcome, Trigger
+from engine.lifecycle.spec_graph import spec_graph
+from engine.trace import Trace
+
+Line = dict[str, Any]
+
+STEPS = tuple(trigger for trigger in Trigger if trigger is not Trigger.REFUSE)
+#: What else a path may have in it: nothing of it may confuse a reader of lines.
+_NAMES = (
+    "base",
+    "with space",
+    "ünïcödé",
+    'quote"d',
+    "new\nline",
+    "back\\slash",
+    '","next":"refused',
+    "\udcff\udcfe",
+)
+
+
+@dataclass
+class Established:
+    recorded: dict[str, Any]
+
+    def facts(self) -> dict[str, Any]:
+        return self.recorded
+
+
+class KernelRefusesError(Exception):
+    """Stands for an execve that fails."""
+
+
+@dataclass(frozen=True)
+class Story:
+    """What was asked for and how it went: after `steps` of the six, the run was `killed`, `refused` or went on.
+
+    An execve is the last step; `refused` after it means that the kernel refused it.
+    """
+
+    steps: int = 6
+    end: str = "handed_off"
+    rootless: bool = False
+    required: bool = False
+    wanted: bool = True
+    enforced: bool = False
+    user: int = 0
+    found_by: str = "option"
+    name: str = "base"
+
+    @classmethod
+    def draw(cls, rng: random.Random) -> Story:
+        """Some story that the spec allows."""
+        rootless, required, wanted = (rng.random() < 0.5 for _ in range(3))
+        enforced = rootless and wanted and rng.random() < 0.5
+        user = rng.choice((0, 1000))
+        found_by = rng.choice(("option", "trusted path", "PATH"))
+        steps = rng.choice((0, 1, 2, 3, 4, 5, 6, 6, 6, 6))
+        if found_by == "PATH" and user == 0:
+            steps = 0
+        if required and not enforced:
+            steps = min(steps, 4)
+        end = rng.choice(
+            ("refused", "killed", "handed_off") if steps == 6 else ("refused", "refused", "killed")
+        )
+        name = rng.choice(_NAMES)
+        return cls(steps, end, rootless, required, wanted, enforced, user, found_by, name)
+
+    def header(self) -> Line:
+        return {
+            "engine": "0.1.0",
+            "spec": spec_graph().spec,
+            "options": {
+                "network": "none",
+                "platform": "auto",
+                "rootless": self.rootless,
+                "ignore_cgroups": False,
+                "exec_policy": "auto" if self.wanted else "off",
+                "require_exec_policy": self.required,
+                "runsc": "/usr/bin/runsc" if self.found_by == "option" else None,
+            },
+            "bundle": self.bundle(),
+            "host": {"kernel": "6.18.0", "machine": "x86_64", "user": self.user},
+        }
+
+    def bundle(self) -> Line:
+        return {
+            "path": f"/{self.name}/b",
+            "sha256": "ab" * 32,
+            "rootfs": f"/{self.name}/b/rootfs",
+            "hooks": 0,
+        }
+
+    def facts(self, trigger: str) -> Line:
+        """What the step records where nothing is wrong."""
+        root = f"/var/{self.name}/web/runsc-root"
+        copy = f"{root}/exec-allow/stage-1-2/runsc"
+        identity = {
+            "device": 65024,
+            "inode": 217,
+            "size": 30308048,
+            "mtime_ns": 175061726,
+            "ctime_ns": 179547699,
+        }
+        directories = [f"/var/{self.name}", f"/var/{self.name}/web", root, f"{root}/runtime"]
+        outcome = PolicyOutcome.UNAVAILABLE if self.rootless else PolicyOutcome.NOT_APPLICABLE
+        if self.enforced:
+            outcome = PolicyOutcome.ENFORCED
+        every: dict[str, Line] = {
+            Trigger.RESOLVE: {"path": "/usr/bin/runsc", "found_by": self.found_by},
+            Trigger.VALIDATE: {
+                "path": "/usr/bin/runsc",
+                "wrapper": None,
+                "identity": identity,
+                "owner": 0,
+                "mode": "0755",
+                "trusted_owners": sorted({0, self.user}),
+                "immutable_store": False,
+                "platforms": ["systrap", "ptrace", "kvm"],
+                "platform": "systrap",
+            },
+            Trigger.SECURE_ROOT: {
+                "user": self.user,
+                "directories": [
+                    {"path": path, "owner": self.user, "mode": "0700", "created": True}
+                    for path in directories
+                ],
+                "lock": f"/var/{self.name}/web/lock",
+                "cleaned": [],
+            },
+            Trigger.STAGE: {
+                "path": copy,
+                "sha256": "cd" * 32,
+                "size": identity["size"],
+                "mode": "0500",
+                "pinned": dict(identity),
+            },
+            Trigger.APPLY_POLICY: {
+                "outcome": str(outcome),
+                "mechanism": "landlock" if self.enforced else None,
+                "allowed": [f"{root}/exec-allow"] if self.enforced else [],
+                "reason": None if self.enforced else "it does not apply",
+            },
+            Trigger.EXEC: {
+                "argv": [copy, "--root", root, "run", "--bundle", f"/{self.name}/b", "web"],
+                "environment": {"PATH": "/usr/bin:/bin", "HOME": "/root"},
+                "bundle": self.bundle(),
+            },
+            Trigger.REFUSE: {"cleaned": [copy], "left": []},
+        }
+        return every[trigger]
+
+    def error(self) -> Line:
+        return {"step": "stage", "what": f"{self.name!r} is full", "remedy": "free space"}
+
+    def write(self, path: Path) -> Path:
+        """Have the real machine live through it and the real trace record it."""
+        header = self.header()
+        trace = Trace("web", header)
+        trace.create(str(path))
+        lifecycle = Lifecycle(header, trace.move)
+
+        def refused_by_the_kernel(_: Established) -> None:
+            raise KernelRefusesError
+
+        for trigger in STEPS[: self.steps]:
+            commit = refused_by_the_kernel if trigger is Trigger.EXEC and self.end == "refused" else None
+            try:
+                lifecycle.perform(trigger, partial(Established, self.facts(trigger)), commit)
+            except KernelRefusesError:
+                break
+        if self.end == "refused":
+            facts = {**self.facts(Trigger.REFUSE), "error": self.error()}
+            lifecycle.perform(Trigger.REFUSE, lambda: Established(facts))
+        return path
+
+    def lines(self, path: Path) -> list[Line]:
+        return read(self.write(path))
+
+
+def read(path: Path) -> list[Line]:
+    """The objects in the file, none of which has a name with a newline that is not escaped."""
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+
+
+def as_they_are(lines: list[Line]) -> list[bytes]:
+    return [_compact(line) for line in lines]
+
+
+def _compact(line: Line) -> bytes:
+    return json.dumps(line, separators=(",", ":")).encode()
+
+
+def written(lines: list[Line], dump: Callable[[Line], bytes] = _compact) -> list[bytes]:
+    """The lines as the engine would write them: each with the digest of the one before it, a header with none."""
+    found: list[bytes] = []
+    for line in lines:
+        above = sha256(found[-1] + b"\n").hexdigest() if found and "format" not in line else None
+        found.append(dump({**line, "previous": above}))
+    return found
+
+
+def save(path: Path, lines: list[bytes]) -> Path:
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    return path
+
+
+# -- Ways to be wrong: each takes lines, of which there is at least one move, and gives others -----------------------
+
+
+def _drop(lines: list[Line], rng: random.Random, _: Story) -> None:
+    del lines[rng.randrange(1, len(lines))]
+
+
+def _duplicate(lines: list[Line], rng: random.Random, _: Story) -> None:
+    at = rng.randrange(1, len(lines))
+    lines.insert(at, json.loads(json.dumps(lines[at])))
+
+
+def _swap(lines: list[Line], rng: random.Random, _: Story) -> None:
+    at = rng.randrange(1, len(lines))
+    other = rng.randrange(1, len(lines))
+    lines[at], lines[other] = lines[other], lines[at]
+
+
+def _edit(name: str) -> Callable[[list[Line], random.Random, Story], None]:
+    def edit(lines: list[Line], rng: random.Random, _: Story) -> None:
+        rng.choice(lines[1:])[name] = rng.choice([*spec_graph().edges, "elsewhere"])
+
+    return edit
+
+
+def _other_trigger(lines: list[Line], rng: random.Random, story: Story) -> None:
+    line = rng.choice(lines[1:])
+    line["trigger"] = rng.choice(list(Trigger))
+    line["facts"] = story.facts(line["trigger"])
+    line["error"] = story.error() if line["trigger"] == Trigger.REFUSE else None
+
+
+def _forge(trigger: str, *keys: str | int, values: tuple[Any, ...]) -> Callable[..., None]:
+    def forge(lines: list[Line], rng: random.Random, _: Story) -> None:
+        for line in lines[1:]:
+            if line["trigger"] == trigger:
+                place = line["facts"]
+                for key in keys[:-1]:
+                    place = place[key]
+                place[keys[-1]] = rng.choice(values)
+
+    return forge
+
+
+MUTATIONS: tuple[Callable[[list[Line], random.Random, Story], None], ...] = (
+    _drop,
+    _duplicate,
+    _swap,
+    _edit("state"),
+    _edit("next"),
+    _other_trigger,
+    _forge("resolve", "path", values=("", "runsc", "/elsewhere/runsc")),
+    _forge("resolve", "found_by", values=("PATH", "trusted path")),
+    _forge("validate", "mode", values=("0777", "0775", "0644", "0555")),
+    _forge("validate", "owner", values=(1000, 12345)),
+    _forge("secure_root", "directories", 2, "mode", values=("0755", "0700")),
+    _forge("secure_root", "directories", 3, "owner", values=(12345,)),
+    _forge("stage", "pinned", "ctime_ns", values=(1,)),
+    _forge("stage", "path", values=("/elsewhere/runsc",)),
+    _forge("apply_policy", "outcome", values=tuple(map(str, PolicyOutcome))),
+    _forge("exec", "bundle", "sha256", values=("00" * 32,)),
+    _forge("exec", "argv", 0, values=("/usr/bin/runsc",)),
+)
+
+
+def mutate(lines: list[Line], rng: random.Random, story: Story) -> list[bytes]:
+    """`lines` with one thing wrong, perhaps by a forger who numbers, dates and chains them anew."""
+    mutated: list[Line] = json.loads(json.dumps(lines))
+    rng.choice(MUTATIONS)(mutated, rng, story)
+    if rng.random() < 0.3:
+        return as_they_are(mutated)
+    times = sorted(line["time"] for line in mutated)
+    for number, line in enumerate(mutated):
+        line["seq"], line["time"] = number, times[number]
+    return written(mutated)

@@ -1,0 +1,271 @@
+"""Spec, machine and traces are one: TLC's whole state graph against the machine, and TLC's verdict on traces."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from engine.formal import conformance
+from engine.formal.compile import compile_graph, lifecycle_graph, stale, write_spec_graph
+from engine.formal.conformance import adversary_graph, compare
+from engine.formal.errors import CheckError
+from engine.formal.graph import Graph, lifecycle_edges
+from engine.formal.models import load
+from engine.formal.tlc import Tlc, find_jar, find_java
+from engine.formal.trace_check import Verdict, verify
+from engine.formal.trace_module import judge
+from engine.formal.values import parse_state
+from engine.lifecycle import machine
+from engine.lifecycle.machine import LIFECYCLE, Guard, PolicyOutcome, State, Transition, Trigger
+from engine.lifecycle.spec_graph import SPEC_GRAPH, SpecGraph, load_spec_graph
+from engine.spec import LIFECYCLE_SPEC
+from tests.conformance_traces import Story, as_they_are, mutate, save
+
+SPECS = load()
+TLC = Tlc(find_java(), find_jar())
+
+
+@pytest.fixture(scope="module")
+def lifecycle() -> Graph:
+    return lifecycle_graph(SPECS, TLC)
+
+
+@pytest.fixture(scope="module")
+def adversary() -> Graph:
+    return adversary_graph(SPECS, TLC)
+
+
+def say(differences: tuple[object, ...]) -> str:
+    return "\n".join(map(str, differences))
+
+
+# -- spec = machine --------------------------------------------------------------------------------------------------
+
+
+def test_in_every_state_of_the_lifecycle_the_machine_does_what_the_spec_does(lifecycle: Graph) -> None:
+    differences = compare(lifecycle)
+    assert not differences, say(differences)
+
+
+def test_whatever_the_adversary_does_the_machine_does_what_the_spec_does(adversary: Graph) -> None:
+    differences = compare(adversary)
+    assert not differences, say(differences)
+
+
+def test_the_adversary_adds_no_edge_to_the_lifecycle(lifecycle: Graph, adversary: Graph) -> None:
+    assert lifecycle_edges(adversary) == lifecycle_edges(lifecycle)
+
+
+def test_every_kind_of_file_is_met_when_the_binary_is_validated(adversary: Graph) -> None:
+    met = {
+        str(state["path"])
+        for state in adversary.states.values()
+        if str(conformance._moment(state).place) == "resolved"
+    }
+    assert met == {
+        *("vendor", "other", "absent", "not_a_program", "loose_mode", "foreign_owner", "loose_chain")
+    }
+
+
+def test_the_compiled_graph_is_that_of_the_spec(lifecycle: Graph) -> None:
+    differences = stale(load_spec_graph(SPEC_GRAPH), compile_graph(SPECS, lifecycle))
+    assert not differences, "run ./just compile:\n" + say(differences)
+
+
+def test_a_written_graph_is_read_back_as_it_was(lifecycle: Graph, tmp_path: Path) -> None:
+    graph = compile_graph(SPECS, lifecycle)
+    write_spec_graph(graph, str(tmp_path / "graph.json"))
+    assert load_spec_graph(str(tmp_path / "graph.json")) == graph
+
+
+def test_a_stale_graph_names_what_is_not_as_in_the_spec(lifecycle: Graph) -> None:
+    fresh = compile_graph(SPECS, lifecycle)
+    old = SpecGraph("0" * 64, "resolved", {**fresh.edges, "staged": {"exec": "handed_off"}})
+    assert stale(old, fresh) == (
+        "staged --apply_policy--> policy_settled is in the spec and not in the compiled graph",
+        "staged --refuse--> refused is in the spec and not in the compiled graph",
+        "staged --exec--> handed_off is in the compiled graph and not in the spec",
+        "runs start in start; in the compiled graph they start in resolved",
+        f"the compiled graph is of the spec {'0' * 64}; the spec is {fresh.spec}",
+    )
+
+
+def test_a_model_of_two_runs_cannot_be_compared() -> None:
+    state = parse_state('/\\ state = (r1 :> "start" @@ r2 :> "start")')
+    with pytest.raises(CheckError, match="one run"):
+        conformance._moment(state)
+
+
+# -- it has teeth ----------------------------------------------------------------------------------------------------
+
+Sabotage = Callable[[tuple[Transition, ...]], tuple[Transition, ...]]
+
+
+def changed(trigger: Trigger, **fields: object) -> Sabotage:
+    def sabotage(table: tuple[Transition, ...]) -> tuple[Transition, ...]:
+        return tuple(replace(row, **fields) if row.trigger is trigger else row for row in table)  # type: ignore[arg-type]
+
+    return sabotage
+
+
+def without(guard: str) -> Sabotage:
+    def sabotage(table: tuple[Transition, ...]) -> tuple[Transition, ...]:
+        assert any(known.name == guard for row in table for known in row.guards)
+        return tuple(
+            replace(row, guards=tuple(known for known in row.guards if known.name != guard)) for row in table
+        )
+
+    return sabotage
+
+
+def a_transition_added(table: tuple[Transition, ...]) -> tuple[Transition, ...]:
+    extra = Transition(Trigger.STAGE, (State.VALIDATED,), State.STAGED, establishes="", refuses="")
+    return (*table, extra)
+
+
+def a_transition_removed(table: tuple[Transition, ...]) -> tuple[Transition, ...]:
+    return tuple(row for row in table if row.trigger is not Trigger.APPLY_POLICY)
+
+
+def validation_after_staging(table: tuple[Transition, ...]) -> tuple[Transition, ...]:
+    table = changed(Trigger.SECURE_ROOT, sources=(State.RESOLVED,))(table)
+    table = changed(Trigger.VALIDATE, sources=(State.STAGED,))(table)
+    return changed(Trigger.APPLY_POLICY, sources=(State.VALIDATED,))(table)
+
+
+def a_stricter_policy(table: tuple[Transition, ...]) -> tuple[Transition, ...]:
+    only = Guard("only", lambda known: known["apply_policy"]["outcome"] != PolicyOutcome.UNAVAILABLE, "never")
+    return changed(Trigger.APPLY_POLICY, guards=(only,))(without("policy_permits")(table))
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "edge", "says"),
+    [
+        (a_transition_added, "validated --stage--> staged", "the machine has it and the spec does not"),
+        (
+            a_transition_removed,
+            "staged --apply_policy--> policy_settled",
+            "the machine does not; the shortest way there: Resolve, Validate, OpenLock, SecureRoot, Copy, Stage",
+        ),
+        (
+            validation_after_staging,
+            "staged --validate--> validated",
+            "the machine has it and the spec does not",
+        ),
+        (
+            validation_after_staging,
+            "resolved --validate--> validated",
+            "the spec has it and the machine does not",
+        ),
+        (
+            changed(Trigger.EXEC, target=State.REFUSED),
+            "policy_settled --exec--> handed_off",
+            "the spec has it",
+        ),
+        (without("found_a_path"), "start --resolve--> resolved", "SwapBinary"),
+        (
+            without("path_is_not_roots"),
+            "start --resolve--> resolved",
+            "the machine goes on and the spec does not",
+        ),
+        (without("binary_is_trusted"), "resolved --validate--> validated", "Resolve, SwapBinary"),
+        (without("root_is_private"), "validated --secure_root--> root_secured", '"mode": "0755"'),
+        (without("copy_is_what_was_pinned"), "root_secured --stage--> staged", "RewriteBinary"),
+        (without("policy_permits"), "staged --apply_policy--> policy_settled", "the machine goes on"),
+        (without("bundle_is_unchanged"), "policy_settled --exec--> handed_off", "ChangeBundle"),
+        (
+            a_stricter_policy,
+            "staged --apply_policy--> policy_settled",
+            "the spec goes on and the machine does not",
+        ),
+    ],
+)
+def test_a_machine_that_is_not_the_specs_is_named_by_its_edge(
+    adversary: Graph, monkeypatch: pytest.MonkeyPatch, sabotage: Sabotage, edge: str, says: str
+) -> None:
+    table = sabotage(LIFECYCLE)
+    monkeypatch.setattr(machine, "LIFECYCLE", table)
+    monkeypatch.setattr(conformance, "LIFECYCLE", table)
+    found = [str(difference) for difference in compare(adversary)]
+    assert any(line.startswith(f"{edge}: ") and says in line for line in found), found
+
+
+def test_a_guard_that_sees_less_than_the_options_is_named(
+    lifecycle: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Enforced though it was turned off: no step does that, and still the machine must not accept it."""
+
+    def permits(known: machine.Known) -> bool:
+        options = {**known["header"]["options"], "exec_policy": "auto"}
+        return policy.holds({**known, "header": {**known["header"], "options": options}})
+
+    (policy,) = next(row.guards for row in LIFECYCLE if row.trigger is Trigger.APPLY_POLICY)
+    table = changed(Trigger.APPLY_POLICY, guards=(replace(policy, holds=permits),))(LIFECYCLE)
+    monkeypatch.setattr(machine, "LIFECYCLE", table)
+    monkeypatch.setattr(conformance, "LIFECYCLE", table)
+    (difference,) = compare(lifecycle)
+    assert str(difference).startswith("staged --apply_policy--> policy_settled: the machine accepts")
+    assert '"enforced"' in difference.what
+    assert '"exec_policy": "off"' in difference.what
+
+
+@pytest.mark.parametrize(
+    ("find", "put", "said"),
+    [
+        pytest.param(
+            "    /\\ ModeIsTight(path)\n",
+            "",
+            "resolved --validate--> validated: the spec goes on and the machine does not (guard binary_is_trusted does "
+            "not hold: owner or mode of the binary is not trusted); the shortest way there: Resolve, SwapBinary",
+            id="a guard loosened",
+        ),
+        pytest.param(
+            '       \\/ ~PolicyPermits(r) /\\ Refused(r, "policy_not_enforced")\n',
+            "",
+            "staged --refuse--> refused: the engine refuses and the spec does not; the shortest way there: Resolve, "
+            "Validate, OpenLock, SecureRoot, Copy, Stage",
+            id="a refusal removed",
+        ),
+    ],
+)
+def test_a_spec_that_is_not_the_machines_is_named_by_its_edge(find: str, put: str, said: str) -> None:
+    text = SPECS.files[LIFECYCLE_SPEC]
+    assert text.count(find) == 1
+    specs = replace(SPECS, files={**SPECS.files, LIFECYCLE_SPEC: text.replace(find, put)})
+    difference, *_ = compare(adversary_graph(specs, TLC))
+    assert str(difference) == said
+
+
+# -- TLC and our own checker agree on traces -------------------------------------------------------------------------
+
+
+def test_tlc_and_verify_find_the_same_first_bad_line(tmp_path: Path) -> None:
+    rng = random.Random(20260)
+    good = [Story.draw(rng).write(tmp_path / f"good-{number}") for number in range(200)]
+    mutated: list[Path] = []
+    while len(mutated) < 200:
+        story = Story.draw(rng)
+        path = tmp_path / f"mutated-{len(mutated)}"
+        lines = story.lines(path)
+        changed_lines = mutate(lines, rng, story) if len(lines) > 1 else as_they_are(lines)
+        if changed_lines == as_they_are(lines):
+            path.unlink()
+        else:
+            mutated.append(save(path, changed_lines))
+    paths = [*good, *mutated]
+    ours = list(verify([str(path) for path in paths]))
+    theirs = judge([path.read_bytes().split(b"\n")[:-1] for path in paths], SPECS, TLC)
+    assert [str(path) for path in paths] == [result.path for result in ours]
+    disagreed = [
+        f"TLC follows {lines} lines; {result}\n{path.read_text()}"
+        for path, result, lines in zip(paths, ours, theirs, strict=True)
+        if result.records != lines
+    ]
+    assert not disagreed, "\n".join(disagreed)
+    assert all(result.verdict.is_good for result in ours[:200])
+    bad = sum(result.verdict is Verdict.DIFFERS for result in ours[200:])
+    assert bad > 120, f"only {bad} of 200 mutated traces were wrong"

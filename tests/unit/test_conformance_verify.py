@@ -1,0 +1,658 @@
+"""`verify`: a trace that is cut, reordered, edited or forged is named at its first bad line."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engine.formal.trace_check import LONGEST_LINE, TraceResult, Verdict, verify
+from engine.formal.trace_record import BadLineError, read_header, read_record
+from engine.lifecycle.spec_graph import spec_graph
+from tests.conformance_traces import Line, Story, as_they_are, save, written
+
+Edit = Callable[[list[Line]], object]
+
+CONFIG = {
+    "ociVersion": "1.0.2",
+    "process": {"cwd": "/", "args": ["/bin/true"], "user": {"uid": 0, "gid": 0}},
+    "root": {"path": "rootfs"},
+}
+REFUSED_BY_THE_KERNEL = Story(end="refused")
+
+
+def check(path: Path, *, runs: bool = False) -> TraceResult:
+    (result,) = verify([str(path)], runs=runs)
+    return result
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> list[Line]:
+    """The header and the six moves of a run that was handed off."""
+    return Story().lines(tmp_path / "good")
+
+
+# -- what the engine writes ------------------------------------------------------------------------------------------
+
+
+def run_engine(private: Path, binary: Path, *options: str) -> Path:
+    """A real run of the real engine; what it hands over to is a program that ends at once."""
+    bundle = private / "bundle"
+    (bundle / "rootfs").mkdir(parents=True)
+    (bundle / "config.json").write_text(json.dumps(CONFIG))
+    trace = private / "trace.jsonl"
+    command = [
+        sys.executable,
+        "-m",
+        "engine",
+        "run",
+        str(bundle),
+        "--runsc",
+        str(binary),
+        "--trace",
+        str(trace),
+    ]
+    subprocess.run(
+        [*command, *options],
+        env={**os.environ, "ENGINE_ARTIFACT_BASE": str(private / "base")},
+        check=False,
+        capture_output=True,
+        timeout=60,
+    )
+    return trace
+
+
+def test_the_trace_of_a_real_run_conforms(private: Path, binary: Path) -> None:
+    result = check(run_engine(private, binary))
+    assert (result.verdict, result.records, result.state) == (Verdict.CONFORMS, 7, "handed_off")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "options", "records"),
+    [
+        (lambda binary: binary.unlink(), (), 2),
+        (lambda binary: binary.chmod(0o777), (), 3),
+        (lambda binary: binary.chmod(0o755), ("--require-exec-policy",), 6),
+    ],
+)
+def test_the_trace_of_a_real_run_that_was_refused_conforms(
+    private: Path, binary: Path, spoil: Callable[[Path], None], options: tuple[str, ...], records: int
+) -> None:
+    spoil(binary)
+    result = check(run_engine(private, binary, *options))
+    assert (result.verdict, result.records, result.state) == (Verdict.CONFORMS, records, "refused")
+
+
+def test_a_run_that_was_killed_leaves_a_trace_that_is_consistent_so_far(
+    good: list[Line], tmp_path: Path
+) -> None:
+    states = [line.get("next", "start") for line in good]
+    for length in range(1, 7):
+        result = check(save(tmp_path / "cut", written(good[:length])))
+        assert (result.verdict, result.records) == (Verdict.INCOMPLETE, length)
+        assert result.state == states[length - 1]
+        assert str(result).endswith(f"cut: incomplete, consistent so far: {length} lines, {result.state}")
+
+
+def test_an_execve_that_the_kernel_refused_may_be_followed_by_the_refusal(tmp_path: Path) -> None:
+    lines = REFUSED_BY_THE_KERNEL.lines(tmp_path / "trace")
+    assert [line["next"] for line in lines[-2:]] == ["handed_off", "refused"]
+    assert check(tmp_path / "trace").verdict is Verdict.CONFORMS
+
+
+@pytest.mark.parametrize("name", ['quote"d', "new\nline", '","next":"refused', "\udcff", "ünï"])
+def test_names_of_any_kind_confuse_no_line(tmp_path: Path, name: str) -> None:
+    assert check(Story(name=name).write(tmp_path / "trace")).verdict is Verdict.CONFORMS
+
+
+# -- the first bad line ----------------------------------------------------------------------------------------------
+
+
+def put(number: int, name: str, value: Any) -> Edit:
+    """Sets a field of the line `number`, counted from 0; `name` may be a path with dots."""
+
+    def edit(lines: list[Line]) -> None:
+        *path, last = name.split(".")
+        place: Any = lines[number]
+        for key in path:
+            place = place[int(key)] if isinstance(place, list) else place[key]
+        if isinstance(place, list):
+            place[int(last)] = value
+        else:
+            place[last] = value
+
+    return edit
+
+
+def remove(number: int, name: str) -> Edit:
+    return lambda lines: lines[number].pop(name)
+
+
+def swap(lines: list[Line]) -> None:
+    lines[3], lines[4] = lines[4], lines[3]
+
+
+def skip_validation(lines: list[Line]) -> None:
+    """As a forger would, who numbers what is left anew."""
+    del lines[2]
+    for number, line in enumerate(lines):
+        line["seq"] = number
+
+
+ONWARD = {
+    "start": "resolve to resolved or refuse to refused",
+    "resolved": "validate to validated or refuse to refused",
+    "validated": "secure_root to root_secured or refuse to refused",
+    "root_secured": "stage to staged or refuse to refused",
+    "staged": "apply_policy to policy_settled or refuse to refused",
+    "policy_settled": "exec to handed_off or refuse to refused",
+}
+
+
+@pytest.mark.parametrize(
+    ("edit", "line", "what", "state"),
+    [
+        (lambda lines: lines.pop(3), 4, "seq is 4, and it should be 3", "validated"),
+        (lambda lines: lines.insert(3, dict(lines[2])), 4, "seq is 2, and it should be 3", "validated"),
+        (swap, 4, "seq is 4, and it should be 3", "validated"),
+        (
+            skip_validation,
+            3,
+            "validated --secure_root--> root_secured is not an edge from resolved",
+            "resolved",
+        ),
+        (put(3, "seq", 7), 4, "seq is 7", "validated"),
+        (put(3, "seq", True), 4, "Expected `int`", "validated"),
+        (put(3, "container", "other"), 4, "it is of the container 'other'", "validated"),
+        (put(3, "time", "2001-01-01T00:00:00.000000Z"), 4, "its time is before", "validated"),
+        (put(3, "time", "yesterday"), 4, "RFC3339", "validated"),
+        (put(3, "time", "2999-01-01T00:00:00.000000"), 4, "timezone", "validated"),
+        (put(3, "time", "2999-01-01T00:00:00.000001+01:00"), 4, "not in UTC", "validated"),
+        (
+            put(2, "state", "staged"),
+            3,
+            "staged --validate--> validated is not an edge from resolved",
+            "resolved",
+        ),
+        (
+            put(2, "next", "staged"),
+            3,
+            "resolved --validate--> staged is not an edge from resolved",
+            "resolved",
+        ),
+        (put(2, "trigger", "teleport"), 3, "resolved --teleport--> validated is not an edge", "resolved"),
+        (put(2, "trigger", "stage"), 3, "missing required field", "resolved"),
+        (
+            put(2, "error", {"step": "s", "what": "w", "remedy": "r"}),
+            3,
+            "a refusal names its error",
+            "resolved",
+        ),
+        (remove(2, "facts"), 3, "missing required field `facts`", "resolved"),
+        (put(2, "more", 1), 3, "more", "resolved"),
+        (put(2, "facts.more", 1), 3, "key 'more' is not known", "resolved"),
+        (put(2, "facts.identity.more", 1), 3, "key 'more' is not known", "resolved"),
+        (put(3, "facts.directories.1.more", 1), 4, "key 'more' is not known", "validated"),
+        (put(2, "facts", None), 3, "Expected `object`, got `null`", "resolved"),
+        (put(1, "facts.path", "runsc"), 2, "(guard found_a_path)", "start"),
+        (put(1, "facts.found_by", "PATH"), 2, "(guard path_is_not_roots)", "start"),
+        (put(1, "facts.found_by", "luck"), 2, "Invalid enum value 'luck'", "start"),
+        (put(2, "facts.mode", "0777"), 3, "(guard binary_is_trusted)", "resolved"),
+        (put(2, "facts.mode", "rwx"), 3, "(guard binary_is_trusted)", "resolved"),
+        (put(2, "facts.owner", 12345), 3, "(guard binary_is_trusted)", "resolved"),
+        (put(3, "facts.directories.3.mode", "0755"), 4, "(guard root_is_private)", "validated"),
+        (put(3, "facts.directories", []), 4, "(guard root_is_private)", "validated"),
+        (put(4, "facts.pinned.ctime_ns", 1), 5, "(guard copy_is_what_was_pinned)", "root_secured"),
+        (put(5, "facts.outcome", "enforced"), 6, "(guard policy_permits)", "staged"),
+        (put(5, "facts.outcome", "maybe"), 6, "Invalid enum value 'maybe'", "staged"),
+        (put(6, "facts.bundle.sha256", "0"), 7, "(guard bundle_is_unchanged)", "policy_settled"),
+        (put(6, "facts.argv.0", "/bin/sh"), 7, "(guard executes_the_staged_copy)", "policy_settled"),
+        (put(6, "facts.argv", []), 7, "(guard executes_the_staged_copy)", "policy_settled"),
+    ],
+)
+def test_the_first_bad_line_is_named_with_what_the_spec_allows_there(
+    good: list[Line], tmp_path: Path, edit: Edit, line: int, what: str, state: str
+) -> None:
+    edit(good)
+    result = check(save(tmp_path / "bad", written(good)))
+    assert result.verdict is Verdict.DIFFERS
+    assert result.fault is not None
+    assert (result.fault.line, result.records, result.state) == (line, line - 1, state)
+    assert what in result.fault.what
+    assert result.fault.allowed == ONWARD[state]
+    assert str(result).startswith(f"{tmp_path}/bad: differs: line {line}: ")
+
+
+@pytest.mark.parametrize(
+    ("edit", "what"),
+    [
+        (lambda lines: lines.pop(0), "unknown field `state`"),
+        (put(0, "seq", 1), "seq is 1, and a header has 0"),
+        (put(0, "format", 2), "format 2 is not known here, 1 is"),
+        (remove(0, "host"), "missing required field `host`"),
+        (put(0, "options.more", 1), "key 'more' is not known"),
+        (put(0, "options.rootless", "no"), "Expected `bool`"),
+    ],
+)
+def test_a_trace_without_a_good_header_is_refused_at_its_first_line(
+    good: list[Line], tmp_path: Path, edit: Edit, what: str
+) -> None:
+    edit(good)
+    result = check(save(tmp_path / "bad", written(good)))
+    assert result.fault is not None
+    assert (result.verdict, result.fault.line, result.fault.allowed) == (Verdict.DIFFERS, 1, "a header")
+    assert what in result.fault.what
+
+
+def test_a_trace_of_another_spec_is_said_to_be_one(good: list[Line], tmp_path: Path) -> None:
+    good[0]["spec"] = "0" * 64
+    result = check(save(tmp_path / "bad", written(good)))
+    assert result.verdict is Verdict.OTHER_SPEC
+    assert not result.verdict.is_good
+    assert spec_graph().spec in str(result)
+
+
+@pytest.mark.parametrize(
+    ("story", "what"),
+    [
+        (Story(), "nothing, or from policy_settled refuse to refused (the kernel refused to execute)"),
+        (Story(steps=2, end="refused"), "nothing: refused is terminal"),
+        (REFUSED_BY_THE_KERNEL, "nothing: refused is terminal"),
+    ],
+)
+def test_nothing_comes_after_the_end(tmp_path: Path, story: Story, what: str) -> None:
+    lines = story.lines(tmp_path / "trace")
+    again = [{**line, "seq": len(lines), "time": lines[-1]["time"]} for line in lines[1:]]
+    for extra in again:
+        if extra["trigger"] == "refuse" and extra["state"] == "policy_settled" and story.end == "handed_off":
+            continue
+        result = check(save(tmp_path / "more", written([*lines, extra])))
+        assert result.fault is not None
+        assert (result.fault.line, result.fault.allowed) == (len(lines) + 1, what)
+
+
+def test_only_a_refusal_from_where_it_was_may_follow_a_hand_off(good: list[Line], tmp_path: Path) -> None:
+    refusal = REFUSED_BY_THE_KERNEL.lines(tmp_path / "other")[-1]
+    refusal["time"] = "2999-01-01T00:00:00.000001Z"
+    assert check(save(tmp_path / "trace", written([*good, refusal]))).verdict is Verdict.CONFORMS
+    for state in ("handed_off", "staged"):
+        lines = written([*good, {**refusal, "state": state}])
+        assert check(save(tmp_path / "trace", lines)).verdict is Verdict.DIFFERS
+
+
+# -- the chain -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("edited", range(6))
+def test_a_line_that_was_edited_is_seen_at_the_next_however_harmless_the_edit(
+    good: list[Line], tmp_path: Path, edited: int
+) -> None:
+    good[edited]["time"] = good[edited]["time"].replace("Z", "+00:00")
+    result = check(save(tmp_path / "bad", as_they_are(good)))
+    assert result.fault is not None
+    assert result.fault.line == edited + 2
+    assert result.fault.what.startswith("previous is not the SHA-256 of the line above")
+
+
+@pytest.mark.parametrize("cut", range(1, 7))
+def test_a_line_that_was_cut_out_is_missed_though_the_rest_is_numbered_anew(tmp_path: Path, cut: int) -> None:
+    """Where it is the execve's, the refusal that follows is still an edge: only the chain tells."""
+    lines = REFUSED_BY_THE_KERNEL.lines(tmp_path / "trace")
+    del lines[cut]
+    for number, line in enumerate(lines):
+        line["seq"] = number
+    result = check(save(tmp_path / "trace", as_they_are(lines)))
+    assert (result.verdict, result.records) == (Verdict.DIFFERS, cut)
+    assert "previous is not the SHA-256" in str(result)
+
+
+def test_a_header_has_nothing_before_it(good: list[Line], tmp_path: Path) -> None:
+    good[0]["previous"] = "00" * 32
+    result = check(save(tmp_path / "bad", as_they_are(good)))
+    assert "Expected `null`, got `str` - at `$.previous`" in str(result)
+
+
+def test_neither_a_cut_end_nor_an_edited_last_line_breaks_the_chain(good: list[Line], tmp_path: Path) -> None:
+    """Documented: against these, only a signature helps."""
+    assert check(save(tmp_path / "cut", as_they_are(good[:5]))).verdict is Verdict.INCOMPLETE
+    good[-1]["facts"]["environment"]["PATH"] = "/elsewhere"
+    assert check(save(tmp_path / "edited", as_they_are(good))).verdict is Verdict.CONFORMS
+
+
+# -- lines that are no lines -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        (b"", "not JSON at character 1"),
+        (b"{", "not JSON at character 2"),
+        (b"[]", "not a JSON object"),
+        (b'{"seq":1}{"seq":1}', "not JSON at character 10"),
+        (b'{"seq":1,"\xff":1}', "not UTF-8 at byte 11"),
+        (b'\xef\xbb\xbf{"seq":1}', "not JSON"),
+        (b'{"seq":NaN}', "NaN is not JSON"),
+        (b'{"seq":1,"seq":1}', "key 'seq' is given twice"),
+        (b'{"a":' * 5000 + b"1" + b"}" * 5000, "nested too deeply"),
+        (b'{"seq":' + b"9" * 5000 + b"}", "integer string conversion"),
+    ],
+)
+@pytest.mark.parametrize("number", [0, 2])
+def test_what_is_no_object_of_json_is_said_to_be_none(
+    good: list[Line], tmp_path: Path, line: bytes, what: str, number: int
+) -> None:
+    lines = written(good)
+    lines[number] = line
+    result = check(save(tmp_path / "bad", lines))
+    assert result.fault is not None
+    assert result.fault.line == number + 1
+    assert what in result.fault.what
+    assert len(str(result)) < 1000
+
+
+@pytest.mark.parametrize("twin", [b'"next":"staged",', b'"facts":{},', b'"seq":2,'])
+def test_a_key_that_is_given_twice_is_refused_as_readers_would_not_agree(
+    good: list[Line], tmp_path: Path, twin: bytes
+) -> None:
+    lines = written(good)
+    lines[2] = b"{" + twin + lines[2][1:]
+    result = check(save(tmp_path / "bad", lines))
+    assert result.fault is not None
+    assert (result.fault.line, "is given twice" in result.fault.what) == (3, True)
+
+
+def test_a_line_may_be_spaced_and_ordered_as_json_allows(good: list[Line], tmp_path: Path) -> None:
+    lines = written(good, lambda line: json.dumps(dict(sorted(line.items()))).encode())
+    assert check(save(tmp_path / "trace", lines)).verdict is Verdict.CONFORMS
+
+
+def test_a_last_line_without_an_end_was_cut(good: list[Line], tmp_path: Path) -> None:
+    path = save(tmp_path / "cut", written(good))
+    path.write_bytes(path.read_bytes()[:-1])
+    result = check(path)
+    assert result.fault is not None
+    assert (result.fault.line, result.records) == (7, 6)
+    assert "does not end with a newline" in result.fault.what
+
+
+def test_an_empty_file_is_no_trace(tmp_path: Path) -> None:
+    result = check(save(tmp_path / "empty", []))
+    assert str(result) == f"{tmp_path}/empty: differs: line 1: the file is empty; the spec allows a header"
+
+
+@pytest.mark.parametrize("newline", [b"", b"\n"])
+@pytest.mark.parametrize("more", [-60, -1, 0, 1, 100_000])
+def test_a_line_of_hostile_length_is_refused_wherever_it_falls(
+    good: list[Line], tmp_path: Path, newline: bytes, more: int
+) -> None:
+    head = b'{"seq":2,"pad":"'
+    line = head + b"x" * (LONGEST_LINE + more - len(head) - 2) + b'"}'
+    path = tmp_path / "long"
+    path.write_bytes(b"\n".join(written(good)[:2]) + b"\n" + line + newline)
+    result = check(path)
+    assert result.fault is not None
+    assert result.fault.line == 3
+    assert ("has more than" in result.fault.what) == (more > 0)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda path: None, "No such file or directory"),
+        (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
+    ],
+)
+def test_what_cannot_be_read_is_told_apart_from_what_is_wrong(
+    tmp_path: Path, make: Callable[[Path], None], why: str
+) -> None:
+    make(tmp_path / "trace")
+    result = check(tmp_path / "trace")
+    assert (result.verdict, result.fault) == (Verdict.UNREADABLE, None)
+    assert str(result) == f"{tmp_path}/trace: unreadable: {why}; name files that you can read"
+
+
+def test_a_name_that_no_file_can_have_is_unreadable() -> None:
+    (result,) = verify(["a\0b"])
+    assert result.verdict is Verdict.UNREADABLE
+    assert "\0" not in str(result)
+
+
+def test_what_is_no_regular_file_is_named_and_not_opened(tmp_path: Path) -> None:
+    """A FIFO nobody writes to would be waited for, and a device such as a watchdog acts on being opened."""
+    os.mkfifo(tmp_path / "fifo")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+    for path, kind in (
+        (tmp_path / "fifo", "a FIFO"),
+        (tmp_path / "socket", "a socket"),
+        (tmp_path, "a directory"),
+        (Path("/dev/zero"), "a device"),
+    ):
+        assert str(check(path)).startswith(f"{path}: unreadable: it is {kind}, and not a regular file; ")
+
+
+# -- many ------------------------------------------------------------------------------------------------------------
+
+
+def test_each_run_in_a_file_of_many_is_judged_by_itself(good: list[Line], tmp_path: Path) -> None:
+    bad = [dict(line) for line in good]
+    bad[2]["next"] = "staged"
+    refused = Story(steps=1, end="refused").lines(tmp_path / "refused")
+    many = save(tmp_path / "many", written([*good, *bad, *refused, *good[:3], *good]))
+    found = list(verify([str(many), str(tmp_path / "good")], runs=True))
+    assert [(result.first_line, result.records, result.verdict) for result in found] == [
+        (1, 7, Verdict.CONFORMS),
+        (8, 2, Verdict.DIFFERS),
+        (15, 3, Verdict.CONFORMS),
+        (18, 3, Verdict.INCOMPLETE),
+        (21, 7, Verdict.CONFORMS),
+        (1, 7, Verdict.CONFORMS),
+    ]
+    fault = found[1].fault
+    assert fault is not None
+    assert fault.line == 10
+    assert str(found[1]).startswith(f"{many}:8: differs: line 10: ")
+
+
+def test_a_file_of_many_runs_must_be_asked_for_as_one(good: list[Line], tmp_path: Path) -> None:
+    result = check(save(tmp_path / "many", written([*good, *good])))
+    assert result.fault is not None
+    assert result.fault.line == 8
+
+
+def test_a_line_without_end_hides_no_run_after_it(good: list[Line], tmp_path: Path) -> None:
+    path = tmp_path / "many"
+    path.write_bytes(
+        b"".join(line + b"\n" for line in [*written(good), b"x" * (3 * LONGEST_LINE), *written(good)])
+    )
+    found = list(verify([str(path)], runs=True))
+    assert [(result.first_line, result.verdict) for result in found] == [
+        (1, Verdict.DIFFERS),
+        (9, Verdict.CONFORMS),
+    ]
+
+
+def test_the_last_of_many_runs_can_be_cut(good: list[Line], tmp_path: Path) -> None:
+    path = save(tmp_path / "many", written([*good, *good]))
+    path.write_bytes(path.read_bytes()[:-9])
+    first, last = verify([str(path)], runs=True)
+    assert (first.verdict, last.verdict) == (Verdict.CONFORMS, Verdict.DIFFERS)
+    assert last.fault is not None
+    assert last.fault.line == 14
+
+
+#: The peak of this program's own memory, proc(5); getrusage(2) would count that of the process it was forked from.
+_MEASURE = """
+import sys
+from engine.formal.trace_check import verify
+found = sum(result.verdict == "conforms" for result in verify(sys.argv[1:], runs=True))
+with open("/proc/self/status") as status:
+    print(found, next(line.split()[1] for line in status if line.startswith("VmHWM")))
+"""
+
+
+def test_a_long_file_takes_no_more_memory_than_a_short_one(good: list[Line], tmp_path: Path) -> None:
+    one = b"".join(line + b"\n" for line in written(good))
+    figures = []
+    for times in (10, 10_000):
+        path = tmp_path / f"{times}"
+        path.write_bytes(one * times)
+        ran = subprocess.run(
+            [sys.executable, "-c", _MEASURE, str(path)],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        found, kibibytes = map(int, ran.stdout.split())
+        assert found == times
+        figures.append(kibibytes)
+    assert len(one) * 10_000 > 25 << 20
+    assert figures[1] - figures[0] < 4 << 10, figures
+
+
+def test_a_run_does_not_pay_for_the_checker() -> None:
+    asked = "import sys, engine.cli, engine.lifecycle.runner; print('msgspec' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", asked], check=True, capture_output=True, text=True)
+    assert ran.stdout == "False\n"
+
+
+# -- the two readings of a line --------------------------------------------------------------------------------------
+
+
+def _read(read: Callable[[bytes], Any], line: bytes) -> Any:
+    try:
+        return read(line)
+    except BadLineError:
+        return None
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_the_fast_reading_of_a_line_is_never_another_than_the_careful_one(
+    good: list[Line], data: st.DataObject
+) -> None:
+    """A space behind a line is nothing to JSON, but no line of the engine has one: it is read with care."""
+    number = data.draw(st.integers(0, len(good) - 1))
+    line = bytearray(written(good)[number])
+    for _ in range(data.draw(st.integers(0, 3))):
+        at = data.draw(st.integers(0, len(line) - 1))
+        piece = data.draw(
+            st.sampled_from([b"", b'"', b",", b"0", b"\\", b":1,", b"1.0", b'"seq":3,', b"\xc3", b" "])
+        )
+        line[at : at + data.draw(st.integers(0, 2))] = piece
+    read = read_record if number else read_header
+    text = bytes(line).rstrip(b" ")
+    assert _read(read, text) == _read(read, text + b" ")
+
+
+def test_every_story_is_read_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only lines with escaped names, or of the very start of a second, need the careful reading."""
+    monkeypatch.setattr("engine.formal.trace_record._read_object", lambda line: pytest.fail(line.decode()))
+    for number, story in enumerate((Story(), Story(rootless=True, enforced=True), REFUSED_BY_THE_KERNEL)):
+        lines = story.lines(tmp_path / str(number))
+        for line in lines:
+            line["time"] = "2026-11-24T00:47:27.888547Z"
+            if line.get("error"):
+                line["error"]["what"] = "full"
+        header, *moves = written(lines)
+        assert read_header(header).seq == 0
+        assert [read_record(move).seq for move in moves] == list(range(1, len(lines)))
+
+
+# -- the command -----------------------------------------------------------------------------------------------------
+
+
+def command(*arguments: str | Path, given: bytes = b"") -> tuple[int, list[str]]:
+    """The exit code of `engine trace verify` and what it says, after which it says nothing on stderr."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "engine", "trace", "verify", *map(str, arguments)],
+        input=given,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert ran.stderr == b""
+    return ran.returncode, ran.stdout.decode().splitlines()
+
+
+@pytest.fixture
+def files(good: list[Line], tmp_path: Path) -> dict[str, Path]:
+    edited = [dict(line) for line in good]
+    edited[2]["next"] = "staged"
+    return {
+        "good": save(tmp_path / "conforms", written(good)),
+        "cut": save(tmp_path / "incomplete", written(good[:4])),
+        "bad": save(tmp_path / "differs", written(edited)),
+        "none": tmp_path / "missing",
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        (("good",), 0),
+        (("good", "cut"), 0),
+        (("good", "cut", "--complete"), 1),
+        (("good", "bad"), 1),
+        (("good", "none"), 3),
+        (("none", "bad", "good"), 1),
+    ],
+)
+def test_the_exit_code_tells_what_was_found(
+    files: dict[str, Path], given: tuple[str, ...], code: int
+) -> None:
+    assert command(*(files.get(name, name) for name in given))[0] == code
+
+
+def test_each_run_is_a_line_and_many_are_counted(files: dict[str, Path]) -> None:
+    _, said = command(*files.values())
+    assert said == [
+        f"{files['good']}: conforms: 7 lines, handed_off",
+        f"{files['cut']}: incomplete, consistent so far: 4 lines, root_secured",
+        (
+            f"{files['bad']}: differs: line 3: resolved --validate--> staged is not an edge from resolved; "
+            "the spec allows validate to validated or refuse to refused"
+        ),
+        f"{files['none']}: unreadable: No such file or directory; name files that you can read",
+        "4 runs: 1 conforms; 1 incomplete, consistent so far; 1 differs; 1 unreadable",
+    ]
+
+
+def test_as_json_each_run_is_an_object_on_a_line(files: dict[str, Path]) -> None:
+    code, said = command("--json", files["good"], files["bad"])
+    assert code == 1
+    good, bad = map(json.loads, said)
+    assert (good["verdict"], good["fault"], good["records"]) == ("conforms", None, 7)
+    assert bad["path"] == str(files["bad"])
+    assert bad["fault"] == {
+        "line": 3,
+        "what": "resolved --validate--> staged is not an edge from resolved",
+        "allowed": "validate to validated or refuse to refused",
+    }
+
+
+def test_many_runs_can_be_piped_in(files: dict[str, Path]) -> None:
+    many = files["good"].read_bytes() * 2
+    assert command("--runs", "-", given=many) == (
+        0,
+        ["-: conforms: 7 lines, handed_off", "-:8: conforms: 7 lines, handed_off", "2 runs: 2 conforms"],
+    )
+    assert command("-", given=many)[0] == 1
+
+
+def test_hostile_text_is_shown_printable(good: list[Line], tmp_path: Path) -> None:
+    good[2]["state"] = "\x1b[2J\nfine: conforms"
+    code, said = command(save(tmp_path / "a\nb", written(good)))
+    assert code == 1
+    assert len(said) == 1
+    assert "\x1b" not in said[0]
