@@ -268,7 +268,11 @@ def _staged_copies(root: PrivateDirectory) -> Iterator[int]:
                     )
                 except FileNotFoundError:
                     continue
-            status = os.fstat(program)
+            try:
+                status = os.fstat(program)
+            except BaseException:
+                os.close(program)
+                raise
             if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) == 0o500:
                 yield program
             else:

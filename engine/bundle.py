@@ -73,14 +73,12 @@ class Bundle:
             try:
                 if _identity(named) != self.identity:
                     return f"{self.path!r} names another directory"
-                rootfs = _open_rootfs(named, self.config["root"]["path"])
-            finally:
-                os.close(named)
-            try:
-                if _identity(rootfs) != self.rootfs_identity:
+                rootfs, identity = _open_rootfs(named, self.config["root"]["path"])
+                os.close(rootfs)
+                if identity != self.rootfs_identity:
                     return f"{self.rootfs!r} names another directory"
             finally:
-                os.close(rootfs)
+                os.close(named)
         except BundleError as error:
             return error.what
         return None
@@ -122,20 +120,21 @@ def open_bundle(path: str) -> Bundle:
     try:
         data = _read_config(directory)
         config = oci_config.parse(data)
+        identity = _identity(directory)
         root_path: str = config["root"]["path"]
-        rootfs = _open_rootfs(directory, root_path)
+        rootfs, rootfs_identity = _open_rootfs(directory, root_path)
     except BaseException:
         os.close(directory)
         raise
     return Bundle(
         path=absolute,
         directory=directory,
-        identity=_identity(directory),
+        identity=identity,
         config=config,
         digest=_digest(data),
         rootfs=os.path.normpath(os.path.join(absolute, root_path)),
         rootfs_directory=rootfs,
-        rootfs_identity=_identity(rootfs),
+        rootfs_identity=rootfs_identity,
     )
 
 
@@ -212,8 +211,8 @@ def _read_at_most(descriptor: int, size: int) -> bytes:
     raise BundleError(f"{CONFIG_NAME} is larger than {MAX_CONFIG_SIZE} bytes", remedy="make it smaller")
 
 
-def _open_rootfs(directory: int, path: str) -> int:
-    """An `O_PATH` descriptor of the root filesystem that `root.path` names for the bundle open on `directory`."""
+def _open_rootfs(directory: int, path: str) -> tuple[int, Identity]:
+    """The root filesystem that `root.path` names for the bundle open on `directory`: an `O_PATH` descriptor."""
     where = "config.json: $.root.path"
     try:
         descriptor = _open_root_path(directory, path)
@@ -227,13 +226,17 @@ def _open_rootfs(directory: int, path: str) -> int:
             error.errno or 0, (f"cannot be opened: {error.strerror}", "name a directory that can be opened")
         )
         raise BundleError(f"{where} is {path!r}, which {what}", remedy=remedy) from None
-    if _identity(descriptor) == _identity(directory):
+    try:
+        identity = _identity(descriptor)
+        if identity == _identity(directory):
+            raise BundleError(
+                f"{where} is {path!r}, which is the bundle itself",
+                remedy="put the root filesystem in a directory of its own, such as 'rootfs'",
+            )
+    except BaseException:
         os.close(descriptor)
-        raise BundleError(
-            f"{where} is {path!r}, which is the bundle itself",
-            remedy="put the root filesystem in a directory of its own, such as 'rootfs'",
-        )
-    return descriptor
+        raise
+    return descriptor, identity
 
 
 _ROOT_FAILURES = {

@@ -7,6 +7,7 @@ carries the SHA-256 of the line before it, so that none can be edited, cut out o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -31,6 +32,8 @@ class Trace:
         self._previous: str | None = None
         self._waiting: list[bytes] = []
         self._descriptor: int | None = None
+        self._whole = 0  # bytes of the file that are whole lines
+        self._torn = False  # whether more than those may be in it
         self.path: str | None = None
         self._append({"format": FORMAT, **header})
 
@@ -71,9 +74,12 @@ class Trace:
         try:
             self._flush()
         except TraceError:
-            os.unlink(name, dir_fd=directory)
-            os.close(descriptor)
             self._descriptor, self.path, self._waiting = None, None, so_far
+            self._whole, self._torn = 0, False
+            with contextlib.suppress(OSError):  # what stopped the writing is what is said
+                os.unlink(name, dir_fd=directory)
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
             raise
 
     def _append(self, fields: Mapping[str, Any]) -> None:
@@ -96,25 +102,39 @@ class Trace:
         self._previous = hashlib.sha256(line).hexdigest()
 
     def _flush(self) -> None:
-        """Write what waits; a line that does not fit as a whole is not begun. Raises `TraceError`."""
+        """Write what waits, each line as a whole or not at all. Raises `TraceError`."""
         if self._descriptor is None:
             return
-        whole = os.fstat(self._descriptor).st_size
         try:
+            if self._torn:
+                self._cut(self._descriptor)
             while self._waiting:
                 line = memoryview(self._waiting[0])
+                self._torn = True
                 while line:
                     line = line[os.write(self._descriptor, line) :]
-                whole += len(self._waiting[0])
+                self._torn = False
+                self._whole += len(self._waiting[0])
                 del self._waiting[0]
         except OSError as error:
-            os.ftruncate(self._descriptor, whole)
+            if self._torn:
+                with contextlib.suppress(OSError):  # no line follows a torn one: the next flush cuts it first
+                    self._cut(self._descriptor)
             raise TraceError(
                 f"{self.path!r}: {error.strerror}",
                 remedy=remedy_for(error, "name another place with --trace FILE"),
             ) from None
 
+    def _cut(self, descriptor: int) -> None:
+        os.ftruncate(descriptor, self._whole)
+        self._torn = False
+
     @property
     def is_lost(self) -> bool:
-        """Whether its file has no name any more: whoever removed it, nobody will read it."""
-        return self._descriptor is None or os.fstat(self._descriptor).st_nlink == 0
+        """Whether nobody will read it: its file has no name any more, or cannot even be asked for it."""
+        if self._descriptor is None:
+            return True
+        try:
+            return os.fstat(self._descriptor).st_nlink == 0
+        except OSError:
+            return True

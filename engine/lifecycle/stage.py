@@ -114,10 +114,15 @@ def _copy(binary: Validated, exec_allow: PrivateDirectory, directory: PrivateDir
         )
     # Open for writing, a file cannot be executed (ETXTBSY); so it is opened again, and must be the same one.
     descriptor = os.open(PROGRAM, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.descriptor)
-    reopened = os.fstat(descriptor)
-    if Identity.of(reopened) != Identity.of(written) or reopened.st_uid != os.geteuid():
+    try:
+        reopened = os.fstat(descriptor)
+        if Identity.of(reopened) != Identity.of(written) or reopened.st_uid != os.geteuid():
+            raise StageError(
+                f"the copy in {directory.path!r} was changed while it was made", remedy="run again"
+            )
+    except BaseException:
         os.close(descriptor)
-        raise StageError(f"the copy in {directory.path!r} was changed while it was made", remedy="run again")
+        raise
     return Staged(
         exec_allow=exec_allow,
         directory=directory,

@@ -96,9 +96,9 @@ def open_trusted(  # noqa: PLR0912 (one walk)
                 descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here.descriptor)
             except OSError as error:
                 raise _located(error, where) from None
+            stack.append(Opened(descriptor, where, parent))
             status = os.fstat(descriptor)
             if not stat.S_ISLNK(status.st_mode):
-                stack.append(Opened(descriptor, where, parent))
                 continue
             try:
                 if not follow_links:
@@ -107,7 +107,7 @@ def open_trusted(  # noqa: PLR0912 (one walk)
                     raise UntrustedPathError(where, f"is a symbolic link that {why}")
                 target = os.readlink("", dir_fd=descriptor)
             finally:
-                os.close(descriptor)
+                os.close(stack.pop().descriptor)
             links += 1
             if links > MAX_LINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
@@ -240,10 +240,13 @@ def _open_own_directory(parent: int, path: str, name: str) -> int:
         descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     except OSError as error:
         raise _refused_kind(error, parent, name, path) from None
-    status = os.fstat(descriptor)
-    if status.st_uid != os.geteuid():
+    try:
+        status = os.fstat(descriptor)
+        if status.st_uid != os.geteuid():
+            raise UntrustedPathError(path, f"is owned by uid {status.st_uid} (expected uid {os.geteuid()})")
+    except BaseException:
         os.close(descriptor)
-        raise UntrustedPathError(path, f"is owned by uid {status.st_uid} (expected uid {os.geteuid()})")
+        raise
     return descriptor
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Collection, Mapping, Sequence
@@ -89,9 +90,9 @@ def keep_only_descriptors(kept: Collection[int]) -> None:
             continue
         try:
             os.set_inheritable(descriptor, descriptor in kept)
-        except OSError:
+        except OSError as error:
             # The descriptor of the listing itself is closed by now, and is the only one that can be.
-            if descriptor in kept:
+            if error.errno != errno.EBADF or descriptor in kept:
                 raise
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import os
 import re
 import resource
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -137,6 +140,46 @@ def test_a_file_that_cannot_take_the_header_is_not_left(private: Path) -> None:
     assert list(private.iterdir()) == []
     trace.create(str(private / "trace"))
     assert [line["seq"] for line in lines(private / "trace")] == [0]
+
+
+def test_a_disk_that_fails_even_in_cutting_a_torn_line_is_refused_in_one_line_and_the_next_line_is_whole(
+    private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = Trace("web", {})
+    trace.create(str(private / "trace"))
+    size = (private / "trace").stat().st_size
+    with at_most(size + 20), monkeypatch.context() as dying:
+        dying.setattr("os.ftruncate", _dies)
+        with pytest.raises(TraceError, match="File too large"):
+            trace.move(MOVE)
+        with pytest.raises(TraceError, match="Input/output error"):
+            trace.move(MOVE)
+    assert (private / "trace").stat().st_size == size + 20
+    trace.move(Move(State.START, Trigger.REFUSE, State.REFUSED, {}))
+    assert [line["seq"] for line in lines(private / "trace")] == [0, 1]
+
+
+def test_a_disk_that_fails_even_in_removing_what_it_could_not_take_is_refused_in_one_line(
+    private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.unlink", _dies)
+    with at_most(10), pytest.raises(TraceError, match="File too large"):
+        Trace("web", {}).create(str(private / "trace"))
+
+
+def test_a_trace_whose_file_cannot_be_asked_for_its_name_counts_as_lost(
+    private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = Trace("web", {})
+    trace.create(str(private / "trace"))
+    with monkeypatch.context() as dying:
+        dying.setattr("os.fstat", _dies)
+        lost = trace.is_lost
+    assert lost
+
+
+def _dies(*_: object, **__: object) -> NoReturn:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def test_a_trace_that_somebody_removed_is_known_to_be_lost(private: Path) -> None:
