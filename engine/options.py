@@ -35,6 +35,7 @@ class ExecPolicy(StrEnum):
     """What keeps the supervisor from executing anything but the staged runsc (rootless runs only)."""
 
     AUTO = "auto"
+    LOCKED_MOUNTS = "locked-mounts"
     LANDLOCK = "landlock"
     OFF = "off"
 
