@@ -109,7 +109,7 @@ def test_a_tree_within_a_tree_has_flags_of_its_own(programs: tuple[Path, Path]) 
     def act() -> list[Any]:
         confine(possible_maps()[-1], [tree(inner, read_only=True), tree(outer)], sealed=False)
         (outer / "new").touch()
-        return [can_run(str(inner / "true")), failure(lambda: (inner / "new").touch())[0]]
+        return [can_run(str(inner / "true")), failure((inner / "new").touch)[0]]
 
     assert in_a_child(act) == [0, errno.EROFS]
 
@@ -167,7 +167,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_exceptions_are_cloned_before_the_flags_are_set_and_the_second_namespace_locks_them(
     asked: list[Any], sealed: bool
 ) -> None:
-    confine(SINGLE, [Tree("/a/b", (1, 2), read_only=True), Tree("/c", (1, 3), read_only=False)], sealed=sealed)
+    confine(
+        SINGLE, [Tree("/a/b", (1, 2), read_only=True), Tree("/c", (1, 3), read_only=False)], sealed=sealed
+    )
     assert asked == [
         ("enter", SINGLE),
         ("clone", "open /c", "/c"),
@@ -176,7 +178,10 @@ def test_exceptions_are_cloned_before_the_flags_are_set_and_the_second_namespace
         ("set_flags_everywhere", FLAGS),
         ("attach_tree", "clone /c", "open /c", "/c"),
         ("attach_tree", "clone /a/b", "open /a/b", "/a/b"),
-        *(("close", each) for each in ("open /a/b", "open /c", "clone /a/b", "open /a/b", "clone /c", "open /c")),
+        *(
+            ("close", each)
+            for each in ("open /a/b", "open /c", "clone /a/b", "open /a/b", "clone /c", "open /c")
+        ),
         ("enter", MANY),
         ("no_new_privileges",),
         *([("filter",)] if sealed else []),
@@ -280,7 +285,9 @@ def in_the_child(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     told: list[Any] = []
     monkeypatch.setattr(locked_mounts, "_lock", lambda *arguments: told.append(arguments))
     monkeypatch.setattr(locked_mounts, "clear_flags", lambda *arguments: told.append(arguments))
-    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=os.ST_NOEXEC if path == "/" else 0))
+    monkeypatch.setattr(
+        os, "statvfs", lambda path: SimpleNamespace(f_flag=os.ST_NOEXEC if path == "/" else 0)
+    )
     monkeypatch.setattr(seccomp, "set_no_new_privileges", lambda: told.append("no_new_privileges"))
     monkeypatch.setattr(seccomp, "forbid_executable_mounts", lambda: told.append("filter"))
     return told
@@ -365,8 +372,10 @@ def test_what_stood_in_the_way_is_named_with_its_remedy(
         (
             "kernel.apparmor_restrict_unprivileged_userns",
             "1",
-            "give this Python an AppArmor profile with `userns,`, "
-            "or sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+            (
+                "give this Python an AppArmor profile with `userns,`, "
+                "or sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+            ),
         ),
     ],
 )

@@ -95,7 +95,9 @@ def test_what_was_cloned_before_keeps_its_flags_and_all_else_has_them(private: P
         set_flags(clone, MountFlag.READ_ONLY, str(kept))
         set_flags_everywhere(FLAGS)
         attach_tree(clone, place, str(kept))
-        shared = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if " shared:" in line]
+        shared = [
+            line for line in Path("/proc/self/mountinfo").read_text().splitlines() if " shared:" in line
+        ]
         assert not shared
         clear_flags(str(other), MountFlag.NO_SUID)
         return [flags_of(other), flags_of(kept), flags_of(inner)]

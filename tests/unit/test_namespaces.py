@@ -1,40 +1,27 @@
-"""User namespaces: which ids a new one is given, and that an error names its remedy."""
+"""User namespaces: which ids a new one is given, by whom, and that an error says what failed."""
 
 from __future__ import annotations
 
-import ctypes  # noqa: F401 (as the next two: what is imported late may lie where an ordinary user cannot go)
-import encodings.ascii  # noqa: F401
 import errno
 import os
-import pwd  # noqa: F401
-from collections.abc import Callable
+import pwd
+import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine.linux import locked_mounts, namespaces
 from engine.linux.locked_mounts import UnusableError, explain
 from engine.linux.namespaces import IdMaps, Range, possible_maps, subordinate_ids
-from engine.linux.syscall import library_call
+from tests.unit.forked import become_ordinary, failure, in_a_child
+
+UID, GID = 4242, 4343
+SINGLE = IdMaps((Range(0, UID, 1),), (Range(0, GID, 1),), "single")
 
 
-def in_a_child(act: Callable[[], bool]) -> bool:
-    """Whether `act` answers True in a child, whose namespaces end with it."""
-    child = os.fork()
-    if child == 0:
-        answer = 99
-        try:
-            answer = 0 if act() else 1
-        finally:
-            os._exit(answer)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
-def become_ordinary() -> None:
-    os.setgroups([])
-    os.setresgid(4242, 4242, 4242)
-    os.setresuid(4242, 4242, 4242)
-    library_call("prctl", 4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: as after execve, its files in /proc are its own
+# --- Which ids ------------------------------------------------------------------------------------------------
 
 
 def test_ranges_are_a_users_by_name_and_by_number(tmp_path: Path) -> None:
@@ -43,6 +30,230 @@ def test_ranges_are_a_users_by_name_and_by_number(tmp_path: Path) -> None:
     assert subordinate_ids(str(path), 0) == [(100000, 65536), (300000, 4)]
     assert subordinate_ids(str(path), 4242) == []
     assert subordinate_ids(str(tmp_path / "none"), 0) == []
+
+
+def test_a_user_without_an_account_stands_there_by_number_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def getpwuid(uid: int) -> Any:
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", getpwuid)
+    path = tmp_path / "subuid"
+    path.write_bytes(b"4242 : 1:2\nroot\xff:1:2\n 4242:7:8 \n4242:1:2:3\n4242:9:1\n")
+    assert subordinate_ids(str(path), UID) == [(7, 8), (9, 1)]
+
+
+@pytest.fixture
+def account(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """An ordinary user: what it has, and the helpers that are installed."""
+    has: dict[str, Any] = {
+        "/etc/subuid": [(100_000, 65_536), (300_000, 5)],
+        "/etc/subgid": [(200_000, 7)],
+        "newuidmap": "/usr/bin/newuidmap",
+        "newgidmap": "/usr/bin/newgidmap",
+    }
+
+    def ids(path: str, uid: int) -> Any:
+        assert uid == UID
+        return has[path]
+
+    monkeypatch.setattr(os, "geteuid", lambda: UID)
+    monkeypatch.setattr(os, "getegid", lambda: GID)
+    monkeypatch.setattr(namespaces, "subordinate_ids", ids)
+    monkeypatch.setattr(namespaces, "_find", has.get)
+    return has
+
+
+def test_a_user_is_root_and_has_its_subordinate_ids_one_after_the_other(account: dict[str, Any]) -> None:
+    assert possible_maps() == [
+        IdMaps(
+            (Range(0, UID, 1), Range(1, 100_000, 65_536), Range(65_537, 300_000, 5)),
+            (Range(0, GID, 1), Range(1, 200_000, 7)),
+            "subordinate",
+            ("/usr/bin/newuidmap", "/usr/bin/newgidmap"),
+        ),
+        SINGLE,
+    ]
+
+
+@pytest.mark.parametrize("lacking", ["/etc/subuid", "/etc/subgid", "newuidmap", "newgidmap"])
+def test_without_ranges_or_helpers_a_user_is_root_alone(account: dict[str, Any], lacking: str) -> None:
+    account[lacking] = [] if lacking.startswith("/") else None
+    assert possible_maps() == [SINGLE]
+
+
+@pytest.mark.parametrize("may", [True, False])
+def test_root_keeps_each_id_as_itself_where_it_may_say_so(monkeypatch: pytest.MonkeyPatch, may: bool) -> None:
+    present = {"uid_map": (Range(0, 0, 3),), "gid_map": (Range(0, 0, 4),)}
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "getegid", lambda: GID)
+    monkeypatch.setattr(namespaces, "_may_set_ids", lambda: may)
+    monkeypatch.setattr(namespaces, "_present", present.__getitem__)
+    monkeypatch.setattr(namespaces, "_find", lambda _: None)
+    single = IdMaps((Range(0, 0, 1),), (Range(0, GID, 1),), "single")
+    everything = IdMaps(present["uid_map"], present["gid_map"], "all")
+    assert possible_maps() == ([everything, single] if may else [single])
+
+
+@pytest.mark.usefixtures("needs_root")
+@pytest.mark.parametrize(("lost", "may"), [(None, True), (6, False), (7, False), (0, True)])
+def test_whether_root_may_set_ids_is_a_matter_of_capabilities(lost: int | None, may: bool) -> None:
+    """CAP_SETGID is 6 and CAP_SETUID 7, capabilities(7)."""
+
+    def act() -> bool:
+        if lost is not None:
+            drop_capability(lost)
+        return namespaces._may_set_ids()
+
+    assert in_a_child(act) is may
+
+
+def drop_capability(number: int) -> None:
+    """Take it out of the effective set, capset(2)."""
+    import ctypes
+    import struct
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = struct.pack("Ii", 0x20080522, 0)
+    data = ctypes.create_string_buffer(24)
+    assert libc.capget(header, data) == 0
+    effective, *others = struct.unpack("6I", data.raw)
+    assert libc.capset(header, struct.pack("6I", effective & ~(1 << number), *others)) == 0
+
+
+@pytest.mark.parametrize("name", ["uid_map", "gid_map"])
+def test_the_present_ids_are_each_themselves(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text("         0       1000          1\n         1     100000      65536\n")
+    redirect(monkeypatch, {f"/proc/self/{name}": tmp_path / name})
+    assert namespaces._present(name) == (Range(0, 0, 1), Range(1, 1, 65_536))
+
+
+def redirect(monkeypatch: pytest.MonkeyPatch, paths: Mapping[str, Path]) -> None:
+    """Have the module open other files for these."""
+    monkeypatch.setattr(namespaces, "open", lambda path, **how: paths[path].open(**how), raising=False)
+
+
+def test_the_helpers_are_looked_for_where_only_root_can_put_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    places = [tmp_path / name for name in ("a", "b", "c")]
+    for place in places:
+        place.mkdir()
+    monkeypatch.setattr(namespaces, "_SYSTEM_PATHS", tuple(map(str, places)))
+    assert namespaces._find("newuidmap") is None
+    (places[0] / "newuidmap").touch(0o644)
+    for place in places[1:]:
+        (place / "newuidmap").touch(0o755)
+    assert namespaces._find("newuidmap") == str(places[1] / "newuidmap")
+
+
+def test_a_kernel_parameter_is_read_and_one_that_is_absent_is_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "value").write_text("10\n")
+    redirect(monkeypatch, {"/proc/sys/user/max_user_namespaces": tmp_path / "value"})
+    assert namespaces.sysctl("user.max_user_namespaces") == "10"
+    monkeypatch.undo()
+    assert namespaces.sysctl("kernel.no_such_parameter") is None
+
+
+def test_ranges_are_lines_of_three_numbers() -> None:
+    assert namespaces._text([Range(0, 1000, 1), Range(1, 100_000, 7)]) == "0 1000 1\n1 100000 7\n"
+
+
+# --- Entering one ---------------------------------------------------------------------------------------------
+
+
+HELPER = """#!/bin/sh
+echo "$0 $* $PATH $(env | wc -l)" >>{told}
+echo noise; echo noise >&2
+echo '{ranges}' >/proc/$1/{file} || exit 7
+"""
+
+
+@pytest.fixture
+def helpers(private: Path) -> tuple[str, str]:
+    """Stand for newuidmap(1) and newgidmap(1): root's shell writes what they would."""
+    paths = []
+    for file, ranges in (("uid_map", "0 0 1"), ("gid_map", "0 0 1")):
+        path = private / f"new{file}"
+        path.write_text(HELPER.format(told=private / "told", file=file, ranges=ranges))
+        path.chmod(0o755)
+        paths.append(str(path))
+    return paths[0], paths[1]
+
+
+RANGES = (Range(0, 0, 1), Range(1, 100_000, 5))
+
+
+@pytest.mark.usefixtures("needs_root")
+def test_the_helpers_are_asked_from_outside_with_every_range_and_say_nothing(
+    helpers: tuple[str, str], private: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def act() -> list[Any]:
+        before = os.readlink("/proc/self/ns/user"), os.readlink("/proc/self/ns/mnt")
+        descriptors = len(os.listdir("/proc/self/fd"))
+        namespaces.enter(IdMaps(RANGES, RANGES[:1], "subordinate", helpers))
+        after = os.readlink("/proc/self/ns/user"), os.readlink("/proc/self/ns/mnt")
+        left = len(os.listdir("/proc/self/fd")) - descriptors
+        uid_map = Path("/proc/self/uid_map").read_text().split()
+        return [os.getpid(), [one != other for one, other in zip(before, after, strict=True)], left, uid_map]
+
+    process, *found = in_a_child(act)
+    assert found == [[True, True], 0, ["0", "0", "1"]]
+    path = "/usr/bin:/bin:/usr/local/bin"
+    told = [line.rsplit(" ", 1)[0] for line in (private / "told").read_text().splitlines()]
+    assert told == [f"{helpers[0]} {process} 0 0 1 1 100000 5 {path}", f"{helpers[1]} {process} 0 0 1 {path}"]
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("needs_root")
+def test_a_helper_that_fails_is_named_with_how_it_ended(helpers: tuple[str, str], private: Path) -> None:
+    (private / "newuid_map").write_text("#!/bin/sh\nexit 7\n")
+    maps = IdMaps(RANGES, RANGES, "subordinate", helpers)
+    assert in_a_child(lambda: failure(lambda: namespaces.enter(maps))) == [
+        errno.EPERM,
+        f"{helpers[0]}: it ended with 7",
+        "the ids of a user namespace (subordinate)",
+    ]
+    assert not (private / "told").exists()
+
+
+@pytest.mark.usefixtures("needs_root")
+def test_a_file_of_the_kernel_that_takes_no_ids_is_named() -> None:
+    assert in_a_child(lambda: failure(lambda: namespaces._write("/proc/self/uid_map", "0 0 1\n"))) == [
+        errno.EPERM,
+        "Operation not permitted",
+        "/proc/self/uid_map",
+    ]
+
+
+def test_a_namespace_that_cannot_be_had_is_what_is_said_and_no_child_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unshare() -> None:
+        raise OSError(28, "No space left on device", "a new user namespace")
+
+    monkeypatch.setattr(namespaces, "_unshare", unshare)
+    expected = 28, "No space left on device", "a new user namespace"
+    before = len(os.listdir("/proc/self/fd"))
+    for kind in ("all", "single"):
+        assert failure(lambda kind=kind: namespaces.enter(IdMaps(RANGES, RANGES, kind))) == expected  # type: ignore[misc]
+    assert len(os.listdir("/proc/self/fd")) == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_both_namespaces_are_asked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        namespaces, "library_call", lambda *arguments, about: asked.append((*arguments, about))
+    )
+    namespaces._unshare()
+    assert asked == [("unshare", 0x10000000 | 0x00020000, "a new user namespace")]
 
 
 @pytest.mark.usefixtures("needs_root")
@@ -102,8 +313,6 @@ class TestRealKernel:
         assert in_a_child(act)
 
     def test_a_process_with_threads_is_told_so(self) -> None:
-        import threading
-
         def act() -> bool:
             stop = threading.Event()
             thread = threading.Thread(target=stop.wait)
@@ -118,17 +327,3 @@ class TestRealKernel:
             return False
 
         assert in_a_child(act)
-
-
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, value, _ in namespaces.BANS])
-def test_each_ban_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    monkeypatch.setattr(namespaces, "sysctl", {name: value}.get)
-    found = explain(OSError(errno.EPERM, "Operation not permitted", "a new user namespace"))
-    assert found.why == (
-        f"user namespaces are forbidden by {name} = {value} (a new user namespace: Operation not permitted)"
-    )
-    assert name in found.remedy
-
-
-def test_an_old_kernel_is_named() -> None:
-    assert "it takes Linux 5.12" in explain(OSError(errno.ENOSYS, "Function not implemented", "/")).why
