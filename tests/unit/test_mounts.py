@@ -121,3 +121,20 @@ def test_mount_points_are_told_with_their_escapes_and_without_those_beside(priva
         return mounted_beneath(str(private / "a b"))
 
     assert in_a_child(act) == [str(private / name) for name in names[:2]]
+
+
+def test_the_fifth_field_of_a_line_is_its_mount_point(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Escaped in octal where it holds a space, a tab, a newline or a backslash, proc_pid_mountinfo(5)."""
+    lines = [
+        rb"1 2 0:3 / /a rw - tmpfs tmpfs rw",
+        rb"1 2 0:3 /a /b rw - tmpfs tmpfs rw",
+        rb"1 2 0:3 / /a/x\040y\011\134 rw - tmpfs tmpfs rw",
+        rb"1 2 0:3 / /a-beside rw - tmpfs tmpfs rw",
+        b"1 2 0:3 / /a/\xff\\012 rw - tmpfs tmpfs rw",
+    ]
+    (tmp_path / "mountinfo").write_bytes(b"\n".join(lines) + b"\n")
+    paths = {"/proc/self/mountinfo": tmp_path / "mountinfo"}
+    monkeypatch.setattr(mounts, "open", lambda path, mode: paths[path].open(mode), raising=False)
+    assert mounted_beneath("/a") == ["/a", "/a/x y\t\\", "/a/\udcff\n"]

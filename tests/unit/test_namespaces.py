@@ -122,6 +122,22 @@ def drop_capability(number: int) -> None:
     assert libc.capset(header, struct.pack("6I", effective & ~(1 << number), *others)) == 0
 
 
+@pytest.mark.parametrize(
+    ("effective", "may"),
+    [("00000000000000c0", True), ("0000000000000080", False), ("0000000000000040", False)],
+)
+def test_the_effective_capabilities_are_those_of_proc(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, effective: str, may: bool
+) -> None:
+    """As proc_pid_status(5) has them: the permitted ones do not count, and a name may be any bytes."""
+    text = (
+        b"Name:\t\xff\nCapInh:\t0\nCapPrm:\tffffffffff\nCapEff:\t" + effective.encode() + b"\nCapBnd:\tff\n"
+    )
+    (tmp_path / "status").write_bytes(text)
+    redirect(monkeypatch, {"/proc/self/status": tmp_path / "status"})
+    assert namespaces._may_set_ids() is may
+
+
 @pytest.mark.parametrize("name", ["uid_map", "gid_map"])
 def test_the_present_ids_are_each_themselves(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
@@ -220,6 +236,132 @@ def test_a_helper_that_fails_is_named_with_how_it_ended(helpers: tuple[str, str]
         "the ids of a user namespace (subordinate)",
     ]
     assert not (private / "told").exists()
+
+
+def test_a_helper_has_none_of_the_callers_files_and_its_failure_is_told(
+    private: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    program = private / "program"
+    script = '#!/bin/sh\nread line; echo "$line."; echo noise >&2; echo "$* $PATH" >>{told}; exit {code}\n'
+    for code in (0, 7):
+        program.write_text(script.format(told=private / "told", code=code))
+        program.chmod(0o755)
+        if code == 0:
+            namespaces._run(str(program), 42, RANGES)
+        else:
+            expected = errno.EPERM, "it ended with 7", str(program)
+            assert failure(lambda: namespaces._run(str(program), 42, ())) == expected
+    path = "/usr/bin:/bin:/usr/local/bin"
+    assert (private / "told").read_text() == f"42 0 0 1 1 100000 5 {path}\n42 {path}\n"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_is_written_in_place_and_what_refuses_it_is_named(private: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    (private / "file").touch()
+    namespaces._write(str(private / "file"), "0 0 1\n")
+    assert (private / "file").read_text() == "0 0 1\n"
+    assert failure(lambda: namespaces._write("/dev/full", "x")) == (
+        errno.ENOSPC,
+        "No space left on device",
+        "/dev/full",
+    )
+    missing = str(private / "missing")
+    assert failure(lambda: namespaces._write(missing, "x"))[0] == errno.ENOENT
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+class ExitedError(BaseException):
+    """Stands for the end of a child."""
+
+
+def mapped(monkeypatch: pytest.MonkeyPatch, maps: IdMaps, *, go: bytes = b"\n") -> tuple[list[Any], bytes]:
+    """What the child that stays outside does once it is told to `go`, and what it tells."""
+    asked: list[Any] = []
+
+    def leave(code: int) -> None:
+        raise ExitedError(code)
+
+    def write(path: str, text: str) -> None:
+        asked.append((path, text))
+        if "refused" in text:
+            raise OSError(1, "Operation not permitted", path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "_exit", leave)
+        patched.setattr(os, "getppid", lambda: 42)
+        patched.setattr(namespaces, "_write", write)
+        patched.setattr(namespaces, "_text", lambda ranges: f"text of {ranges}")
+        patched.setattr(namespaces, "_run", lambda *arguments: asked.append(arguments))
+        wait, start = os.pipe()
+        answer, told = os.pipe()
+        os.write(start, go)
+        os.close(start)
+        with pytest.raises(ExitedError) as ended:
+            namespaces._map_from_outside(maps, wait, told)
+    assert ended.value.args == (0,)
+    os.close(wait)
+    os.close(told)
+    with open(answer, "rb") as file:
+        return asked, file.read()
+
+
+def test_the_child_outside_maps_uids_and_gids_once_its_parent_is_inside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    uids: Any = "uids"
+    gids: Any = "gids"
+    written = [("/proc/42/uid_map", "text of uids"), ("/proc/42/gid_map", "text of gids")]
+    assert mapped(monkeypatch, IdMaps(uids, gids, "all")) == (written, b"")
+    run = [("/bin/a", 42, "uids"), ("/bin/b", 42, "gids")]
+    assert mapped(monkeypatch, IdMaps(uids, gids, "subordinate", ("/bin/a", "/bin/b"))) == (run, b"")
+    assert mapped(monkeypatch, IdMaps(uids, gids, "all"), go=b"") == ([], b"")
+    refused: Any = "refused"
+    assert mapped(monkeypatch, IdMaps(refused, gids, "all")) == (
+        [("/proc/42/uid_map", "text of refused")],
+        b"/proc/42/uid_map: Operation not permitted",
+    )
+
+
+def test_a_single_id_is_mapped_from_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """setgroups(2) is denied first, without which the kernel takes no gid, user_namespaces(7)."""
+    asked: list[Any] = []
+    monkeypatch.setattr(namespaces, "_unshare", lambda: asked.append("unshare"))
+    monkeypatch.setattr(namespaces, "_write", lambda path, text: asked.append((path, text)))
+    namespaces.enter(SINGLE)
+    assert asked == [
+        "unshare",
+        ("/proc/self/setgroups", "deny"),
+        ("/proc/self/uid_map", "0 4242 1\n"),
+        ("/proc/self/gid_map", "0 4343 1\n"),
+    ]
+
+
+@pytest.mark.parametrize("failed", ["", "newuidmap: it ended with 7"])
+def test_many_ids_are_mapped_by_a_child_that_waits_until_the_namespaces_are_entered(
+    monkeypatch: pytest.MonkeyPatch, private: Path, failed: str
+) -> None:
+    def from_outside(maps: IdMaps, go: int, told: int) -> None:
+        try:
+            given = os.read(go, 9)
+            (private / "told").write_text(f"{maps.kind} {given!r} {(private / 'entered').exists()}")
+            os.write(told, failed.encode())
+        finally:
+            os._exit(0)
+
+    monkeypatch.setattr(namespaces, "_map_from_outside", from_outside)
+    monkeypatch.setattr(namespaces, "_unshare", (private / "entered").touch)
+    before = len(os.listdir("/proc/self/fd"))
+    maps = IdMaps(RANGES, RANGES, "subordinate", ("/bin/a", "/bin/b"))
+    if failed:
+        expected = errno.EPERM, failed, "the ids of a user namespace (subordinate)"
+        assert failure(lambda: namespaces.enter(maps)) == expected
+    else:
+        namespaces.enter(maps)
+    assert (private / "told").read_text() == r"subordinate b'\n' True"
+    assert len(os.listdir("/proc/self/fd")) == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
 
 
 @pytest.mark.usefixtures("needs_root")
