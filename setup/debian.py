@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -80,6 +81,43 @@ def install(wanted: Mapping[str, str], *, upgrade_runsc: bool) -> None:
         packages = list(wanted)
         _update(apt, packages)
     apt.install(packages)
+
+
+def extract_old_runsc(target: str) -> None:
+    """Put the runsc of Debian 12, which the newer one replaced there, at `target`; it is not installed.
+
+    Raises `SetupError`.
+    """
+    if f" {OLD}/" not in _versions("runsc"):
+        _update(Apt(_way_to_root("the lists of packages")), [])
+    with tempfile.TemporaryDirectory() as directory:
+        commands = (
+            ["apt-get", "-q", "download", f"runsc/{OLD}"],
+            ["sh", "-c", "exec dpkg-deb -x runsc_*.deb tree"],
+        )
+        for command in commands:
+            done = subprocess.run(  # noqa: S603
+                command,
+                cwd=directory,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                check=False,
+            )
+            if done.returncode != 0:
+                raise SetupError(f"{command[0]} failed: {_last_line(done.stdout)}")
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        half = f"{target}.new"
+        shutil.copyfile(f"{directory}/tree/usr/bin/runsc", half)
+        os.chmod(half, 0o755)  # noqa: S103
+        os.replace(half, target)
+
+
+def is_old() -> bool:
+    """Whether this is the Debian whose own runsc is too old."""
+    return _codename() == OLD
 
 
 def _codename() -> str | None:

@@ -51,11 +51,11 @@ def _bind_mounts(bundle: Bundle) -> Iterator[Mapping[str, Any]]:
 
 def _root_can_be_read_only(bundle: Bundle) -> bool:
     """Whether nobody needs to write there: runsc makes the places of mounts, and the cwd, that are absent."""
-    if not bundle.config["root"].get("readonly", False):
+    if not bundle.config["root"].get("readonly"):
         return False
     places = [mount["destination"] for mount in _bind_mounts(bundle)]
-    cwd = bundle.config.get("process", {}).get("cwd", "/")
-    return all(_is_there(bundle.rootfs_directory, place) for place in (*places, cwd))
+    places.append(bundle.config["process"]["cwd"])
+    return all(_is_there(bundle.rootfs_directory, place) for place in places)
 
 
 def _is_there(root: int, path: str) -> bool:

@@ -39,7 +39,8 @@ class Policy:
     """What came of the policy. `mechanism` enforces it; None when nothing does, and `reason` says why.
 
     `allowed`: the paths beneath which files can still be executed. `open`: the ways to execute something else that
-    were seen to be left. `ids`: which ids the supervisor's own user namespace has, where it was given one.
+    were seen to be left. `ids`: which ids the supervisor's own user namespace has, where it was given one. `caution`:
+    what the caller should know of a policy that is enforced.
     """
 
     outcome: PolicyOutcome
@@ -50,6 +51,7 @@ class Policy:
     ids: str | None = None
     reason: str | None = None
     remedy: str = "run without --require-exec-policy"
+    caution: str | None = None
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -138,6 +140,9 @@ def _landlock(bundle: Bundle, exec_allow: str) -> Policy:  # noqa: ARG001 (nothi
         Strength.HOST,
         allowed=(exec_allow,),
         open=(*_open_everywhere(), "allowed"),
+        caution=None
+        if found is Landlock.USABLE
+        else f"{found.value}; {remedy}, unless this runsc does not mount",
     )
 
 

@@ -172,6 +172,8 @@ class _Run:
         )
         if policy.outcome is PolicyOutcome.UNAVAILABLE:
             self._warn(f"no execute policy: {policy.reason}")
+        if policy.caution is not None:
+            self._warn(f"execute policy {policy.mechanism}: {policy.caution}")
         process.block()
         lifecycle.perform(
             begin(Trigger.EXEC),

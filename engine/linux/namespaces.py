@@ -244,7 +244,7 @@ def _text(ranges: Iterable[Range]) -> str:
 
 def _write(path: str, text: str) -> None:
     """In one write(2), as the kernel wants it."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_WRONLY)
     try:
         os.write(descriptor, text.encode())
     except OSError as error:
