@@ -8,7 +8,13 @@ from hypothesis import settings
 settings.register_profile("deep", max_examples=20_000, deadline=None, print_blob=True)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--profile", metavar="NAME", help="short for --hypothesis-profile")
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if profile := config.getoption("--profile"):
+        settings.load_profile(profile)
     from tests.model_based.spec_coverage import SpecCoverage
 
     config.pluginmanager.register(SpecCoverage())

@@ -10,7 +10,6 @@ container can be interleaved call by call, and what is judged is what the kernel
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import gc
 import json
@@ -23,12 +22,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
+from tests.model_based.two_steps import choose_the_kernel, make_staging_small
+
 #: A run makes some 150 calls; one that makes this many goes round in circles.
 _RUNAWAY = 5_000
 #: Seconds after which an engine that says nothing hangs.
 _PATIENCE = 60.0
-#: Bytes copied at once. runsc is copied by the megabyte; the binary here is small and takes several goes too.
-_CHUNK = 4096
 
 #: Which functions of os are stopped at; `flock`, `openat2` and the built-in `open` of a step are, too.
 OS_CALLS = (
@@ -136,10 +135,8 @@ def _failure(number: int, arguments: Sequence[Any]) -> OSError:
 def _install(stops: _Stops, job: Message) -> None:
     """Put the questions in: before each call, at each step of the machine, at the last look."""
     from engine import bundle
-    from engine.lifecycle import machine, policy, resolve, runner, secure_root, validate
-    from engine.lifecycle import stage as stage_step
+    from engine.lifecycle import machine, resolve, runner, secure_root
     from engine.linux import mounts
-    from engine.linux.landlock import Landlock
 
     if sabotage := job.get("sabotage"):
         from tests.model_based.sabotage import SABOTAGES
@@ -163,22 +160,15 @@ def _install(stops: _Stops, job: Message) -> None:
         stops.mark("look")
         return real_changed(self)
 
-    enforceable = job.get("enforceable", False)
-
-    def probe() -> Landlock:
-        return Landlock.USABLE if enforceable else Landlock.FORBIDS_MOUNT
-
-    def restrict(allowed: Sequence[str]) -> None:
-        if not enforceable:
-            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-        stops.mark("restrict", allowed=list(allowed))
-
     _replace(machine.Lifecycle, "perform", perform)
     _replace(secure_root.SecuredRoot, "changed", changed)
-    _replace(runner, "apply_policy", partial(policy.apply_policy, probe=probe, restrict=restrict))
     _replace(runner, "resolve", partial(resolve.resolve, trusted_paths=job.get("trusted_paths", [])))
-    _replace(validate, "_CHUNK", _CHUNK)
-    _replace(stage_step, "_CHUNK", _CHUNK)
+    make_staging_small(_replace)
+    choose_the_kernel(
+        _replace,
+        enforceable=job.get("enforceable", False),
+        restricted=lambda allowed: stops.mark("restrict", allowed=allowed),
+    )
     _replace(bundle, "openat2", partial(stops.call, "openat2", vars(bundle)["openat2"]))
     _replace(fcntl, "flock", partial(stops.call, "flock", fcntl.flock))
     _replace(mounts, "open", partial(stops.call, "open", open), new_name=True)

@@ -40,10 +40,12 @@ from hypothesis.stateful import (
 
 from engine import artifacts
 from engine.lifecycle.machine import Trigger
+from engine.lifecycle.spec_graph import spec_graph
 from tests.model_based.held_engine import CLEAN_UP, NOT_STOPPED_AT, OS_CALLS, Engine, ForkServer
 from tests.model_based.sabotage import SABOTAGES
 from tests.model_based.spec_coverage import PROPERTY, Tally
-from tests.model_based.spec_path import EDGES, edge, why_no_path
+from tests.model_based.spec_path import FAILURE, edge, edge_of, reason, step_of, taken, why_no_path
+from tests.model_based.two_steps import POLICIES, STAGED_PROGRAM, is_to_be_enforced
 from tests.model_based.world import (
     BINARY_MOVES,
     BUNDLE_MOVES,
@@ -55,11 +57,14 @@ from tests.model_based.world import (
     identity,
 )
 
-#: Without a profile that says how many.
+#: Without the profile `deep`, which says how many it takes.
 EXAMPLES = 2_000
+#: Registered in tests/conftest.py.
+DEEP = "deep"
 
 #: What a failing call fails with. ENOENT is no failure but a statement, so only calls that look up a name make it.
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EINTR, errno.EACCES, errno.EMFILE, errno.ENOENT)
+SOON = (1, 1, 2, 3, 5, 8, 13, 21, 34)
 _LOOK_UPS = ("open", "mkdir", "unlink", "rmdir", "readlink", "openat2")
 #: What goes on failing once it has begun: with what, and which calls.
 LASTING = {
@@ -132,6 +137,10 @@ class Actor:
         """Whether a call of it was made to fail."""
         return bool(self.faults) or self.lasting_fault
 
+    def failed_in(self, state: str) -> bool:
+        """Whether a call of the step that leaves `state` was made to fail."""
+        return state in spec_graph().edges and any(phase == step_of(state) for phase, _, _ in self.faults)
+
     def owns(self) -> bool:
         """Whether it has its container to itself: from `secure_root` to its end, or to that of what it became."""
         if not self.is_run or self.time_of("stage") is None:
@@ -161,6 +170,23 @@ class Actor:
 
     def directories_moved_since(self, when: int) -> bool:
         return bool(self.world.moves_since(when, self.id, (*LEVELS, "copy")))
+
+    def moved_ever(self, *what: str) -> bool:
+        """Whether the adversary has been at one of these, before this run or during it."""
+        return bool(self.world.moves_since(0, self.id, what))
+
+    @property
+    def searches_path(self) -> bool:
+        """Whether nothing but PATH leads to its runsc."""
+        return self.job["options"]["runsc"] is None and not self.job["trusted_paths"]
+
+    def staged_program(self) -> bytes | None:
+        """What the kernel would be given to execute, byte for byte; None while nothing is open for that."""
+        for number, name in self.engine.descriptors().items():
+            if STAGED_PROGRAM.search(name):
+                with open(f"/proc/{self.engine.pid}/fd/{number}", "rb") as program:
+                    return program.read()
+        return None
 
     def watch_trace(self) -> None:
         """Hold on to the trace that the engine has open, so that it can be read whatever becomes of its name."""
@@ -215,7 +241,7 @@ CHOICES: dict[str, Any] = {
     "which": st.integers(0, 1),
     "rootless": st.booleans(),
     "required": st.sampled_from((False, False, False, True)),
-    "policy": st.sampled_from(("auto", "landlock", "off")),
+    "policy": st.sampled_from(POLICIES),
     "enforceable": st.booleans(),
     "found_by": st.sampled_from(("option", "option", "option", "trusted path", "PATH")),
     "trace": st.booleans(),
@@ -227,8 +253,9 @@ class Runs(RuleBasedStateMachine):
     """What every machine can do: start runs, let them go on for a while, to a step, or to their end."""
 
     fork_server: ClassVar[ForkServer]
-    #: Where the worlds are: a small file system of their own, or None where this process may not mount one.
-    disk: ClassVar[Path | None]
+    #: Where the worlds are, and whether it is a small file system of their own: not where this process may not mount.
+    worlds: ClassVar[Path]
+    can_be_filled: ClassVar[bool]
     tally: ClassVar[Tally]
     sabotage: ClassVar[str | None] = None
     most_actors: ClassVar[int] = 1
@@ -236,7 +263,7 @@ class Runs(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.top = Path(tempfile.mkdtemp(dir=self.disk))
+        self.top = Path(tempfile.mkdtemp(dir=self.worlds))
         self.world = World(self.top / "world")
         for container_id in self.ids:
             self.world.bundle(container_id)
@@ -293,7 +320,9 @@ class Runs(RuleBasedStateMachine):
     @rule(which=st.integers(0, 2), calls=st.integers(1, 40))
     def go_on(self, which: int, calls: int) -> None:
         """So many calls further."""
-        actor = self._one(which)
+        self._go_on(self._one(which), calls)
+
+    def _go_on(self, actor: Actor, calls: int) -> None:
         while calls > 0 and actor.is_going:
             assert actor.engine.at is not None
             before = actor.engine.at["calls"]
@@ -371,6 +400,15 @@ class Runs(RuleBasedStateMachine):
                     )
 
     @invariant()
+    def what_would_be_executed_is_what_was_validated(self) -> None:
+        for actor in self.actors:
+            if actor.is_run and actor.is_going and actor.time_of("apply_policy") is not None:
+                program = actor.staged_program()
+                assert program is None or program in actor.validated(), (
+                    f"{edge_of('stage')} was taken, and what would be executed is not what was validated"
+                )
+
+    @invariant()
     def the_living_keep_theirs(self) -> None:
         for actor in self.actors:
             secured = actor.time_of("secure_root")
@@ -380,6 +418,9 @@ class Runs(RuleBasedStateMachine):
                 path = self.world.directory(level, actor.id)
                 assert path is not None
                 assert identity(path) == was, f"{level} of a live container was taken from it"
+                status = path.lstat()
+                assert status.st_uid == os.geteuid(), f"{level} of a live container is somebody else's"
+                assert stat.S_IMODE(status.st_mode) == 0o700, f"{level} of a live container is not private"
             assert not self._lock_is_free(actor.id), "nobody holds the lock of a live container"
             if actor.is_container:
                 stage = self.world.directory("stage", actor.id)
@@ -406,7 +447,7 @@ class Runs(RuleBasedStateMachine):
             self.tally.runs += 1
             for line in actor.lines()[1:]:
                 self._judge_edge(actor, line)
-                self.tally.edges[line["state"], line["trigger"], line["next"]] += 1
+                self.tally.edges.update(taken(line, failed=actor.failed_in(line["state"])))
 
     def _judge_edge(self, actor: Actor, line: Line) -> None:
         """What an edge that was taken promises, held against what lay where at that time."""
@@ -421,8 +462,30 @@ class Runs(RuleBasedStateMachine):
         kept = promise.get(line["trigger"], lambda: True)()
         assert kept, f"{edge(line)} was taken, and what it promises is not so"
         if line["trigger"] == Trigger.REFUSE:
-            steps = {trigger for state, trigger, _ in EDGES if state == line["state"]}
-            assert line["error"]["step"] in {*steps, "trace"}, f"{edge(line)} blames {line['error']}"
+            steps = {step_of(line["state"]), "trace"}
+            assert line["error"]["step"] in steps, f"{edge(line)} blames {line['error']}"
+            why = reason(line, failed=actor.failed_in(line["state"]))
+            assert self._is_so(actor, why), f"{edge(line)} ({why}) has no cause: {line['error']}"
+
+    def _is_so(self, actor: Actor, why: str) -> bool:
+        """Whether the world, or what was done to the run, is a cause to refuse for the spec's reason `why`."""
+        moved = actor.moved_ever
+        options = actor.job["options"]
+        cause: dict[str, Callable[[], object]] = {
+            FAILURE: lambda: actor.signals or actor.has_company or moved(*LEVELS, "copy", "binary", "bundle"),
+            # As root a trusted path that leads nowhere any more is told in the same words.
+            "path_searched_as_root": lambda: os.geteuid() == 0 and (actor.searches_path or moved("binary")),
+            "not_found": lambda: moved("binary"),
+            "not_trusted": lambda: moved("binary"),
+            "alive": lambda: actor.has_company,
+            "root_not_private": lambda: moved(*LEVELS),
+            "stage_not_own": lambda: moved(*LEVELS),
+            "not_what_was_pinned": lambda: moved("binary", "copy", *LEVELS),
+            "policy_not_enforced": lambda: options["require_exec_policy"] and actor.restricted is None,
+            "bundle_changed": lambda: moved("bundle"),
+            "root_changed": lambda: actor.has_company or moved(*LEVELS),
+        }
+        return bool(actor.failed or cause[why]())
 
     def _judge_moment(self, actor: Actor) -> None:
         """What is on the disk when a step has just been taken, unless somebody else was at it meanwhile."""
@@ -430,15 +493,21 @@ class Runs(RuleBasedStateMachine):
         if place != "begin" or secured is None or actor.directories_moved_since(secured):
             return
         if actor.phase == "stage":
-            self._judge_directories(actor, actor.engine.held(), "after secure_root")
-            assert not self._lock_is_free(actor.id), "the lock is not held after secure_root"
+            taken = f"{edge_of('secure_root')} was taken"
+            self._judge_directories(actor, actor.engine.held(), taken)
+            assert not self._lock_is_free(actor.id), f"{taken}, and nobody holds the lock"
         if actor.phase == "apply_policy":
+            taken = f"{edge_of('stage')} was taken"
             stage = self.world.directory("stage", actor.id)
-            assert stage is not None, "there is no copy after stage"
-            assert stat.S_IMODE(stage.stat().st_mode) == 0o700, "the copy is not private after stage"
+            assert stage is not None, f"{taken}, and there is no copy"
+            assert stage.stat().st_uid == os.geteuid(), (
+                f"{taken}, and the copy's directory is somebody else's"
+            )
+            assert stat.S_IMODE(stage.stat().st_mode) == 0o700, f"{taken}, and the copy is not private"
             copy = stage / "runsc"
-            assert stat.S_IMODE(copy.stat().st_mode) == 0o500, "the copy's mode is loose after stage"
-            assert copy.read_bytes() in actor.validated(), "the copy is not what was validated after stage"
+            assert copy.stat().st_uid == os.geteuid(), f"{taken}, and the copy is somebody else's"
+            assert stat.S_IMODE(copy.stat().st_mode) == 0o500, f"{taken}, and the copy's mode is loose"
+            assert copy.read_bytes() in actor.validated(), f"{taken}, and the copy is not what was validated"
 
     def _judge_death(self, actor: Actor) -> None:
         code = actor.engine.exit_code
@@ -458,15 +527,16 @@ class Runs(RuleBasedStateMachine):
         exec_, look = actor.time_of("exec"), actor.time_of("exec", "look")
         assert exec_ is not None
         assert look is not None, f"{edge(lines[-1])} was taken without a last look"
-        assert executed in actor.validated(), "what was executed is not what was validated"
+        taken = f"{edge(lines[-1])} was taken"
+        assert executed in actor.validated(), f"{taken}, and what was executed is not what was validated"
         assert lines[4]["facts"]["sha256"] == sha256(executed).hexdigest()
 
         # No check can close the gap behind the last look: what moved then is not the engine's fault.
         if not actor.directories_moved_since(look):
-            self._judge_directories(actor, actor.held, "at the hand-off")
+            self._judge_directories(actor, actor.held, taken)
         if not world.moves_since(exec_, actor.id, ("bundle",)):
             assert world.bundle_state(actor.id) == actor.bundle, (
-                "runsc was given a bundle that nobody validated"
+                f"{taken} with a bundle that nobody validated"
             )
 
         options, outcome = actor.job["options"], lines[5]["facts"]["outcome"]
@@ -474,27 +544,27 @@ class Runs(RuleBasedStateMachine):
         assert not options["require_exec_policy"] or actor.restricted is not None
 
         early = [phase for phase in actor.signals if phase not in ("exec", CLEAN_UP)]
-        assert not early, f"a signal in {early} was forgotten"
+        assert not early, f"{taken}, and a signal in {early} was forgotten"
         # A directory or lock that is gone when it is looked for is made anew: gc may have been at it.
         made_anew = ("secure_root", "open"), ("secure_root", "stat"), ("stage", "open")
         swallowed = [
             fault for fault in actor.faults if fault[2] != errno.ENOENT or fault[:2] not in made_anew
         ]
-        assert not swallowed, f"the run went on after {swallowed}"
+        assert not swallowed, f"{taken}, though {swallowed} had failed"
         self._judge_process(actor, lines[-1]["facts"])
 
-    def _judge_directories(self, actor: Actor, held: set[Identity], when: str) -> None:
+    def _judge_directories(self, actor: Actor, held: set[Identity], taken: str) -> None:
         for level in HANDED_OVER:
             path = self.world.directory(level, actor.id)
             assert path is not None
             status = path.lstat()
-            assert stat.S_ISDIR(status.st_mode), f"{level} is no directory {when}"
-            assert status.st_uid == os.geteuid(), f"{level} is somebody else's {when}"
+            assert stat.S_ISDIR(status.st_mode), f"{taken}, and {level} is no directory"
+            assert status.st_uid == os.geteuid(), f"{taken}, and {level} is somebody else's"
             if level == "above":
-                assert not status.st_mode & 0o022, f"others can rewrite what is above the base {when}"
+                assert not status.st_mode & 0o022, f"{taken}, and others can rewrite what is above the base"
                 continue
-            assert stat.S_IMODE(status.st_mode) == 0o700, f"{level} is not private {when}"
-            assert identity(path) in held, f"{level} is not the directory that was secured {when}"
+            assert stat.S_IMODE(status.st_mode) == 0o700, f"{taken}, and {level} is not private"
+            assert identity(path) in held, f"{taken}, and {level} is not what was secured"
 
     def _judge_process(self, actor: Actor, given: Mapping[str, Any]) -> None:
         """The process that runsc found itself in: its arguments, environment, descriptors and signals."""
@@ -573,9 +643,10 @@ class Runs(RuleBasedStateMachine):
     def _judge_reason(self, actor: Actor, ended: Mapping[str, Any]) -> None:
         """Refusing everything would be safe, too: where nobody did anything, what the options allow is done."""
         options = actor.job["options"]
-        enforced = options["rootless"] and options["exec_policy"] != "off" and actor.job["enforceable"]
-        by_path = options["runsc"] is None and not actor.job["trusted_paths"]
-        permissible = (enforced or not options["require_exec_policy"]) and not (by_path and os.geteuid() == 0)
+        enforced = is_to_be_enforced(options, enforceable=actor.job["enforceable"])
+        permissible = (enforced or not options["require_exec_policy"]) and not (
+            actor.searches_path and os.geteuid() == 0
+        )
         troubled = self.world.moves or actor.failed or actor.signals or actor.has_company
         assert troubled or not permissible, f"a good run was refused: {ended}"
 
@@ -585,6 +656,7 @@ class Runs(RuleBasedStateMachine):
         try:
             if sys.exc_info()[0] is None:  # else that is what is to be told
                 self._come_to_an_end()
+                self.tally.examples += 1
         finally:
             for actor in self.actors:
                 actor.forget_trace()
@@ -672,8 +744,22 @@ class Failures(Runs):
         actor = self._one(which)
         if number == errno.ENOENT and name not in _LOOK_UPS:
             number = errno.EIO
-        if not self._go_to_call(actor, name, skip):
+        if self._go_to_call(actor, name, skip):
+            self._fail(actor, number)
+
+    @precondition(lambda self: self._going())
+    @rule(which=st.integers(0, 2), calls=st.sampled_from(SOON), number=st.sampled_from(ERRORS))
+    def fail_soon(self, which: int, calls: int, number: int) -> None:
+        """So many calls further, whichever call that is fails."""
+        actor = self._one(which)
+        self._go_on(actor, calls)
+        if not actor.is_going or actor.engine.at is None or "call" not in actor.engine.at:
             return
+        name = actor.engine.at["call"]
+        if (actor.phase, name) not in NOT_OF_A_RUN:
+            self._fail(actor, errno.EIO if number == errno.ENOENT and name not in _LOOK_UPS else number)
+
+    def _fail(self, actor: Actor, number: int) -> None:
         self._befell(errno.errorcode[number])
         self._go(actor, 1, fail=number)
 
@@ -691,7 +777,7 @@ class Failures(Runs):
         self._befell(how)
         self._go(actor, 1, fail_from_now=dict.fromkeys(names, number))
 
-    @precondition(lambda self: self.disk is not None)
+    @precondition(lambda self: self.can_be_filled)
     @rule(pages=st.integers(0, 5))
     def fill_disk(self, pages: int) -> None:
         """From here on there is room for so many pages; the copy of runsc takes three."""
@@ -789,16 +875,20 @@ def fork_server() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A small tmpfs for the worlds, which can be filled; without the right to mount they lie in /tmp."""
-    where = tmp_path_factory.mktemp("disk")
+def disk() -> Iterator[None]:
+    """A small tmpfs for the worlds, which can be filled; without the right to mount they lie in /tmp.
+
+    It is always as deep: the calls of a walk count, and the same examples are to be met again however pytest is run.
+    """
+    where = tempfile.mkdtemp(prefix="engine-worlds-")
     made = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "worlds", where], check=False, capture_output=True
     )
-    Runs.disk = where if made.returncode == 0 else None
+    Runs.worlds, Runs.can_be_filled = Path(where), made.returncode == 0
     yield
-    if Runs.disk is not None:
+    if Runs.can_be_filled:
         subprocess.run(["umount", where], check=True)
+    shutil.rmtree(where)
 
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.__name__.lower())
@@ -806,32 +896,34 @@ def test_whatever_happens_only_what_was_validated_is_executed_and_every_failure_
     machine: type[Runs], record_property: Callable[[str, object], None]
 ) -> None:
     machine.tally = Tally(machine.__name__, len(MACHINES))
-    drive(machine, MACHINES[machine])
-    if machine.disk is None and issubclass(machine, Failures):
+    wanted = drive(machine, MACHINES[machine])
+    assert machine.tally.examples >= wanted, f"Hypothesis ran {machine.tally.examples} of {wanted} examples"
+    if not machine.can_be_filled and issubclass(machine, Failures):
         machine.tally.left_out = "filling a tmpfs, which takes the right to mount one"
     record_property(PROPERTY, machine.tally.to_json())
 
 
-def drive(
-    machine: type[Runs], percent: int, phases: Sequence[Phase] = (Phase.generate, Phase.shrink)
-) -> None:
-    """Run so many of the examples: the same ones each time, unless a profile asks for a number of its own."""
-    profile = settings.get_current_profile_name()
-    deep = profile == "deep"
+def drive(machine: type[Runs], percent: int, phases: Sequence[Phase] = (Phase.generate, Phase.shrink)) -> int:
+    """Run so many of the examples, and say how many: the same ones each time, others with the profile `deep`."""
+    deep = settings.get_current_profile_name() == DEEP
+    wanted = (settings.get_profile(DEEP).max_examples if deep else EXAMPLES) * percent // 100
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=(settings.get_profile(profile).max_examples if deep else EXAMPLES) * percent // 100,
+            max_examples=wanted,
             derandomize=not deep,
             database=None,
             deadline=None,
             stateful_step_count=12,
-            suppress_health_check=list(HealthCheck),
+            suppress_health_check=[
+                HealthCheck.too_slow
+            ],  # what is counted is examples, and time is no verdict
             print_blob=True,
             report_multiple_bugs=False,
             phases=phases,
         ),
     )
+    return wanted
 
 
 # -- every call, one after the other ------------------------------------------------------------------------------
@@ -857,9 +949,9 @@ def runs() -> Iterator[Everything]:
     runs.teardown()
 
 
-def to_call(runs: Runs, nth: int) -> Actor | None:
+def to_call(runs: Runs, nth: int, **chosen: Any) -> Actor | None:
     """A new run, before the `nth` call that it makes; None if it makes fewer."""
-    runs._start_a_run(**GOOD)
+    runs._start_a_run(**{**GOOD, **chosen})
     actor = runs.actors[-1]
     while actor.is_going and actor.engine.at is not None:
         if "call" in actor.engine.at and actor.engine.at["calls"] >= nth:
@@ -881,11 +973,28 @@ def forget(runs: Runs, actor: Actor) -> None:
         trace.unlink()
 
 
+def nothing_is_there(runs: Runs) -> dict[str, Any]:
+    """No run was here before, so the run makes all of it; and its trace is elsewhere, so nothing of it may stay."""
+    shutil.rmtree(runs.world.base, ignore_errors=True)
+    return {"trace": True, "rootless": False, "found_by": "trusted path"}
+
+
+def a_container_has_ended(runs: Runs) -> dict[str, Any]:
+    """What an earlier run left is there to be removed."""
+    runs._start_a_run(**GOOD)
+    runs._finish(runs.actors[-1])
+    forget(runs, runs.actors[-1])
+    return {}
+
+
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EINTR], ids=errno.errorcode.get)
-def test_whichever_call_fails_the_run_is_refused(runs: Everything, number: int) -> None:
+@pytest.mark.parametrize("before", [nothing_is_there, a_container_has_ended])
+def test_whichever_call_fails_the_run_is_refused(
+    runs: Everything, before: Callable[[Runs], dict[str, Any]], number: int
+) -> None:
     failed: set[tuple[str, str]] = set()
     for nth in itertools.count(1):
-        actor = to_call(runs, nth)
+        actor = to_call(runs, nth, **before(runs))
         if actor is None:
             break
         assert actor.engine.at is not None
@@ -896,7 +1005,7 @@ def test_whichever_call_fails_the_run_is_refused(runs: Everything, number: int) 
             continue
         runs._go(actor, 1, fail=number)
         runs._finish(actor)
-        assert actor.engine.ended is not None, f"the run went on after {call} had failed"
+        assert actor.engine.ended is not None, f"the run went on after its call {nth}, {call}, had failed"
         assert "refused" in actor.engine.ended
         failed.add(call)
         forget(runs, actor)
@@ -948,16 +1057,25 @@ NOTICED: dict[str, tuple[type[Runs], str]] = {
         Adversary,
         "resolved --validate--> validated was taken, and what it",
     ),
-    "stage_reopens_the_pinned_binary_by_its_path": (Adversary, "not what was validated after stage"),
+    "stage_reopens_the_pinned_binary_by_its_path": (
+        Adversary,
+        "root_secured --stage--> staged was taken, and the copy is not what was validated",
+    ),
     "a_refused_run_is_handed_off_all_the_same": (
         Failures,
         r"something was executed after \w+ --\w+--> (?!handed_off)",
     ),
     "a_trace_that_cannot_be_written_is_passed_over": (
         Failures,
-        r"executed after \w+ --\w+--> (?!handed_off)|went on after \[\('\w+', 'write', \d+\)",
+        (
+            r"executed after \w+ --\w+--> (?!handed_off)|"
+            r"policy_settled --exec--> handed_off was taken, though \[\('\w+', 'write', \d+\)"
+        ),
     ),
-    "the_lock_is_not_kept": (Runs, "the lock is not held after secure_root"),
+    "the_lock_is_not_kept": (
+        Runs,
+        "validated --secure_root--> root_secured was taken, and nobody holds the lock",
+    ),
     "a_refusal_leaves_the_copy": (Failures, "left behind by a refused run.*stage-"),
     "a_refusal_blames_another_step": (Runs, "staged --refuse--> refused blames .*stage"),
 }

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine import artifacts
+from tests.model_based.two_steps import stage_directory
 
 #: A user that owns nothing here.
 NOBODY = 65534
@@ -128,7 +129,7 @@ class World:
         container = self.base / artifacts.component(container_id)
         root = container / artifacts.RUNSC_ROOT
         if level == "stage":
-            return next(iter(sorted((root / artifacts.EXEC_ALLOW).glob("stage-*"))), None)
+            return stage_directory(root / artifacts.EXEC_ALLOW)
         return {
             "above": self.above,
             "base": self.base,
