@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
@@ -944,9 +945,9 @@ GOOD: dict[str, Any] = {
 
 
 @pytest.fixture
-def runs() -> Iterator[Everything]:
+def runs(request: pytest.FixtureRequest) -> Iterator[Everything]:
     """A world and its rules, to be called one by one."""
-    Everything.tally = Tally("Everything", 1)
+    Everything.tally = Tally(request.node.name)
     runs = Everything()
     yield runs
     runs.teardown()
@@ -993,7 +994,10 @@ def a_container_has_ended(runs: Runs) -> dict[str, Any]:
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EINTR], ids=errno.errorcode.get)
 @pytest.mark.parametrize("before", [nothing_is_there, a_container_has_ended])
 def test_whichever_call_fails_the_run_is_refused(
-    runs: Everything, before: Callable[[Runs], dict[str, Any]], number: int
+    runs: Everything,
+    before: Callable[[Runs], dict[str, Any]],
+    number: int,
+    record_property: Callable[[str, object], None],
 ) -> None:
     failed: set[tuple[str, str]] = set()
     for nth in itertools.count(1):
@@ -1012,9 +1016,38 @@ def test_whichever_call_fails_the_run_is_refused(
         assert "refused" in actor.engine.ended
         failed.add(call)
         forget(runs, actor)
-    assert {phase for phase, _ in failed} >= {*STEPS} - {
-        Trigger.APPLY_POLICY
-    }  # which makes none but Landlock's
+    # Of these, apply_policy makes none but the kernel's own for a policy.
+    assert {phase for phase, _ in failed} >= {*STEPS} - {Trigger.APPLY_POLICY}
+    record_property(PROPERTY, runs.tally.to_json())
+
+
+def between_two_steps(machine: type[Runs], what: str) -> None:
+    """Each of the adversary's moves on `what`, before each step of a run."""
+    kinds = {"binary": BINARY_MOVES, "bundle": BUNDLE_MOVES}.get(what, DIRECTORY_MOVES)
+    for kind, step in itertools.product(kinds, STEPS):
+        runs = machine()
+        try:
+            runs._start_a_run(**{**GOOD, "trace": True, "to": step})
+            if what == "binary":
+                runs.world.swap_binary(kind)
+            elif what == "bundle":
+                runs.world.change_bundle(runs.ids[0], kind)
+            else:
+                runs.world.move_directory(what, kind, runs.ids[0])
+            runs._befell("directory" if what in LEVELS else what)
+            runs._finish(runs.actors[-1])
+            runs.the_living_keep_theirs()
+        finally:
+            runs.teardown()
+
+
+@pytest.mark.parametrize("what", ["binary", "bundle", *LEVELS])
+def test_whatever_is_done_between_two_steps_no_promise_is_broken(
+    what: str, record_property: Callable[[str, object], None]
+) -> None:
+    Adversary.tally = Tally(f"between two steps: {what}")
+    between_two_steps(Adversary, what)
+    record_property(PROPERTY, Adversary.tally.to_json())
 
 
 def test_wherever_it_is_killed_the_next_run_starts_clean(runs: Everything) -> None:
@@ -1050,8 +1083,8 @@ def test_no_call_of_the_steps_goes_without_a_stop() -> None:
 
 # -- what would be noticed ----------------------------------------------------------------------------------------
 
-#: By sabotage: who notices, and how it is told.
-NOTICED: dict[str, tuple[type[Runs], str]] = {
+#: By sabotage: who notices (a machine, or what the adversary moves between two steps), and how it is told.
+NOTICED: dict[str, tuple[type[Runs] | str, str]] = {
     "stage_is_triggered_before_validate": (
         Runs,
         "a good run was refused.*not in the spec: resolved --stage-->",
@@ -1061,7 +1094,7 @@ NOTICED: dict[str, tuple[type[Runs], str]] = {
         "resolved --validate--> validated was taken, and there was no program to be trusted",
     ),
     "stage_reopens_the_pinned_binary_by_its_path": (
-        Adversary,
+        "binary",
         "root_secured --stage--> staged was taken, and the copy is not what was validated",
     ),
     "a_refused_run_is_handed_off_all_the_same": (
@@ -1086,7 +1119,13 @@ NOTICED: dict[str, tuple[type[Runs], str]] = {
 
 @pytest.mark.parametrize("sabotage", SABOTAGES)
 def test_a_spoiled_engine_is_noticed_and_the_step_is_named(sabotage: str) -> None:
-    machine, told = NOTICED[sabotage]
-    spoiled = type("Spoiled", (machine,), {"sabotage": sabotage, "tally": Tally("Spoiled", 1)})
+    noticed_by, told = NOTICED[sabotage]
+    machine = Adversary if isinstance(noticed_by, str) else noticed_by
+    spoiled = type("Spoiled", (machine,), {"sabotage": sabotage, "tally": Tally("Spoiled")})
+    play: Callable[[], object]
+    if isinstance(noticed_by, str):
+        play = partial(between_two_steps, spoiled, noticed_by)
+    else:
+        play = partial(drive, spoiled, 50, phases=[Phase.generate])
     with pytest.raises(AssertionError, match=told):
-        drive(spoiled, 50, phases=[Phase.generate])
+        play()
