@@ -163,7 +163,7 @@ def _open_parent(path: str) -> tuple[Opened, str]:
 def open_container(base: PrivateDirectory, name: str) -> tuple[PrivateDirectory, int | None]:
     """Make or adopt the container directory `name` and take its lock; None for the lock if it is alive.
 
-    Raises `UntrustedPathError` and `OSError`.
+    Raises `UntrustedPathError` and `OSError`; what it made and could not lock is removed again if it is empty.
     """
     while True:
         container = make_private_directory(base.descriptor, base.path, name)
@@ -174,6 +174,9 @@ def open_container(base: PrivateDirectory, name: str) -> tuple[PrivateDirectory,
             os.close(container.descriptor)
         except BaseException:
             os.close(container.descriptor)
+            if container.created:
+                with contextlib.suppress(OSError):  # once there is a lock in it, it may be another engine's
+                    os.rmdir(name, dir_fd=base.descriptor)
             raise
 
 

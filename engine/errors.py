@@ -91,6 +91,15 @@ class ExecError(StepError):
     step = "exec"
 
 
+class FailedError(StepError):
+    """The system failed a step in something that no step expects to fail; `step` is the one it was in."""
+
+    def __init__(self, step: str, error: OSError) -> None:
+        self.step = str(step)
+        where = f"{error.filename!r}: " if error.filename is not None else ""
+        super().__init__(f"{where}{error.strerror or error}", remedy=remedy_for(error, "run it again"))
+
+
 class StoppedError(StepError):
     """A signal asked the engine to stop before it handed over; `step` is the one that was not begun."""
 

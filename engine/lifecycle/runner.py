@@ -13,7 +13,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 from engine import __version__, artifacts
 from engine.bundle import Bundle
-from engine.errors import EngineError, SecureRootError, StoppedError, TraceError
+from engine.errors import EngineError, FailedError, SecureRootError, StoppedError, TraceError
 from engine.lifecycle.exec import build_argv, build_environment, hand_off, prepare
 from engine.lifecycle.machine import HasFacts, Lifecycle, PolicyOutcome, Trigger
 from engine.lifecycle.policy import apply_policy
@@ -140,6 +140,10 @@ class _Run:
         except EngineError as error:
             self._refuse(error)
             raise
+        except OSError as error:
+            failure = FailedError(self._step, error)
+            self._refuse(failure)
+            raise failure from error
         except Exception as error:
             fault = EngineError(
                 f"unexpected {type(error).__name__} in {self._step}",
