@@ -366,6 +366,7 @@ def test_bind_mounts_stay_executable_unless_they_are_noexec_or_hold_no_program(p
         (private / name).mkdir()
     (private / "plain").touch(0o644)
     (private / "program").touch(0o755)
+    (private / "program").chmod(0o641)  # whoever may execute it
     sources = [
         ("data", ["rbind"]),
         ("tools", ["bind", "ro"]),
