@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from engine import artifacts
-from engine.errors import EngineError
+from engine.errors import EngineError, remedy_for
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 
 _REMEDY = "look at it, and remove it by hand if it is not needed"
@@ -55,7 +55,11 @@ def collect(environment: Mapping[str, str], *, keep_traces: bool = False) -> Col
         raise GcError(f"{path or error.filename!r}: {error.strerror}", remedy=_REMEDY) from None
     if base is not None:
         with contextlib.closing(base):
-            for name in sorted(os.listdir(base.descriptor)):
+            try:
+                names = sorted(os.listdir(base.descriptor))
+            except OSError as error:
+                raise GcError(f"{path!r}: {error.strerror}", remedy=remedy_for(error, _REMEDY)) from None
+            for name in names:
                 where = os.path.join(path, name)
                 if not artifacts.is_component(name):
                     foreign.append(where)

@@ -96,16 +96,7 @@ def extract_old_runsc(target: str) -> None:
             ["sh", "-c", "exec dpkg-deb -x runsc_*.deb tree"],
         )
         for command in commands:
-            done = subprocess.run(  # noqa: S603
-                command,
-                cwd=directory,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                check=False,
-            )
+            done = _call(command, directory)
             if done.returncode != 0:
                 raise SetupError(f"{command[0]} failed: {_last_line(done.stdout)}")
         os.makedirs(os.path.dirname(target), exist_ok=True)
@@ -184,15 +175,7 @@ class Apt:
         deadline = time.monotonic() + LOCK_PATIENCE
         waiting = False
         while True:
-            done = subprocess.run(  # noqa: S603
-                [*self._prefix, "apt-get", "-q", "-y", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                check=False,
-            )
+            done = _call([*self._prefix, "apt-get", "-q", "-y", *arguments])
             if done.returncode == 0:
                 return done.stdout
             if "Could not get lock" not in done.stdout or time.monotonic() > deadline:
@@ -208,6 +191,20 @@ class Apt:
         )
         if done.returncode != 0:
             raise SetupError(f"{' '.join(command)} failed: {_last_line(done.stderr)}")
+
+
+def _call(command: Sequence[str], directory: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `command` without input; all that it says is in `stdout`."""
+    return subprocess.run(  # noqa: S603
+        command,
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
 
 
 def _last_line(output: str) -> str:

@@ -104,7 +104,7 @@ def _lock(maps: IdMaps, trees: Sequence[Tree]) -> None:
 
 def _open(tree: Tree) -> int:
     """Open the tree on a mount of the namespace that this process is in by now."""
-    place = os.open(tree.path, os.O_PATH | os.O_CLOEXEC)
+    place = os.open(tree.path, os.O_PATH)
     status = os.fstat(place)
     if (status.st_dev, status.st_ino) != tree.identity:
         os.close(place)

@@ -62,7 +62,7 @@ def forbid_executable_mounts() -> None:
 
     code = _program()
     # struct sock_fprog: the number of instructions of 8 bytes, and where they are.
-    instructions = ctypes.create_string_buffer(code, len(code))
+    instructions = ctypes.create_string_buffer(code)
     program = struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(instructions))
     library_call("prctl", _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, program, 0, 0, about="PR_SET_SECCOMP")
 

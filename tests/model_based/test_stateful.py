@@ -105,6 +105,7 @@ class Actor:
         self.bundle = world.bundle_state(self.id) if self.is_run else None
         self.marks: list[tuple[int, str, str]] = []
         self.faults: set[tuple[str, str, int]] = set()
+        self.failed_twice_in_a_step = False
         self.signals: list[str] = []
         self.was_killed = False
         self.has_company = False
@@ -154,6 +155,7 @@ class Actor:
         if at is None:
             return
         self.faults = {(phase, call, number) for phase, call, number in at["faults"]}
+        self.failed_twice_in_a_step = len({phase for phase, _, _ in at["faults"]}) < len(at["faults"])
         if at.get("call") == "execve":
             self.held = self.engine.held()
             self.watch_trace()
@@ -624,6 +626,7 @@ class Runs(RuleBasedStateMachine):
         if (
             actor.has_company
             or in_clean_up
+            or actor.failed_twice_in_a_step  # the second time while it took back what it had made
             or actor.lasting_fault
             or actor.directories_moved_since(actor.started)
         ):

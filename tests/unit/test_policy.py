@@ -319,18 +319,38 @@ def test_a_regular_file_as_standard_input_is_a_way_left_open(private: Path) -> N
     assert in_a_child(act) == [[], ["stdin", "stderr"], ["stderr"]]
 
 
-def test_a_standard_file_on_a_noexec_mount_is_no_way(private: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fstatvfs(descriptor: int) -> Any:
-        if descriptor == 1:
-            raise OSError(errno.EBADF, "Bad file descriptor")  # closed
-        return SimpleNamespace(f_flag=os.ST_NOEXEC | os.ST_NOSUID if descriptor == 0 else os.ST_NOSUID)
-
+@pytest.mark.parametrize(
+    ("closed", "noexec", "left"),
+    [
+        ((), (), ["stdin", "stdout", "stderr"]),
+        ((0,), (), ["stdout", "stderr"]),
+        ((), (1,), ["stdin", "stderr"]),
+        ((1,), (0,), ["stderr"]),
+    ],
+)
+def test_a_standard_file_that_is_closed_or_on_a_noexec_mount_is_no_way(
+    private: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    closed: tuple[int, ...],
+    noexec: tuple[int, ...],
+    left: list[str],
+) -> None:
     status = os.stat(private)
+
+    def fstat(descriptor: int) -> os.stat_result:
+        if descriptor in closed:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        assert descriptor in range(3)
+        return status
+
+    def fstatvfs(descriptor: int) -> Any:
+        return SimpleNamespace(f_flag=os.ST_NOSUID | (os.ST_NOEXEC if descriptor in noexec else 0))
+
     with monkeypatch.context() as patched:
-        patched.setattr(os, "fstat", lambda _: status)
+        patched.setattr(os, "fstat", fstat)
         patched.setattr(os, "fstatvfs", fstatvfs)
         found = list(policy_step._open_standard_files())
-    assert found == ["stderr"]
+    assert found == left
 
 
 # --- What stays executable ------------------------------------------------------------------------------------
@@ -346,6 +366,7 @@ def test_bind_mounts_stay_executable_unless_they_are_noexec_or_hold_no_program(p
         (private / name).mkdir()
     (private / "plain").touch(0o644)
     (private / "program").touch(0o755)
+    (private / "program").chmod(0o641)  # whoever may execute it
     sources = [
         ("data", ["rbind"]),
         ("tools", ["bind", "ro"]),

@@ -35,7 +35,19 @@ def test_an_answer_of_zero_is_no_error() -> None:
 def test_an_error_has_the_kernels_number_and_words_and_says_what_it_is_about(about: str | None) -> None:
     expected = errno.EBADF, "Bad file descriptor", about
     assert failure(lambda: system_call(OPENAT2, -1, b"x", b"\0" * 24, 24, about=about)) == expected
-    assert failure(lambda: library_call("setns", 1_000_000, 0, about=about)) == expected
+    with open("/dev/null") as file:  # no namespace
+        wrong = failure(lambda: library_call("setns", file.fileno(), 0, about=about))
+    assert wrong == (errno.EINVAL, "Invalid argument", about)
+    assert failure(lambda: system_call(OPENAT2, -1, b"x", b"\0" * 24, 24, about=about)) == expected
+
+
+def test_an_integer_has_the_width_of_a_long() -> None:
+    """PR_SET_TIMERSLACK, prctl(2), of which zero would be the default."""
+    try:
+        library_call("prctl", 29, 3 << 32, 0, 0, 0)
+        assert Path("/proc/self/timerslack_ns").read_text() == f"{3 << 32}\n"
+    finally:
+        library_call("prctl", 29, 0, 0, 0, 0)
 
 
 def test_the_numbers_are_those_of_the_kernel() -> None:
