@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from engine import artifacts
+from engine import artifacts, store
 from engine.errors import EngineError
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 
@@ -57,6 +57,8 @@ def collect(environment: Mapping[str, str], *, keep_traces: bool = False) -> Col
         with contextlib.closing(base):
             for name in sorted(os.listdir(base.descriptor)):
                 where = os.path.join(path, name)
+                if name == store.STORE:
+                    continue
                 if not artifacts.is_component(name):
                     foreign.append(where)
                     continue
@@ -71,6 +73,15 @@ def collect(environment: Mapping[str, str], *, keep_traces: bool = False) -> Col
                 else:
                     removed += gone or []
                     alive += [where] if gone is None else []
+            where = os.path.join(path, store.STORE)
+            try:
+                removed += store.collect(
+                    base
+                )  # last: now nothing links to what only finished containers used
+            except UntrustedPathError:
+                foreign.append(where)
+            except OSError as error:
+                failed.append((where, error.strerror or str(error)))
     return Collected(path, tuple(removed), tuple(alive), tuple(foreign), tuple(failed))
 
 

@@ -103,7 +103,7 @@ def _root_is_private(known: Known) -> bool:
 def _copy_is_what_was_pinned(known: Known) -> bool:
     staged, binary = known["stage"], known["validate"]
     return bool(
-        staged["pinned"] == binary["identity"]
+        staged["pinned"] == staged["made_from"] == binary["identity"]
         and staged["size"] == binary["identity"]["size"]
         and staged["mode"] == "0500"
     )

@@ -1,34 +1,38 @@
 """Step `stage`: a private copy of the pinned bytes, which is what will be executed.
 
-The bytes come from the descriptor that `validate` pinned, never from the path. No fsync: nothing here has to
-survive a crash of the machine, as no container does.
+The bytes come from the descriptor that `validate` pinned, never from the path; or from a copy that an earlier run
+made from a file of the very same identity and kept in the store. No fsync: nothing here has to survive a crash of
+the machine, as no container does.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import errno
 import os
 import stat
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from engine import artifacts
+from engine import artifacts, store
 from engine.errors import StageError, remedy_for
 from engine.lifecycle.secure_root import SecuredRoot
-from engine.lifecycle.validate import Identity, Validated
+from engine.lifecycle.validate import Validated
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
+from engine.linux.identity import Identity
+from engine.store import Kept
 
 PROGRAM = "runsc"
-_CHUNK = 1 << 20
+#: Bytes that one system call is asked to copy: all of a runsc, as a rule.
+_PIECE = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class Staged:
     """The copy: `descriptor` is open on it for reading, and is what execve is given.
 
-    `digest` is the SHA-256, in hexadecimal, of the bytes that were read from the pinned descriptor and
-    written. `pinned` is the identity that the pinned file still had after the last byte was read.
+    `digest` is the SHA-256, in hexadecimal, of its bytes. It was made from the file `made_from`, by this run or,
+    `from_store`, by an earlier one. `pinned` is the identity that the pinned file still had when it was there.
     """
 
     exec_allow: PrivateDirectory
@@ -39,6 +43,9 @@ class Staged:
     size: int
     mode: int
     pinned: Identity
+    from_store: bool
+    made_from: Identity
+    base: PrivateDirectory
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -47,11 +54,14 @@ class Staged:
             "size": self.size,
             "mode": f"{self.mode:04o}",
             "pinned": asdict(self.pinned),
+            "from_store": self.from_store,
+            "made_from": asdict(self.made_from),
         }
 
     def discard(self) -> list[str]:
-        """Remove the copy and its directory, and say what is gone. Raises `OSError`."""
-        return _remove(self.exec_allow, self.directory)
+        """Remove the copy and its directory, and what it brought to the store: what is gone. Raises `OSError`."""
+        gone = _remove(self.exec_allow, self.directory)
+        return gone if self.from_store else gone + store.collect(self.base)
 
     def close(self) -> None:
         """Close the copy and its directories."""
@@ -60,7 +70,7 @@ class Staged:
 
 
 def stage(binary: Validated, root: SecuredRoot) -> Staged:
-    """Copy the pinned `binary` to `exec-allow/stage-*/runsc` under `root`, mode 0500.
+    """Link or copy the pinned `binary` to `exec-allow/stage-*/runsc` under `root`, mode 0500.
 
     Raises `StageError` when a directory is linked or foreign or nothing can be executed there, when the pinned
     file is no longer what was validated, on a short copy, and when there is no space; nothing half-made stays.
@@ -71,6 +81,7 @@ def stage(binary: Validated, root: SecuredRoot) -> Staged:
             remedy="choose another base (ENGINE_ARTIFACT_BASE)",
         )
     with contextlib.ExitStack() as undo:
+        undo.callback(_empty_the_store, root.base)
         try:
             exec_allow = make_private_directory(
                 root.runsc_root.descriptor, root.runsc_root.path, artifacts.EXEC_ALLOW
@@ -80,7 +91,7 @@ def stage(binary: Validated, root: SecuredRoot) -> Staged:
             directory = make_private_directory(exec_allow.descriptor, exec_allow.path, name)
             undo.callback(os.close, directory.descriptor)
             undo.callback(_remove_what_can_be, exec_allow, directory)
-            staged = _copy(binary, exec_allow, directory)
+            staged = _make(binary, root.base, exec_allow, directory)
         except UntrustedPathError as error:
             raise StageError(str(error), remedy="remove it and run again") from None
         except OSError as error:
@@ -92,21 +103,75 @@ def stage(binary: Validated, root: SecuredRoot) -> Staged:
     return staged
 
 
-def _copy(binary: Validated, exec_allow: PrivateDirectory, directory: PrivateDirectory) -> Staged:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+def _make(
+    binary: Validated, base: PrivateDirectory, exec_allow: PrivateDirectory, directory: PrivateDirectory
+) -> Staged:
+    """The staged file in `directory`: a link to the kept copy of these bytes, or a copy that is then kept."""
+    with store.opened(base) as kept_copies:
+        kept, from_store = _link_or_copy(binary, kept_copies, directory)
+    status = os.fstat(kept.descriptor)
+    staged = Staged(
+        exec_allow=exec_allow,
+        directory=directory,
+        descriptor=kept.descriptor,
+        path=os.path.join(directory.path, PROGRAM),
+        digest=kept.digest,
+        size=status.st_size,
+        mode=stat.S_IMODE(status.st_mode),
+        pinned=Identity.of(os.fstat(binary.descriptor)),
+        from_store=from_store,
+        made_from=kept.made_from,
+        base=base,
+    )
+    if staged.pinned != binary.identity:
+        os.close(kept.descriptor)
+        raise _changed(binary)
+    return staged
+
+
+def _link_or_copy(
+    binary: Validated, kept_copies: PrivateDirectory, directory: PrivateDirectory
+) -> tuple[Kept, bool]:
+    """The staged file, open, and whether it came from the store."""
+    if kept := _link(binary, kept_copies, directory):
+        return kept, True
+    copy = _copy(binary, directory)
+    with contextlib.suppress(OSError):  # a file system without links, or no room: the next run copies
+        store.keep(kept_copies, directory, PROGRAM, copy)
+    return copy, False
+
+
+def _link(binary: Validated, kept_copies: PrivateDirectory, directory: PrivateDirectory) -> Kept | None:
+    """Link the kept copy of the pinned bytes; None where there is none, or it takes no more links."""
+    kept = store.find(kept_copies, binary.identity)
+    if kept is None:
+        return None
+    try:  # by the descriptor that was judged, proc(5), so that it is the very file
+        os.link(
+            f"/proc/self/fd/{kept.descriptor}", PROGRAM, dst_dir_fd=directory.descriptor, follow_symlinks=True
+        )
+    except OSError as error:
+        os.close(kept.descriptor)
+        if error.errno in (errno.EMLINK, errno.EXDEV, errno.EPERM, errno.ENOENT):
+            return None
+        raise
+    with contextlib.suppress(OSError):  # the next run then asks the digest
+        store.note(kept_copies, kept)
+    return kept
+
+
+def _copy(binary: Validated, directory: PrivateDirectory) -> Kept:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     target = os.open(PROGRAM, flags, 0o500, dir_fd=directory.descriptor)
     try:
-        digest, size = _copy_bytes(binary.descriptor, target)
+        size = _copy_bytes(binary.descriptor, target)
         os.fchmod(target, 0o500)
+        digest = store.digest_of(target)
         written = os.fstat(target)
     finally:
         os.close(target)
-    pinned = Identity.of(os.fstat(binary.descriptor))
-    if pinned != binary.identity:
-        raise StageError(
-            f"runsc {binary.path!r} was changed after it was validated",
-            remedy="let the upgrade finish and run again",
-        )
+    if Identity.of(os.fstat(binary.descriptor)) != binary.identity:
+        raise _changed(binary)
     if not size == written.st_size == binary.identity.size:
         raise StageError(
             f"only {written.st_size} of {binary.identity.size} bytes of {binary.path!r} were copied",
@@ -123,29 +188,33 @@ def _copy(binary: Validated, exec_allow: PrivateDirectory, directory: PrivateDir
     except BaseException:
         os.close(descriptor)
         raise
-    return Staged(
-        exec_allow=exec_allow,
-        directory=directory,
-        descriptor=descriptor,
-        path=os.path.join(directory.path, PROGRAM),
-        digest=digest,
-        size=reopened.st_size,
-        mode=stat.S_IMODE(reopened.st_mode),
-        pinned=pinned,
+    return Kept(descriptor, binary.identity, digest)
+
+
+def _changed(binary: Validated) -> StageError:
+    return StageError(
+        f"runsc {binary.path!r} was changed after it was validated",
+        remedy="let the upgrade finish and run again",
     )
 
 
-def _copy_bytes(source: int, target: int) -> tuple[str, int]:
-    """Copy all of `source`, from its start, to `target`: the SHA-256 and the number of the bytes copied."""
-    digest = hashlib.sha256()
+def _copy_bytes(source: int, target: int) -> int:
+    """Copy all of `source`, from its start, to `target`, within the kernel: the number of the bytes copied.
+
+    copy_file_range(2) shares the blocks where the file system can (reflink); across file systems, and where it
+    knows no such thing, sendfile(2) copies.
+    """
     offset = 0
-    while chunk := os.pread(source, _CHUNK, offset):
-        view = memoryview(chunk)
-        while view:
-            view = view[os.write(target, view) :]
-        digest.update(chunk)
-        offset += len(chunk)
-    return digest.hexdigest(), offset
+    try:
+        while count := os.copy_file_range(source, target, _PIECE, offset, offset):
+            offset += count
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+    os.lseek(target, offset, os.SEEK_SET)
+    while count := os.sendfile(target, source, offset, _PIECE):
+        offset += count
+    return offset
 
 
 def _remove(exec_allow: PrivateDirectory, directory: PrivateDirectory) -> list[str]:
@@ -162,3 +231,8 @@ def _remove_what_can_be(exec_allow: PrivateDirectory, directory: PrivateDirector
         OSError
     ):  # on the way out of a refusal, which must stay what is said; gc has the rest
         _remove(exec_allow, directory)
+
+
+def _empty_the_store(base: PrivateDirectory) -> None:
+    with contextlib.suppress(OSError, UntrustedPathError):  # as above
+        store.collect(base)

@@ -14,6 +14,7 @@ from typing import Any
 from engine.errors import ValidateError, remedy_for
 from engine.lifecycle.resolve import TRUSTED_PATHS, Resolved
 from engine.linux.files import Opened, UntrustedPathError, is_immutable_store_entry, open_trusted
+from engine.linux.identity import Identity
 from engine.linux.namespaces import unmapped_uid
 from engine.options import Platform
 
@@ -21,23 +22,8 @@ _ELF = b"\x7fELF"
 _SCRIPT = b"#!"
 #: A Nix wrapper is a few lines; anything longer is some other script.
 _LONGEST_WRAPPER = 4096
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 _OWN_COPY = "install runsc from a package, or copy it where only root or you can write, owned so, mode 0755"
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What tells one version of one file from another, inode(7): any write or chmod moves `ctime_ns`."""
-
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> Identity:
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,11 +212,16 @@ def _platforms(binary: Validated) -> tuple[str, ...]:
         f"pkg/sentry/platform/{name}".encode(): str(name) for name in Platform if name is not Platform.AUTO
     }
     longest = max(len(name) for name in names)
+    # One buffer, whose front keeps the end of the last piece: a new one a turn costs more than the search.
+    window = bytearray(longest + _CHUNK)
+    piece = memoryview(window)[longest:]
     found: set[str] = set()
-    offset, tail = 0, b""
-    while len(found) < len(names) and (chunk := os.pread(binary.descriptor, _CHUNK, offset)):
-        window = tail + chunk
-        found |= {name for package, name in names.items() if package in window}
-        offset += len(chunk)
-        tail = window[-longest:]
+    offset = 0
+    while len(found) < len(names) and (count := os.preadv(binary.descriptor, [piece], offset)):
+        end = longest + count
+        found |= {
+            name for package, name in names.items() if name not in found and window.find(package, 0, end) >= 0
+        }
+        window[:longest] = window[end - longest : end]
+        offset += count
     return tuple(name for name in names.values() if name in found)

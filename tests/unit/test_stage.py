@@ -116,31 +116,45 @@ def test_a_foreign_staging_directory_is_refused(root: SecuredRoot, pinned: Valid
 def test_a_write_that_fails_leaves_nothing_half_made(
     root: SecuredRoot, pinned: Validated, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    def write(_descriptor: int, _data: memoryview) -> int:
+    def copy(*_: int) -> int:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("os.write", write)
+    monkeypatch.setattr("os.copy_file_range", copy)
     with pytest.raises(StageError, match=os.strerror(code)) as refusal:
         stage(pinned, root)
     assert ("free space" in str(refusal.value)) is (code in (errno.ENOSPC, errno.EDQUOT))
     assert nothing_staged(root)
 
 
+@pytest.mark.parametrize("within_one_file_system", [True, False])
 def test_a_write_that_takes_a_part_is_continued(
-    root: SecuredRoot, pinned: Validated, binary: Path, monkeypatch: pytest.MonkeyPatch
+    root: SecuredRoot,
+    pinned: Validated,
+    binary: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    within_one_file_system: bool,
 ) -> None:
-    write = os.write
-    monkeypatch.setattr("os.write", lambda descriptor, data: write(descriptor, data[:777]))
+    copy, send = os.copy_file_range, os.sendfile
+
+    def copy_a_part(source: int, target: int, count: int, offset: int, to: int) -> int:
+        if not within_one_file_system:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        return copy(source, target, min(count, 777), offset, to)
+
+    monkeypatch.setattr("os.copy_file_range", copy_a_part)
+    monkeypatch.setattr("os.sendfile", lambda to, source, offset, count: send(to, source, offset, 777))
     assert Path(stage(pinned, root).path).read_bytes() == binary.read_bytes()
 
 
 def test_a_read_that_ends_early_is_a_short_copy_and_refused(
     root: SecuredRoot, pinned: Validated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pread = os.pread
+    copy = os.copy_file_range
     monkeypatch.setattr(
-        "os.pread", lambda descriptor, count, offset: pread(descriptor, 100, offset) if offset == 0 else b""
+        "os.copy_file_range",
+        lambda source, target, _, offset, to: copy(source, target, 100, offset, to) if offset == 0 else 0,
     )
+    monkeypatch.setattr("os.sendfile", lambda *_: 0)
     with pytest.raises(StageError, match="only 100 of"):
         stage(pinned, root)
     assert nothing_staged(root)
@@ -148,7 +162,7 @@ def test_a_read_that_ends_early_is_a_short_copy_and_refused(
 
 def test_a_copy_can_be_taken_back(root: SecuredRoot, pinned: Validated) -> None:
     staged = stage(pinned, root)
-    assert staged.discard() == [staged.directory.path]
+    assert staged.discard() == [staged.directory.path, os.path.join(root.base.path, "staged")]
     staged.close()
     assert nothing_staged(root)
 
