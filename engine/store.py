@@ -86,16 +86,19 @@ def find(store: PrivateDirectory, identity: Identity) -> Kept | None:
     return None
 
 
-def keep(store: PrivateDirectory, directory: PrivateDirectory, name: str, made: Kept) -> None:
-    """Keep the copy `name` in `directory`, which is `made`, for the next run. Raises `OSError` where it cannot be.
+def keep(store: PrivateDirectory, made: Kept) -> None:
+    """Keep the copy that was `made` for the next run. Raises `OSError` where it cannot be, or has no name any more.
 
     A copy of a file that was changed just now is not kept.
     """
-    if time.time_ns() - made.made_from.ctime_ns < SETTLED_NS:
-        return
-    key = _key(made.made_from)
-    os.link(name, key, src_dir_fd=directory.descriptor, dst_dir_fd=store.descriptor, follow_symlinks=False)
-    note(store, made)
+    if time.time_ns() - made.made_from.ctime_ns >= SETTLED_NS:
+        link(made, store, _key(made.made_from))
+        note(store, made)
+
+
+def link(kept: Kept, directory: PrivateDirectory, name: str) -> None:
+    """Give the very file that is open another name, by the kernel's link to it, proc(5). Raises `OSError`."""
+    os.link(f"/proc/self/fd/{kept.descriptor}", name, dst_dir_fd=directory.descriptor, follow_symlinks=True)
 
 
 def note(store: PrivateDirectory, kept: Kept) -> None:

@@ -71,6 +71,7 @@ VARIABLES
     nest,       \* each container's exec-allow directory
     leftover,   \* an earlier run of this container left things behind
     onDisk,     \* the bytes at the path of each run's staged copy
+    stored,     \* the kept copies: pairs of the identity of the file each was made from, and its bytes
     lock,       \* who holds the lock in each container's directory
     inForce,    \* an execute policy confines this run's process, in the kernel
     bundle,     \* each run's bundle, compared with what was validated
@@ -80,7 +81,7 @@ VARIABLES
 given    == <<id, option, enforceable>>
 verdict  == <<failed, why>>
 binary   == <<pinned, validated>>
-copies   == <<copied, onDisk>>
+copies   == <<copied, onDisk, stored>>
 locks    == <<handle, lock>>
 policies == <<policy, inForce>>
 handOff  == <<seen, ran, alive>>
@@ -118,6 +119,9 @@ Bytes(f) ==
       [] f = "other"  -> "other"
       [] OTHER        -> "evil"
 
+\* What fstat tells of a file: which it is, and its times, which move when it is written.
+Identity(f) == <<f, f = "vendor" /\ rewritten>>
+
 TrustedBytes == {"vendor", "vendor_anew", "other"}
 AllBytes     == TrustedBytes \cup {"evil", Nothing}
 
@@ -154,6 +158,7 @@ Init ==
     /\ root = [i \in Ids |-> IF leftover[i] THEN "private" ELSE "absent"]
     /\ nest = [i \in Ids |-> "own"]
     /\ onDisk = [r \in Runs |-> Nothing]
+    /\ stored \in SUBSET {<<Identity("vendor"), Bytes("vendor")>>}
     /\ lock = [i \in Ids |-> Nobody]
     /\ inForce = [r \in Runs |-> FALSE]
     /\ bundle = [r \in Runs |-> "as_validated"]
@@ -193,6 +198,10 @@ StageDirIsOwn(r) == nest[id[r]] = "own"
 \* stage.py, `pinned != binary.identity`: any write to the pinned file moves its ctime.  An engine that does not
 \* pin has nothing to compare.
 CopyIsWhatWasPinned(r) == Pinning => Bytes(pinned[r]) = validated[r]
+
+\* store.py, `find`: made from a file of the very identity that was validated.
+IdentityValidated(r) == <<pinned[r], validated[r] = "vendor_anew">>
+IsKeptFor(r, kept)   == kept[1] = IdentityValidated(r)
 
 \* policy.py.
 CanEnforce(r)    == option[r].rootless /\ option[r].wanted /\ enforceable
@@ -250,7 +259,7 @@ SecureRoot(r) ==
     /\ leftover' = [leftover EXCEPT ![id[r]] = FALSE]
     /\ onDisk' = [s \in Runs |-> IF id[s] = id[r] THEN Nothing ELSE onDisk[s]]
     /\ intact' = (intact /\ root[id[r]] # "swapped")
-    /\ UNCHANGED <<given, verdict, binary, copied, handle, policies, handOff, source, base, bundle, spent>>
+    /\ UNCHANGED <<given, verdict, binary, copied, stored, handle, policies, handOff, source, base, bundle, spent>>
 
 Copy(r) ==
     /\ state[r] = "root_secured"
@@ -259,7 +268,32 @@ Copy(r) ==
     /\ StageDirIsOwn(r)
     /\ copied' = [copied EXCEPT ![r] = Bytes(Source(r))]
     /\ onDisk' = [onDisk EXCEPT ![r] = Bytes(Source(r))]
-    /\ UNCHANGED <<given, state, verdict, binary, locks, policies, handOff, source, dirs, bundle, spent>>
+    /\ UNCHANGED <<given, state, verdict, binary, stored, locks, policies, handOff, source, dirs, bundle, spent>>
+
+\* A copy that an earlier run made of the same file, linked.  A link lasts when the store lets go of the copy.
+Link(r) ==
+    /\ state[r] = "root_secured"
+    /\ ~failed[r]
+    /\ copied[r] = Nothing
+    /\ StageDirIsOwn(r)
+    /\ Pinning
+    /\ \E kept \in stored :
+          /\ IsKeptFor(r, kept)
+          /\ copied' = [copied EXCEPT ![r] = kept[2]]
+          /\ onDisk' = [onDisk EXCEPT ![r] = kept[2]]
+    /\ UNCHANGED <<given, state, verdict, binary, stored, locks, policies, handOff, source, dirs, bundle, spent>>
+
+\* The copy is kept for later runs if it still has a name and the pinned file is the version that was validated.
+Keep(r) ==
+    /\ state[r] = "root_secured"
+    /\ ~failed[r]
+    /\ copied[r] # Nothing
+    /\ CopyIsWhatWasPinned(r)
+    /\ Pinning
+    /\ onDisk[r] = copied[r]
+    /\ \A kept \in stored : ~IsKeptFor(r, kept)
+    /\ stored' = stored \cup {<<IdentityValidated(r), copied[r]>>}
+    /\ UNCHANGED <<given, state, verdict, binary, copied, onDisk, locks, policies, handOff, source, dirs, bundle, spent>>
 
 \* The copy took time.  What was read is what was validated only if the pinned file is still that version.
 Stage(r) ==
@@ -322,7 +356,7 @@ Refused(r, reason) ==
     /\ handle' = [handle EXCEPT ![r] = "none"]
     /\ lock' = [i \in Ids |-> IF lock[i] = r THEN Nobody ELSE lock[i]]
     /\ inForce' = [inForce EXCEPT ![r] = FALSE]
-    /\ UNCHANGED <<given, failed, validated, policy, handOff, source, dirs, bundle, spent>>
+    /\ UNCHANGED <<given, failed, validated, stored, policy, handOff, source, dirs, bundle, spent>>
 
 RefuseResolve(r) ==
     /\ state[r] = "start"
@@ -399,7 +433,15 @@ GcRemoves(i) ==
     /\ nest' = [nest EXCEPT ![i] = "own"]
     /\ leftover' = [leftover EXCEPT ![i] = FALSE]
     /\ intact' = (intact /\ root[i] # "swapped")
-    /\ UNCHANGED <<given, state, verdict, binary, copied, policies, handOff, source, base, bundle, spent>>
+    /\ UNCHANGED <<given, state, verdict, binary, copied, stored, policies, handOff, source, base, bundle, spent>>
+
+\* What no container links is forgotten, which a run sees as a store that has nothing for it.
+GcForgets ==
+    /\ "gc" \in Moves
+    /\ \E kept \in stored :
+          /\ \A r \in Runs : onDisk[r] # kept[2]
+          /\ stored' = stored \ {kept}
+    /\ UNCHANGED <<given, state, verdict, binary, copied, onDisk, locks, policies, handOff, source, dirs, bundle, spent>>
 
 \* What stands in the place of our directory is not ours to follow or to remove.
 GcDeclines(i) ==
@@ -473,7 +515,7 @@ ReplaceCopy(r) ==
     /\ onDisk[r] \notin {Nothing, "evil"}
     /\ base # "trusted" \/ root[id[r]] # "private" \/ nest[id[r]] # "own"
     /\ onDisk' = [onDisk EXCEPT ![r] = "evil"]
-    /\ UNCHANGED <<given, state, verdict, binary, copied, locks, policies, handOff, source, dirs, bundle>>
+    /\ UNCHANGED <<given, state, verdict, binary, copied, stored, locks, policies, handOff, source, dirs, bundle>>
 
 ChangeBundle(r) ==
     /\ "bundle" \in Moves
@@ -490,8 +532,8 @@ Adversary ==
 
 -----------------------------------------------------------------------------
 Advance(r) ==
-    \/ Resolve(r) \/ Validate(r) \/ OpenLock(r) \/ SecureRoot(r) \/ Copy(r) \/ Stage(r) \/ ApplyPolicy(r)
-    \/ LastLook(r) \/ Exec(r)
+    \/ Resolve(r) \/ Validate(r) \/ OpenLock(r) \/ SecureRoot(r) \/ Copy(r) \/ Link(r) \/ Keep(r) \/ Stage(r)
+    \/ ApplyPolicy(r) \/ LastLook(r) \/ Exec(r)
 
 Refuse(r) ==
     \/ RefuseResolve(r) \/ RefuseValidate(r) \/ RefuseSecureRoot(r) \/ RefuseStage(r) \/ RefuseApplyPolicy(r)
@@ -507,6 +549,7 @@ Finished ==
 Next ==
     \/ \E r \in Runs : Engine(r) \/ Fail(r) \/ ContainerEnds(r)
     \/ \E i \in Ids : GcTakes(i) \/ GcRemoves(i) \/ GcDeclines(i)
+    \/ GcForgets
     \/ Adversary
     \/ Finished
 
@@ -547,6 +590,7 @@ TypeOK ==
     /\ nest \in [Ids -> {"own", "swapped"}]
     /\ leftover \in [Ids -> BOOLEAN]
     /\ onDisk \in [Runs -> AllBytes]
+    /\ \A kept \in stored : kept \in (Kinds \X BOOLEAN) \X AllBytes
     /\ lock \in [Ids -> Runs \cup {Nobody, Gc}]
     /\ inForce \in [Runs -> BOOLEAN]
     /\ bundle \in [Runs -> {"as_validated", "changed"}]
@@ -578,6 +622,14 @@ OnlyTrustedBinaries == \A r \in Runs : validated[r] \in TrustedBytes \cup {Nothi
 \* Checking one file and running another is the oldest trick.  validate.py pins, stage.py copies from the pinned
 \* descriptor and compares, exec.py executes the copy's descriptor.
 OnlyValidatedBytes == \A r \in Runs : ran[r] # Nothing => ran[r] = validated[r]
+
+\* A kept copy that is not what its key says would run in the place of what was validated.  store.py: the identity of
+\* the pinned file, with its ctime, is the key, and a copy is kept only after it was compared.
+KeptCopiesAreWhatTheyAreKeptFor ==
+    \A kept \in stored :
+        kept[2] = CASE kept[1] = <<"vendor", FALSE>> -> "vendor"
+                    [] kept[1] = <<"vendor", TRUE>>  -> "vendor_anew"
+                    [] OTHER                         -> "other"
 
 \* Whoever can write in runsc's state directory can steer it.  exec.py: `root.changed()`.
 NeverFromAnInsecureRoot == \A r \in Runs : state[r] = "handed_off" => seen[r].root = "private"

@@ -137,7 +137,7 @@ def _link_or_copy(
         return kept, True
     copy = _copy(binary, directory)
     with contextlib.suppress(OSError):  # a file system without links, or no room: the next run copies
-        store.keep(kept_copies, directory, PROGRAM, copy)
+        store.keep(kept_copies, copy)
     return copy, False
 
 
@@ -146,10 +146,8 @@ def _link(binary: Validated, kept_copies: PrivateDirectory, directory: PrivateDi
     kept = store.find(kept_copies, binary.identity)
     if kept is None:
         return None
-    try:  # by the descriptor that was judged, proc(5), so that it is the very file
-        os.link(
-            f"/proc/self/fd/{kept.descriptor}", PROGRAM, dst_dir_fd=directory.descriptor, follow_symlinks=True
-        )
+    try:
+        store.link(kept, directory, PROGRAM)
     except OSError as error:
         os.close(kept.descriptor)
         if error.errno in (errno.EMLINK, errno.EXDEV, errno.EPERM, errno.ENOENT):
