@@ -15,12 +15,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
 
+from engine.digest import sha256
 from engine.linux.files import (
     Opened,
     PrivateDirectory,
@@ -71,7 +71,7 @@ def component(container_id: str) -> str:
     """The directory name of one container: its id when that is 32 hexadecimal digits, else a digest of it."""
     if _PLAIN_COMPONENT.fullmatch(container_id):
         return container_id
-    return "id-" + hashlib.sha256(container_id.encode()).hexdigest()[:32]
+    return "id-" + sha256(container_id.encode())[:32]
 
 
 def is_component(name: str) -> bool:

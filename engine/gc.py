@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from engine import artifacts, store
 from engine.errors import EngineError
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
+from engine.records import dataclass
 
 _REMEDY = "look at it, and remove it by hand if it is not needed"
 

@@ -20,16 +20,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import stat
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 
 from engine.linux.files import PrivateDirectory, make_private_directory, open_private_directory
 from engine.linux.identity import Identity
+from engine.records import dataclass
 
 STORE = "staged"
 #: Nanoseconds. The kernel's clock for ctime ticks every few milliseconds, so a file that was written in this very
@@ -104,9 +103,9 @@ def link(kept: Kept, directory: PrivateDirectory, name: str) -> None:
 def note(store: PrivateDirectory, kept: Kept) -> None:
     """Record what the copy is, and that it now is as it should be: called after each link. Raises `OSError`."""
     record = {
-        "made_from": asdict(kept.made_from),
+        "made_from": kept.made_from.facts(),
         "sha256": kept.digest,
-        "copy": asdict(Identity.of(os.fstat(kept.descriptor))),
+        "copy": Identity.of(os.fstat(kept.descriptor)).facts(),
     }
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(_NEW, flags, 0o600, dir_fd=store.descriptor)
@@ -145,6 +144,8 @@ def collect(base: PrivateDirectory) -> list[str]:
 
 def digest_of(descriptor: int) -> str:
     """The SHA-256, in hexadecimal, of all that is open on `descriptor`. Raises `OSError`."""
+    import hashlib  # only where there is much to read: it is costly to import
+
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(_CHUNK))  # one buffer: a new one a turn costs more than the hashing
     offset = 0
@@ -155,7 +156,7 @@ def digest_of(descriptor: int) -> str:
 
 
 def _key(identity: Identity) -> str:
-    return "-".join(f"{number:x}" for number in asdict(identity).values())
+    return "-".join(f"{number:x}" for number in identity.facts().values())
 
 
 def _digest_of_a_good_copy(
@@ -177,9 +178,9 @@ def _digest_of_a_good_copy(
         made_from, digest, copy = record["made_from"], str(record["sha256"]), record["copy"]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    if made_from != asdict(identity):
+    if made_from != identity.facts():
         return None
-    if copy == asdict(Identity.of(status)) or digest_of(descriptor) == digest:
+    if copy == Identity.of(status).facts() or digest_of(descriptor) == digest:
         return digest
     return None
 

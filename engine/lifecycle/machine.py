@@ -8,17 +8,26 @@ trace later can ask it again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import Any, Protocol, TypeVar
 
 from transitions import EventData, Machine, MachineError
 
 from engine.errors import StepError
 from engine.options import ExecPolicy
+from engine.records import TYPE_CHECKING, dataclass
 
-Facts = Mapping[str, Any]
+if TYPE_CHECKING:
+    from typing import Any, Protocol, TypeVar
+
+    class HasFacts(Protocol):
+        """What a step establishes; `facts` is the part of it that is recorded."""
+
+        def facts(self) -> dict[str, Any]: ...
+
+    Established = TypeVar("Established", bound=HasFacts)
+
+Facts = Mapping[str, "Any"]
 #: What has been recorded so far: the header's fields under `header`, each step's facts under its trigger.
 Known = Mapping[str, Facts]
 
@@ -214,12 +223,6 @@ class NotPermittedError(StepError):
         super().__init__(what, remedy="this is a fault of the engine: please report it with the trace")
 
 
-class HasFacts(Protocol):
-    """What a step establishes; `facts` is the part of it that is recorded."""
-
-    def facts(self) -> dict[str, Any]: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Move:
     """One edge about to be taken, as it is recorded."""
@@ -228,9 +231,6 @@ class Move:
     trigger: Trigger
     next: State
     facts: Facts
-
-
-Established = TypeVar("Established", bound=HasFacts)
 
 
 class Lifecycle:

@@ -7,14 +7,16 @@ Landlock domain stops every runsc that mounts, and stock ones do; `auto` finds o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from engine.errors import PolicyError
 from engine.lifecycle.machine import PolicyOutcome
 from engine.linux import landlock
 from engine.linux.landlock import Landlock
 from engine.options import ExecPolicy, RunOptions
+from engine.records import TYPE_CHECKING, dataclass
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _REMEDY = "run without --require-exec-policy, or on a kernel and with a runsc that allow it"
 

@@ -11,8 +11,6 @@ import contextlib
 import errno
 import os
 import stat
-from dataclasses import asdict, dataclass
-from typing import Any
 
 from engine import artifacts, store
 from engine.errors import StageError, remedy_for
@@ -20,7 +18,11 @@ from engine.lifecycle.secure_root import SecuredRoot
 from engine.lifecycle.validate import Validated
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
 from engine.linux.identity import Identity
+from engine.records import TYPE_CHECKING, dataclass
 from engine.store import Kept
+
+if TYPE_CHECKING:
+    from typing import Any
 
 PROGRAM = "runsc"
 #: Bytes that one system call is asked to copy: all of a runsc, as a rule.
@@ -53,9 +55,9 @@ class Staged:
             "sha256": self.digest,
             "size": self.size,
             "mode": f"{self.mode:04o}",
-            "pinned": asdict(self.pinned),
+            "pinned": self.pinned.facts(),
             "from_store": self.from_store,
-            "made_from": asdict(self.made_from),
+            "made_from": self.made_from.facts(),
         }
 
     def discard(self) -> list[str]:
