@@ -72,7 +72,6 @@ class _Moment:
     wanted: bool
     as_root: bool
     found_by: str
-    enforceable: bool
     path: str
     rewritten: bool
     pinned: str
@@ -82,9 +81,11 @@ class _Moment:
     root: str
     nest: str
     copied: str
+    shared: bool
     seen: str
     bundle: str
-    policy: str
+    probed: str
+    in_force: str
 
 
 def _moment(state: Mapping[str, Value]) -> _Moment:
@@ -105,13 +106,14 @@ def _moment(state: Mapping[str, Value]) -> _Moment:
         "as_root": flat[f"option{run}.asRoot"],
         "found_by": flat[f"option{run}.foundBy"],
         "seen": flat[f"seen{run}.bundle"],
+        "in_force": flat[f"inForce{run}"],
         "lock": _name(state["lock"], container),
     }
-    for name in ("failed", "pinned", "handle", "copied", "bundle", "policy"):
+    for name in ("failed", "pinned", "handle", "copied", "shared", "probed", "bundle"):
         by_field[name] = flat[f"{name}{run}"]
     for name in ("root", "nest"):
         by_field[name] = flat[f"{name}{container}"]
-    for name in ("enforceable", "path", "rewritten", "base"):
+    for name in ("path", "rewritten", "base"):
         by_field[name] = flat[name]
     return _Moment(**by_field)
 
@@ -182,11 +184,12 @@ def _secure_root(now: _Moment, after: _Moment | None) -> Facts:
         raise _NotYetError
     if now.lock != "Nobody":
         raise _StepRefusesError
-    return _directories(_MODES[after.root if after else "private"])
+    return _directories(_MODES[after.root if after else "private"], now)
 
 
-def _directories(mode: str) -> Facts:
-    return {"user": _ROOT, "directories": [{"owner": _ROOT, "mode": mode}] * 4}
+def _directories(mode: str, now: _Moment) -> Facts:
+    user = _ROOT if now.as_root else _CALLER
+    return {"user": user, "directories": [{"owner": user, "mode": mode}] * 4}
 
 
 def _stage(now: _Moment, _: _Moment | None) -> Facts:
@@ -194,19 +197,35 @@ def _stage(now: _Moment, _: _Moment | None) -> Facts:
         if now.nest != "own":
             raise _StepRefusesError
         raise _NotYetError
-    return _copy(_identity(now.pinned, now))
+    return _copy(now)
 
 
-def _copy(pinned: Facts) -> Facts:
-    return {"path": _COPY, "size": 1, "mode": "0500", "pinned": pinned}
+def _copy(now: _Moment) -> Facts:
+    pinned = _identity(now.pinned, now)
+    return {
+        "path": _COPY,
+        "size": 1,
+        "mode": "0500",
+        "pinned": pinned,
+        "made_from": pinned,
+        "shared": now.shared,
+    }
 
 
 def _apply_policy(now: _Moment, _: _Moment | None) -> Facts:
     """As policy.py settles it, whatever is required: whether that will do is the guard's to say."""
+    if now.rootless and now.wanted:
+        if now.in_force == "in_part":
+            raise _StepRefusesError
+        if now.probed == "untried" or (now.probed == "usable" and now.in_force == "nothing"):
+            raise _NotYetError
+    return _policy(now)
+
+
+def _policy(now: _Moment) -> Facts:
     if not now.rootless:
         return {"outcome": PolicyOutcome.NOT_APPLICABLE}
-    enforced = now.wanted and now.enforceable
-    return {"outcome": PolicyOutcome.ENFORCED if enforced else PolicyOutcome.UNAVAILABLE}
+    return {"outcome": PolicyOutcome.ENFORCED if now.in_force == "whole" else PolicyOutcome.UNAVAILABLE}
 
 
 def _exec(now: _Moment, _: _Moment | None) -> Facts:
@@ -253,9 +272,11 @@ def _could_report(trigger: Trigger, now: _Moment) -> Facts | None:
     """What the step would record if it reported the variables as they are in `now`, at whatever time that is."""
     match trigger:
         case Trigger.SECURE_ROOT:
-            return _directories(_MODES[now.root]) if now.root in _MODES else None
+            return _directories(_MODES[now.root], now) if now.root in _MODES else None
         case Trigger.STAGE:
-            return None if now.pinned == "nothing" else _copy(_identity(now.pinned, now))
+            return None if now.pinned == "nothing" else _copy(now)
+        case Trigger.APPLY_POLICY:
+            return _policy(now)
         case Trigger.EXEC:
             return _hand_off(now.bundle)
         case _:
@@ -444,6 +465,8 @@ def _acts(now: _Moment, after: _Moment) -> bool:
     return (
         (now.handle != "current" and after.handle == "current")
         or now.copied != after.copied
+        or now.probed != after.probed
+        or now.in_force != after.in_force
         or now.seen != after.seen
     )
 

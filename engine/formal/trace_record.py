@@ -89,12 +89,19 @@ class StageFacts(TypedDict):
     size: int
     mode: str
     pinned: Identity
+    from_store: bool
+    made_from: Identity
+    shared: bool
+    hashed: bool
 
 
 class ApplyPolicyFacts(TypedDict):
     outcome: PolicyOutcome
     mechanism: str | None
+    strength: Literal["host", "sealed"] | None
     allowed: list[str]
+    open: list[str]
+    ids: Literal["all", "subordinate", "single"] | None
     reason: str | None
 
 

@@ -115,6 +115,7 @@ def _copy_is_what_was_pinned(known: Known) -> bool:
         staged["pinned"] == staged["made_from"] == binary["identity"]
         and staged["size"] == binary["identity"]["size"]
         and staged["mode"] == "0500"
+        and (not staged["shared"] or binary["owner"] == known["secure_root"]["user"])
     )
 
 
@@ -171,7 +172,7 @@ _STEPS: tuple[Transition, ...] = (
         Trigger.STAGE,
         (State.ROOT_SECURED,),
         State.STAGED,
-        establishes="a private 0500 copy of the pinned bytes in a unique 0700 directory",
+        establishes="a private 0500 copy of the pinned bytes, or a link to one, in a unique 0700 directory",
         refuses="a linked or foreign directory, a binary that changed, a short copy, no space",
         guards=(
             Guard("copy_is_what_was_pinned", _copy_is_what_was_pinned, "the copy is not the bytes validated"),
@@ -181,8 +182,8 @@ _STEPS: tuple[Transition, ...] = (
         Trigger.APPLY_POLICY,
         (State.STAGED,),
         State.POLICY_SETTLED,
-        establishes="rootless: the execute allowlist is enforced, or unavailable and not required",
-        refuses="a policy that is required and not enforced",
+        establishes="rootless: the execute policy is enforced, or unavailable and not required",
+        refuses="a policy that is required and not enforced, or that was applied in part",
         guards=(Guard("policy_permits", _policy_permits, "the execute policy is required and not enforced"),),
     ),
     Transition(

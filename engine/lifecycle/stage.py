@@ -1,8 +1,8 @@
 """Step `stage`: a private copy of the pinned bytes, which is what will be executed.
 
-The bytes come from the descriptor that `validate` pinned, never from the path; or from a copy that an earlier run
-made from a file of the very same identity and kept in the store. No fsync: nothing here has to survive a crash of
-the machine, as no container does.
+The bytes come from the descriptor that `validate` pinned, never from the path; or, where the binary is the effective
+user's own, from a copy that an earlier run made from a file of the very same identity and kept in the store. No fsync:
+nothing here has to survive a crash of the machine, as no container does.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ class Staged:
 
     `digest` is the SHA-256, in hexadecimal, of its bytes. It was made from the file `made_from`, by this run or,
     `from_store`, by an earlier one. `pinned` is the identity that the pinned file still had when it was there.
+    Where it is `shared` the store has it under another name, and so have other containers. `hashed` says whether this
+    run read all of it for the digest; if not, that is known from an earlier run of the same file.
     """
 
     exec_allow: PrivateDirectory
@@ -47,6 +49,8 @@ class Staged:
     pinned: Identity
     from_store: bool
     made_from: Identity
+    shared: bool
+    hashed: bool
     base: PrivateDirectory
 
     def facts(self) -> dict[str, Any]:
@@ -58,7 +62,15 @@ class Staged:
             "pinned": self.pinned.facts(),
             "from_store": self.from_store,
             "made_from": self.made_from.facts(),
+            "shared": self.shared,
+            "hashed": self.hashed,
         }
+
+    def changed(self) -> str | None:
+        """What has become of the copy, in one phrase; None when it is what was staged."""
+        if self.shared and not store.is_held(self.descriptor):
+            return f"{self.path!r}, which other containers share, was opened for writing"
+        return None
 
     def discard(self) -> list[str]:
         """Remove the copy and its directory, and what it brought to the store: what is gone. Raises `OSError`."""
@@ -109,8 +121,7 @@ def _make(
     binary: Validated, base: PrivateDirectory, exec_allow: PrivateDirectory, directory: PrivateDirectory
 ) -> Staged:
     """The staged file in `directory`: a link to the kept copy of these bytes, or a copy that is then kept."""
-    with store.opened(base) as kept_copies:
-        kept, from_store = _link_or_copy(binary, kept_copies, directory)
+    kept, from_store, shared = _link_or_copy(binary, base, directory)
     status = os.fstat(kept.descriptor)
     staged = Staged(
         exec_allow=exec_allow,
@@ -123,6 +134,8 @@ def _make(
         pinned=Identity.of(os.fstat(binary.descriptor)),
         from_store=from_store,
         made_from=kept.made_from,
+        shared=shared,
+        hashed=kept.hashed,
         base=base,
     )
     if staged.pinned != binary.identity:
@@ -132,15 +145,22 @@ def _make(
 
 
 def _link_or_copy(
-    binary: Validated, kept_copies: PrivateDirectory, directory: PrivateDirectory
-) -> tuple[Kept, bool]:
-    """The staged file, open, and whether it came from the store."""
-    if kept := _link(binary, kept_copies, directory):
-        return kept, True
-    copy = _copy(binary, directory)
-    with contextlib.suppress(OSError):  # a file system without links, or no room: the next run copies
-        store.keep(kept_copies, copy)
-    return copy, False
+    binary: Validated, base: PrivateDirectory, directory: PrivateDirectory
+) -> tuple[Kept, bool, bool]:
+    """The staged file, open; whether it came from the store; and whether it is shared with it."""
+    with store.opened(base) as kept_copies:
+        if kept_copies is None:
+            return _copy(binary, directory), False, False
+        # Whoever owns the store could not have written this binary, and must not be able to through the store.
+        if binary.owner != os.geteuid():
+            copy = _copy(binary, directory, store.find_digest(kept_copies, binary.identity))
+            if copy.hashed:
+                store.keep_digest(kept_copies, copy)
+            return copy, False, False
+        if kept := _link(binary, kept_copies, directory):
+            return kept, True, True
+        copy = _copy(binary, directory)
+        return copy, False, store.keep(kept_copies, copy)
 
 
 def _link(binary: Validated, kept_copies: PrivateDirectory, directory: PrivateDirectory) -> Kept | None:
@@ -155,18 +175,18 @@ def _link(binary: Validated, kept_copies: PrivateDirectory, directory: PrivateDi
         if error.errno in (errno.EMLINK, errno.EXDEV, errno.EPERM, errno.ENOENT):
             return None
         raise
-    with contextlib.suppress(OSError):  # the next run then asks the digest
-        store.note(kept_copies, kept)
+    store.note(kept_copies, kept)
     return kept
 
 
-def _copy(binary: Validated, directory: PrivateDirectory) -> Kept:
+def _copy(binary: Validated, directory: PrivateDirectory, digest: str | None = None) -> Kept:
+    """A copy of the pinned bytes, whose `digest` is computed where it is not known."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     target = os.open(PROGRAM, flags, 0o500, dir_fd=directory.descriptor)
     try:
         size = _copy_bytes(binary.descriptor, target)
         os.fchmod(target, 0o500)
-        digest = store.digest_of(target)
+        found = digest or store.digest_of(target)
         written = os.fstat(target)
     finally:
         os.close(target)
@@ -188,7 +208,7 @@ def _copy(binary: Validated, directory: PrivateDirectory) -> Kept:
     except BaseException:
         os.close(descriptor)
         raise
-    return Kept(descriptor, binary.identity, digest)
+    return Kept(descriptor, binary.identity, found, hashed=digest is None)
 
 
 def _changed(binary: Validated) -> StageError:
