@@ -192,7 +192,7 @@ def _write_record(store: PrivateDirectory, made: Kept, copy: Identity | None) ->
     name = f"{_key(made.made_from)}.json"
     with contextlib.suppress(OSError):
         descriptor = os.open(_NEW, flags, 0o600, dir_fd=store.descriptor)
-        with open(descriptor, "w", encoding="ascii") as file:
+        with open(descriptor, "w", encoding="utf-8") as file:
             json.dump(record, file)
         os.replace(_NEW, name, src_dir_fd=store.descriptor, dst_dir_fd=store.descriptor)
 
@@ -267,7 +267,7 @@ def _read_record(store: PrivateDirectory, identity: Identity) -> _Record | None:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         with open(
-            os.open(f"{_key(identity)}.json", flags, dir_fd=store.descriptor), encoding="ascii"
+            os.open(f"{_key(identity)}.json", flags, dir_fd=store.descriptor), encoding="utf-8"
         ) as file:
             record = json.load(file)
         if record["made_from"] != identity.facts() or not _is_digest(record["sha256"]):

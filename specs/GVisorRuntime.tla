@@ -135,9 +135,15 @@ Options == [rootless: Rootless, required: Required, wanted: Wanted, asRoot: AsRo
 
 Unseen == [bundle |-> "unseen", root |-> "unseen"]
 
-\* Who owns the store could write there whatever he likes, and record it so.  If he owns the binary too, he could as
+\* stage.py: the binary's owner is the store's owner.  The vendor's file is root's.
+BinaryIsTheStoresOwners(r) == option[r].asRoot
+KeepsCopies == \A r \in Runs : BinaryIsTheStoresOwners(r)
+
+\* Whoever owns the store could write there what he likes, and record it so.  If he owns the binary too, he could as
 \* well write into that; and like root and the caller elsewhere he is then not the adversary.
-KeptAtFirst == IF \A r \in Runs : option[r].asRoot THEN Bytes("vendor") ELSE "evil"
+KeptAtFirst ==
+    LET Kept(b) == {[of |-> Identity("vendor"), bytes |-> b, recorded |-> b]}
+    IN IF KeepsCopies THEN {{}, Kept(Bytes("vendor"))} ELSE {Kept("evil")}
 
 \* The run has its container to itself: it holds the lock, or the container that it became does.
 Owns(r) == state[r] \in Past("root_secured") \ {"handed_off"} \/ alive[r]
@@ -166,7 +172,7 @@ Init ==
     /\ root = [i \in Ids |-> IF leftover[i] THEN "private" ELSE "absent"]
     /\ nest = [i \in Ids |-> "own"]
     /\ onDisk = [r \in Runs |-> Nothing]
-    /\ stored \in SUBSET {[of |-> Identity("vendor"), bytes |-> b, recorded |-> b] : b \in {KeptAtFirst}}
+    /\ stored \in KeptAtFirst
     /\ shared = [r \in Runs |-> FALSE]
     /\ lock = [i \in Ids |-> Nobody]
     /\ inForce = [r \in Runs |-> "nothing"]
@@ -207,9 +213,6 @@ StageDirIsOwn(r) == nest[id[r]] = "own"
 \* stage.py, `pinned != binary.identity`: any write to the pinned file moves its ctime.  An engine that does not
 \* pin has nothing to compare.
 CopyIsWhatWasPinned(r) == Pinning => Bytes(pinned[r]) = validated[r]
-
-\* stage.py: the binary's owner is the store's owner.  The vendor's file is root's.
-BinaryIsTheStoresOwners(r) == option[r].asRoot
 
 \* store.py, `find`: made from a file of the very identity that was validated, and as it was recorded: by its own
 \* ctime, or else by its digest.
@@ -485,6 +488,7 @@ GcRemoves(i) ==
 \* What no container links is forgotten, which a run sees as a store that has nothing for it.
 GcForgets ==
     /\ "gc" \in Moves
+    /\ KeepsCopies
     /\ \E kept \in stored :
           /\ \A r \in Runs : ~(shared[r] /\ IsKeptFor(r, kept) /\ onDisk[r] # Nothing)
           /\ stored' = stored \ {kept}
@@ -569,6 +573,7 @@ ReplaceCopy(r) ==
 \* shares that file then has it so.
 SpoilKept ==
     /\ "kept" \in Moves
+    /\ KeepsCopies
     /\ Spends
     /\ \E kept \in stored :
           /\ kept.bytes # "evil"
@@ -699,7 +704,7 @@ OnlyValidatedBytes == \A r \in Runs : ran[r] # Nothing => ran[r] = validated[r]
 \* A kept copy that is not what its key says would run in the place of what was validated.  store.py: the identity of
 \* the pinned file, with its ctime, is the key, and a copy is kept only after it was compared.
 KeptCopiesAreWhatTheyAreKeptFor ==
-    (\A r \in Runs : option[r].asRoot) => \A kept \in stored :
+    KeepsCopies => \A kept \in stored :
         kept.recorded = CASE kept.of = <<"vendor", FALSE>> -> "vendor"
                           [] kept.of = <<"vendor", TRUE>>  -> "vendor_anew"
                           [] OTHER                         -> "other"

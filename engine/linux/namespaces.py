@@ -51,7 +51,7 @@ def root_maps_to_unprivileged(uid_map: str) -> bool:
 def read_uid_map() -> str:
     """The text of /proc/self/uid_map; empty where there is no /proc or no such file."""
     try:
-        with open("/proc/self/uid_map", encoding="ascii") as file:
+        with open("/proc/self/uid_map", encoding="utf-8") as file:
             return file.read()
     except OSError:
         return ""
@@ -66,7 +66,7 @@ def unmapped_uid() -> int | None:
     uid_map = read_uid_map()
     if uid_map.split() == ["0", "0", str(0xFFFFFFFF)]:
         return None
-    with open("/proc/sys/kernel/overflowuid", encoding="ascii") as file:
+    with open("/proc/sys/kernel/overflowuid", encoding="utf-8") as file:
         unmapped = int(file.read())
     return unmapped if root_maps_to_unprivileged(uid_map) or os.stat("/").st_uid == unmapped else None
 
@@ -74,7 +74,7 @@ def unmapped_uid() -> int | None:
 def sysctl(name: str) -> str | None:
     """The value of the kernel parameter `name`; None where this kernel has none of that name."""
     try:
-        with open(f"/proc/sys/{name.replace('.', '/')}", encoding="ascii") as file:
+        with open(f"/proc/sys/{name.replace('.', '/')}", encoding="utf-8") as file:
             return file.read().strip()
     except OSError:
         return None
@@ -125,14 +125,14 @@ def possible_maps() -> list[IdMaps]:
 
 
 def _may_set_ids() -> bool:
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
         (effective,) = (int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
     return all(effective >> capability & 1 for capability in (_CAP_SETUID, _CAP_SETGID))
 
 
 def _present(name: str) -> tuple[Range, ...]:
     """Each id of this namespace as itself."""
-    with open(f"/proc/self/{name}", encoding="ascii") as file:
+    with open(f"/proc/self/{name}", encoding="utf-8") as file:
         ranges = [Range(*map(int, line.split())) for line in file]
     return tuple(Range(given.inside, given.inside, given.size) for given in ranges)
 

@@ -184,8 +184,12 @@ def test_what_was_staged_is_recorded(root: SecuredRoot, pinned: Validated, binar
         "size": binary.stat().st_size,
         "mode": "0500",
         "pinned": pinned.facts()["identity"],
+        "made_from": pinned.facts()["identity"],
+        "from_store": False,
+        "shared": False,  # the binary was made just now
+        "hashed": True,
     }
-    assert {name: facts.get(name) for name in expected} == expected
+    assert facts == expected
 
 
 def before_opening_the_copy(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,8 @@ from engine.gc import collect
 from engine.lifecycle.resolve import Resolved
 from engine.lifecycle.secure_root import secure_root
 from engine.lifecycle.stage import Staged, stage
-from engine.lifecycle.validate import validate
+from engine.lifecycle.validate import Validated, validate
+from engine.linux.identity import Identity
 from engine.options import Platform
 
 
@@ -30,9 +34,16 @@ class World:
 
     def stage(self) -> Staged:
         """What the next container stages; its lock is let go, so that it counts as over."""
+        return self._stage(validate(Resolved(str(self.binary), "option"), Platform.AUTO))
+
+    def stage_as_anothers(self) -> Staged:
+        """As if the binary were trusted and somebody else's: root's, where root does not run this."""
+        pinned = validate(Resolved(str(self.binary), "option"), Platform.AUTO)
+        return self._stage(replace(pinned, owner=pinned.owner + 1))
+
+    def _stage(self, pinned: Validated) -> Staged:
         self._runs += 1
         root = secure_root(f"run-{self._runs}", self.environment)
-        pinned = validate(Resolved(str(self.binary), "option"), Platform.AUTO)
         try:
             return stage(pinned, root)
         finally:
@@ -154,6 +165,105 @@ def test_where_the_file_system_takes_no_link_it_is_copied(
     staged = world.stage()
     assert not staged.from_store
     assert Path(staged.path).read_bytes() == world.binary.read_bytes()
+
+
+def test_while_a_run_holds_what_it_shares_nobody_can_open_it_for_writing(world: World) -> None:
+    first, second = world.stage(), world.stage()
+    (kept,) = world.kept
+    kept.chmod(0o700)
+    for staged in (first, second):
+        assert staged.changed() is None
+    with pytest.raises(BlockingIOError):
+        os.open(kept, os.O_WRONLY | os.O_NONBLOCK)
+    expected = "which other containers share, was opened for writing"
+    assert [staged.changed() for staged in (first, second)] == [
+        f"{s.path!r}, {expected}" for s in (first, second)
+    ]
+    first.close()
+    second.close()
+    os.close(os.open(kept, os.O_WRONLY | os.O_NONBLOCK))
+
+
+def test_a_kept_copy_that_is_open_for_writing_is_not_linked(world: World) -> None:
+    first = world.stage()
+    first.close()
+    (kept,) = world.kept
+    kept.chmod(0o700)
+    with kept.open("r+b"):
+        kept.chmod(0o500)
+        again = world.stage()
+    assert (again.from_store, again.shared) == (False, True)
+    assert not os.path.samestat(os.fstat(again.descriptor), os.stat(first.path))
+
+
+def test_where_the_file_system_knows_no_leases_each_run_has_its_own(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fcntl(*_: object) -> int:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr("fcntl.fcntl", fcntl)
+    for _ in range(2):
+        staged = world.stage()
+        assert (staged.from_store, staged.shared, staged.changed()) == (False, False, None)
+    assert world.kept == []
+
+
+def test_a_binary_of_another_owner_is_copied_by_each_run_and_hashed_by_the_first(world: World) -> None:
+    runs = [world.stage_as_anothers() for _ in range(3)]
+    assert [(run.from_store, run.shared, run.hashed) for run in runs] == [
+        (False, False, True),
+        (False, False, False),
+        (False, False, False),
+    ]
+    assert len({run.digest for run in runs}) == 1
+    assert len({os.fstat(run.descriptor).st_ino for run in runs}) == 3
+    assert {Path(run.path).read_bytes() for run in runs} == {world.binary.read_bytes()}
+    assert world.kept == []
+
+
+def test_a_kept_copy_is_not_linked_for_a_binary_of_another_owner(world: World) -> None:
+    shared = world.stage()
+    own = world.stage_as_anothers()
+    assert (own.from_store, own.shared, own.hashed) == (False, False, False)
+    assert not os.path.samestat(os.fstat(own.descriptor), os.fstat(shared.descriptor))
+
+
+@pytest.mark.parametrize("digest", ["", "ab", "AB" * 32, "g" * 64, "ab" * 33, 7, None, ["ab" * 32]])
+def test_what_is_no_digest_is_not_taken_for_one(world: World, digest: object) -> None:
+    first = world.stage_as_anothers()
+    (written,) = (world.base / store.STORE).glob("*.json")
+    written.write_text(json.dumps({**json.loads(written.read_bytes()), "sha256": digest}))
+    again = world.stage_as_anothers()
+    assert again.hashed
+    assert again.digest == first.digest
+
+
+def test_a_run_does_not_wait_for_ever_for_another_that_has_the_store(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.stage()
+    monkeypatch.setattr(store, "PATIENCE", 0.01)
+    descriptor = os.open(world.base / store.STORE, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    staged = world.stage()
+    os.close(descriptor)
+    assert (staged.from_store, staged.shared, staged.hashed) == (False, False, True)
+    assert world.stage().from_store
+
+
+def test_what_is_kept_is_recorded_for_the_next(world: World) -> None:
+    first = world.stage()
+    (written,) = (world.base / store.STORE).glob("*.json")
+    pinned = first.facts()["pinned"]
+    assert written.name == "-".join(f"{pinned[name]:x}" for name in pinned) + ".json"
+    assert json.loads(written.read_bytes()) == {
+        "made_from": pinned,
+        "sha256": hashlib.sha256(world.binary.read_bytes()).hexdigest(),
+        "copy": Identity.of(os.fstat(first.descriptor)).facts(),
+    }
+    assert written.stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in (world.base / store.STORE).iterdir()) == [written.stem, written.name]
 
 
 def test_a_linked_store_is_refused_and_not_followed(world: World, private: Path) -> None:
