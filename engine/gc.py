@@ -26,7 +26,10 @@ class GcError(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What became of each entry of the artifact `base`, by path. `failed` pairs a path with the reason."""
+    """What became of each entry of the artifact `base`, by path. `failed` pairs a path with the reason.
+
+    The store of staged copies belongs to no container: it is named only where it is foreign or failed.
+    """
 
     base: str
     removed: tuple[str, ...]
@@ -75,9 +78,7 @@ def collect(environment: Mapping[str, str], *, keep_traces: bool = False) -> Col
                     alive += [where] if gone is None else []
             where = os.path.join(path, store.STORE)
             try:
-                removed += store.collect(
-                    base
-                )  # last: now nothing links to what only finished containers used
+                store.collect(base)  # last: now nothing links to what only finished containers used
             except UntrustedPathError:
                 foreign.append(where)
             except OSError as error:

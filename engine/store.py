@@ -51,6 +51,8 @@ PATIENCE = 2.0
 
 _CHUNK = 1 << 18
 _NEW = "new"
+#: Bytes: ten numbers and a digest take some four hundred.
+_LONGEST_RECORD = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +164,8 @@ def keep(store: PrivateDirectory, made: Kept) -> bool:
 def keep_digest(store: PrivateDirectory, made: Kept) -> None:
     """Keep only the digest of the copy that was `made`, unless its file was changed just now."""
     if _is_settled(made):
-        _write_record(store, made, None)
+        with contextlib.suppress(OSError):
+            _write_record(store, made, None)
 
 
 def _is_settled(made: Kept) -> bool:
@@ -179,7 +182,8 @@ def note(store: PrivateDirectory, kept: Kept) -> None:
 
     Where that cannot be written the next run asks the digest, or copies.
     """
-    _write_record(store, kept, Identity.of(os.fstat(kept.descriptor)))
+    with contextlib.suppress(OSError):
+        _write_record(store, kept, Identity.of(os.fstat(kept.descriptor)))
 
 
 def _write_record(store: PrivateDirectory, made: Kept, copy: Identity | None) -> None:
@@ -190,11 +194,12 @@ def _write_record(store: PrivateDirectory, made: Kept, copy: Identity | None) ->
     }
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     name = f"{_key(made.made_from)}.json"
-    with contextlib.suppress(OSError):
-        descriptor = os.open(_NEW, flags, 0o600, dir_fd=store.descriptor)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            json.dump(record, file)
-        os.replace(_NEW, name, src_dir_fd=store.descriptor, dst_dir_fd=store.descriptor)
+    descriptor = os.open(_NEW, flags, 0o600, dir_fd=store.descriptor)
+    try:
+        os.write(descriptor, json.dumps(record).encode())
+    finally:
+        os.close(descriptor)
+    os.replace(_NEW, name, src_dir_fd=store.descriptor, dst_dir_fd=store.descriptor)
 
 
 def collect(base: PrivateDirectory) -> list[str]:
@@ -266,14 +271,15 @@ def _read_record(store: PrivateDirectory, identity: Identity) -> _Record | None:
     """What was recorded of the file with this `identity`; None where that is nothing, or not to be read."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        with open(
-            os.open(f"{_key(identity)}.json", flags, dir_fd=store.descriptor), encoding="utf-8"
-        ) as file:
-            record = json.load(file)
+        descriptor = os.open(f"{_key(identity)}.json", flags, dir_fd=store.descriptor)
+        try:
+            record = json.loads(os.read(descriptor, _LONGEST_RECORD))
+        finally:
+            os.close(descriptor)
         if record["made_from"] != identity.facts() or not _is_digest(record["sha256"]):
             return None
         return _Record(record["sha256"], record["copy"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -122,8 +122,14 @@ def _make(
 ) -> Staged:
     """The staged file in `directory`: a link to the kept copy of these bytes, or a copy that is then kept."""
     kept, from_store, shared = _link_or_copy(binary, base, directory)
-    status = os.fstat(kept.descriptor)
-    staged = Staged(
+    try:
+        status, pinned = os.fstat(kept.descriptor), Identity.of(os.fstat(binary.descriptor))
+        if pinned != binary.identity:
+            raise _changed(binary)
+    except BaseException:
+        os.close(kept.descriptor)
+        raise
+    return Staged(
         exec_allow=exec_allow,
         directory=directory,
         descriptor=kept.descriptor,
@@ -131,17 +137,13 @@ def _make(
         digest=kept.digest,
         size=status.st_size,
         mode=stat.S_IMODE(status.st_mode),
-        pinned=Identity.of(os.fstat(binary.descriptor)),
+        pinned=pinned,
         from_store=from_store,
         made_from=kept.made_from,
         shared=shared,
         hashed=kept.hashed,
         base=base,
     )
-    if staged.pinned != binary.identity:
-        os.close(kept.descriptor)
-        raise _changed(binary)
-    return staged
 
 
 def _link_or_copy(

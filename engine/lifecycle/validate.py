@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 _ELF = b"\x7fELF"
 _SCRIPT = b"#!"
+#: elf(5), `e_ident`: of each architecture that gVisor runs on.
+_64_BITS_LITTLE_ENDIAN = b"\2\1"
+#: As many program headers are looked at; a build of runsc has some ten.
+_MANY_SEGMENTS = 64
 #: elf(5), `p_type` and `p_flags`: a loaded segment that is neither written nor executed.
 _LOAD, _READ_ONLY = b"\1\0\0\0", b"\4\0\0\0"
 #: A Nix wrapper is a few lines; anything longer is some other script.
@@ -245,8 +249,10 @@ def _windows(descriptor: int, begin: int, end: int, overlap: int) -> Iterator[by
 def _constants_offset(descriptor: int) -> int:
     """Where in an ELF file of 64 bits, elf(5), its read-only data begins; 0 where that cannot be told."""
     header = os.pread(descriptor, 64, 0)
+    if header[4:6] != _64_BITS_LITTLE_ENDIAN:
+        return 0
     table, entry, number = header[32:40], header[54:56], header[56:58]
-    for index in range(int.from_bytes(number, "little")):
+    for index in range(min(int.from_bytes(number, "little"), _MANY_SEGMENTS)):
         offset = int.from_bytes(table, "little") + index * int.from_bytes(entry, "little")
         if offset >= 1 << 63:
             return 0

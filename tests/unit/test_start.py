@@ -11,6 +11,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -235,8 +236,9 @@ def test_a_record_is_what_the_standard_library_makes() -> None:
 def test_records_are_equal_when_their_kind_and_fields_are() -> None:
     assert Point(1) == Point(1, 2)
     assert Point(1) != Point(2)
-    assert Point(1) != Model(1)
-    assert Point(1) != (1, 2, "p")
+    others: list[Any] = [Model(1), (1, 2, "p"), None]
+    for other in others:
+        assert (Point(1) == other, Point(1) != other) == (False, True)
     assert Handle(1) != Handle(1)
     assert len({Point(1), Point(1), Point(2)}) == 2
 
@@ -248,7 +250,7 @@ def test_a_record_stays_as_it_is() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError, match=r"^cannot assign to field 'z'$"):
         point.z = 3  # type: ignore[attr-defined]
     with pytest.raises(dataclasses.FrozenInstanceError, match=r"^cannot delete field 'x'$"):
-        del point.x  # type: ignore[misc]
+        del point.x
     assert point == Point(1)
 
 

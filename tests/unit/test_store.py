@@ -152,7 +152,7 @@ def test_a_kept_copy_with_another_mode_is_made_anew(world: World, mode: int) -> 
     assert again.mode == 0o500
 
 
-@pytest.mark.parametrize("code", [errno.EMLINK, errno.EPERM, errno.EXDEV])
+@pytest.mark.parametrize("code", [errno.EMLINK, errno.EPERM, errno.EXDEV, errno.ENOENT])
 def test_where_the_file_system_takes_no_link_it_is_copied(
     world: World, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
@@ -264,6 +264,64 @@ def test_what_is_kept_is_recorded_for_the_next(world: World) -> None:
     }
     assert written.stat().st_mode & 0o777 == 0o600
     assert sorted(path.name for path in (world.base / store.STORE).iterdir()) == [written.stem, written.name]
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_a_link_that_fails_otherwise_is_a_refusal_and_leaves_nothing_open(
+    world: World, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    world.stage()
+    root = secure_root("another", world.environment)
+    pinned = validate(Resolved(str(world.binary), "option"), Platform.AUTO)
+
+    def link(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("os.link", link)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(StageError, match=os.strerror(code)):
+        stage(pinned, root)
+    assert os.listdir("/proc/self/fd") == before
+    assert os.listdir(f"{root.runsc_root.path}/exec-allow") == []
+
+
+def test_a_copy_that_cannot_be_kept_is_not_shared(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr("os.link", link)
+    staged = world.stage()
+    assert (staged.shared, staged.from_store, staged.hashed) == (False, False, True)
+    assert staged.changed() is None
+
+
+def test_a_record_that_cannot_be_written_costs_the_next_run_a_copy(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_file = os.replace
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.replace", fail)
+    first, others = world.stage(), world.stage_as_anothers()
+    assert (first.shared, others.hashed) == (True, True)
+    monkeypatch.setattr("os.replace", replace_file)
+    second, third = world.stage(), world.stage()
+    assert [staged.from_store for staged in (second, third)] == [False, True]
+    assert not os.path.samestat(os.fstat(first.descriptor), os.fstat(second.descriptor))
+
+
+def test_a_directory_in_the_place_of_a_record_is_not_read(world: World) -> None:
+    opened = [len(os.listdir("/proc/self/fd"))]
+    world.stage_as_anothers()
+    opened.append(len(os.listdir("/proc/self/fd")))
+    (written,) = (world.base / store.STORE).glob("*.json")
+    written.unlink()
+    written.mkdir()
+    assert world.stage_as_anothers().hashed
+    opened.append(len(os.listdir("/proc/self/fd")))
+    assert opened[2] - opened[1] == opened[1] - opened[0]
 
 
 def test_a_linked_store_is_refused_and_not_followed(world: World, private: Path) -> None:
