@@ -184,12 +184,11 @@ def _secure_root(now: _Moment, after: _Moment | None) -> Facts:
         raise _NotYetError
     if now.lock != "Nobody":
         raise _StepRefusesError
-    return _directories(_MODES[after.root if after else "private"], now)
+    return _directories(_MODES[after.root if after else "private"])
 
 
-def _directories(mode: str, now: _Moment) -> Facts:
-    user = _ROOT if now.as_root else _CALLER
-    return {"user": user, "directories": [{"owner": user, "mode": mode}] * 4}
+def _directories(mode: str) -> Facts:
+    return {"user": _ROOT, "directories": [{"owner": _ROOT, "mode": mode}] * 4}
 
 
 def _stage(now: _Moment, _: _Moment | None) -> Facts:
@@ -272,7 +271,7 @@ def _could_report(trigger: Trigger, now: _Moment) -> Facts | None:
     """What the step would record if it reported the variables as they are in `now`, at whatever time that is."""
     match trigger:
         case Trigger.SECURE_ROOT:
-            return _directories(_MODES[now.root], now) if now.root in _MODES else None
+            return _directories(_MODES[now.root]) if now.root in _MODES else None
         case Trigger.STAGE:
             return None if now.pinned == "nothing" else _copy(now)
         case Trigger.APPLY_POLICY:

@@ -210,10 +210,10 @@ def _facts(trigger: str, header: Header, recorded: Mapping[str, Mapping[str, Any
             own = [{key: directory[key] for key in private} == private for directory in facts["directories"]]
             words["root"] = "private" if own == [True] * 4 else "loose"
         case Trigger.STAGE:
-            binary, root = (recorded.get(step, {}) for step in (Trigger.VALIDATE, Trigger.SECURE_ROOT))
+            binary = recorded.get(Trigger.VALIDATE, {})
             before = binary.get("identity")
             same = before == facts["pinned"] == facts["made_from"] and facts["size"] == before["size"]
-            words["unchanged"] = same and (not facts["shared"] or binary["owner"] == root["user"])
+            words["unchanged"] = same and (not facts["shared"] or binary["owner"] == header.host["user"])
         case Trigger.APPLY_POLICY:
             words["policy"] = str(facts["outcome"])
         case Trigger.EXEC:

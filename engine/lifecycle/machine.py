@@ -115,7 +115,7 @@ def _copy_is_what_was_pinned(known: Known) -> bool:
         staged["pinned"] == staged["made_from"] == binary["identity"]
         and staged["size"] == binary["identity"]["size"]
         and staged["mode"] == "0500"
-        and (not staged["shared"] or binary["owner"] == known["secure_root"]["user"])
+        and (not staged["shared"] or binary["owner"] == known["header"]["host"]["user"])
     )
 
 

@@ -299,3 +299,20 @@ def test_a_move_that_cannot_be_recorded_is_not_made() -> None:
 def test_the_state_cannot_be_set_from_outside() -> None:
     with pytest.raises(AttributeError):
         Walk().lifecycle.state = State.HANDED_OFF  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("owner", "shared", "holds"),
+    [(0, True, True), (0, False, True), (1000, True, False), (1000, False, True)],
+)
+def test_a_copy_is_shared_only_where_the_binary_is_the_callers_own(
+    owner: int, shared: bool, holds: bool
+) -> None:
+    (row,) = (row for row in LIFECYCLE if row.trigger is Trigger.STAGE)
+    (guard,) = row.guards
+    known = {
+        "header": HEADER,
+        Trigger.VALIDATE: {**GOOD[Trigger.VALIDATE], "owner": owner},
+        Trigger.STAGE: {**GOOD[Trigger.STAGE], "shared": shared},
+    }
+    assert guard.holds(known) is holds
