@@ -7,7 +7,11 @@ escaped. It never carries the content of a file or of the environment.
 from __future__ import annotations
 
 import errno
-from typing import ClassVar
+
+from engine.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 
 def printable(text: str) -> str:

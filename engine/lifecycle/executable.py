@@ -11,11 +11,14 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from engine.bundle import Bundle
 from engine.linux.locked_mounts import Tree
 from engine.linux.openat2 import RESOLVE_IN_ROOT, openat2
+from engine.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def executable_trees(bundle: Bundle) -> list[Tree]:

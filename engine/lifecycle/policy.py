@@ -10,19 +10,17 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from engine.bundle import Bundle
 from engine.errors import PolicyError
-from engine.lifecycle.executable import executable_trees
 from engine.lifecycle.machine import PolicyOutcome
-from engine.linux import landlock, locked_mounts, seccomp
-from engine.linux.landlock import Landlock
-from engine.linux.locked_mounts import UnusableError
 from engine.linux.namespaces import sysctl
 from engine.options import ExecPolicy, RunOptions
+from engine.records import TYPE_CHECKING, dataclass
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Strength(StrEnum):
@@ -96,6 +94,10 @@ def apply_policy(
 
 def _locked_mounts(bundle: Bundle, exec_allow: str) -> Policy:  # noqa: ARG001 (runsc needs no directory)
     """Every mount noexec but those of the bundle's files, and sealed where these are read-only."""
+    from engine.lifecycle.executable import executable_trees  # by rootless runs alone
+    from engine.linux import locked_mounts, seccomp
+    from engine.linux.locked_mounts import UnusableError
+
     try:
         trees = executable_trees(bundle)
         if any(os.path.samestat(os.stat("/"), os.stat(tree.path)) for tree in trees):
@@ -127,6 +129,9 @@ def _locked_mounts(bundle: Bundle, exec_allow: str) -> Policy:  # noqa: ARG001 (
 
 def _landlock(bundle: Bundle, exec_allow: str) -> Policy:  # noqa: ARG001 (nothing of the bundle is allowed)
     """The reference's allowlist: the staging directory alone. Applied though a mounting runsc dies of it."""
+    from engine.linux import landlock
+    from engine.linux.landlock import Landlock
+
     remedy = f"leave --exec-policy at {ExecPolicy.AUTO}"
     try:
         if (found := landlock.probe()) not in (Landlock.USABLE, Landlock.FORBIDS_MOUNT):

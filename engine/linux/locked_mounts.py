@@ -14,7 +14,6 @@ import contextlib
 import errno
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from engine.linux import namespaces, seccomp
 from engine.linux.mounts import (
@@ -26,6 +25,7 @@ from engine.linux.mounts import (
     set_flags_everywhere,
 )
 from engine.linux.namespaces import IdMaps
+from engine.records import dataclass
 
 _LOCKED = MountFlag.NO_EXEC | MountFlag.NO_SUID
 

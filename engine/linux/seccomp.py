@@ -10,9 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from dataclasses import dataclass
 
 from engine.linux.syscall import FSMOUNT, FSOPEN, FSPICK, MOUNT_SETATTR, OPEN_TREE_ATTR, library_call
+from engine.records import dataclass
 
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 
