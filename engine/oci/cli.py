@@ -61,7 +61,7 @@ _COMMAND_FOLLOWS = frozenset({"exec", "spec"})
 _REFUSING = frozenset({"create", "run", "restore"})
 
 _USAGE = """usage: engine-oci [--root DIR] [--log FILE] [--log-format text|json] [--debug] [--systemd-cgroup]
-                  [--network sandbox|none|host] [--platform auto|systrap|kvm|ptrace] [--rootless true|false]
+                  [--network auto|sandbox|none|host] [--platform auto|systrap|kvm|ptrace] [--rootless true|false]
                   [--ignore-cgroups] [--exec-policy auto|landlock|off] [--require-exec-policy] [--runsc PATH]
                   VERB [FLAG...] [CONTAINER] [...]"""
 

@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import NoReturn
@@ -28,6 +28,7 @@ from engine.linux.process import die_with_parent
 from engine.oci import record
 from engine.oci.call import Call, say
 from engine.oci.container import ContainerError, find
+from engine.oci.network import ANNOTATION, settle
 from engine.oci.record import Program, Record
 from engine.options import ExecPolicy, Network, Platform, RunOptions
 from engine.trace import Trace
@@ -53,8 +54,14 @@ class _Creation:
     """What a manager's container needs of the run: its trace's place, and its record."""
 
     def __init__(
-        self, options: RunOptions, bundle: Bundle, asked: Asked, traces: PrivateDirectory, creation: str
-    ):
+        self,
+        options: RunOptions,
+        bundle: Bundle,
+        asked: Asked,
+        traces: PrivateDirectory,
+        creation: str,
+        more: Mapping[str, str],
+    ) -> None:
         self.asked = asked
         self._options = options
         self._traces = traces
@@ -66,7 +73,7 @@ class _Creation:
             creation=creation,
             created=now,
             oci_version=config["ociVersion"],
-            annotations=dict(config.get("annotations") or {}),
+            annotations={**(config.get("annotations") or {}), **more},
         )
 
     def keep_trace(self, trace: Trace) -> None:
@@ -139,12 +146,20 @@ def _become(
     try:
         die_with_parent(keeper)
         with open_bundle(call.flags.value("bundle") or ".") as bundle:
+            more: dict[str, str] = {}
+            if call.common.value("network") in (None, "auto"):
+                network, why = settle(
+                    bundle.config, options.runsc, call.environment, rootless=options.rootless
+                )
+                options = replace(options, network=network)
+                if why is not None:
+                    more[ANNOTATION] = why
             traces = _open_traces(environment["ENGINE_ARTIFACT_BASE"])
             run(
                 bundle,
                 options,
                 environment,
-                manager=_Creation(options, bundle, asked, traces, creation),
+                manager=_Creation(options, bundle, asked, traces, creation, more),
                 warn=lambda text: say(f"engine-oci: warning: {text}") if call.verb == "run" else None,
             )
     except EngineError as error:
@@ -225,20 +240,22 @@ def _options(call: Call) -> RunOptions:
     common = call.common
     return RunOptions(
         container_id=call.container_id(),
-        network=Network(_one_of(call, "network", Network, Network.SANDBOX)),
-        platform=Platform(_one_of(call, "platform", Platform, Platform.AUTO)),
+        network=Network(_one_of(call, "network", Network, "auto", Network.NONE)),
+        platform=Platform(_one_of(call, "platform", Platform, "auto", Platform.AUTO)),
         rootless=common.value("rootless") == "true",
         ignore_cgroups=common.has("ignore-cgroups"),
-        exec_policy=ExecPolicy(_one_of(call, "exec-policy", ExecPolicy, ExecPolicy.AUTO)),
+        exec_policy=ExecPolicy(_one_of(call, "exec-policy", ExecPolicy, "auto", ExecPolicy.AUTO)),
         require_exec_policy=common.has("require-exec-policy"),
         runsc=common.value("runsc"),
     )
 
 
-def _one_of(call: Call, name: str, kind: type[Network | Platform | ExecPolicy], default: str) -> str:
+def _one_of(
+    call: Call, name: str, kind: type[Network | Platform | ExecPolicy], auto: str, default: str
+) -> str:
     value = call.common.value(name)
-    if value is None:
+    if value is None or value == auto:
         return default
     if value not in list(kind):
-        raise UsageError(f"--{name} is {value!r}", remedy=f"give one of {', '.join(kind)}")
+        raise UsageError(f"--{name} is {value!r}", remedy=f"give one of {', '.join((auto, *kind))}")
     return value
