@@ -117,6 +117,28 @@ def runs(pid: int, program: tuple[int, int]) -> bool:
     return (status.st_dev, status.st_ino) == program
 
 
+def started(pid: int) -> int | None:
+    """When process `pid` started, in clock ticks since boot, proc_pid_stat(5): it tells it from a later one.
+
+    None when it has ended, waited for or not.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def arguments(pid: int) -> list[bytes]:
+    """The arguments that process `pid` was started with; none when it has ended."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().split(b"\0")
+    except OSError:
+        return []
+
+
 def executing(program: tuple[int, int]) -> list[int]:
     """The processes, this one not among them, that execute the file `program` (device and inode)."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and runs(int(name), program)]

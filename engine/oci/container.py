@@ -67,28 +67,9 @@ class Found:
         except (UntrustedPathError, OSError) as error:
             raise _unreadable(self.verb, error) from None
 
-    def status(self, *, is_mine: bool = False) -> Status:
-        """Its status; with `is_mine` this process holds its lock. Raises `ContainerError`."""
-        return self.look(is_mine=is_mine)[0]
-
-    def look(self, *, is_mine: bool = False) -> tuple[Status, Truth]:
-        """Its status, and what that was made out from."""
-        truth = self.truth()
-        if truth.known is not None:
-            return Status.STOPPED if truth.sandbox is None else Status(truth.known), truth
-        if truth.processes() or (not is_mine and self._is_locked()):
-            return Status.CREATING, truth
-        return Status.DELETED, truth
-
-    def _is_locked(self) -> bool:
-        try:
-            lock = artifacts.take_lock(self.directory)
-        except (UntrustedPathError, OSError) as error:
-            raise _unreadable(self.verb, error) from None
-        if lock is None:
-            return True
-        os.close(lock)
-        return False
+    def status(self) -> Status:
+        """Where it is. Raises `ContainerError`."""
+        return self.truth().status
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -193,9 +174,8 @@ class Found:
 
         What runsc will not delete is said; with `force` it is then removed without runsc. Raises `ContainerError`.
         """
-        truth = self.truth()
         failed = self._have_runsc_delete() if self._runsc_knows() else None
-        if noted := truth.program:
+        if noted := self.record.program:
             if left := end_all((noted.device, noted.inode), seconds=_END):
                 raise ContainerError(
                     self.verb, f"processes {left} of the container do not end", remedy="look what holds them"

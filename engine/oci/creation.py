@@ -24,7 +24,7 @@ from engine.lifecycle.runner import run
 from engine.lifecycle.secure_root import SecuredRoot
 from engine.lifecycle.stage import Staged
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
-from engine.linux.process import die_with_parent
+from engine.linux.process import die_with_parent, started
 from engine.oci import record
 from engine.oci.call import Call, say
 from engine.oci.container import ContainerError, find
@@ -71,6 +71,7 @@ class _Creation:
             id=options.container_id,
             bundle=bundle.path,
             creation=creation,
+            creator=(os.getpid(), started(os.getpid()) or 0),
             created=now,
             oci_version=config["ociVersion"],
             annotations={**(config.get("annotations") or {}), **more},

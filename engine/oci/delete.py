@@ -27,7 +27,7 @@ def main(call: Call) -> int:
             with found.locked():
                 if read(found.directory) != found.record:
                     raise no_such(call.verb, container_id)  # deleted while this waited
-                machine.require(verb, found.status(is_mine=True), container_id)
+                machine.require(verb, found.status(), container_id)
                 found.remove(force=force)
     except ContainerError as error:
         if force and "does not exist" in error.what:

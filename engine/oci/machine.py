@@ -72,6 +72,50 @@ OCI_LIFECYCLE: tuple[Row, ...] = (
     Row(Verb.CHECKPOINT, frozenset({_S.RUNNING}), None, "not running"),
 )
 
+
+class Event(StrEnum):
+    """What moves a container besides a verb that is runsc's: the parts of a creation, an end, and a deletion."""
+
+    CREATE = "create"
+    COMPLETE = "complete"
+    REFUSE = "refuse"
+    CRASH = "crash"
+    END = "end"
+    DELETE = "delete"
+
+
+#: Every edge there is, by what takes it.
+EDGES: frozenset[tuple[Status, Verb | Event, Status]] = frozenset(
+    {
+        (_S.DELETED, Event.CREATE, _S.CREATING),
+        (_S.CREATING, Event.COMPLETE, _S.CREATED),
+        (_S.CREATING, Event.REFUSE, _S.DELETED),
+        (_S.CREATING, Event.CRASH, _S.DELETED),
+        (_S.CREATING, Event.DELETE, _S.DELETED),
+        (_S.CREATED, Event.REFUSE, _S.STOPPED),
+        *((source, Event.END, _S.STOPPED) for source in (_S.CREATED, _S.RUNNING, _S.PAUSED)),
+        (_S.STOPPED, Event.DELETE, _S.DELETED),
+        *(
+            (source, row.verb, row.target)
+            for row in OCI_LIFECYCLE
+            if row.verb in (Verb.START, Verb.PAUSE, Verb.RESUME) and row.target is not None
+            for source in row.sources
+        ),
+    }
+)
+
+
+def status(*, known: str | None, lives: bool, is_being_created: bool) -> Status:
+    """Where a container is, from what a crash cannot take back; the spec's `Reported`.
+
+    `known` is what runsc's file says, None without one. Without one, `lives` is whether any process executes the
+    copy of runsc that was staged for it; with one, whether the sandbox does.
+    """
+    if known is not None:
+        return Status(known) if lives else Status.STOPPED
+    return Status.CREATING if lives or is_being_created else Status.DELETED
+
+
 _ROWS = {row.verb: row for row in OCI_LIFECYCLE}
 
 

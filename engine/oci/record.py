@@ -17,12 +17,15 @@ from dataclasses import asdict, dataclass
 
 from engine import artifacts
 from engine.linux.files import PrivateDirectory, UntrustedPathError
-from engine.linux.process import executing, runs
+from engine.linux.process import arguments, executing, runs, started
+from engine.oci.machine import Status, status
 
 FORMAT = 1
 _NEW = artifacts.OCI_RECORD + ".new"
 #: Seconds. runsc writes its state file in place; whoever looks meanwhile looks again.
 _MID_WRITE = 2.0
+#: By what runsc's own processes of a container are told from commands about it, which execute the same file.
+_PARTS = frozenset({b"boot", b"gofer", b"umount"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +58,14 @@ class Program:
 class Record:
     """Who the container is. `program` and `flags` (runsc's global ones) are there from when it is handed off.
 
-    `creation` tells two creations of one id apart; `created` is RFC 3339, UTC.
+    `creation` tells two creations of one id apart; `creator` is the process that takes the run's steps and becomes
+    `runsc create`, and when it started; `created` is RFC 3339, UTC.
     """
 
     id: str
     bundle: str
     creation: str
+    creator: tuple[int, int]
     created: str
     oci_version: str
     annotations: Mapping[str, str]
@@ -120,6 +125,8 @@ def read(container: PrivateDirectory) -> Record | None:
             raise ValueError("of another format")
         program = fields.pop("program")
         fields["flags"] = tuple(fields["flags"])
+        pid, start = fields["creator"]
+        fields["creator"] = (pid, start)
         return Record(**fields, program=program and Program(**program))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UntrustedPathError(path, f"is no record of this engine ({error})") from None
@@ -166,35 +173,48 @@ class Truth:
     """What is true of a recorded container.
 
     `known` is what runsc's file says, None when runsc does not know of it (yet, or any more); `sandbox` is the
-    sandbox's process, None when it does not run.
+    sandbox's process, None when it does not run; `processes` are the parts of it that live, looked
+    for only where runsc does not know of the container; `is_being_created`: its creator lives.
     """
 
     known: str | None
     sandbox: int | None
-    program: Program | None
+    processes: tuple[int, ...]
+    is_being_created: bool
 
-    def processes(self) -> list[int]:
-        """Every process that executes the staged copy of runsc, whoever started it."""
-        return executing((self.program.device, self.program.inode)) if self.program else []
+    @property
+    def status(self) -> Status:
+        """Where the container is."""
+        return status(
+            known=self.known,
+            lives=bool(self.processes) if self.known is None else self.sandbox is not None,
+            is_being_created=self.is_being_created,
+        )
 
     @property
     def is_kept(self) -> bool:
         """Whether it is still somebody's: runsc knows of it, or processes of it live."""
-        return self.known is not None or bool(self.processes())
+        return self.known is not None or bool(self.processes)
 
 
 def look(container: PrivateDirectory, record: Record) -> Truth:
     """Find out what is true of the container. Raises `OSError` and `UntrustedPathError`."""
+    pid, start = record.creator
+    is_being_created = (
+        started(pid) == start
+    )  # asked first: what a creator that is gone has not made, is not made
     file = None
     with contextlib.suppress(FileNotFoundError):
         root = artifacts.open_runsc_root(container)
         with contextlib.closing(root):
             file = state_file(root, record.id)
-    if file is None or file.status == "creating":
-        return Truth(None, None, record.program)
-    program = record.program
-    alive = program is not None and runs(file.pid, (program.device, program.inode))
-    return Truth(file.status, file.pid if alive else None, program)
+    program = (record.program.device, record.program.inode) if record.program else None
+    if file is None or file.status == Status.CREATING:
+        found = executing(program) if program else ()
+        parts = tuple(process for process in found if not _PARTS.isdisjoint(arguments(process)))
+        return Truth(None, None, parts, is_being_created)
+    alive = program is not None and runs(file.pid, program)
+    return Truth(file.status, file.pid if alive else None, (), is_being_created=False)
 
 
 def is_kept(container: PrivateDirectory) -> bool:

@@ -28,14 +28,14 @@ def main(call: Call) -> int:
 
 def describe(found: Found) -> dict[str, Any] | None:
     """The state of the container, runtime.md (State), and as runc its time of creation and owner; None for none."""
-    status, truth = found.look()
-    if status is Status.DELETED:
+    truth = found.truth()
+    if truth.status is Status.DELETED:
         return None
     record = found.record
     return {
         "ociVersion": record.oci_version,
         "id": record.id,
-        "status": str(status),
+        "status": str(truth.status),
         "pid": truth.sandbox or 0,
         "bundle": record.bundle,
         "annotations": dict(record.annotations),
