@@ -23,6 +23,7 @@ import hashlib
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator, Mapping
 
 from engine.linux.files import (
@@ -42,7 +43,7 @@ _BASE_VARIABLES = ("ENGINE_ARTIFACT_BASE", "NUCLEUS_GVISOR_ARTIFACT_BASE")
 _PLAIN_COMPONENT = re.compile(r"[0-9A-Fa-f]{32}", re.ASCII)
 _COMPONENT = re.compile(r"[0-9A-Fa-f]{32}|id-[0-9a-f]{32}", re.ASCII)
 
-#: How runsc names the state of a container that is the only one of its sandbox, as all of ours are.
+#: How runsc names the state of a container that is the first of its sandbox, as all are but a pod's further ones.
 _STATE_FILE = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.+-]*)_sandbox:\1\.state", re.ASCII)
 
 LOCK = "lock"
@@ -247,18 +248,24 @@ def take_lock(container: PrivateDirectory) -> int | None:
         os.close(descriptor)
 
 
-def is_kept(container: PrivateDirectory) -> bool:
-    """Whether a container is in there that only its manager may delete. The caller holds the lock.
+def why_kept(base: PrivateDirectory, container: PrivateDirectory) -> str | None:
+    """Why only its manager may delete what is in there; None where anybody may. The caller holds the lock.
 
     Raises `UntrustedPathError`, and `OSError`.
     """
-    try:
-        os.stat(OCI_RECORD, dir_fd=container.descriptor, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
+    if not _has_record(container):
+        return None
     from engine.oci import record  # only where a manager was
 
-    return record.is_kept(container)
+    return record.why_kept(base, container)
+
+
+def wait_for_lock(container: PrivateDirectory, seconds: float) -> int | None:
+    """As `take_lock`, after waiting up to so many seconds for whoever holds it."""
+    end = time.monotonic() + seconds
+    while (lock := take_lock(container)) is None and time.monotonic() < end:
+        time.sleep(0.01)
+    return lock
 
 
 def open_runsc_root(container: PrivateDirectory) -> PrivateDirectory:
@@ -275,7 +282,7 @@ def _names(directory: PrivateDirectory, name: str, status: os.stat_result) -> bo
     return os.path.samestat(status, named)
 
 
-def remove_leftovers(container: PrivateDirectory) -> list[str]:
+def remove_leftovers(base: PrivateDirectory, container: PrivateDirectory) -> list[str]:
     """Remove what a run that is over left in `container`, but not its traces. The caller holds the lock.
 
     What a supervisor that was killed left elsewhere (cgroups, a file of its overlay in the root file system) only
@@ -285,35 +292,55 @@ def remove_leftovers(container: PrivateDirectory) -> list[str]:
     try:
         status = os.stat(RUNSC_ROOT, dir_fd=container.descriptor, follow_symlinks=False)
     except FileNotFoundError:
-        _forget(container)
+        _forget(base, container)
         return []
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
         return []
-    _delete_the_killed(container)
+    _delete_the_killed(base, container)
     remove_tree(container, RUNSC_ROOT)
-    _forget(container)
+    _forget(base, container)
     return [os.path.join(container.path, RUNSC_ROOT)]
 
 
-def _forget(container: PrivateDirectory) -> None:
-    """Remove the record, after what it is about."""
-    with contextlib.suppress(FileNotFoundError):
+def _has_record(container: PrivateDirectory) -> bool:
+    try:
         os.stat(OCI_RECORD, dir_fd=container.descriptor, follow_symlinks=False)
-        os.unlink(OCI_RECORD, dir_fd=container.descriptor)
+    except FileNotFoundError:
+        return False
+    return True
 
 
-def _delete_the_killed(container: PrivateDirectory) -> None:
-    """Have the staged runsc delete each container whose state is still in its root. Raises `OSError`."""
+def _forget(base: PrivateDirectory, container: PrivateDirectory) -> None:
+    """Remove the record, after what it is about."""
+    if _has_record(container):
+        from engine.oci import pod  # only where a manager was
+
+        pod.forget(base, container)
+
+
+def _delete_the_killed(base: PrivateDirectory, container: PrivateDirectory) -> None:
+    """Have the staged runsc delete each container whose state is still in its root, or in its sandbox's.
+
+    Raises `OSError`.
+    """
     with contextlib.closing(open_private_directory(container.descriptor, container.path, RUNSC_ROOT)) as root:
-        killed = [match[1] for name in os.listdir(root.descriptor) if (match := _STATE_FILE.fullmatch(name))]
+        killed = [
+            (root.path, match[1])
+            for name in os.listdir(root.descriptor)
+            if (match := _STATE_FILE.fullmatch(name))
+        ]
+        if _has_record(container):
+            from engine.oci import pod  # only where a manager was
+
+            killed += pod.left_in_sandbox(base, container)
         if not killed:
             return
         from engine.runsc import delete  # only after a kill: it is costly to import
 
         for program in _staged_copies(root):
             try:
-                for container_id in killed:
-                    delete(program, root.path, container_id)
+                for where, container_id in killed:
+                    delete(program, where, container_id)
             finally:
                 os.close(program)
             return
@@ -371,7 +398,7 @@ def remove_container(base: PrivateDirectory, container: PrivateDirectory) -> boo
     Says whether the directory is gone: not when another engine has made its lock in it by then, or when its
     name is another directory's, which is left alone. Raises `OSError`.
     """
-    remove_leftovers(container)
+    remove_leftovers(base, container)
     for name in os.listdir(container.descriptor):
         if name == LOCK:
             continue

@@ -83,9 +83,9 @@ def _collect(base: PrivateDirectory, name: str, *, keep_traces: bool) -> list[st
         if lock is None:
             return None
         try:
-            if artifacts.is_kept(container):
+            if artifacts.why_kept(base, container):
                 return None
-            gone = artifacts.remove_leftovers(container) if keep_traces else []
+            gone = artifacts.remove_leftovers(base, container) if keep_traces else []
             whole = artifacts.remove_if_unused if keep_traces else artifacts.remove_container
             return [container.path] if whole(base, container) else gone
         finally:

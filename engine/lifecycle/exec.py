@@ -118,7 +118,7 @@ def prepare(
         )
     return HandOff(
         program=staged.descriptor,
-        argv=build_argv(staged.path, root.runsc_root.path, options, platform, bundle.path, asked),
+        argv=build_argv(staged.path, root.used_root.path, options, platform, bundle.path, asked),
         environment=build_environment(root.runtime.path),
         kept=frozenset({root.lock, *range(3, 3 + asked.preserved)}),
         bundle=bundle.facts(),

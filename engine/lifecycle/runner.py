@@ -18,11 +18,11 @@ from engine.lifecycle.exec import RUN, Asked, HandOff, build_argv, build_environ
 from engine.lifecycle.machine import Lifecycle, PolicyOutcome, Trigger
 from engine.lifecycle.policy import apply_policy
 from engine.lifecycle.resolve import resolve
-from engine.lifecycle.secure_root import SecuredRoot, secure_root
+from engine.lifecycle.secure_root import Joined, SecuredRoot, secure_root
 from engine.lifecycle.spec_graph import SpecLifecycle, spec_graph
 from engine.lifecycle.stage import Staged, stage
 from engine.lifecycle.validate import Validated, validate
-from engine.linux.files import UntrustedPathError
+from engine.linux.files import PrivateDirectory, UntrustedPathError
 from engine.linux.process import HeldProcess
 from engine.options import Platform, RunOptions
 from engine.trace import Trace
@@ -36,6 +36,9 @@ class Manager(Protocol):
 
     def keep_trace(self, trace: Trace) -> None:
         """Give the trace its place, before the first step. Raises `EngineError`."""
+
+    def join(self, base: PrivateDirectory) -> Joined | None:
+        """The sandbox under `base` that the container is to be part of, if any. Raises as `secure_root` catches."""
 
     def secured(self, root: SecuredRoot, trace: str | None) -> Undoable:
         """The container's directory is there and locked. Raises `EngineError`."""
@@ -206,7 +209,8 @@ class _Run:
         return made
 
     def _secure_root(self) -> SecuredRoot:
-        root = self._keep(secure_root(self._options.container_id, self._environment))
+        join = self._manager.join if self._manager is not None else lambda _: None
+        root = self._keep(secure_root(self._options.container_id, self._environment, join))
         self._trace.create_in(root.container)
         if self._manager is not None:
             self._keep(self._manager.secured(root, self._trace.path))

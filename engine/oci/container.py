@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import stat
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from engine import artifacts
@@ -20,7 +20,7 @@ from engine.errors import EngineError, printable, remedy_for
 from engine.lifecycle.exec import build_environment
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.linux.process import HeldProcess, end_all, keep_only_descriptors, replace_process
-from engine.oci import machine, record
+from engine.oci import machine, pod, record
 from engine.oci.call import Call, say
 from engine.oci.machine import Status, Verb
 from engine.oci.record import Record, Truth
@@ -63,9 +63,25 @@ class Found:
     def truth(self) -> Truth:
         """What is true of it now. Raises `ContainerError`."""
         try:
-            return record.look(self.directory, self.record)
+            truth = record.look(self.base, self.directory, self.record)
         except (UntrustedPathError, OSError) as error:
             raise _unreadable(self.verb, error) from None
+        if self.record.sandbox is None or truth.sandbox is None or truth.known == Status.CREATED:
+            return truth
+        # That the sandbox lives does not say that this container of it does: only the sandbox knows.
+        return replace(truth, sandbox=None) if self._runsc_says_stopped() else truth
+
+    def _runsc_says_stopped(self) -> bool:
+        import subprocess
+
+        from engine.runsc import ask
+
+        runtime = os.path.join(self.runsc_root, artifacts.RUNTIME)
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired, ValueError), self.program() as program:
+            done = ask(program, [*self.record.flags, "state", self.record.id], runtime)
+            if done.returncode == 0:
+                return bool(json.loads(done.stdout).get("status") == Status.STOPPED)
+        return False  # then runsc's file says all there is to know
 
     def status(self) -> Status:
         """Where it is. Raises `ContainerError`."""
@@ -74,21 +90,16 @@ class Found:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Alone with it: no other command creates or deletes it meanwhile. Raises `ContainerError`."""
-        end = time.monotonic() + PATIENCE
-        while True:
-            try:
-                lock = artifacts.take_lock(self.directory)
-            except (UntrustedPathError, OSError) as error:
-                raise _unreadable(self.verb, error) from None
-            if lock is not None:
-                break
-            if time.monotonic() > end:
-                raise ContainerError(
-                    self.verb,
-                    f"container {self.record.id!r} is being created or deleted by another command",
-                    remedy="wait for it, or end it",
-                )
-            time.sleep(0.01)
+        try:
+            lock = artifacts.wait_for_lock(self.directory, PATIENCE)
+        except (UntrustedPathError, OSError) as error:
+            raise _unreadable(self.verb, error) from None
+        if lock is None:
+            raise ContainerError(
+                self.verb,
+                f"container {self.record.id!r} is being created or deleted by another command",
+                remedy="wait for it, or end it",
+            )
         try:
             yield
         finally:
@@ -131,7 +142,7 @@ class Found:
 
     @property
     def runsc_root(self) -> str:
-        """runsc's own directory of this container."""
+        """The directory in which this container's copy of runsc is."""
         return os.path.join(self.directory.path, artifacts.RUNSC_ROOT)
 
     def become_runsc(
@@ -173,7 +184,8 @@ class Found:
         """End what lives of it and take away all of it, the record last. The caller holds the lock.
 
         What was created and is not started meanwhile is ended without `force`, too: runsc looks, under its own lock.
-        What runsc will not delete is said; with `force` it is then removed without runsc. Raises `ContainerError`.
+        What runsc will not delete is said; with `force` it is then removed without runsc. Of a sandbox that others
+        have joined the directory stays until the last of them is deleted. Raises `ContainerError`.
         """
         if not force and self.status() is Status.CREATED and (failed := self._have_runsc_delete("delete")):
             raise ContainerError(self.verb, failed, remedy="delete it with --force")
@@ -190,6 +202,10 @@ class Found:
                 if not force:
                     raise ContainerError(self.verb, failed, remedy="delete it with --force")
                 say(f"engine-oci: warning: {failed}; removed without it")
+                pod.strike_out(self.base, self.directory, self.record)
+            if record.members(self.base, self.record):
+                return
+            if failed:
                 artifacts.remove_tree(self.directory, artifacts.RUNSC_ROOT)
             artifacts.remove_container(self.base, self.directory)
         except FileNotFoundError:
@@ -202,10 +218,10 @@ class Found:
             ) from None
 
     def _runsc_knows(self) -> bool:
-        name = f"{self.record.id}_sandbox:{self.record.id}.state"
         try:
-            os.stat(os.path.join(artifacts.RUNSC_ROOT, name), dir_fd=self.directory.descriptor)
-        except OSError:
+            with contextlib.closing(record.open_runsc_root(self.base, self.directory, self.record)) as root:
+                os.stat(self.record.state_file, dir_fd=root.descriptor, follow_symlinks=False)
+        except (OSError, UntrustedPathError):
             return False
         return True
 

@@ -21,11 +21,11 @@ from engine.bundle import Bundle, open_bundle
 from engine.errors import EngineError, ExecError, SecureRootError, UsageError, remedy_for
 from engine.lifecycle.exec import Asked, build_global_flags
 from engine.lifecycle.runner import run
-from engine.lifecycle.secure_root import SecuredRoot
+from engine.lifecycle.secure_root import Joined, SecuredRoot
 from engine.lifecycle.stage import Staged
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
 from engine.linux.process import die_with_parent, started
-from engine.oci import record
+from engine.oci import pod, record
 from engine.oci.call import Call, say
 from engine.oci.container import ContainerError, find
 from engine.oci.network import ANNOTATION, settle
@@ -40,10 +40,11 @@ _FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 class _Recorded:
     """The record as something that a refused run takes back."""
 
+    base: PrivateDirectory
     container: PrivateDirectory
 
     def discard(self) -> list[str]:
-        gone = record.remove(self.container)
+        gone = pod.forget(self.base, self.container)
         return [os.path.join(self.container.path, artifacts.OCI_RECORD)] if gone else []
 
     def close(self) -> None:
@@ -61,8 +62,11 @@ class _Creation:
         traces: PrivateDirectory,
         creation: str,
         more: Mapping[str, str],
+        sandbox_id: str | None,
     ) -> None:
         self.asked = asked
+        self._sandbox_id = sandbox_id
+        self._joining: int | None = None
         self._options = options
         self._traces = traces
         config = bundle.config
@@ -80,10 +84,19 @@ class _Creation:
     def keep_trace(self, trace: Trace) -> None:
         trace.create_in(self._traces, named=self._record.id)
 
+    def join(self, base: PrivateDirectory) -> Joined | None:
+        if self._sandbox_id is None:
+            return None
+        joined, noted, self._joining = pod.join(base, self._sandbox_id)
+        self._record = replace(self._record, sandbox=noted)
+        return joined
+
     def secured(self, root: SecuredRoot, trace: str | None) -> _Recorded:
         self._record = replace(self._record, trace=trace)
         self._write(root, SecureRootError)
-        return _Recorded(root.container)
+        if self._joining is not None:
+            os.close(self._joining)  # from here on the record keeps the sandbox's directory
+        return _Recorded(root.base, root.container)
 
     def about_to_hand_off(self, root: SecuredRoot, staged: Staged, platform: Platform) -> None:
         status = os.fstat(staged.descriptor)
@@ -96,7 +109,7 @@ class _Creation:
             modified=status.st_mtime_ns,
             changed=status.st_ctime_ns,
         )
-        flags = build_global_flags(root.runsc_root.path, self._options, platform)
+        flags = build_global_flags(root.used_root.path, self._options, platform)
         own = tuple(flag for flag in self.asked.global_flags if flag == "--systemd-cgroup")
         self._record = replace(self._record, program=program, flags=(*flags, *own))
         self._write(root, ExecError)
@@ -148,19 +161,26 @@ def _become(
         die_with_parent(keeper)
         with open_bundle(call.flags.value("bundle") or ".") as bundle:
             more: dict[str, str] = {}
-            if call.common.value("network") in (None, "auto"):
+            network_is_chosen = call.common.value("network") not in (None, "auto")
+            base_path = environment["ENGINE_ARTIFACT_BASE"]
+            sandbox_id = pod.sandbox_of(bundle.config)
+            if sandbox_id is not None:
+                options, more = pod.as_in_sandbox(
+                    options, base_path, sandbox_id, network_is_chosen=network_is_chosen
+                )
+            elif not network_is_chosen:
                 network, why = settle(
                     bundle.config, options.runsc, call.environment, rootless=options.rootless
                 )
                 options = replace(options, network=network)
                 if why is not None:
                     more[ANNOTATION] = why
-            traces = _open_traces(environment["ENGINE_ARTIFACT_BASE"])
+            traces = _open_traces(base_path)
             run(
                 bundle,
                 options,
                 environment,
-                manager=_Creation(options, bundle, asked, traces, creation, more),
+                manager=_Creation(options, bundle, asked, traces, creation, more, sandbox_id),
                 warn=lambda text: say(f"engine-oci: warning: {text}") if call.verb == "run" else None,
             )
     except EngineError as error:

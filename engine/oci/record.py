@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from engine import artifacts
-from engine.linux.files import PrivateDirectory, UntrustedPathError
+from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.linux.process import arguments, executing, runs, started
 from engine.oci.machine import Status, status
 
@@ -55,8 +55,19 @@ class Program:
 
 
 @dataclass(frozen=True, slots=True)
+class Sandbox:
+    """The sandbox that a container of a pod has joined: the container `id`, as created by `creation`, and its copy."""
+
+    id: str
+    creation: str
+    program: Program
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """Who the container is. `program` and `flags` (runsc's global ones) are there from when it is handed off.
+
+    `sandbox` is there for one that lives in another's sandbox, in whose runsc root runsc's file about it is.
 
     `creation` tells two creations of one id apart; `creator` is the process that takes the run's steps and becomes
     `runsc create`, and when it started; `created` is RFC 3339, UTC.
@@ -72,6 +83,12 @@ class Record:
     trace: str | None = None
     program: Program | None = None
     flags: tuple[str, ...] = ()
+    sandbox: Sandbox | None = None
+
+    @property
+    def state_file(self) -> str:
+        """How runsc names its file about it."""
+        return f"{self.id}_sandbox:{self.sandbox.id if self.sandbox else self.id}.state"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +141,8 @@ def read(container: PrivateDirectory) -> Record | None:
         if fields.pop("format") != FORMAT:
             raise ValueError("of another format")
         program = fields.pop("program")
+        if sandbox := fields.pop("sandbox", None):
+            fields["sandbox"] = Sandbox(**{**sandbox, "program": Program(**sandbox["program"])})
         fields["flags"] = tuple(fields["flags"])
         pid, start = fields["creator"]
         fields["creator"] = (pid, start)
@@ -150,9 +169,17 @@ def _read_own(directory: PrivateDirectory, name: str) -> bytes | None:
         return file.read()
 
 
-def state_file(runsc_root: PrivateDirectory, container_id: str) -> StateFile | None:
-    """What runsc's file about the container says; None where it has none. Raises `OSError`, `UntrustedPathError`."""
-    name = f"{container_id}_sandbox:{container_id}.state"
+def open_runsc_root(base: PrivateDirectory, container: PrivateDirectory, record: Record) -> PrivateDirectory:
+    """Where runsc's file about the container is: its own root, or its sandbox's. Raises as `artifacts`' own."""
+    if record.sandbox is None:
+        return artifacts.open_runsc_root(container)
+    name = artifacts.component(record.sandbox.id)
+    with contextlib.closing(open_private_directory(base.descriptor, base.path, name)) as sandbox:
+        return artifacts.open_runsc_root(sandbox)
+
+
+def state_file(runsc_root: PrivateDirectory, name: str) -> StateFile | None:
+    """What runsc's file `name` says; None where there is none. Raises `OSError`, `UntrustedPathError`."""
     end = time.monotonic() + _MID_WRITE
     while (data := _read_own(runsc_root, name)) is not None:
         try:
@@ -197,7 +224,7 @@ class Truth:
         return self.known is not None or bool(self.processes)
 
 
-def look(container: PrivateDirectory, record: Record) -> Truth:
+def look(base: PrivateDirectory, container: PrivateDirectory, record: Record) -> Truth:
     """Find out what is true of the container. Raises `OSError` and `UntrustedPathError`."""
     pid, start = record.creator
     is_being_created = (
@@ -205,22 +232,46 @@ def look(container: PrivateDirectory, record: Record) -> Truth:
     )  # asked first: what a creator that is gone has not made, is not made
     file = None
     with contextlib.suppress(FileNotFoundError):
-        root = artifacts.open_runsc_root(container)
+        root = open_runsc_root(base, container, record)
         with contextlib.closing(root):
-            file = state_file(root, record.id)
+            file = state_file(root, record.state_file)
     program = (record.program.device, record.program.inode) if record.program else None
     if file is None or file.status == Status.CREATING:
         found = executing(program) if program else ()
         parts = tuple(process for process in found if not _PARTS.isdisjoint(arguments(process)))
         return Truth(None, None, parts, is_being_created)
-    alive = program is not None and runs(file.pid, program)
+    boot = record.sandbox.program if record.sandbox else record.program
+    alive = boot is not None and runs(file.pid, (boot.device, boot.inode))
     return Truth(file.status, file.pid if alive else None, (), is_being_created=False)
 
 
-def is_kept(container: PrivateDirectory) -> bool:
-    """Whether a manager's container is there that only `delete` may take away. The caller holds the lock.
+def members(base: PrivateDirectory, sandbox: Record) -> list[str]:
+    """The ids of the containers that have joined this very sandbox and have a record.
 
-    False where there is no record, and where what was being created never came to be. Raises as `look`.
+    What cannot be read is none of them: nobody could have created it here. Raises `OSError` where the base cannot be.
+    """
+    found = []
+    for name in os.listdir(base.descriptor):
+        if not artifacts.is_component(name):
+            continue
+        with contextlib.suppress(OSError, UntrustedPathError):
+            with contextlib.closing(open_private_directory(base.descriptor, base.path, name)) as container:
+                noted = read(container)
+            if noted is not None and noted.sandbox is not None and noted.sandbox.creation == sandbox.creation:
+                found.append(noted.id)
+    return sorted(found)
+
+
+def why_kept(base: PrivateDirectory, container: PrivateDirectory) -> str | None:
+    """Why only `delete` may take away what a manager has there, in one phrase. The caller holds the lock.
+
+    None where there is no record, and where what was being created never came to be. Raises as `look`.
     """
     record = read(container)
-    return record is not None and look(container, record).is_kept
+    if record is None:
+        return None
+    if look(base, container, record).is_kept:
+        return "exists"
+    if left := members(base, record):
+        return f"is gone, and containers of its sandbox are not: {', '.join(map(repr, left))}"
+    return None
