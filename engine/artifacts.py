@@ -2,12 +2,16 @@
 
     <base>/<component>/lock                       held, by flock(2), for as long as the supervisor lives
     <base>/<component>/trace-<time>-<random>.jsonl   the record of a run
+    <base>/<component>/oci.json                   the record of a container that a manager created
     <base>/<component>/runsc-root/                runsc's own state (`--root`)
                        runsc-root/runtime/        TMPDIR and XDG_RUNTIME_DIR of runsc
                        runsc-root/exec-allow/stage-*/runsc
+    <base>/traces/<id>-<time>-<random>.jsonl      the traces of containers that managers create, which outlive them
 
 The lock's descriptor survives execve into the supervisor, `runsc run`, whose end takes the container with it.
 So the kernel itself says whether the container is alive: whoever can take the lock may remove what it guards.
+A manager's container lives longer than `runsc create`, which holds its lock: there the record is asked as well
+(`engine.oci.record`), and whoever has the lock may remove only what it does not say is kept.
 """
 
 from __future__ import annotations
@@ -45,6 +49,8 @@ LOCK = "lock"
 RUNSC_ROOT = "runsc-root"
 RUNTIME = "runtime"
 EXEC_ALLOW = "exec-allow"
+OCI_RECORD = "oci.json"
+TRACES = "traces"
 
 
 def artifact_base(environment: Mapping[str, str], *, user: int, root_is_mapped: bool, directory: str) -> str:
@@ -142,6 +148,38 @@ def base_changed(base: PrivateDirectory) -> str | None:
         os.close(parent.descriptor)
 
 
+def reach_base(path: str, *, make: bool) -> str:
+    """The path of the base at `path` without links; with `make` the directories above it that are missing are made.
+
+    A link on the way is followed where nobody untrusted could have put it there, as `/var/run` is. Raises
+    `UntrustedPathError` and `OSError` as `open_base`.
+    """
+    parent_path, name = os.path.split(path.rstrip("/"))
+    owners = {0, os.geteuid()}
+    missing: list[str] = []
+    while True:
+        try:
+            parent = open_trusted(parent_path, owners, follow_links=True, unmapped=unmapped_uid())
+            break
+        except FileNotFoundError:
+            if not make:
+                raise
+            parent_path, last = os.path.split(parent_path)
+            missing.append(last)
+    try:
+        while missing:
+            judge_directory(parent, owners)
+            where = os.path.join(parent.path, missing[-1])
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(missing[-1], 0o711, dir_fd=parent.descriptor)
+            os.close(parent.descriptor)
+            parent = open_trusted(where, owners, follow_links=False, unmapped=unmapped_uid())
+            missing.pop()
+        return os.path.join(parent.path, name)
+    finally:
+        os.close(parent.descriptor)
+
+
 def _open_parent(path: str) -> tuple[Opened, str]:
     """The judged directory that holds the base, and the base's name in it."""
     if "\0" in path:
@@ -209,6 +247,25 @@ def take_lock(container: PrivateDirectory) -> int | None:
         os.close(descriptor)
 
 
+def is_kept(container: PrivateDirectory) -> bool:
+    """Whether a container is in there that only its manager may delete. The caller holds the lock.
+
+    Raises `UntrustedPathError`, and `OSError`.
+    """
+    try:
+        os.stat(OCI_RECORD, dir_fd=container.descriptor, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    from engine.oci import record  # only where a manager was
+
+    return record.is_kept(container)
+
+
+def open_runsc_root(container: PrivateDirectory) -> PrivateDirectory:
+    """runsc's directory in `container`. Raises `FileNotFoundError`, other `OSError`s and `UntrustedPathError`."""
+    return open_private_directory(container.descriptor, container.path, RUNSC_ROOT)
+
+
 def _names(directory: PrivateDirectory, name: str, status: os.stat_result) -> bool:
     """Whether `name` in `directory` is still the file with this status."""
     try:
@@ -228,12 +285,21 @@ def remove_leftovers(container: PrivateDirectory) -> list[str]:
     try:
         status = os.stat(RUNSC_ROOT, dir_fd=container.descriptor, follow_symlinks=False)
     except FileNotFoundError:
+        _forget(container)
         return []
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
         return []
     _delete_the_killed(container)
     remove_tree(container, RUNSC_ROOT)
+    _forget(container)
     return [os.path.join(container.path, RUNSC_ROOT)]
+
+
+def _forget(container: PrivateDirectory) -> None:
+    """Remove the record, after what it is about."""
+    with contextlib.suppress(FileNotFoundError):
+        os.stat(OCI_RECORD, dir_fd=container.descriptor, follow_symlinks=False)
+        os.unlink(OCI_RECORD, dir_fd=container.descriptor)
 
 
 def _delete_the_killed(container: PrivateDirectory) -> None:

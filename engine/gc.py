@@ -57,6 +57,8 @@ def collect(environment: Mapping[str, str], *, keep_traces: bool = False) -> Col
         with contextlib.closing(base):
             for name in sorted(os.listdir(base.descriptor)):
                 where = os.path.join(path, name)
+                if name == artifacts.TRACES:
+                    continue  # managers' containers are over sooner than anybody has read about them
                 if not artifacts.is_component(name):
                     foreign.append(where)
                     continue
@@ -81,6 +83,8 @@ def _collect(base: PrivateDirectory, name: str, *, keep_traces: bool) -> list[st
         if lock is None:
             return None
         try:
+            if artifacts.is_kept(container):
+                return None
             gone = artifacts.remove_leftovers(container) if keep_traces else []
             whole = artifacts.remove_if_unused if keep_traces else artifacts.remove_container
             return [container.path] if whole(base, container) else gone

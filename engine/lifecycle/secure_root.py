@@ -98,6 +98,10 @@ def secure_root(container_id: str, environment: Mapping[str, str]) -> SecuredRoo
                     remedy="stop it, wait for its end (or that of engine gc), or choose another --id",
                 )
             undo.callback(os.close, lock)
+            if artifacts.is_kept(container):
+                raise SecureRootError(
+                    f"container {container_id!r} exists", remedy="delete it, or choose another id"
+                )
             undo.callback(_remove_if_unused, base, container)
             cleaned = artifacts.remove_leftovers(container)
             runsc_root = _make(container, artifacts.RUNSC_ROOT, undo)

@@ -1,0 +1,310 @@
+"""A manager's container, found again: what is true of it, and the very copy of runsc that created it.
+
+Every later command about a container is that copy's, found from the container's own directory by descriptor and
+compared with what the record says of it. The path of an installed runsc, which may be another by now, plays no part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from engine import artifacts
+from engine.errors import EngineError, printable, remedy_for
+from engine.lifecycle.exec import build_environment
+from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
+from engine.linux.process import HeldProcess, end_all, keep_only_descriptors, replace_process
+from engine.oci import machine, record
+from engine.oci.call import Call, say
+from engine.oci.machine import Status, Verb
+from engine.oci.record import Record, Truth
+from engine.options import check_container_id
+
+#: Seconds to wait for another command that creates or deletes the same container.
+PATIENCE = 10.0
+#: Seconds that runsc may take to delete, hooks included, and processes to end.
+_DELETE = 60.0
+_END = 10.0
+_RUNSC = "runsc"
+
+
+class ContainerError(EngineError):
+    """The container cannot be acted on. `step` is the verb."""
+
+    exit_code = 1
+
+    def __init__(self, verb: str, what: str, *, remedy: str) -> None:
+        self.step = verb
+        super().__init__(what, remedy=remedy)
+
+
+def no_such(verb: str, container_id: str) -> ContainerError:
+    """The words that podman and containerd look for."""
+    return ContainerError(
+        verb, f"container {container_id!r} does not exist", remedy="engine-oci list shows those that do"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A container that has a record, its directories open."""
+
+    verb: str
+    base: PrivateDirectory
+    directory: PrivateDirectory
+    record: Record
+
+    def truth(self) -> Truth:
+        """What is true of it now. Raises `ContainerError`."""
+        try:
+            return record.look(self.directory, self.record)
+        except (UntrustedPathError, OSError) as error:
+            raise _unreadable(self.verb, error) from None
+
+    def status(self) -> Status:
+        """Where it is. Raises `ContainerError`."""
+        return self.truth().status
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Alone with it: no other command creates or deletes it meanwhile. Raises `ContainerError`."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                lock = artifacts.take_lock(self.directory)
+            except (UntrustedPathError, OSError) as error:
+                raise _unreadable(self.verb, error) from None
+            if lock is not None:
+                break
+            if time.monotonic() > end:
+                raise ContainerError(
+                    self.verb,
+                    f"container {self.record.id!r} is being created or deleted by another command",
+                    remedy="wait for it, or end it",
+                )
+            time.sleep(0.01)
+        try:
+            yield
+        finally:
+            os.close(lock)
+
+    @contextlib.contextmanager
+    def program(self) -> Iterator[int]:
+        """The staged copy of runsc that created it, open. Raises `ContainerError` unless it is that very file."""
+        noted = self.record.program
+        if noted is None:
+            raise ContainerError(
+                self.verb, f"container {self.record.id!r} was never handed off", remedy="delete it"
+            )
+        where = os.path.join(self.directory.path, noted.path)
+        try:
+            descriptor = self._open_program(noted.path)
+        except (UntrustedPathError, OSError) as error:
+            raise _unreadable(self.verb, error) from None
+        try:
+            status = os.fstat(descriptor)
+            if not (noted.is_file(status) and stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()):
+                raise ContainerError(
+                    self.verb,
+                    f"{where!r} is not the copy of runsc that created the container",
+                    remedy="find out who changed it; engine-oci delete --force removes the container without it",
+                )
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _open_program(self, path: str) -> int:
+        *directories, name = path.split("/")
+        here = self.directory
+        with contextlib.ExitStack() as held:
+            for step in directories:
+                here = held.enter_context(
+                    contextlib.closing(open_private_directory(here.descriptor, here.path, step))
+                )
+            return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here.descriptor)
+
+    @property
+    def runsc_root(self) -> str:
+        """runsc's own directory of this container."""
+        return os.path.join(self.directory.path, artifacts.RUNSC_ROOT)
+
+    def become_runsc(
+        self,
+        call: Call,
+        verb: str,
+        flags: Sequence[str] = (),
+        arguments: Sequence[str] = (),
+        preserved: int = 0,
+    ) -> NoReturn:
+        """Become the staged runsc, which does `verb`. Raises `ContainerError`."""
+        environment = build_environment(os.path.join(self.runsc_root, artifacts.RUNTIME))
+        with self.program() as program, HeldProcess() as process:
+            argv = (
+                os.path.join(
+                    self.directory.path, self.record.program.path if self.record.program else _RUNSC
+                ),
+                *self.record.flags,
+                *call.log_flags(),
+                verb,
+                *flags,
+                self.record.id,
+                *arguments,
+            )
+            try:
+                keep_only_descriptors(frozenset(range(3, 3 + preserved)))
+                process.release()
+                replace_process(program, argv, environment)
+            except OSError as error:
+                process.retake()
+                raise ContainerError(
+                    self.verb,
+                    f"runsc cannot be executed: {error.strerror}",
+                    remedy=remedy_for(error, "look at the machine's limits"),
+                ) from None
+        raise AssertionError("unreachable: this process is runsc by now")
+
+    def remove(self, *, force: bool) -> None:
+        """End what lives of it and take away all of it, the record last. The caller holds the lock.
+
+        What runsc will not delete is said; with `force` it is then removed without runsc. Raises `ContainerError`.
+        """
+        failed = self._have_runsc_delete() if self._runsc_knows() else None
+        if noted := self.record.program:
+            if left := end_all((noted.device, noted.inode), seconds=_END):
+                raise ContainerError(
+                    self.verb, f"processes {left} of the container do not end", remedy="look what holds them"
+                )
+            if failed and self._runsc_knows():
+                failed = self._have_runsc_delete()  # without the process that was in its way
+        try:
+            if failed:
+                if not force:
+                    raise ContainerError(self.verb, failed, remedy="delete it with --force")
+                say(f"engine-oci: warning: {failed}; removed without it")
+                artifacts.remove_tree(self.directory, artifacts.RUNSC_ROOT)
+            artifacts.remove_container(self.base, self.directory)
+        except FileNotFoundError:
+            pass  # gone, which is what was asked for
+        except OSError as error:
+            raise ContainerError(
+                self.verb,
+                f"{error.filename or self.directory.path!r}: {error.strerror}",
+                remedy=remedy_for(error, "delete it again"),
+            ) from None
+
+    def _runsc_knows(self) -> bool:
+        name = f"{self.record.id}_sandbox:{self.record.id}.state"
+        try:
+            os.stat(os.path.join(artifacts.RUNSC_ROOT, name), dir_fd=self.directory.descriptor)
+        except OSError:
+            return False
+        return True
+
+    def _have_runsc_delete(self) -> str | None:
+        """Why runsc did not delete it; None when it did."""
+        import subprocess
+
+        from engine.runsc import ask
+
+        arguments = [*self.record.flags, "delete", "--force", self.record.id]
+        try:
+            with self.program() as program:
+                done = ask(
+                    program, arguments, os.path.join(self.runsc_root, artifacts.RUNTIME), seconds=_DELETE
+                )
+        except ContainerError as error:
+            return error.what
+        except subprocess.TimeoutExpired:
+            return f"runsc delete did not end in {_DELETE:.0f} s"
+        except OSError as error:
+            return f"runsc delete: {error.strerror}"
+        if done.returncode == 0:
+            return None
+        said = printable(done.stderr.decode("utf-8", "replace").strip())[-500:]
+        return f"runsc delete failed with {done.returncode}: {said}"
+
+
+def _unreadable(verb: str, error: UntrustedPathError | OSError) -> ContainerError:
+    if isinstance(error, OSError):
+        what = f"{error.filename!r}: {error.strerror}"
+        return ContainerError(verb, what, remedy=remedy_for(error, "look at it; delete --force removes it"))
+    return ContainerError(verb, str(error), remedy="find out who changed it")
+
+
+@contextlib.contextmanager
+def find(call: Call, container_id: str) -> Iterator[Found]:
+    """The container of this id. Raises `ContainerError` where there is none with a record, and `UsageError`."""
+    check_container_id(container_id)
+    with _base(call) as base, contextlib.ExitStack() as held:
+        found = None
+        if base is not None:
+            found = _open(call.verb, base, artifacts.component(container_id), held)
+        if found is None:
+            raise no_such(call.verb, container_id)
+        if found.record.id != container_id:
+            raise ContainerError(
+                call.verb,
+                f"the record in {found.directory.path!r} is another container's",
+                remedy="find out who changed it",
+            )
+        yield found
+
+
+def find_all(call: Call) -> Iterator[Found]:
+    """Every container that has a record, each open until the next. Raises `ContainerError`."""
+    with _base(call) as base:
+        if base is None:
+            return
+        for name in sorted(os.listdir(base.descriptor)):
+            with contextlib.ExitStack() as held:
+                if artifacts.is_component(name) and (found := _open(call.verb, base, name, held)):
+                    yield found
+
+
+@contextlib.contextmanager
+def _base(call: Call) -> Iterator[PrivateDirectory | None]:
+    try:
+        base = artifacts.open_existing_base(call.base())
+    except FileNotFoundError:
+        base = None
+    except (UntrustedPathError, OSError) as error:
+        raise _unreadable(call.verb, error) from None
+    try:
+        yield base
+    finally:
+        if base is not None:
+            base.close()
+
+
+def _open(verb: str, base: PrivateDirectory, name: str, held: contextlib.ExitStack) -> Found | None:
+    try:
+        directory = open_private_directory(base.descriptor, base.path, name)
+        held.callback(directory.close)
+        noted = record.read(directory)
+    except FileNotFoundError:
+        return None
+    except (UntrustedPathError, OSError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ESTALE:
+            return None
+        raise _unreadable(verb, error) from None
+    return Found(verb, base, directory, noted) if noted is not None else None
+
+
+def delegate(
+    call: Call,
+    permission: Verb,
+    container_id: str,
+    flags: Sequence[str] = (),
+    arguments: Sequence[str] = (),
+    preserved: int = 0,
+) -> NoReturn:
+    """Become the container's runsc for `call.verb`, where the machine has `permission` in its status."""
+    with find(call, container_id) as found:
+        machine.require(permission, found.status(), container_id)
+        found.become_runsc(call, call.verb, flags, arguments, preserved)
