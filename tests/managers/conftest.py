@@ -7,6 +7,7 @@ runtime cannot do either, no engine around it can.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -127,8 +128,9 @@ def nothing_is_left(arena: Arena, mounts: set[str]) -> None:
         ]
 
     def left() -> list[str]:
-        # podman's own for its monitors stays, empty.
-        cgroups = [str(path) for path in arena.cgroups() if path.name not in {arena.name, "conmon"}]
+        # Those of podman's monitors and pods are podman's own, and stay empty in hierarchies without controllers.
+        podmans = re.compile(rf"{arena.name}|conmon|[0-9a-f]{{64}}")
+        cgroups = [str(path) for path in arena.cgroups() if not podmans.fullmatch(path.name)]
         return [*strays(), *sorted(arena.mounts() - mounts), *cgroups]
 
     try:

@@ -278,7 +278,7 @@ def test_build_runs_its_steps_in_the_runtime(podman: Podman, tmp_path: Path) -> 
     (tmp_path / "Containerfile").write_text(
         f"FROM {NAME}\nRUN echo built >/made\nENTRYPOINT [\"cat\", \"/made\"]\n"
     )
-    limits = ["--ulimit=nofile=1024:1024", f"--cgroup-parent=/{podman.arena.name}", "--network=none"]
+    limits = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024", "--network=none"]
     podman("build", *limits, "--tag=localhost/built", tmp_path).ok()
     try:
         run = podman.of_container("--rm", "--network=none")
@@ -295,7 +295,7 @@ def test_a_pod_starts_and_stops_as_one(podman: Podman) -> None:
     assert len(podman("ps", "--filter=pod=together", "--quiet").ok().split()) == 3
     for container in (first, second):
         podman.wait_for_log(container, "ready")
-    podman("pod", "stop", "--time=30", "together").ok()
+    podman("pod", "stop", "--time=5", "together").ok()
     assert {podman.inspect(one)["State"]["ExitCode"] for one in (first, second)} == {7}
     podman("pod", "rm", "together").ok()
     assert podman("pod", "ps", "--quiet").ok() == ""
