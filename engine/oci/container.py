@@ -172,8 +172,11 @@ class Found:
     def remove(self, *, force: bool) -> None:
         """End what lives of it and take away all of it, the record last. The caller holds the lock.
 
+        What was created and is not started meanwhile is ended without `force`, too: runsc looks, under its own lock.
         What runsc will not delete is said; with `force` it is then removed without runsc. Raises `ContainerError`.
         """
+        if not force and self.status() is Status.CREATED and (failed := self._have_runsc_delete("delete")):
+            raise ContainerError(self.verb, failed, remedy="delete it with --force")
         failed = self._have_runsc_delete() if self._runsc_knows() else None
         if noted := self.record.program:
             if left := end_all((noted.device, noted.inode), seconds=_END):
@@ -206,13 +209,13 @@ class Found:
             return False
         return True
 
-    def _have_runsc_delete(self) -> str | None:
+    def _have_runsc_delete(self, *verb: str) -> str | None:
         """Why runsc did not delete it; None when it did."""
         import subprocess
 
         from engine.runsc import ask
 
-        arguments = [*self.record.flags, "delete", "--force", self.record.id]
+        arguments = [*self.record.flags, *(verb or ("delete", "--force")), self.record.id]
         try:
             with self.program() as program:
                 done = ask(
