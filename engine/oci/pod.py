@@ -117,9 +117,8 @@ def join(base: PrivateDirectory, sandbox_id: str) -> tuple[Joined, Sandbox, int]
         noted = record.read(directory)
         if noted is None or noted.program is None:
             raise refused("does not exist here")
-        key = _first(_TYPES, noted.annotations)
-        if key is None or noted.annotations[key] != _SANDBOX:
-            raise refused("is a container that no other may join")
+        if noted.sandbox is not None:
+            raise refused(f"is itself in the sandbox {noted.sandbox.id!r}")
         status = record.look(base, directory, noted).status
         if status not in (Status.CREATED, Status.RUNNING):
             raise refused("does not exist here" if status is Status.DELETED else f"is {status}")
