@@ -32,7 +32,8 @@ _PARTS = frozenset({b"boot", b"gofer", b"umount"})
 class Program:
     """The staged copy of runsc: where it is beneath the container's directory, and which file it is.
 
-    Any write to it, and any change of its mode or owner, would give it another `changed` time, inode(7).
+    Any write to it would give it another `modified` time, inode(7), which only the owner can put back. When its
+    inode was changed does not tell: another container that shares the file links it.
     """
 
     path: str
@@ -41,7 +42,6 @@ class Program:
     inode: int
     size: int
     modified: int
-    changed: int
 
     def is_file(self, status: os.stat_result) -> bool:
         """Whether `status` is that very file's, and nobody changed it."""
@@ -50,8 +50,7 @@ class Program:
             status.st_ino,
             status.st_size,
             status.st_mtime_ns,
-            status.st_ctime_ns,
-        ) == (self.device, self.inode, self.size, self.modified, self.changed)
+        ) == (self.device, self.inode, self.size, self.modified)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ class Record:
     `sandbox` is there for one that lives in another's sandbox, in whose runsc root runsc's file about it is.
 
     `creation` tells two creations of one id apart; `creator` is the process that takes the run's steps and becomes
-    `runsc create`, and when it started; `created` is RFC 3339, UTC.
+    `runsc create`, and when it started; `created` is RFC 3339, UTC; `cgroups` are those that runsc is to make.
     """
 
     id: str
@@ -83,6 +82,7 @@ class Record:
     trace: str | None = None
     program: Program | None = None
     flags: tuple[str, ...] = ()
+    cgroups: tuple[str, ...] = ()
     sandbox: Sandbox | None = None
 
     @property
@@ -143,7 +143,7 @@ def read(container: PrivateDirectory) -> Record | None:
         program = fields.pop("program")
         if sandbox := fields.pop("sandbox", None):
             fields["sandbox"] = Sandbox(**{**sandbox, "program": Program(**sandbox["program"])})
-        fields["flags"] = tuple(fields["flags"])
+        fields["flags"], fields["cgroups"] = tuple(fields["flags"]), tuple(fields["cgroups"])
         pid, start = fields["creator"]
         fields["creator"] = (pid, start)
         return Record(**fields, program=program and Program(**program))
@@ -176,6 +176,17 @@ def open_runsc_root(base: PrivateDirectory, container: PrivateDirectory, record:
     name = artifacts.component(record.sandbox.id)
     with contextlib.closing(open_private_directory(base.descriptor, base.path, name)) as sandbox:
         return artifacts.open_runsc_root(sandbox)
+
+
+def about(base: PrivateDirectory, container: PrivateDirectory, record: Record) -> tuple[str, ...]:
+    """By which arguments its processes are told from others that execute the same file.
+
+    They are given runsc's root, and those of a pod, which are given the same one, each their bundle.
+    """
+    if record.sandbox is None:
+        return (os.path.join(container.path, artifacts.RUNSC_ROOT),)
+    sandbox = os.path.join(base.path, artifacts.component(record.sandbox.id))
+    return os.path.join(sandbox, artifacts.RUNSC_ROOT), record.bundle
 
 
 def state_file(runsc_root: PrivateDirectory, name: str) -> StateFile | None:
@@ -231,17 +242,18 @@ def look(base: PrivateDirectory, container: PrivateDirectory, record: Record) ->
         started(pid) == start
     )  # asked first: what a creator that is gone has not made, is not made
     file = None
+    ours = about(base, container, record)
     with contextlib.suppress(FileNotFoundError):
         root = open_runsc_root(base, container, record)
         with contextlib.closing(root):
             file = state_file(root, record.state_file)
     program = (record.program.device, record.program.inode) if record.program else None
     if file is None or file.status == Status.CREATING:
-        found = executing(program) if program else ()
+        found = executing(program, ours) if program else ()
         parts = tuple(process for process in found if not _PARTS.isdisjoint(arguments(process)))
         return Truth(None, None, parts, is_being_created)
     boot = record.sandbox.program if record.sandbox else record.program
-    alive = boot is not None and runs(file.pid, (boot.device, boot.inode))
+    alive = boot is not None and runs(file.pid, (boot.device, boot.inode), ours[:1])
     return Truth(file.status, file.pid if alive else None, (), is_being_created=False)
 
 
