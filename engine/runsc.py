@@ -68,7 +68,7 @@ def delete(program: int, root: str, container_id: str) -> None:
 
 
 def ask(
-    program: int, arguments: Sequence[str], runtime: str, *, seconds: float = _TIME_LIMIT
+    program: int, arguments: Sequence[str], runtime: str, *, seconds: float | None = _TIME_LIMIT
 ) -> subprocess.CompletedProcess[bytes]:
     """Run the runsc open on `program`, and wait for it. Raises `OSError` and `subprocess.TimeoutExpired`."""
     return subprocess.run(  # noqa: S603 (the very descriptor that was judged)

@@ -19,7 +19,7 @@ from engine import artifacts
 from engine.errors import EngineError, printable, remedy_for
 from engine.lifecycle.exec import build_environment
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
-from engine.linux.process import HeldProcess, end_all, keep_only_descriptors, replace_process
+from engine.linux.process import HeldProcess, end_all, keep_only_descriptors, replace_process, started
 from engine.oci import cgroups, machine, pod, record
 from engine.oci.call import Call, say
 from engine.oci.machine import Status, Verb
@@ -184,6 +184,22 @@ class Found:
                     remedy=remedy_for(error, "look at the machine's limits"),
                 ) from None
         raise AssertionError("unreachable: this process is runsc by now")
+
+    def begin_waiter(self, pid_file: str | None) -> None:
+        """Have a process stand for a pod's container, and name it in the record and in `pid_file`.
+
+        The caller holds the lock. Raises `ContainerError`.
+        """
+        from engine.oci import waiter
+
+        try:
+            with self.program() as program:
+                pid = waiter.begin(self.base, self.directory, self.record, program)
+            record.write(self.directory, replace(self.record, waiter=(pid, started(pid) or 0)))
+            if pid_file is not None:
+                waiter.write_pid_file(pid_file, pid)
+        except (UntrustedPathError, OSError) as error:
+            raise _unreadable(self.verb, error) from None
 
     def remove(self, *, force: bool) -> None:
         """End what lives of it and take away all of it, the record last. The caller holds the lock.

@@ -145,15 +145,24 @@ def start(call: Call, flags: Sequence[str], *, ends_with_runsc: bool) -> int:
     keeper = os.getpid()
     child = os.fork()
     if child == 0:
-        _become(call, options, asked, environment, creation, keeper)
+        _become(call, options, asked, environment, creation, keeper, ends_with_runsc=ends_with_runsc)
     code = _wait(child)
+    if code == 0 and not ends_with_runsc:
+        code = _have_it_waited_for(call, options.container_id, creation)
     if code != 0 or ends_with_runsc:
         _take_away(call, options.container_id, creation)
     return code
 
 
 def _become(
-    call: Call, options: RunOptions, asked: Asked, environment: dict[str, str], creation: str, keeper: int
+    call: Call,
+    options: RunOptions,
+    asked: Asked,
+    environment: dict[str, str],
+    creation: str,
+    keeper: int,
+    *,
+    ends_with_runsc: bool,
 ) -> NoReturn:
     """The child: it ends as runsc, or by saying why not."""
     code = EngineError.exit_code
@@ -165,6 +174,8 @@ def _become(
             base_path = environment["ENGINE_ARTIFACT_BASE"]
             sandbox_id = pod.sandbox_of(bundle.config)
             if sandbox_id is not None:
+                if not ends_with_runsc:
+                    asked = replace(asked, flags=_without_pid_file(asked.flags))
                 options, more = pod.as_in_sandbox(
                     options, base_path, sandbox_id, network_is_chosen=network_is_chosen
                 )
@@ -215,6 +226,22 @@ def _wait(child: int) -> int:
     return status if status >= 0 else 128 - status
 
 
+def _have_it_waited_for(call: Call, container_id: str, creation: str) -> int:
+    """Have a process stand for a container of a pod; any other has its sandbox's. The exit code."""
+    try:
+        with find(call, container_id) as found:
+            if found.record.sandbox is None:
+                return 0
+            with found.locked():
+                if (noted := record.read(found.directory)) is not None and noted.creation == creation:
+                    pid_file = call.flags.value("pid-file")
+                    replace(found, record=noted).begin_waiter(pid_file and os.path.abspath(pid_file))
+    except ContainerError as error:
+        call.report(error)
+        return EngineError.exit_code
+    return 0
+
+
 def _take_away(call: Call, container_id: str, creation: str) -> None:
     """Take away what this creation left, if anything did. Another's container of that id is not touched."""
     try:
@@ -259,6 +286,14 @@ def _creation_flags(call: Call) -> tuple[str, ...]:
         if value := call.flags.value(name):
             given += [f"--{name}", os.path.abspath(value)]
     return tuple(given)
+
+
+def _without_pid_file(flags: tuple[str, ...]) -> tuple[str, ...]:
+    """runsc would name the sandbox's process."""
+    if "--pid-file" not in flags:
+        return flags
+    at = flags.index("--pid-file")
+    return (*flags[:at], *flags[at + 2 :])
 
 
 def _options(call: Call) -> RunOptions:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from engine.oci import machine
 from engine.oci.call import Call
 from engine.oci.container import NoSuchError, find, sweep
@@ -25,10 +27,12 @@ def main(call: Call) -> int:
             if not force:
                 machine.require(verb, found.status(), container_id)
             with found.locked():
-                if read(found.directory) != found.record:
+                noted = read(found.directory)
+                if noted is None or noted.creation != found.record.creation:
                     raise NoSuchError(call.verb, container_id)  # deleted while this waited
-                machine.require(verb, found.status(), container_id)
-                found.remove(force=force)
+                now = replace(found, record=noted)  # its creation may have gone on meanwhile
+                machine.require(verb, now.status(), container_id)
+                now.remove(force=force)
     except NoSuchError:
         if sweep(call, container_id) or force:
             return 0

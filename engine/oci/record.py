@@ -66,7 +66,8 @@ class Sandbox:
 class Record:
     """Who the container is. `program` and `flags` (runsc's global ones) are there from when it is handed off.
 
-    `sandbox` is there for one that lives in another's sandbox, in whose runsc root runsc's file about it is.
+    `sandbox` is there for one that lives in another's sandbox, in whose runsc root runsc's file about it is; `waiter`
+    is then the process that stands for it, and when it started.
 
     `creation` tells two creations of one id apart; `creator` is the process that takes the run's steps and becomes
     `runsc create`, and when it started; `created` is RFC 3339, UTC; `cgroups` are those that runsc is to make.
@@ -84,6 +85,7 @@ class Record:
     flags: tuple[str, ...] = ()
     cgroups: tuple[str, ...] = ()
     sandbox: Sandbox | None = None
+    waiter: tuple[int, int] | None = None
 
     @property
     def state_file(self) -> str:
@@ -144,8 +146,10 @@ def read(container: PrivateDirectory) -> Record | None:
         if sandbox := fields.pop("sandbox", None):
             fields["sandbox"] = Sandbox(**{**sandbox, "program": Program(**sandbox["program"])})
         fields["flags"], fields["cgroups"] = tuple(fields["flags"]), tuple(fields["cgroups"])
-        pid, start = fields["creator"]
-        fields["creator"] = (pid, start)
+        for name in ("creator", "waiter"):
+            if fields.get(name) is not None:
+                pid, start = fields[name]
+                fields[name] = (pid, start)
         return Record(**fields, program=program and Program(**program))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UntrustedPathError(path, f"is no record of this engine ({error})") from None
@@ -212,13 +216,15 @@ class Truth:
 
     `known` is what runsc's file says, None when runsc does not know of it (yet, or any more); `sandbox` is the
     sandbox's process, None when it does not run; `processes` are the parts of it that live, looked
-    for only where runsc does not know of the container; `is_being_created`: its creator lives.
+    for only where runsc does not know of the container; `is_being_created`: its creator lives; `waiter` is there while
+    it waits.
     """
 
     known: str | None
     sandbox: int | None
     processes: tuple[int, ...]
     is_being_created: bool
+    waiter: int | None = None
 
     @property
     def status(self) -> Status:
@@ -228,6 +234,11 @@ class Truth:
             lives=bool(self.processes) if self.known is None else self.sandbox is not None,
             is_being_created=self.is_being_created,
         )
+
+    @property
+    def pid(self) -> int:
+        """The process that stands for the container on the host; 0 when it does not run."""
+        return (self.waiter or self.sandbox or 0) if self.sandbox else 0
 
     @property
     def is_kept(self) -> bool:
@@ -254,7 +265,8 @@ def look(base: PrivateDirectory, container: PrivateDirectory, record: Record) ->
         return Truth(None, None, parts, is_being_created)
     boot = record.sandbox.program if record.sandbox else record.program
     alive = boot is not None and runs(file.pid, (boot.device, boot.inode), ours[:1])
-    return Truth(file.status, file.pid if alive else None, (), is_being_created=False)
+    waiter = record.waiter[0] if record.waiter and started(record.waiter[0]) == record.waiter[1] else None
+    return Truth(file.status, file.pid if alive else None, (), is_being_created=False, waiter=waiter)
 
 
 def members(base: PrivateDirectory, sandbox: Record) -> list[str]:

@@ -36,7 +36,7 @@ def describe(found: Found) -> dict[str, Any] | None:
         "ociVersion": record.oci_version,
         "id": record.id,
         "status": str(truth.status),
-        "pid": truth.sandbox or 0,
+        "pid": truth.pid,
         "bundle": record.bundle,
         "annotations": dict(record.annotations),
         "created": record.created,
