@@ -112,7 +112,7 @@ def test_a_member_lives_in_the_sandbox_that_its_annotation_names(oci: Oci, keys:
     assert running["status"] == "running"
     assert running["pid"] == int(pid_file.read_text())
     assert is_there(running["pid"])
-    assert oci.ok("exec", member, "echo", "inside") == "inside\n"
+    assert oci.ok("exec", member, "sh", "-c", "echo inside") == "inside\n"
 
     root = str(oci.engine.container(sandbox) / "runsc-root")
     assert facts(oci, member, "exec")["argv"][1:3] == ["--root", root]
