@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +86,7 @@ def test_a_member_lives_in_the_sandbox_that_its_annotation_names(oci: Oci, keys:
     member, pid_file = oci.engine.new_id(), oci.engine.directory / "pid"
     bundle = member_bundle(oci, sandbox, script, keys)
     said, complained = oci.engine.directory / "said", oci.engine.directory / "complained"
+    given, give = os.pipe()
     with said.open("wb") as out, complained.open("wb") as err:
         create = oci.start(
             "create",
@@ -95,16 +95,16 @@ def test_a_member_lives_in_the_sandbox_that_its_annotation_names(oci: Oci, keys:
             "--pid-file",
             pid_file,
             member,
-            stdin=subprocess.PIPE,
+            stdin=given,
             stdout=out,
             stderr=err,
         )
         assert create.wait(timeout=60) == 0
+    os.close(given)
     assert status(oci, member) == "created"
     oci.ok("start", member)
-    assert create.stdin is not None
-    create.stdin.write(b"a line\n")
-    create.stdin.close()
+    os.write(give, b"a line\n")
+    os.close(give)
     wait_for("what it says where create said it", lambda: said.read_text() == "out\ngot a line\n")
     assert complained.read_text() == "err\n"
     running = state(oci, member)
