@@ -66,6 +66,8 @@ def collect(environment: Mapping[str, str], *, keep_traces: bool = False) -> Col
                 where = os.path.join(path, name)
                 if name == store.STORE:
                     continue
+                if name == artifacts.TRACES:
+                    continue  # managers' containers are over sooner than anybody has read about them
                 if not artifacts.is_component(name):
                     foreign.append(where)
                     continue
@@ -97,7 +99,9 @@ def _collect(base: PrivateDirectory, name: str, *, keep_traces: bool) -> list[st
         if lock is None:
             return None
         try:
-            gone = artifacts.remove_leftovers(container) if keep_traces else []
+            if artifacts.why_kept(base, container):
+                return None
+            gone = artifacts.remove_leftovers(base, container) if keep_traces else []
             whole = artifacts.remove_if_unused if keep_traces else artifacts.remove_container
             return [container.path] if whole(base, container) else gone
         finally:

@@ -55,7 +55,7 @@ def test_what_the_tests_lack_is_named_by_package_and_why(
     script(tmp_path / "dot", "")
     script(tmp_path / "chromium", "")
     lacking = system_parts.missing("test")
-    assert list(lacking) == ["runsc", "default-jre-headless", "uidmap"]
+    assert list(lacking) == ["runsc", "default-jre-headless", "systemd", "uidmap"]
     assert all(lacking.values())
     assert list(system_parts.missing("run")) == ["runsc"]
 
