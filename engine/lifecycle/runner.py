@@ -29,35 +29,32 @@ from engine.trace import Trace
 if TYPE_CHECKING:
     from typing import Any, NoReturn, Protocol, TypeVar
 
-    from engine.lifecycle.machine import HasFacts
-
-    class _Made(HasFacts, Protocol):
-        """What a step established: it can be taken back, and then let go of."""
+    class Undoable(Protocol):
+        """What a run made: it can be taken back, and then let go of."""
 
         def discard(self) -> list[str]: ...
 
         def close(self) -> None: ...
 
-    Made = TypeVar("Made", bound=_Made)
+    Made = TypeVar("Made", bound=Undoable)
 
+    class Manager(Protocol):
+        """Whoever starts the container and goes on to manage it: what it asks of runsc, and what it keeps of the run."""
 
-class Manager(Protocol):
-    """Whoever starts the container and goes on to manage it: what it asks of runsc, and what it keeps of the run."""
+        @property
+        def asked(self) -> Asked: ...
 
-    @property
-    def asked(self) -> Asked: ...
+        def keep_trace(self, trace: Trace) -> None:
+            """Give the trace its place, before the first step. Raises `EngineError`."""
 
-    def keep_trace(self, trace: Trace) -> None:
-        """Give the trace its place, before the first step. Raises `EngineError`."""
+        def join(self, base: PrivateDirectory) -> Joined | None:
+            """The sandbox under `base` that the container is to be part of, if any. Raises as `secure_root` catches."""
 
-    def join(self, base: PrivateDirectory) -> Joined | None:
-        """The sandbox under `base` that the container is to be part of, if any. Raises as `secure_root` catches."""
+        def secured(self, root: SecuredRoot, trace: str | None) -> Undoable:
+            """The container's directory is there and locked. Raises `EngineError`."""
 
-    def secured(self, root: SecuredRoot, trace: str | None) -> Undoable:
-        """The container's directory is there and locked. Raises `EngineError`."""
-
-    def about_to_hand_off(self, root: SecuredRoot, staged: Staged, platform: Platform) -> None:
-        """The last moment before the run is recorded as handed off. Raises `EngineError`."""
+        def about_to_hand_off(self, root: SecuredRoot, staged: Staged, platform: Platform) -> None:
+            """The last moment before the run is recorded as handed off. Raises `EngineError`."""
 
 
 def run(

@@ -103,7 +103,9 @@ def test_a_terminal_is_one(containerd: Containerd) -> None:
     ours, theirs = pty.openpty()
     try:
         process = containerd.start(
-            *containerd.run_command("seen", "sh", "-c", "[ -t 0 ] && echo a terminal", options=["--rm", "--tty"]),
+            *containerd.run_command(
+                "seen", "sh", "-c", "[ -t 0 ] && echo a terminal", options=["--rm", "--tty"]
+            ),
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
