@@ -16,6 +16,8 @@ from engine.linux.files import PrivateDirectory, UntrustedPathError, open_privat
 from engine.records import dataclass
 
 _REMEDY = "look at it, and remove it by hand if it is not needed"
+#: The store is emptied last; traces stay, as managers' containers are over sooner than anybody has read about them.
+_NO_CONTAINERS = frozenset({store.STORE, artifacts.TRACES})
 
 
 class GcError(EngineError):
@@ -64,10 +66,8 @@ def collect(environment: Mapping[str, str], *, keep_traces: bool = False) -> Col
                 raise GcError(f"{path!r}: {error.strerror}", remedy=remedy_for(error, _REMEDY)) from None
             for name in names:
                 where = os.path.join(path, name)
-                if name == store.STORE:
+                if name in _NO_CONTAINERS:
                     continue
-                if name == artifacts.TRACES:
-                    continue  # managers' containers are over sooner than anybody has read about them
                 if not artifacts.is_component(name):
                     foreign.append(where)
                     continue

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     Made = TypeVar("Made", bound=Undoable)
 
     class Manager(Protocol):
-        """Whoever starts the container and goes on to manage it: what it asks of runsc, and what it keeps of the run."""
+        """Whoever starts the container and manages it from then on: what it asks of runsc and keeps of the run."""
 
         @property
         def asked(self) -> Asked: ...

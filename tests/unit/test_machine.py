@@ -352,6 +352,7 @@ def test_a_copy_is_shared_only_where_the_binary_is_the_callers_own(
     known = {
         "header": HEADER,
         Trigger.VALIDATE: {**GOOD[Trigger.VALIDATE], "owner": owner},
+        Trigger.SECURE_ROOT: GOOD[Trigger.SECURE_ROOT],
         Trigger.STAGE: {**GOOD[Trigger.STAGE], "shared": shared},
     }
     assert guard.holds(known) is holds

@@ -217,7 +217,7 @@ def test_a_bundle_that_cannot_be_looked_at_is_named(
     def executable_trees(_: Bundle) -> list[Any]:
         raise PermissionError(13, "Permission denied", "/somewhere")
 
-    monkeypatch.setattr(policy_step, "executable_trees", executable_trees)
+    monkeypatch.setattr("engine.lifecycle.executable.executable_trees", executable_trees)
     assert refusal(bundle, options(required=True)) == (
         f"{NOT_ENFORCED}/somewhere: Permission denied",
         "look at what it names",
