@@ -50,14 +50,7 @@ def collect(environment: Mapping[str, str], *, keep_traces: bool = False) -> Col
     alive: list[str] = []
     foreign: list[str] = []
     failed: list[tuple[str, str]] = []
-    path = ""
-    try:
-        path = artifacts.chosen_base(environment)
-        base = artifacts.open_existing_base(path)
-    except UntrustedPathError as error:
-        raise GcError(str(error), remedy=_REMEDY) from None
-    except OSError as error:
-        raise GcError(f"{path or error.filename!r}: {error.strerror}", remedy=_REMEDY) from None
+    path, base = _open_base(environment)
     if base is not None:
         with contextlib.closing(base):
             try:
@@ -90,6 +83,19 @@ def collect(environment: Mapping[str, str], *, keep_traces: bool = False) -> Col
             except OSError as error:
                 failed.append((where, error.strerror or str(error)))
     return Collected(path, tuple(removed), tuple(alive), tuple(foreign), tuple(failed))
+
+
+def _open_base(environment: Mapping[str, str]) -> tuple[str, PrivateDirectory | None]:
+    """The artifact base's path, and the base; None when there is none. Raises `GcError`."""
+    path = ""
+    try:
+        path = artifacts.chosen_base(environment)
+        base = artifacts.open_existing_base(path)
+    except UntrustedPathError as error:
+        raise GcError(str(error), remedy=_REMEDY) from None
+    except OSError as error:
+        raise GcError(f"{path or error.filename!r}: {error.strerror}", remedy=_REMEDY) from None
+    return path, base
 
 
 def _collect(base: PrivateDirectory, name: str, *, keep_traces: bool) -> list[str] | None:
