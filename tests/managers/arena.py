@@ -132,7 +132,9 @@ class Arena:
         for directory in Path(f"/proc/{self.init}/root/proc").iterdir():
             if directory.name.isdigit() and directory.name != "1":
                 with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                    command = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    command = (
+                        (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    )
                     if command:  # one that has ended and is not reaped yet has none
                         found[int(directory.name)] = command.strip()
         return found

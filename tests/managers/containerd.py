@@ -47,12 +47,16 @@ class Containerd:
     def resume(self) -> None:
         """Start the service on what it had."""
         with (self.directory / "log").open("a") as stderr:
-            self.process = self.arena.start("containerd", "--config", self.directory / "config.toml", stderr=stderr)
+            self.process = self.arena.start(
+                "containerd", "--config", self.directory / "config.toml", stderr=stderr
+            )
         eventually("containerd answers", lambda: self("version").code == 0)
 
     def stop(self) -> None:
         assert self.process is not None
-        (pid,) = [pid for pid, line in self.arena.processes().items() if line.startswith("containerd --config")]
+        (pid,) = [
+            pid for pid, line in self.arena.processes().items() if line.startswith("containerd --config")
+        ]
         self.arena.run("kill", str(pid))
         self.process.wait(timeout=30)
 
@@ -67,14 +71,16 @@ class Containerd:
         return self.arena.start(*self.command(*arguments), **streams)
 
     def run_command(self, container: str, *command: str, options: Sequence[str] = ()) -> list[str | Path]:
-        runtime = [f"--runc-binary={self.runtime}", f"--runc-root=/run/runtime-root"]
+        runtime = [f"--runc-binary={self.runtime}", "--runc-root=/run/runtime-root"]
         return ["run", *runtime, "--snapshotter=native", *options, NAME, container, *command]
 
-    def run(self, container: str, *command: str, options: Sequence[str] = (), given: str | None = None) -> Done:
+    def run(
+        self, container: str, *command: str, options: Sequence[str] = (), given: str | None = None
+    ) -> Done:
         return self(*self.run_command(container, *command, options=options), given=given)
 
-    def detached(self, container: str, *command: str) -> None:
-        self.run(container, *command, options=["--detach"]).ok()
+    def detached(self, container: str, *command: str, options: Sequence[str] = ()) -> None:
+        self.run(container, *command, options=["--detach", *options]).ok()
         eventually(f"{container} runs", lambda: self.tasks().get(container) == "RUNNING")
 
     def tasks(self) -> dict[str, str]:

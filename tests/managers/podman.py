@@ -52,7 +52,11 @@ class Podman:
 
     def run(self, *command: str, options: Sequence[str | Path] = (), given: str | None = None) -> Done:
         """`podman run`, without a network unless `options` say otherwise."""
-        network = () if any(str(option).startswith(("--network", "--pod")) for option in options) else ("--network=none",)
+        network = (
+            ()
+            if any(str(option).startswith(("--network", "--pod")) for option in options)
+            else ("--network=none",)
+        )
         return self("run", *self.of_container(*network, *options), NAME, *command, given=given)
 
     def detached(self, *command: str, options: Sequence[str | Path] = ()) -> str:

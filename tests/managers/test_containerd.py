@@ -103,7 +103,9 @@ def test_a_terminal_is_one(containerd: Containerd) -> None:
     ours, theirs = pty.openpty()
     try:
         process = containerd.start(
-            *containerd.run_command("seen", "sh", "-c", "[ -t 0 ] && echo a terminal", options=["--rm", "--tty"]),
+            *containerd.run_command(
+                "seen", "sh", "-c", "[ -t 0 ] && echo a terminal", options=["--rm", "--tty"]
+            ),
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
@@ -119,6 +121,25 @@ def test_a_terminal_is_one(containerd: Containerd) -> None:
     finally:
         os.close(ours)
     assert b"a terminal" in said
+
+
+def test_a_pods_containers_share_a_sandbox(containerd: Containerd, is_gvisor: bool) -> None:
+    """As Kubernetes asks for it: the CRI plugin marks each container with its kind and its pod's sandbox."""
+    kind, sandbox = "io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id"
+    containerd.detached("pause", "sh", "-c", OBEDIENT, options=[f"--annotation={kind}=sandbox"])
+    member = [f"--annotation={kind}=container", f"--annotation={sandbox}=pause"]
+    containerd.detached("member", "sh", "-c", OBEDIENT, options=member)
+    if is_gvisor:
+        # One kernel has started once, however many containers it has.
+        boots = [
+            containerd("tasks", "exec", "--exec-id=boot", name, "dmesg").ok() for name in ("pause", "member")
+        ]
+        assert boots[0] == boots[1]
+    for name in ("member", "pause"):
+        containerd("tasks", "kill", "--signal=SIGTERM", name).ok()
+        containerd.wait_for(name, "STOPPED")
+        assert containerd.delete(name) == 7
+        containerd("containers", "rm", name).ok()
 
 
 def test_containers_outlive_a_restart_of_containerd(containerd: Containerd) -> None:

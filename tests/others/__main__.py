@@ -1,0 +1,107 @@
+"""Writes docs/oci-conformance.md: the tests of others, against bare runsc, ours, and runc beside them as a measure.
+
+usage: python -m tests.others [PREFIX]     (as root; with the beginning of tests' names, those are run and printed)
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from setup import SetupError, say
+from tests.managers.arena import open_arena
+from tests.others.sources import ROOT, Suites, prepare
+from tests.others.suites import Outcome, run_crun, run_runtime_tools
+
+_DOCUMENT = ROOT / "docs" / "oci-conformance.md"
+_SUITES = {"runtime-tools": run_runtime_tools, "crun": run_crun}
+
+#: Outcomes of one suite by test, then by runtime.
+Table = dict[str, dict[str, Outcome]]
+
+
+def runtimes() -> dict[str, str]:
+    """The runtimes that are compared, by the heading of their column."""
+    ours = Path(sys.executable).parent / "engine-oci"
+    found = {"runc": shutil.which("runc"), "runsc": shutil.which("runsc"), "ours": str(ours)}
+    if missing := [name for name, path in found.items() if path is None]:
+        raise SetupError(f"no {', '.join(missing)}; ./just oci-suites installs it")
+    return {name: path for name, path in found.items() if path}
+
+
+def measure(suites: Suites, prefix: str) -> dict[str, Table]:
+    """Run every test whose name begins with `prefix`."""
+    tables: dict[str, Table] = {name: {} for name in _SUITES}
+    for suite, run in _SUITES.items():
+        for name, runtime in runtimes().items():
+            with tempfile.TemporaryDirectory(prefix="ge-others-") as directory:
+                arena = open_arena(Path(directory))
+                try:
+                    for test, outcome in run(arena, suites, runtime, prefix):
+                        tables[suite].setdefault(test, {})[name] = outcome
+                        print(f"{suite} {name} {test}: {outcome}", flush=True)
+                finally:
+                    arena.close()
+    return tables
+
+
+def ours_alone(outcomes: dict[str, Outcome]) -> set[str]:
+    """What fails with ours and not with bare runsc."""
+    return outcomes["ours"].failures() - outcomes["runsc"].failures()
+
+
+def document(tables: dict[str, Table], suites: Suites) -> str:
+    """The Markdown of the tables."""
+    lines = [
+        "# Others' tests",
+        "",
+        "Written by `./just oci-suites`, which fetches the suites from Debian, builds them and runs each test by",
+        "itself against runc, bare runsc and the engine's `engine-oci`, in the same namespaces. runc is there to tell",
+        "what this machine and kernel can do at all. A cell counts results that passed; `shared` is what bare runsc",
+        "fails too.",
+        "crun's tests go through `tests/others/crun_dialect.sh`, which takes crun's own options out for all alike.",
+        "",
+        f"Measured on {_versions()}.",
+    ]
+    for suite, table in tables.items():
+        alone = {test: found for test, outcomes in table.items() if (found := ours_alone(outcomes))}
+        lines += ["", f"## {suite} {suites.versions[suite]}", ""]
+        for name in runtimes():
+            passed = sum(outcomes[name].passed for outcomes in table.values())
+            lines.append(f"- {name}: {passed} of {len(table)} passed or skipped whole")
+        lines.append(f"- failures of ours alone: {', '.join(alone) or 'none'}")
+        lines += ["", "| test | runc | runsc | ours | |", "|---|---|---|---|---|"]
+        for test, outcomes in table.items():
+            mark = "**ours alone**" if test in alone else "" if outcomes["ours"].passed else "shared"
+            cells = [str(outcomes[name]) for name in runtimes()]
+            lines.append(f"| {' | '.join([test, *cells, mark])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _versions() -> str:
+    said = [
+        subprocess.check_output([program, "--version"], text=True).splitlines()[0]
+        for program in ("runc", "runsc")
+    ]
+    return ", ".join([*said, f"Linux {Path('/proc/sys/kernel/osrelease').read_text().split('-')[0].strip()}"])
+
+
+def main(prefix: str) -> int:
+    try:
+        suites = prepare()
+        tables = measure(suites, prefix)
+    except (SetupError, RuntimeError) as error:
+        say(str(error))
+        return 1
+    if not prefix:
+        _DOCUMENT.write_text(document(tables, suites))
+    alone = [test for table in tables.values() for test, outcomes in table.items() if ours_alone(outcomes)]
+    say(f"failures of ours alone: {', '.join(alone) or 'none'}")
+    return 1 if alone else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main("".join(sys.argv[1:2])))

@@ -1,0 +1,120 @@
+"""Runs the tests of others against one runtime, each by itself, and says how each of their results came out."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.managers.arena import Arena, eventually
+from tests.others.sources import Suites
+
+#: Seconds for one program. The slowest that passes takes ten on two busy cores.
+_TIME_LIMIT = 40
+_RESULT = re.compile(r"^(not )?ok \d+\s*(?:- )?(.*)$")
+#: What differs from run to run: identities and addresses in a description.
+_RANDOM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[0-9a-f]{32,}\b|\b\d{3,}\b|/\S+")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one program of a suite found: its results by description, True where it passed.
+
+    `trouble` is what kept it from the end, if anything: a time limit, or an end without any result.
+    """
+
+    results: Mapping[str, bool]
+    skipped: int
+    trouble: str | None
+
+    @property
+    def passed(self) -> bool:
+        return self.trouble is None and all(self.results.values())
+
+    def failures(self) -> set[str]:
+        failed = {name for name, passed in self.results.items() if not passed}
+        return failed | ({self.trouble} if self.trouble else set())
+
+    def __str__(self) -> str:
+        if self.passed:
+            return "skipped" if self.skipped and not self.results else "passed"
+        passed = sum(self.results.values())
+        return f"{passed} of {len(self.results)}" + (f", {self.trouble}" if self.trouble else "")
+
+
+def crun_tests(suites: Suites) -> list[tuple[str, str]]:
+    """Each test of crun's: its file and its name in there."""
+    found = []
+    for file in sorted(suites.crun.glob("tests/test_*.py")):
+        found += [(file.stem, name) for name in re.findall(r'^ +"([\w-]+)" *: *\w+', file.read_text(), re.M)]
+    return found
+
+
+def run_crun(arena: Arena, suites: Suites, runtime: str, prefix: str) -> Iterator[tuple[str, Outcome]]:
+    """crun's tests, which call the runtime through `crun_dialect.sh`."""
+    environment = {
+        "OCI_RUNTIME": str(Path(__file__).with_name("crun_dialect.sh")),
+        "RUNTIME": runtime,
+        "INIT": str(suites.crun / "tests" / "init"),
+    }
+    for file, name in crun_tests(suites):
+        if not f"{file}/{name}".startswith(prefix):
+            continue
+        command = ["python3", str(suites.crun / "tests" / f"{file}.py")]
+        yield f"{file}/{name}", _outcome(arena, command, arena.directory, environment | {"RUN_TESTS": name})
+
+
+def run_runtime_tools(
+    arena: Arena, suites: Suites, runtime: str, prefix: str
+) -> Iterator[tuple[str, Outcome]]:
+    """The validation programs of opencontainers/runtime-tools."""
+    for program in sorted(suites.runtime_tools.glob(f"{prefix}*.t")):
+        yield program.stem, _outcome(arena, [str(program)], suites.runtime_tools, {"RUNTIME": runtime})
+
+
+def _outcome(arena: Arena, command: list[str], where: Path, environment: dict[str, str]) -> Outcome:
+    variables = [f"{name}={value}" for name, value in environment.items()]
+    inside = ["timeout", "--kill-after=5", str(_TIME_LIMIT), *command]
+    log = arena.directory / "log"
+    with log.open("w") as output:
+        done = subprocess.run(
+            arena.inside("env", f"--chdir={where}", *variables, *inside),
+            env=dict(arena.environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    _end_what_is_left(arena)
+    text = log.read_text(errors="replace")
+    results: dict[str, bool] = {}
+    skipped = 0
+    for line in text.splitlines():
+        if found := _RESULT.match(line):
+            failed, description = bool(found[1]), _RANDOM.sub("…", found[2]).strip()
+            if re.search(r"#\s*(SKIP|TODO)", description, re.I):
+                skipped += 1
+            else:
+                name = next(n for i in range(1000) if (n := f"{description} ({i})") not in results)
+                results[name] = not failed
+    trouble = None
+    if done.returncode in {124, 137}:
+        trouble = f"no end within {_TIME_LIMIT} s"
+    elif not results and not skipped:
+        last = [line for line in text.splitlines() if line.strip() and not line.startswith(("TAP", "1.."))]
+        trouble = "ended early" if done.returncode == 0 or not last else "failed"
+    return Outcome(results, skipped, trouble)
+
+
+def _end_what_is_left(arena: Arena) -> None:
+    """End every process here: a suite that fails leaves its containers."""
+
+    def ended() -> bool:
+        left = [str(number) for number in arena.processes()]
+        if left:
+            subprocess.run(arena.inside("kill", "-9", *left), check=False, capture_output=True)
+        return not left
+
+    eventually("the end of what a suite left running", ended)
