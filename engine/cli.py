@@ -131,6 +131,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--runsc", metavar="PATH", help="the runsc to run (default: a trusted system path)")
     run.add_argument("--trace", metavar="FILE", help="keep the trace in this new file")
+    run.add_argument(
+        "--detach", action="store_true", help="run it as a service of systemd's, with its journal"
+    )
     run.add_argument("--dry-run", action="store_true", help="print what runsc would be given; touch nothing")
 
     gc = _command(commands, "gc", _gc, "remove what finished containers left under the artifact base")
@@ -247,6 +250,8 @@ def _run(options: argparse.Namespace) -> int:
         check_container_id(options.id)
     if options.dry_run and options.trace is not None:
         _parser().error("--dry-run writes nothing, so --trace has no place in it")
+    if options.dry_run and options.detach:
+        _parser().error("--dry-run runs nothing, so --detach has no place in it")
     chosen = RunOptions(
         container_id=options.id if options.id is not None else os.urandom(16).hex(),
         network=Network(options.network),
@@ -258,6 +263,8 @@ def _run(options: argparse.Namespace) -> int:
         runsc=options.runsc,
     )
     bundle = open_bundle(options.bundle)
+    if options.detach:
+        return _detach(bundle.path, chosen, options)
     if options.dry_run:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="surrogateescape")  # a path is printed as the bytes it is
@@ -275,6 +282,28 @@ def _run(options: argparse.Namespace) -> int:
         _say(json.dumps({"warning": text}) if options.json else f"engine: warning: {printable(text)}")
 
     return run(bundle, chosen, os.environ, trace_path=options.trace, warn=warn)
+
+
+def _detach(bundle: str, chosen: RunOptions, options: argparse.Namespace) -> int:
+    """Start the same run as a service, and say which."""
+    from engine.service import start
+
+    arguments = [bundle, "--id", chosen.container_id]
+    for flag, value in chosen.facts().items():
+        name = f"--{flag.replace('_', '-')}"
+        if value is True:
+            arguments.append(name)
+        elif isinstance(value, str):
+            arguments += [name, os.path.abspath(value) if flag == "runsc" else value]
+    if options.trace is not None:
+        arguments += ["--trace", os.path.abspath(options.trace)]
+    unit = start(chosen.container_id, arguments, os.environ)
+    print(json.dumps({"id": chosen.container_id, "unit": unit}) if options.json else chosen.container_id)
+    if not options.json:
+        _say(
+            f"engine: its output is in the journal: journalctl {'' if os.geteuid() == 0 else '--user '}-u {unit}"
+        )
+    return 0
 
 
 def _gc(options: argparse.Namespace) -> int:

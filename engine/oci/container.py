@@ -20,7 +20,7 @@ from engine.errors import EngineError, printable, remedy_for
 from engine.lifecycle.exec import build_environment
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.linux.process import HeldProcess, end_all, keep_only_descriptors, replace_process
-from engine.oci import machine, record
+from engine.oci import cgroups, machine, record
 from engine.oci.call import Call, say
 from engine.oci.machine import Status, Verb
 from engine.oci.record import Record, Truth
@@ -44,11 +44,13 @@ class ContainerError(EngineError):
         super().__init__(what, remedy=remedy)
 
 
-def no_such(verb: str, container_id: str) -> ContainerError:
-    """The words that podman and containerd look for."""
-    return ContainerError(
-        verb, f"container {container_id!r} does not exist", remedy="engine-oci list shows those that do"
-    )
+class NoSuchError(ContainerError):
+    """There is no container of this id. The words are those that podman and containerd look for."""
+
+    def __init__(self, verb: str, container_id: str) -> None:
+        super().__init__(
+            verb, f"container {container_id!r} does not exist", remedy="engine-oci list shows those that do"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ class Found:
         while True:
             try:
                 lock = artifacts.take_lock(self.directory)
+            except FileNotFoundError:
+                raise NoSuchError(self.verb, self.record.id) from None  # another command deleted it
             except (UntrustedPathError, OSError) as error:
                 raise _unreadable(self.verb, error) from None
             if lock is not None:
@@ -191,6 +195,8 @@ class Found:
                     raise ContainerError(self.verb, failed, remedy="delete it with --force")
                 say(f"engine-oci: warning: {failed}; removed without it")
                 artifacts.remove_tree(self.directory, artifacts.RUNSC_ROOT)
+            if kept := cgroups.remove(self.record.cgroups):
+                say(f"engine-oci: warning: cgroups remain: {', '.join(kept)}")
             artifacts.remove_container(self.base, self.directory)
         except FileNotFoundError:
             pass  # gone, which is what was asked for
@@ -249,7 +255,7 @@ def find(call: Call, container_id: str) -> Iterator[Found]:
         if base is not None:
             found = _open(call.verb, base, artifacts.component(container_id), held)
         if found is None:
-            raise no_such(call.verb, container_id)
+            raise NoSuchError(call.verb, container_id)
         if found.record.id != container_id:
             raise ContainerError(
                 call.verb,
@@ -257,6 +263,32 @@ def find(call: Call, container_id: str) -> Iterator[Found]:
                 remedy="find out who changed it",
             )
         yield found
+
+
+def sweep(call: Call, container_id: str) -> bool:
+    """Take away what a creation left that was killed before it had a record: nothing ran yet. Says whether it did.
+
+    A directory that has a trace is one of `engine run`, which `engine gc` collects. Raises `ContainerError`.
+    """
+    check_container_id(container_id)
+    with _base(call) as base, contextlib.ExitStack() as held:
+        if base is None:
+            return False
+        try:
+            directory = open_private_directory(base.descriptor, base.path, artifacts.component(container_id))
+            held.callback(directory.close)
+            lock = artifacts.take_lock(directory)
+            if lock is None:
+                return False
+            held.callback(os.close, lock)
+            names = os.listdir(directory.descriptor)
+            if artifacts.OCI_RECORD in names or any(name.startswith("trace-") for name in names):
+                return False
+            return artifacts.remove_container(base, directory)
+        except FileNotFoundError:
+            return False
+        except (UntrustedPathError, OSError) as error:
+            raise _unreadable(call.verb, error) from None
 
 
 def find_all(call: Call) -> Iterator[Found]:

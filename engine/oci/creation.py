@@ -25,9 +25,9 @@ from engine.lifecycle.secure_root import SecuredRoot
 from engine.lifecycle.stage import Staged
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
 from engine.linux.process import die_with_parent, started
-from engine.oci import record
+from engine.oci import cgroups, record
 from engine.oci.call import Call, say
-from engine.oci.container import ContainerError, find
+from engine.oci.container import ContainerError, NoSuchError, find, sweep
 from engine.oci.network import ANNOTATION, settle
 from engine.oci.record import Program, Record
 from engine.options import ExecPolicy, Network, Platform, RunOptions
@@ -65,7 +65,7 @@ class _Creation:
         self.asked = asked
         self._options = options
         self._traces = traces
-        config = bundle.config
+        self._config = config = bundle.config
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         self._record = Record(
             id=options.container_id,
@@ -98,7 +98,8 @@ class _Creation:
         )
         flags = build_global_flags(root.runsc_root.path, self._options, platform)
         own = tuple(flag for flag in self.asked.global_flags if flag == "--systemd-cgroup")
-        self._record = replace(self._record, program=program, flags=(*flags, *own))
+        made = () if self._options.ignore_cgroups else cgroups.missing(self._config, self._record.id)
+        self._record = replace(self._record, program=program, flags=(*flags, *own), cgroups=made)
         self._write(root, ExecError)
 
     def _write(self, root: SecuredRoot, refusal: type[SecureRootError | ExecError]) -> None:
@@ -201,9 +202,13 @@ def _take_away(call: Call, container_id: str, creation: str) -> None:
         with find(call, container_id) as found, found.locked():
             if (noted := record.read(found.directory)) is not None and noted.creation == creation:
                 found.remove(force=True)
+    except NoSuchError:
+        with contextlib.suppress(
+            ContainerError
+        ):  # the next command that comes to it will say what is in its way
+            sweep(call, container_id)
     except ContainerError as error:
-        if "does not exist" not in error.what:
-            say(f"engine-oci: warning: {error}")
+        say(f"engine-oci: warning: {error}")
 
 
 def _make_base(call: Call) -> str:

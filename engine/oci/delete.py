@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine.oci import machine
 from engine.oci.call import Call
-from engine.oci.container import ContainerError, find, no_such
+from engine.oci.container import NoSuchError, find, sweep
 from engine.oci.flags import Kind, Table
 from engine.oci.machine import Verb
 from engine.oci.record import read
@@ -26,11 +26,11 @@ def main(call: Call) -> int:
                 machine.require(verb, found.status(), container_id)
             with found.locked():
                 if read(found.directory) != found.record:
-                    raise no_such(call.verb, container_id)  # deleted while this waited
+                    raise NoSuchError(call.verb, container_id)  # deleted while this waited
                 machine.require(verb, found.status(), container_id)
                 found.remove(force=force)
-    except ContainerError as error:
-        if force and "does not exist" in error.what:
+    except NoSuchError:
+        if sweep(call, container_id) or force:
             return 0
         raise
     return 0

@@ -59,7 +59,7 @@ class Record:
     """Who the container is. `program` and `flags` (runsc's global ones) are there from when it is handed off.
 
     `creation` tells two creations of one id apart; `creator` is the process that takes the run's steps and becomes
-    `runsc create`, and when it started; `created` is RFC 3339, UTC.
+    `runsc create`, and when it started; `created` is RFC 3339, UTC; `cgroups` are those that runsc is to make.
     """
 
     id: str
@@ -72,6 +72,7 @@ class Record:
     trace: str | None = None
     program: Program | None = None
     flags: tuple[str, ...] = ()
+    cgroups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ def read(container: PrivateDirectory) -> Record | None:
         if fields.pop("format") != FORMAT:
             raise ValueError("of another format")
         program = fields.pop("program")
-        fields["flags"] = tuple(fields["flags"])
+        fields["flags"], fields["cgroups"] = tuple(fields["flags"]), tuple(fields["cgroups"])
         pid, start = fields["creator"]
         fields["creator"] = (pid, start)
         return Record(**fields, program=program and Program(**program))

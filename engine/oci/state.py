@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from engine.oci.call import Call
-from engine.oci.container import Found, find, no_such
+from engine.oci.container import Found, NoSuchError, find
 from engine.oci.flags import Table
 from engine.oci.machine import Status
 
@@ -21,7 +21,7 @@ def main(call: Call) -> int:
     with find(call, container_id) as found:
         state = describe(found)
     if state is None:
-        raise no_such(call.verb, container_id)
+        raise NoSuchError(call.verb, container_id)
     print(json.dumps(state, indent=2))
     return 0
 
