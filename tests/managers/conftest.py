@@ -42,6 +42,12 @@ def is_gvisor(runtime: Path) -> bool:
 
 
 @pytest.fixture(scope="session")
+def is_ours(runtime: Path) -> bool:
+    """Whether containers go through the engine, so that each has a trace."""
+    return runtime.name == "engine-oci"
+
+
+@pytest.fixture(scope="session")
 def directory() -> Iterator[Path]:
     """A directory on a path that nobody else can rewrite."""
     with tempfile.TemporaryDirectory(prefix="ge-managers-") as made:

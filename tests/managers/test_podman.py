@@ -339,3 +339,16 @@ def test_many_at_once(podman: Podman) -> None:
 def test_a_name_is_free_again_after_rm(podman: Podman, name: str) -> None:
     for _ in range(2):
         podman.run("true", options=[f"--name={name}", "--rm"]).ok()
+
+
+def test_every_container_leaves_a_trace_that_verifies(podman: Podman, arena: Arena, is_ours: bool) -> None:
+    if not is_ours:
+        pytest.skip("only the engine writes traces")
+    container = podman.shell("echo traced")
+    podman("wait", container).ok()
+    podman("rm", container).ok()
+    traces = Path(f"/proc/{arena.init}/root/run/nucleus-gvisor/traces")
+    (trace,) = (path.name for path in traces.iterdir() if container in path.name)
+    verified = arena.run("engine", "trace", "verify", "--complete", f"/run/nucleus-gvisor/traces/{trace}")
+    assert "conforms" in verified.ok()
+    assert "handed_off" in verified.ok()
