@@ -104,17 +104,22 @@ def replace_process(program: int, argv: Sequence[str], environment: Mapping[str,
     os.execve(program, list(argv), dict(environment))  # noqa: S606 (the point of it all)
 
 
-def runs(pid: int, program: tuple[int, int]) -> bool:
-    """Whether process `pid` lives and executes the file `program` (device and inode), proc_pid_exe(5).
+def runs(pid: int, program: tuple[int, int], about: str) -> bool:
+    """Whether process `pid` lives, executes the file `program` (device and inode), and was told of `about`.
 
-    A process that ended and was not waited for yet executes nothing, and a number that was given to another
-    process since does not deceive. One that this user may not look at is not one of this user's containers.
+    Containers may share the file, so that one of the arguments, or the value of one, must be the path `about`,
+    proc_pid_exe(5), proc_pid_cmdline(5). A process that ended and was not waited for yet executes nothing, and a
+    number that was given to another process since does not deceive. One that this user may not look at is not one of
+    this user's containers.
     """
     try:
         status = os.stat(f"/proc/{pid}/exe")
     except OSError:
         return False
-    return (status.st_dev, status.st_ino) == program
+    if (status.st_dev, status.st_ino) != program:
+        return False
+    wanted = os.fsencode(about)
+    return any(given in (wanted, b"--root=" + wanted) for given in arguments(pid))
 
 
 def started(pid: int) -> int | None:
@@ -139,26 +144,26 @@ def arguments(pid: int) -> list[bytes]:
         return []
 
 
-def executing(program: tuple[int, int]) -> list[int]:
-    """The processes, this one not among them, that execute the file `program` (device and inode)."""
-    return [int(name) for name in os.listdir("/proc") if name.isdigit() and runs(int(name), program)]
+def executing(program: tuple[int, int], about: str) -> list[int]:
+    """The processes that `runs` is true of."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and runs(int(name), program, about)]
 
 
-def end_all(program: tuple[int, int], *, seconds: float) -> list[int]:
-    """Kill every process that executes the file `program`, and wait for their ends; those that remain after `seconds`.
+def end_all(program: tuple[int, int], about: str, *, seconds: float) -> list[int]:
+    """Kill every process that `runs` is true of, and wait for their ends; those that remain after `seconds`.
 
     Each is held by a pidfd before it is looked at again, so that none is killed in the place of another,
     pidfd_open(2).
     """
     deadline = time.monotonic() + seconds
-    while remaining := executing(program):
+    while remaining := executing(program, about):
         for pid in remaining:
             try:
                 held = os.pidfd_open(pid)
             except ProcessLookupError:
                 continue
             try:
-                if runs(pid, program):
+                if runs(pid, program, about):
                     signal.pidfd_send_signal(held, signal.SIGKILL)
             except ProcessLookupError:
                 pass

@@ -44,7 +44,7 @@ COMMON: Table = {
     "debug": Kind.SWITCH,
     "systemd-cgroup": Kind.SWITCH,
     "cgroup-manager": Kind.VALUE,
-    "rootless": Kind.VALUE,
+    "rootless": Kind.CHOICE,
     "criu": Kind.IGNORED_VALUE,
     "network": Kind.VALUE,
     "platform": Kind.VALUE,

@@ -113,7 +113,8 @@ class Found:
             raise _unreadable(self.verb, error) from None
         try:
             status = os.fstat(descriptor)
-            if not (noted.is_file(status) and stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()):
+            is_ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+            if not (is_ours and stat.S_IMODE(status.st_mode) == 0o500 and noted.is_file(status)):
                 raise ContainerError(
                     self.verb,
                     f"{where!r} is not the copy of runsc that created the container",
@@ -183,7 +184,7 @@ class Found:
             raise ContainerError(self.verb, failed, remedy="delete it with --force")
         failed = self._have_runsc_delete() if self._runsc_knows() else None
         if noted := self.record.program:
-            if left := end_all((noted.device, noted.inode), seconds=_END):
+            if left := end_all((noted.device, noted.inode), self.runsc_root, seconds=_END):
                 raise ContainerError(
                     self.verb, f"processes {left} of the container do not end", remedy="look what holds them"
                 )

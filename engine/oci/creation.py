@@ -94,7 +94,6 @@ class _Creation:
             inode=status.st_ino,
             size=status.st_size,
             modified=status.st_mtime_ns,
-            changed=status.st_ctime_ns,
         )
         flags = build_global_flags(root.runsc_root.path, self._options, platform)
         own = tuple(flag for flag in self.asked.global_flags if flag == "--systemd-cgroup")

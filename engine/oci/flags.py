@@ -14,6 +14,7 @@ from engine.errors import UsageError
 
 _TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
 _FALSE = frozenset({"0", "f", "F", "false", "False", "FALSE"})
+_CHOICES = frozenset({"true", "false", "auto"})
 
 
 class Kind(Enum):
@@ -22,7 +23,8 @@ class Kind(Enum):
     SWITCH = auto()  # nothing, or `=true` or `=false`
     VALUE = auto()
     VALUES = auto()  # a value, and it may be given again
-    NUMBER = auto()
+    #: A value, or nothing for `true`: runc's `--rootless auto` and runsc's `--rootless`.
+    CHOICE = auto()
     #: Taken and not acted on: what it asks for is not something that runsc does.
     IGNORED_SWITCH = auto()
     IGNORED_VALUE = auto()
@@ -97,6 +99,8 @@ def parse(
                 raise UsageError(f"--{name} is {text!r}", remedy="give true or false")
             switches.discard(name) if text in _FALSE else switches.add(name)
             continue
+        if kind is Kind.CHOICE and not equals:
+            equals, text = "=", waiting.pop() if waiting and waiting[-1] in _CHOICES else "true"
         if not equals:
             if not waiting:
                 raise UsageError(f"--{name} is given no value", remedy="give one")

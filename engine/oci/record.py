@@ -32,7 +32,8 @@ _PARTS = frozenset({b"boot", b"gofer", b"umount"})
 class Program:
     """The staged copy of runsc: where it is beneath the container's directory, and which file it is.
 
-    Any write to it, and any change of its mode or owner, would give it another `changed` time, inode(7).
+    Any write to it would give it another `modified` time, inode(7), which only the owner can put back. When its
+    inode was changed does not tell: another container that shares the file links it.
     """
 
     path: str
@@ -41,7 +42,6 @@ class Program:
     inode: int
     size: int
     modified: int
-    changed: int
 
     def is_file(self, status: os.stat_result) -> bool:
         """Whether `status` is that very file's, and nobody changed it."""
@@ -50,8 +50,7 @@ class Program:
             status.st_ino,
             status.st_size,
             status.st_mtime_ns,
-            status.st_ctime_ns,
-        ) == (self.device, self.inode, self.size, self.modified, self.changed)
+        ) == (self.device, self.inode, self.size, self.modified)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,16 +204,17 @@ def look(container: PrivateDirectory, record: Record) -> Truth:
         started(pid) == start
     )  # asked first: what a creator that is gone has not made, is not made
     file = None
+    about = os.path.join(container.path, artifacts.RUNSC_ROOT)
     with contextlib.suppress(FileNotFoundError):
         root = artifacts.open_runsc_root(container)
         with contextlib.closing(root):
             file = state_file(root, record.id)
     program = (record.program.device, record.program.inode) if record.program else None
     if file is None or file.status == Status.CREATING:
-        found = executing(program) if program else ()
+        found = executing(program, about) if program else ()
         parts = tuple(process for process in found if not _PARTS.isdisjoint(arguments(process)))
         return Truth(None, None, parts, is_being_created)
-    alive = program is not None and runs(file.pid, program)
+    alive = program is not None and runs(file.pid, program, about)
     return Truth(file.status, file.pid if alive else None, (), is_being_created=False)
 
 

@@ -9,12 +9,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setup import SetupError, say
 from tests.managers.arena import open_arena
 from tests.others.sources import ROOT, Suites, prepare
-from tests.others.suites import Outcome, run_crun, run_runtime_tools
+from tests.others.suites import Outcome, remove_cgroups, run_crun, run_runtime_tools
 
 _DOCUMENT = ROOT / "docs" / "oci-conformance.md"
 _SUITES = {"runtime-tools": run_runtime_tools, "crun": run_crun}
@@ -33,19 +35,36 @@ def runtimes() -> dict[str, str]:
 
 
 def measure(suites: Suites, prefix: str) -> dict[str, Table]:
-    """Run every test whose name begins with `prefix`."""
-    tables: dict[str, Table] = {name: {} for name in _SUITES}
-    for suite, run in _SUITES.items():
-        for name, runtime in runtimes().items():
-            with tempfile.TemporaryDirectory(prefix="ge-others-") as directory:
-                arena = open_arena(Path(directory))
-                try:
-                    for test, outcome in run(arena, suites, runtime, prefix):
-                        tables[suite].setdefault(test, {})[name] = outcome
-                        print(f"{suite} {name} {test}: {outcome}", flush=True)
-                finally:
-                    arena.close()
-    return tables
+    """Run every test whose name begins with `prefix`, against each runtime at the same time."""
+    began = time.time()
+    with ThreadPoolExecutor() as pool:
+        measured = {
+            name: pool.submit(_measure_one, suites, prefix, name, path) for name, path in runtimes().items()
+        }
+        outcomes = {name: future.result() for name, future in measured.items()}
+    remove_cgroups(began)
+    return {
+        suite: {
+            test: {name: found[suite][test] for name, found in outcomes.items()}
+            for test in next(iter(outcomes.values()))[suite]
+        }
+        for suite in _SUITES
+    }
+
+
+def _measure_one(suites: Suites, prefix: str, name: str, runtime: str) -> dict[str, dict[str, Outcome]]:
+    """The outcomes of one runtime, by suite and test."""
+    found: dict[str, dict[str, Outcome]] = {suite: {} for suite in _SUITES}
+    with tempfile.TemporaryDirectory(prefix="ge-others-") as directory:
+        arena = open_arena(Path(directory))
+        try:
+            for suite, run in _SUITES.items():
+                for test, outcome in run(arena, suites, runtime, prefix):
+                    found[suite][test] = outcome
+                    print(f"{suite} {name} {test}: {outcome}", flush=True)
+        finally:
+            arena.close()
+    return found
 
 
 def ours_alone(outcomes: dict[str, Outcome]) -> set[str]:
