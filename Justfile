@@ -37,7 +37,7 @@ lint:
 check *OPTIONS: (_parts "test")
     @exec {{ python }} -P -m engine check --mutants "$@"
 
-# Run the OCI suites of crun and runtime-tools against runc, runsc and ours: docs/oci-conformance.md (as root, half an hour)
+# Run the OCI suites of crun and runtime-tools against a bare runsc and ours: docs/oci-conformance.md (as root, half an hour)
 [no-exit-message]
 oci-suites: (_parts "oci-suites")
     @exec {{ python }} -P -m tests.others

@@ -76,7 +76,6 @@ TEST_PARTS: tuple[Part, ...] = (
 #: Beside the tests' parts, what fetches and builds the OCI suites of others.
 SUITE_PARTS: tuple[Part, ...] = (
     *TEST_PARTS,
-    ("runc", "the runtime that the suites are measured by", lambda: on_path("runc")),
     ("gcc", "builds the program inside crun's tests", lambda: on_path("gcc")),
     ("libc6-dev", "what C programs are linked with", lambda: is_there("/usr/include/stdlib.h")),
     ("dpkg-dev", "reads Debian's source packages", lambda: on_path("dpkg-source")),

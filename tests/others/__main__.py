@@ -1,4 +1,4 @@
-"""Writes docs/oci-conformance.md: the tests of others, against bare runsc, ours, and runc beside them as a measure.
+"""Writes docs/oci-conformance.md: the tests of others, against bare runsc and ours at the same time.
 
 usage: python -m tests.others [PREFIX]     (as root; with the beginning of tests' names, those are run and printed)
 """
@@ -28,7 +28,7 @@ Table = dict[str, dict[str, Outcome]]
 def runtimes() -> dict[str, str]:
     """The runtimes that are compared, by the heading of their column."""
     ours = Path(sys.executable).parent / "engine-oci"
-    found = {"runc": shutil.which("runc"), "runsc": shutil.which("runsc"), "ours": str(ours)}
+    found = {"runsc": shutil.which("runsc"), "ours": str(ours)}
     if missing := [name for name, path in found.items() if path is None]:
         raise SetupError(f"no {', '.join(missing)}; ./just oci-suites installs it")
     return {name: path for name, path in found.items() if path}
@@ -78,9 +78,8 @@ def document(tables: dict[str, Table], suites: Suites) -> str:
         "# Others' tests",
         "",
         "Written by `./just oci-suites`, which fetches the suites from Debian, builds them and runs each test by",
-        "itself against runc, bare runsc and the engine's `engine-oci`, in the same namespaces. runc is there to tell",
-        "what this machine and kernel can do at all. A cell counts results that passed; `shared` is what bare runsc",
-        "fails too.",
+        "itself against a bare runsc and the engine's `engine-oci`, in namespaces of their own. A cell counts the",
+        "results that passed; `shared` is what a bare runsc fails, too.",
         "crun's tests go through `tests/others/crun_dialect.sh`, which takes crun's own options out for all alike.",
         "",
         f"Measured on {_versions()}.",
@@ -92,7 +91,7 @@ def document(tables: dict[str, Table], suites: Suites) -> str:
             passed = sum(outcomes[name].passed for outcomes in table.values())
             lines.append(f"- {name}: {passed} of {len(table)} passed or skipped whole")
         lines.append(f"- failures of ours alone: {', '.join(alone) or 'none'}")
-        lines += ["", "| test | runc | runsc | ours | |", "|---|---|---|---|---|"]
+        lines += ["", "| test | runsc | ours | |", "|---|---|---|---|"]
         for test, outcomes in table.items():
             mark = "**ours alone**" if test in alone else "" if outcomes["ours"].passed else "shared"
             cells = [str(outcomes[name]) for name in runtimes()]
@@ -101,11 +100,8 @@ def document(tables: dict[str, Table], suites: Suites) -> str:
 
 
 def _versions() -> str:
-    said = [
-        subprocess.check_output([program, "--version"], text=True).splitlines()[0]
-        for program in ("runc", "runsc")
-    ]
-    return ", ".join([*said, f"Linux {Path('/proc/sys/kernel/osrelease').read_text().split('-')[0].strip()}"])
+    runsc = subprocess.check_output(["runsc", "--version"], text=True).splitlines()[0]
+    return f"{runsc}, Linux {Path('/proc/sys/kernel/osrelease').read_text().split('-')[0].strip()}"
 
 
 def main(prefix: str) -> int:
