@@ -168,7 +168,8 @@ def _become(
     code = EngineError.exit_code
     try:
         die_with_parent(keeper)
-        with open_bundle(call.flags.value("bundle") or ".") as bundle:
+        # The specification lets a bundle be its own root; a manager keeps what it makes of one apart.
+        with open_bundle(call.flags.value("bundle") or ".", may_be_root=True) as bundle:
             more: dict[str, str] = {}
             network_is_chosen = call.common.value("network") not in (None, "auto")
             base_path = environment["ENGINE_ARTIFACT_BASE"]

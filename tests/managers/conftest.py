@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -39,6 +39,27 @@ def runtime() -> Path:
 def is_gvisor(runtime: Path) -> bool:
     """Whether containers have gVisor's kernel, so that what it lacks is not expected."""
     return runtime.name not in {"runc", "crun"}
+
+
+#: Says that gVisor cannot do what follows, and why.
+Refuse = Callable[[str], None]
+
+
+@pytest.fixture
+def gvisor_cannot(is_gvisor: bool) -> Refuse:
+    """Skips what a bare runsc cannot do either, unless `OCI_TRY_ALL` is set: then it is tried all the same."""
+
+    def refuse(why: str) -> None:
+        if is_gvisor and "OCI_TRY_ALL" not in os.environ:
+            pytest.skip(f"not with gVisor: {why}")
+
+    return refuse
+
+
+@pytest.fixture(scope="session")
+def is_ours(runtime: Path) -> bool:
+    """Whether containers go through the engine, so that each has a trace."""
+    return runtime.name == "engine-oci"
 
 
 @pytest.fixture(scope="session")

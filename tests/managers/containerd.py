@@ -79,8 +79,8 @@ class Containerd:
     ) -> Done:
         return self(*self.run_command(container, *command, options=options), given=given)
 
-    def detached(self, container: str, *command: str) -> None:
-        self.run(container, *command, options=["--detach"]).ok()
+    def detached(self, container: str, *command: str, options: Sequence[str] = ()) -> None:
+        self.run(container, *command, options=["--detach", *options]).ok()
         eventually(f"{container} runs", lambda: self.tasks().get(container) == "RUNNING")
 
     def tasks(self) -> dict[str, str]:

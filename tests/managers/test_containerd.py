@@ -7,6 +7,7 @@ import pty
 import subprocess
 
 from tests.managers.arena import PATIENCE, eventually
+from tests.managers.conftest import Refuse
 from tests.managers.containerd import Containerd
 
 OBEDIENT = "trap 'exit 7' TERM; while :; do sleep 0.1; done"
@@ -121,6 +122,28 @@ def test_a_terminal_is_one(containerd: Containerd) -> None:
     finally:
         os.close(ours)
     assert b"a terminal" in said
+
+
+def test_a_pods_containers_share_a_sandbox(
+    containerd: Containerd, is_gvisor: bool, gvisor_cannot: Refuse
+) -> None:
+    """As Kubernetes asks for it: the CRI plugin marks each container with its kind and its pod's sandbox."""
+    gvisor_cannot("a pod's second container is in the first one's sandbox, and no child of runc's shim")
+    kind, sandbox = "io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id"
+    containerd.detached("pause", "sh", "-c", OBEDIENT, options=[f"--annotation={kind}=sandbox"])
+    member = [f"--annotation={kind}=container", f"--annotation={sandbox}=pause"]
+    containerd.detached("member", "sh", "-c", OBEDIENT, options=member)
+    if is_gvisor:
+        # One kernel has started once, however many containers it has.
+        boots = [
+            containerd("tasks", "exec", "--exec-id=boot", name, "dmesg").ok() for name in ("pause", "member")
+        ]
+        assert boots[0] == boots[1]
+    for name in ("member", "pause"):
+        containerd("tasks", "kill", "--signal=SIGTERM", name).ok()
+        containerd.wait_for(name, "STOPPED")
+        assert containerd.delete(name) == 7
+        containerd("containers", "rm", name).ok()
 
 
 def test_containers_outlive_a_restart_of_containerd(containerd: Containerd) -> None:

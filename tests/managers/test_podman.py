@@ -11,11 +11,15 @@ from pathlib import Path
 import pytest
 
 from tests.managers.arena import PATIENCE, Arena
+from tests.managers.conftest import Refuse
 from tests.managers.image import NAME
 from tests.managers.podman import Podman
 
 #: Runs until it is told to stop, then says so.
 OBEDIENT = "trap 'echo stopping; exit 7' TERM; echo ready; while :; do sleep 0.1; done"
+
+#: Without it podman marks a pod's container as one inside the pod's sandbox, where its monitor cannot wait for it.
+SANDBOX_EACH = "--annotation=io.kubernetes.cri-o.ContainerType=sandbox"
 
 
 def test_run_gives_output_errors_and_the_exit_code(podman: Podman) -> None:
@@ -241,7 +245,8 @@ def test_a_terminal_is_one(podman: Podman) -> None:
     assert said == b"a terminal\r\n"
 
 
-def test_descriptors_are_passed_on(podman: Podman, arena: Arena, is_gvisor: bool) -> None:
+def test_descriptors_are_passed_on(podman: Podman, arena: Arena, gvisor_cannot: Refuse) -> None:
+    gvisor_cannot("`runsc create` passes no descriptors on")
     given, giving = os.pipe()
     os.write(giving, b"by descriptor\n")
     os.close(giving)
@@ -250,8 +255,8 @@ def test_descriptors_are_passed_on(podman: Podman, arena: Arena, is_gvisor: bool
     )
     done = subprocess.run(
         arena.inside("bash", "-c", f'exec "$@" 3<&{given} {given}<&-', "bash", *run),
-        pass_fds=[given],
         check=False,
+        pass_fds=[given],
         env=dict(arena.environment),
         capture_output=True,
         text=True,
@@ -287,7 +292,8 @@ def test_files_are_copied_into_one_that_does_not_run_yet(podman: Podman, tmp_pat
     assert podman("start", "--attach", container).ok() == "copied\n"
 
 
-def test_build_runs_its_steps_in_the_runtime(podman: Podman, tmp_path: Path) -> None:
+def test_build_runs_its_steps_in_the_runtime(podman: Podman, tmp_path: Path, gvisor_cannot: Refuse) -> None:
+    gvisor_cannot("runsc's delete waits for the sandbox to be reaped, which buildah does later")
     (tmp_path / "Containerfile").write_text(
         f'FROM {NAME}\nRUN echo built >/made\nENTRYPOINT ["cat", "/made"]\n'
     )
@@ -323,6 +329,28 @@ def test_a_pod_starts_and_stops_as_one(podman: Podman) -> None:
     assert podman("pod", "ps", "--quiet").ok() == ""
 
 
+@pytest.mark.parametrize("infra", ["with infra", "without infra"])
+def test_a_pod_of_a_sandbox_for_each_starts_and_stops_as_one(podman: Podman, infra: str) -> None:
+    options = ["--infra=false"]
+    network = ["--network=none"]
+    if infra == "with infra":
+        options = [
+            f"--infra-image={NAME}",
+            "--infra-command=sleep 1000",
+            "--network=none",
+            "--share=ipc,uts,net",
+        ]
+        network = []
+    podman("pod", "create", "--name=together", f"--cgroup-parent=/{podman.arena.name}", *options).ok()
+    containers = [podman.shell(OBEDIENT, "--pod=together", SANDBOX_EACH, *network) for _ in range(2)]
+    for container in containers:
+        podman.wait_for_log(container, "ready")
+    podman("pod", "stop", "--time=5", "together").ok()
+    assert {podman.inspect(one)["State"]["ExitCode"] for one in containers} == {7}
+    podman("pod", "rm", "together").ok()
+    assert podman("pod", "ps", "--quiet").ok() == ""
+
+
 def test_a_bridge_connects_containers_and_a_port_is_published(
     podman: Podman, kernel_has_bridges: None
 ) -> None:
@@ -348,3 +376,16 @@ def test_many_at_once(podman: Podman) -> None:
 def test_a_name_is_free_again_after_rm(podman: Podman, name: str) -> None:
     for _ in range(2):
         podman.run("true", options=[f"--name={name}", "--rm"]).ok()
+
+
+def test_every_container_leaves_a_trace_that_verifies(podman: Podman, arena: Arena, is_ours: bool) -> None:
+    if not is_ours:
+        pytest.skip("only the engine writes traces")
+    container = podman.shell("echo traced")
+    podman("wait", container).ok()
+    podman("rm", container).ok()
+    traces = Path(f"/proc/{arena.init}/root/run/nucleus-gvisor/traces")
+    (trace,) = (path.name for path in traces.iterdir() if container in path.name)
+    verified = arena.run("engine", "trace", "verify", "--complete", f"/run/nucleus-gvisor/traces/{trace}")
+    assert "conforms" in verified.ok()
+    assert "handed_off" in verified.ok()
