@@ -3,7 +3,7 @@
 The notable thing: the look whether anything is missing is part of every `./just run`, so this module costs
 no more than Python itself; what installs is imported only when there is something to install.
 
-usage: python setup/system_parts.py run|test
+usage: python setup/system_parts.py run|test|bench
 """
 
 from __future__ import annotations
@@ -60,7 +60,11 @@ TEST_PARTS: tuple[Part, ...] = (
     ("chromium", "the browser in which the reports are tested", lambda: on_path("chromium")),
     ("uidmap", "maps subordinate ids for rootless containers", lambda: on_path("newuidmap", "newgidmap")),
 )
-GOALS = {"run": RUN_PARTS, "test": TEST_PARTS}
+BENCH_PARTS: tuple[Part, ...] = (
+    *TEST_PARTS,
+    ("podman", "a container manager that also runs runsc, to compare with", lambda: on_path("podman")),
+)
+GOALS = {"run": RUN_PARTS, "test": TEST_PARTS, "bench": BENCH_PARTS}
 
 
 def missing(goal: str) -> dict[str, str]:

@@ -205,7 +205,8 @@ class Tally:
     def add(self, run: Run) -> None:
         """Count one run. Only what has no more than the runs of a stretch is counted so; else it is merged."""
         self.total += 1
-        self._has_directory(os.path.dirname(os.path.abspath(run.path)))
+        if not self.listed or self.listed[-1].path != run.path:
+            self._has_directory(os.path.dirname(os.path.abspath(run.path)))
         refused = run.kind is Kind.REFUSED
         key = (run.kind, run.step, alike(run.reason)) if refused else (run.kind, "", "")
         group = self.groups.setdefault(key, Group())

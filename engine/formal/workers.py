@@ -119,13 +119,14 @@ class DaskCluster:
             import logging
 
             from distributed import Client
-            from distributed.comm import get_address_host_port
+            from distributed.comm.addressing import get_address_host_port
         except ModuleNotFoundError as error:
             raise WorkersError(
                 f"{error.name} is needed to use a cluster, and is not installed",
                 remedy="pip install 'gvisor-engine[fleet]'",
             ) from None
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said in one line
+        for name in ("distributed", "distributed.client"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters is said in one line
         try:
             get_address_host_port(
                 self._address, strict=True

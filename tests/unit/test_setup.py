@@ -71,7 +71,7 @@ def test_the_look_whether_anything_is_missing_imports_no_installer() -> None:
 
 def test_an_unknown_goal_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert system_parts.main(["everything"]) == 2
-    assert capsys.readouterr().err == "usage: system_parts.py run|test\n"
+    assert capsys.readouterr().err == "usage: system_parts.py run|test|bench\n"
 
 
 def test_a_package_that_does_not_bring_what_it_should_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
