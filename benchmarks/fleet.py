@@ -27,6 +27,9 @@ from tests.conformance_traces import Story
 ROOT = Path(__file__).parents[1]
 #: Of a thousand runs; the others are handed off.
 REFUSED, KILLED, EDITED = 20, 5, 1
+#: How many records the curve has, and of these how many the ways to share it out are compared on.
+RECORDS = (100_000, 1_000_000, 10_000_000)
+MIDDLE = RECORDS[1]
 
 
 def archive(path: Path, records: int) -> int:
@@ -76,7 +79,7 @@ def measured(command: Sequence[str]) -> dict[str, float]:
 def curve(place: Path) -> list[dict[str, Any]]:
     points = []
     cores = str(os.cpu_count())
-    for records in (100_000, 1_000_000, 10_000_000):
+    for records in RECORDS:
         path = place / f"{records}.jsonl"
         runs = archive(path, records)
         engine = [sys.executable, "-P", "-m", "engine"]
@@ -102,7 +105,7 @@ def curve(place: Path) -> list[dict[str, Any]]:
         ):
             points.append({"records": records, "runs": runs, "what": what, **measured(command)})
             print(f"bench: {points[-1]}", file=sys.stderr)
-        if records > 1_000_000:
+        if records > MIDDLE:
             path.unlink()
     return points
 
@@ -128,7 +131,11 @@ def engines(file: Path, place: Path) -> dict[str, Any]:
             start_new_session=True,
             cwd=ROOT,
         )
-        found[name] = {**json.loads(done.stdout.splitlines()[-1]), "installed_mb": installed / 1e6}
+        found[name] = {
+            **json.loads(done.stdout.splitlines()[-1]),
+            "installed_mb": installed / 1e6,
+            "records": MIDDLE,
+        }
         print(f"bench: {name}: {found[name]}", file=sys.stderr)
     digests = {name: each.pop("digest") for name, each in found.items()}
     for name, digest in digests.items():
@@ -146,7 +153,7 @@ def main() -> int:
             "measured": f"{datetime.now(UTC):%Y-%m-%d}",
             "machine": machine(next(path for path in TRUSTED_PATHS if os.path.isfile(path))),
             "curve": curve(Path(place)),
-            "engines": engines(Path(place, "1000000.jsonl"), Path(place)),
+            "engines": engines(Path(place, f"{MIDDLE}.jsonl"), Path(place)),
         }
     FLEET.write_text(json.dumps(found, indent=1) + "\n")
     FLEET_PAGE.write_text(fleet_page(found))

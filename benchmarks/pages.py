@@ -50,7 +50,7 @@ _HOW = (
     "prints it, of few rounds. It installs podman and PyPI's `gvisor` to compare with. Every figure is of whole "
     "processes, from before one is made to after it has ended, started in turn (A B C, B C A, ...); a ratio is the "
     "median of the ratios of the runs of one round. A bundle of `/bin/true` in a busybox rootfs is run, without a "
-    "network, on systrap."
+    "network, on systrap; the artifact base is on disk, and not in the memory of /run."
 )
 
 
@@ -121,8 +121,8 @@ def _remaining(found: Mapping[str, Any]) -> str:
         "root, from before its process is made to after that program has ended.\n\n"
         + _table(("part", "median"), rows)
         + "\n\nThe steps are those of the runs above, by the times of their traces: a step's time is that from the "
-        "line before. Imports are timed with `-X importtime`, which makes them slower, in one warm run; by top-level "
-        f"package, in milliseconds, without what each imports: {groups}.\n\n{_next(interpreter, steps)}"
+        "line before. Imports are timed with `-X importtime`, which makes them slower, in the fastest of ten runs; by "
+        f"top-level package, in milliseconds, without what each imports: {groups}.\n\n{_next(interpreter, steps)}"
     )
 
 
