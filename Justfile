@@ -52,6 +52,18 @@ compile: (_parts "test")
 diagrams: (_parts "test") _rootfs
     @exec {{ python }} -P {{ here }}/setup/make_diagrams.py
 
+# Measure starts beside bare runsc and others, and write docs/performance.md (as root; --quick only prints)
+[no-exit-message]
+[positional-arguments]
+bench *OPTIONS: (_parts "test")
+    @{{ python }} -c 'import gvisor' 2>/dev/null || {{ python }} -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+    @exec {{ python }} -m benchmarks.starts "$@"
+
+# Measure the checking of up to ten million records, and write docs/fleet.md (5 GB of disk, a quarter of an hour)
+[no-exit-message]
+bench-fleet: (_parts "test")
+    @exec {{ python }} -m benchmarks.fleet
+
 # Repair what ruff can: format, import order, simple findings
 [no-exit-message]
 fix:

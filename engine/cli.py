@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from engine.audit.signature import Signers
+    from engine.formal.workers import Workers
 
 _EXIT_CODES = (
     "exit codes: 125 the engine refused; 2 wrong usage; 130 interrupted; run: the container's own after the hand-off; "
@@ -206,7 +207,13 @@ def _add_others(commands: Any) -> None:
     report.add_argument(
         "--output", metavar="FILE", default="report.html", help="where to (default: report.html)"
     )
+    report.add_argument(
+        "--runs",
+        action="store_true",
+        help="a FILE has the traces of many runs, one after the other: report on them as a fleet",
+    )
     _signers(report)
+    _workers(report)
 
     trace = commands.add_parser(
         "trace",
@@ -225,8 +232,8 @@ def _add_others(commands: Any) -> None:
     verify.add_argument(
         "--complete", action="store_true", help="an incomplete trace counts as one that differs"
     )
-
     _signers(verify)
+    _workers(verify)
     sign = _command(of_traces, "sign", _sign, "sign traces; each signature is a new file beside its trace")
     sign.add_argument("files", nargs="+", metavar="FILE", help="a trace")
     sign.add_argument(
@@ -278,6 +285,18 @@ def _signers(parser: argparse.ArgumentParser) -> None:
         "--signers", metavar="FILE", help="... by --identity, as this OpenSSH allowed_signers file knows it"
     )
     parser.add_argument("--identity", metavar="NAME", help="a principal of the --signers file")
+
+
+def _workers(parser: argparse.ArgumentParser) -> None:
+    """Who does the work."""
+    parser.add_argument(
+        "--jobs", type=_positive, default=1, metavar="N", help="share it among N processes (default: 1)"
+    )
+    parser.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="share it among the workers of this Dask scheduler, which have the same files",
+    )
 
 
 def _choice(parser: argparse.ArgumentParser, flag: str, kind: Any, default: Any, text: str) -> None:
@@ -411,17 +430,21 @@ def _report(options: argparse.Namespace) -> int:
     from engine.audit.model_check import load
     from engine.audit.report import run_page
 
-    one = len(options.files) == 1
+    one = len(options.files) == 1 and not options.runs
     if bool(options.files) == (options.traces is not None):
         _parser().error("report takes either traces or --traces DIR")
     if options.check is not None and not one:
         _parser().error("--check belongs to the report of one run")
+    if options.runs and (options.key or options.signers):
+        _parser().error("a signature belongs to the file of one run: --runs has no place beside it")
     signers = _whose_signatures(options)
     if one:
         check = None if options.check is None else load(options.check)
         page = run_page(options.files[0], check=check, signers=signers)
     else:
-        page = fleet_page(options.files or traces_in(options.traces), signers=signers)
+        paths = options.files or traces_in(options.traces)
+        workers = _whose_work(options, paths)
+        page = fleet_page(paths, signers=signers, runs=options.runs, workers=workers)
     html.write(options.output, page)
     print(json.dumps({"report": options.output}) if options.json else f"written: {printable(options.output)}")
     return 0
@@ -436,7 +459,8 @@ def _trace_verify(options: argparse.Namespace) -> int:
     if (signers := _whose_signatures(options)) is not None:
         return _verify_signed(options, signers)
     found: Counter[Verdict] = Counter()
-    for result in verify(options.files, runs=options.runs):
+    workers = _whose_work(options, options.files)
+    for result in verify(options.files, runs=options.runs, workers=workers):
         found[result.verdict] += 1
         print(json.dumps(asdict(result)) if options.json else result)
     if found.total() > 1 and not options.json:
@@ -458,7 +482,7 @@ def _verify_signed(options: argparse.Namespace, signers: Signers) -> int:
             "a signature belongs to the file of one run: neither --runs nor - has a place beside it"
         )
     all_good = True
-    for verified in verify(options.files, signers):
+    for verified in verify(options.files, signers, _whose_work(options, options.files)):
         complete = verified.result.verdict is Verdict.CONFORMS or not options.complete
         all_good = all_good and verified.is_good and complete
         print(json.dumps(verified.as_data()) if options.json else verified)
@@ -486,6 +510,22 @@ def _whose_signatures(options: argparse.Namespace) -> Signers | None:
     if options.key is not None:
         return Signers.of_key(options.key)
     return Signers.of_identity(options.signers, options.identity)
+
+
+def _whose_work(options: argparse.Namespace, paths: Sequence[str]) -> Workers | None:
+    if options.cluster is None:
+        if options.jobs == 1:
+            return None
+        from engine.formal.workers import Processes
+
+        return Processes(options.jobs)
+    if options.jobs != 1:
+        _parser().error("give either --jobs or --cluster")
+    if not all(map(os.path.isabs, paths)):
+        _parser().error("a cluster's workers are elsewhere: with --cluster, name files by absolute paths")
+    from engine.formal.workers import DaskCluster
+
+    return DaskCluster(options.cluster)
 
 
 def _diagram(options: argparse.Namespace) -> int:

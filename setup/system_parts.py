@@ -3,7 +3,7 @@
 The notable thing: the look whether anything is missing is part of every `./just run`, so this module costs
 no more than Python itself; what installs is imported only when there is something to install.
 
-usage: python setup/system_parts.py run|test
+usage: python setup/system_parts.py run|test|bench
 """
 
 from __future__ import annotations
