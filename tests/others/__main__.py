@@ -96,7 +96,7 @@ def document(tables: dict[str, Table], suites: Suites) -> str:
         "Written by `./just oci-suites`, which fetches the suites from Debian, builds them and runs each test by",
         "itself against a bare runsc and the engine's `engine-oci`, in namespaces of their own. A cell counts the",
         "results that passed; `shared` is what a bare runsc fails, too.",
-        "Ours is called with `--network sandbox`, the default of runsc and not of ours ([oci-runtime](oci-runtime.md)).",
+        "Ours is called with `--network sandbox`, a bare runsc's default ([oci-runtime](oci-runtime.md)).",
         "crun's tests go through `tests/others/crun_dialect.sh`, which takes crun's own options out for all alike.",
         "",
         f"Measured on {_versions()}.",
