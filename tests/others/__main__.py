@@ -107,7 +107,10 @@ def document(tables: dict[str, Table], suites: Suites) -> str:
         for name in runtimes():
             passed = sum(outcomes[name].passed for outcomes in table.values())
             lines.append(f"- {name}: {passed} of {len(table)} passed or skipped whole")
-        lines.append(f"- failures of ours alone: {', '.join(alone) or 'none'}")
+        decided = [test for test in table if test in BY_DECISION]
+        lines.append(
+            f"- failures of ours alone: {', '.join(alone) or 'none'}; by decision: {', '.join(decided) or 'none'}"
+        )
         lines += ["", "| test | runsc | ours | |", "|---|---|---|---|"]
         for test, outcomes in table.items():
             mark = "shared" if not outcomes["ours"].passed else ""
