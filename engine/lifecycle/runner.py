@@ -29,7 +29,7 @@ from engine.trace import Trace
 
 
 class Manager(Protocol):
-    """Whoever starts the container and goes on to manage it: what it asks of runsc, and what it keeps of the run."""
+    """Whoever starts the container and goes on to manage it: what it asks of runsc, and keeps of the run."""
 
     @property
     def asked(self) -> Asked: ...
@@ -189,7 +189,7 @@ class _Run:
         root = lifecycle.perform(begin(Trigger.SECURE_ROOT), self._secure_root)
         staged = lifecycle.perform(begin(Trigger.STAGE), lambda: self._keep(stage(binary, root)))
         policy = lifecycle.perform(
-            begin(Trigger.APPLY_POLICY), lambda: apply_policy(options, [staged.exec_allow.path])
+            begin(Trigger.APPLY_POLICY), lambda: apply_policy(options, self._bundle, staged.exec_allow.path)
         )
         if policy.outcome is PolicyOutcome.UNAVAILABLE:
             self._warn(f"no execute policy: {policy.reason}")

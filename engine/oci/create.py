@@ -19,7 +19,12 @@ SHORT = {"b": "bundle"}
 
 
 def main(call: Call) -> int:
-    """Create the container. runsc hands no further descriptors to what it creates, so none are accepted."""
+    """Create the container.
+
+    runsc hands no further descriptors to what it creates, and creates nothing with `--rootless`: both are refused.
+    """
+    if call.common.value("rootless") == "true":
+        raise UsageError("runsc has no create with --rootless", remedy="use run, or let root create it")
     if call.flags.number("preserve-fds"):
         raise UsageError("runsc create passes no descriptors on", remedy="use run --preserve-fds")
     return start(call, (), ends_with_runsc=False)

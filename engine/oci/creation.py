@@ -199,9 +199,12 @@ def _wait(child: int) -> int:
 def _take_away(call: Call, container_id: str, creation: str) -> None:
     """Take away what this creation left, if anything did. Another's container of that id is not touched."""
     try:
-        with find(call, container_id) as found, found.locked():
-            if (noted := record.read(found.directory)) is not None and noted.creation == creation:
-                found.remove(force=True)
+        with find(call, container_id) as found:
+            if found.record.creation != creation:
+                return
+            with found.locked():
+                if (noted := record.read(found.directory)) is not None and noted.creation == creation:
+                    found.remove(force=True)
     except NoSuchError:
         with contextlib.suppress(
             ContainerError

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ class Oci:
     def command(self, *arguments: str | Path, killed_at: int | None = None) -> list[str]:
         program = ["-m", "engine.oci"] if killed_at is None else ["-B", "-c", KILLED_AT, str(killed_at)]
         return [
-            sys.executable,
+            self.engine.caller.python,
             "-P",
             *program,
             f"--root={self.engine.base}",
