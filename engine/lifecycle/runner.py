@@ -29,7 +29,7 @@ from engine.trace import Trace
 
 
 class Manager(Protocol):
-    """Whoever starts the container and goes on to manage it: what it asks of runsc, and what it keeps of the run."""
+    """Whoever starts the container and goes on to manage it: what it asks of runsc, and keeps of the run."""
 
     @property
     def asked(self) -> Asked: ...

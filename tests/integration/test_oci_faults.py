@@ -22,6 +22,8 @@ from tests.integration.oci_runtime import Oci, kill
 FOREVER = "while :; do sleep 1000; done"
 #: How many containers are created and deleted at once, and in all. ENGINE_TEST_CHURN is for more.
 CHURN = int(os.environ.get("ENGINE_TEST_CHURN", "12"))
+#: Commands are killed before each third of their changes, and with ENGINE_TEST_EVERY_STEP=1 before each.
+STRIDE = 1 if os.environ.get("ENGINE_TEST_EVERY_STEP") else 3
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def bundle(root_engine: Engine) -> Path:
 def test_create_killed_before_any_of_its_changes_leaves_nothing_that_delete_does_not_find(
     oci: Oci, bundle: Path
 ) -> None:
-    for at in itertools.count(1):
+    for at in itertools.count(1, STRIDE):
         container_id = oci.engine.new_id()
         ended = oci("create", "--bundle", bundle, container_id, killed_at=at)
         if ended.code == 0:
@@ -50,8 +52,8 @@ def test_create_killed_before_any_of_its_changes_leaves_nothing_that_delete_does
 
 
 def test_delete_killed_before_any_of_its_changes_is_finished_by_the_next(oci: Oci, bundle: Path) -> None:
-    for at in itertools.count(1):
-        container_id = oci.running(bundle) if at % 2 else oci.create(bundle)
+    for at in itertools.count(1, STRIDE):
+        container_id = oci.running(bundle) if at // STRIDE % 2 else oci.create(bundle)
         ended = oci("delete", "--force", container_id, killed_at=at)
         oci.is_gone_after_delete(container_id)
         if ended.code == 0:
