@@ -47,6 +47,15 @@ compile: (_parts "test")
 diagrams: (_parts "test") _rootfs
     @exec {{ python }} -P {{ here }}/setup/make_diagrams.py
 
+# Change the code in one place at a time and see that a test notices; takes minutes, writes docs/mutants.md
+[no-exit-message]
+mutants: (_parts "test")
+    @{{ python }} -c 'import mutmut' 2>/dev/null || \
+        {{ python }} -m pip install --quiet --disable-pip-version-check -e {{ here }}'[mutants]'
+    rm -rf {{ here }}/mutants
+    nice {{ python }} -m mutmut run
+    @{{ python }} {{ here }}/tests/mutation/report.py
+
 # Repair what ruff can: format, import order, simple findings
 [no-exit-message]
 fix:
@@ -64,7 +73,7 @@ setup: (_parts "test") _rootfs
 
 # Remove what was made in this checkout: .venv, caches, the example's files. System parts stay
 clean:
-    rm -rf .venv examples/*/rootfs .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+    rm -rf .venv examples/*/rootfs .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist mutants
     find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 [no-exit-message]
