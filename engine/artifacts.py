@@ -8,6 +8,7 @@
 
 The lock's descriptor survives execve into the supervisor, `runsc run`, whose end takes the container with it.
 So the kernel itself says whether the container is alive: whoever can take the lock may remove what it guards.
+It is a FIFO: a regular file could be written and executed by that descriptor, whatever the execute policy.
 """
 
 from __future__ import annotations
@@ -180,13 +181,17 @@ def take_lock(container: PrivateDirectory) -> int | None:
     """Take the lock in `container`; None when a live container, or another engine, holds it.
 
     Answers with a descriptor that holds it. A lock file that was removed between the opening and the taking
-    guards nothing, so it is opened anew. Raises `UntrustedPathError` when the lock is not a file of our own.
+    guards nothing, so it is opened anew; so is one that is no FIFO, once nobody holds it. Raises
+    `UntrustedPathError` when the lock is not a file of our own.
     """
     path = os.path.join(container.path, LOCK)
-    flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     while True:
         try:
-            descriptor = os.open(LOCK, flags, 0o600, dir_fd=container.descriptor)
+            descriptor = os.open(LOCK, flags, dir_fd=container.descriptor)
+        except FileNotFoundError:
+            _make_lock(container, path)
+            continue
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise UntrustedPathError(path, "is a symbolic link") from None
@@ -199,7 +204,9 @@ def take_lock(container: PrivateDirectory) -> int | None:
                 )
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _names(container, LOCK, status):
-                return descriptor
+                if stat.S_ISFIFO(status.st_mode):
+                    return descriptor
+                os.unlink(LOCK, dir_fd=container.descriptor)
         except BlockingIOError:
             os.close(descriptor)
             return None
@@ -207,6 +214,16 @@ def take_lock(container: PrivateDirectory) -> int | None:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def _make_lock(container: PrivateDirectory, path: str) -> None:
+    """Make it, unless another engine does. Raises `OSError`: ENOENT where the directory is gone itself."""
+    try:
+        os.mkfifo(LOCK, 0o600, dir_fd=container.descriptor)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
 
 
 def _names(directory: PrivateDirectory, name: str, status: os.stat_result) -> bool:

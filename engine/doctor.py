@@ -31,7 +31,8 @@ from engine.errors import ResolveError, StepError
 from engine.formal.errors import JarError
 from engine.formal.tlc import find_jar
 from engine.lifecycle.validate import Validated
-from engine.linux import landlock
+from engine.linux import landlock, locked_mounts
+from engine.linux.namespaces import BANS, subordinate_ids, sysctl
 from engine.options import Platform
 
 #: How long one platform may take to run a container, in seconds; a healthy one takes a fifth of one.
@@ -81,6 +82,7 @@ def examine(*, platform_limit: float = PLATFORM_LIMIT) -> list[Part]:
             _cgroups(),
             _user_namespaces(),
             _subordinate_ids(),
+            _locked_mounts(),
             _landlock(),
             _java(),
             _tla2tools(),
@@ -379,34 +381,14 @@ def _own_cgroups(path: str) -> dict[str, str]:
     return own
 
 
-def _sysctl(name: str) -> str | None:
-    try:
-        with open("/proc/sys/" + name.replace(".", "/")) as file:
-            return file.read().strip()
-    except OSError:
-        return None
-
-
-#: What forbids user namespaces, and how to allow them, user_namespaces(7) and Ubuntu's release notes.
-_NAMESPACE_BANS = (
-    ("user.max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"),
-    ("kernel.unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"),
-    (
-        "kernel.apparmor_restrict_unprivileged_userns",
-        "1",
-        "give runsc an AppArmor profile with `userns,`, or sysctl kernel.apparmor_restrict_unprivileged_userns=0",
-    ),
-)
-
-
 def _user_namespaces() -> Part:
     """Make a user namespace, map ourselves to its root, and use the power that gives to make a second one.
 
     Where AppArmor restricts them the first succeeds and gives no power: only the second shows that.
     """
     name, enables = "user namespaces", "rootless containers (--rootless)"
-    bans = [(key, remedy) for key, value, remedy in _NAMESPACE_BANS if _sysctl(key) == value]
-    detail = {key: _sysctl(key) for key, _, _ in _NAMESPACE_BANS}
+    bans = [(key, remedy) for key, value, remedy in BANS if sysctl(key) == value]
+    detail = {key: sysctl(key) for key, _, _ in BANS}
     tried = run_limited(["unshare", "--user", "--map-root-user", "--mount", "true"], VERSION_LIMIT)
     if tried.code == 0:
         others = f"; but {', '.join(key for key, _ in bans)} forbids them to others" if bans else ""
@@ -433,7 +415,10 @@ def _subordinate_ids() -> Part:
         user = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
         user = str(os.getuid())
-    counts = {kind: _subordinate_count(f"/etc/{kind}", user) for kind in ("subuid", "subgid")}
+    counts = {
+        kind: sum(count for _, count in subordinate_ids(f"/etc/{kind}", os.getuid()))
+        for kind in ("subuid", "subgid")
+    }
     detail: dict[str, Any] = {"user": user, **paths, **counts}
     if all(counts.values()):
         found = f"{counts['subuid']} uids and {counts['subgid']} gids for {user}"
@@ -456,21 +441,17 @@ def _may_set_ids(path: str) -> bool:
         return False
 
 
-def _subordinate_count(path: str, user: str) -> int:
-    """How many ids the lines `user:first:count` of `path` give; a user may stand there as name or number."""
+def _locked_mounts() -> Part:
+    name, enables = "locked mounts", "the rootless execute policy (--exec-policy locked-mounts)"
     try:
-        with open(path) as file:
-            fields = [line.strip().split(":") for line in file]
-    except OSError:
-        return 0
-    names = (user, str(os.getuid()))
-    return sum(
-        int(entry[2]) for entry in fields if len(entry) == 3 and entry[0] in names and entry[2].isdigit()
-    )
+        maps = locked_mounts.probe([], sealed=False)
+    except locked_mounts.UnusableError as error:
+        return Part(name, Status.MISSING, error.why, enables, error.remedy)
+    return Part(name, Status.OK, f"tried, with ids: {maps.kind}", enables)
 
 
 def _landlock() -> Part:
-    enables = "the rootless execute allowlist (--exec-policy landlock)"
+    enables = "the execute allowlist for a runsc that does not mount (--exec-policy landlock)"
     version = landlock.abi_version()
     if version == 0:
         remedy = "boot a kernel >= 5.13 with landlock among its lsm="

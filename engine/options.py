@@ -32,9 +32,10 @@ class Platform(StrEnum):
 
 
 class ExecPolicy(StrEnum):
-    """What keeps the supervisor from executing anything but the staged runsc (rootless runs only)."""
+    """What keeps the supervisor from executing the host's programs (rootless runs only)."""
 
     AUTO = "auto"
+    LOCKED_MOUNTS = "locked-mounts"
     LANDLOCK = "landlock"
     OFF = "off"
 

@@ -7,8 +7,8 @@
 (*         -> policy_settled -> handed_off             (any) -> refused    *)
 (*                                                                         *)
 (* States and steps bear the names that engine/lifecycle/machine.py gives  *)
-(* them.  The engine's other moves (opening the lock, copying, the last    *)
-(* look before execve) leave `state` as it is.                             *)
+(* them.  The engine's other moves (opening the lock, copying, trying the  *)
+(* policy, confining itself, the last look) leave `state` as it is.        *)
 (*                                                                         *)
 (* Modelled: every option that decides a step, what the kernel can         *)
 (* enforce, a failure of any system call at any point, several runs that   *)
@@ -45,7 +45,7 @@ CONSTANTS
     Pinning     \* FALSE: stage opens the path again, as the published engine did
 
 VARIABLES
-    \* -- what was asked for, and what the kernel can do; these never change
+    \* -- what was asked for, which never changes, and what the kernel can do
     id,         \* the container of each run
     option,     \* the options of each run that decide a step
     enforceable,\* whether this kernel can enforce an execute policy that runsc survives
@@ -58,6 +58,7 @@ VARIABLES
     validated,  \* the bytes that file had when its facts were read
     handle,     \* its open lock file: "none", the "current" one, or a "stale" one that gc removed
     copied,     \* the bytes behind the descriptor of the staged copy
+    probed,     \* what a child that tried the execute policy found
     policy,     \* what became of the execute policy
     seen,       \* what the last look before execve saw
     ran,        \* the bytes that the kernel executed
@@ -72,7 +73,7 @@ VARIABLES
     leftover,   \* an earlier run of this container left things behind
     onDisk,     \* the bytes at the path of each run's staged copy
     lock,       \* who holds the lock in each container's directory
-    inForce,    \* an execute policy confines this run's process, in the kernel
+    inForce,    \* how far an execute policy confines this run's process, in the kernel
     bundle,     \* each run's bundle, compared with what was validated
     intact,     \* nothing outside the container's directories was removed
     moves       \* how often the adversary has moved
@@ -82,7 +83,7 @@ verdict  == <<failed, why>>
 binary   == <<pinned, validated>>
 copies   == <<copied, onDisk>>
 locks    == <<handle, lock>>
-policies == <<policy, inForce>>
+policies == <<policy, probed, inForce>>
 handOff  == <<seen, ran, alive>>
 source   == <<path, rewritten>>
 dirs     == <<base, root, nest, leftover, intact>>
@@ -122,7 +123,8 @@ TrustedBytes == {"vendor", "vendor_anew", "other"}
 AllBytes     == TrustedBytes \cup {"evil", Nothing}
 
 Reasons == {"none", "failure", "not_found", "path_searched_as_root", "not_trusted", "root_not_private", "alive",
-            "stage_not_own", "not_what_was_pinned", "policy_not_enforced", "bundle_changed", "root_changed"}
+            "stage_not_own", "not_what_was_pinned", "policy_not_enforced", "policy_in_part", "bundle_changed",
+            "root_changed"}
 
 Options == [rootless: Rootless, required: Required, wanted: Wanted, asRoot: AsRoot, foundBy: FoundBy]
 
@@ -144,6 +146,7 @@ Init ==
     /\ handle = [r \in Runs |-> "none"]
     /\ copied = [r \in Runs |-> Nothing]
     /\ policy = [r \in Runs |-> "none_yet"]
+    /\ probed = [r \in Runs |-> "untried"]
     /\ seen = [r \in Runs |-> Unseen]
     /\ ran = [r \in Runs |-> Nothing]
     /\ alive = [r \in Runs |-> FALSE]
@@ -155,7 +158,7 @@ Init ==
     /\ nest = [i \in Ids |-> "own"]
     /\ onDisk = [r \in Runs |-> Nothing]
     /\ lock = [i \in Ids |-> Nobody]
-    /\ inForce = [r \in Runs |-> FALSE]
+    /\ inForce = [r \in Runs |-> "nothing"]
     /\ bundle = [r \in Runs |-> "as_validated"]
     /\ intact = TRUE
     /\ moves = 0
@@ -194,9 +197,11 @@ StageDirIsOwn(r) == nest[id[r]] = "own"
 \* pin has nothing to compare.
 CopyIsWhatWasPinned(r) == Pinning => Bytes(pinned[r]) = validated[r]
 
-\* policy.py.
-CanEnforce(r)    == option[r].rootless /\ option[r].wanted /\ enforceable
-PolicyPermits(r) == option[r].required => CanEnforce(r)
+\* policy.py.  Confining the process cannot be undone, so it is tried in a child first.
+IsToBeEnforced(r) == option[r].rootless /\ option[r].wanted
+IsConfined(r)     == inForce[r] = "whole"
+IsSettled(r)      == ~IsToBeEnforced(r) \/ probed[r] = "unusable" \/ IsConfined(r)
+PolicyPermits(r)  == option[r].required => IsConfined(r)
 
 \* exec.py, `prepare`.
 BundleIsUnchanged(r)  == bundle[r] = "as_validated"
@@ -270,22 +275,38 @@ Stage(r) ==
     /\ state' = [state EXCEPT ![r] = "staged"]
     /\ UNCHANGED <<given, verdict, binary, copies, locks, policies, handOff, source, dirs, bundle, spent>>
 
+\* A child tries all of it and is thrown away: the engine's own process is not touched yet.
+Probe(r) ==
+    /\ state[r] = "staged"
+    /\ ~failed[r]
+    /\ IsToBeEnforced(r)
+    /\ probed[r] = "untried"
+    /\ probed' = [probed EXCEPT ![r] = IF enforceable THEN "usable" ELSE "unusable"]
+    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policy, inForce, handOff, source, dirs, bundle, spent>>
+
+\* In earnest.  The kernel's answer may be another by now, and then the process is left confined in part.
+Confine(r) ==
+    /\ state[r] = "staged"
+    /\ ~failed[r]
+    /\ probed[r] = "usable"
+    /\ inForce[r] = "nothing"
+    /\ inForce' = [inForce EXCEPT ![r] = IF enforceable THEN "whole" ELSE "in_part"]
+    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policy, probed, handOff, source, dirs, bundle, spent>>
+
 ApplyPolicy(r) ==
     /\ state[r] = "staged"
     /\ ~failed[r]
+    /\ IsSettled(r)
     /\ PolicyPermits(r)
     /\ state' = [state EXCEPT ![r] = "policy_settled"]
-    /\ \/ /\ CanEnforce(r)
+    /\ \/ /\ IsConfined(r)
           /\ policy' = [policy EXCEPT ![r] = "enforced"]
-          /\ inForce' = [inForce EXCEPT ![r] = TRUE]
        \/ /\ option[r].rootless
-          /\ ~CanEnforce(r)
+          /\ ~IsConfined(r)
           /\ policy' = [policy EXCEPT ![r] = "unavailable"]
-          /\ UNCHANGED inForce
        \/ /\ ~option[r].rootless
           /\ policy' = [policy EXCEPT ![r] = "not_applicable"]
-          /\ UNCHANGED inForce
-    /\ UNCHANGED <<given, verdict, binary, copies, locks, handOff, source, dirs, bundle, spent>>
+    /\ UNCHANGED <<given, verdict, binary, copies, locks, probed, inForce, handOff, source, dirs, bundle, spent>>
 
 \* The bundle and the state directories are looked at once more, as late as can be.  Between this look and the
 \* kernel's execve, and until runsc has read them, there is a gap that no check can close.
@@ -321,8 +342,8 @@ Refused(r, reason) ==
     /\ onDisk' = [onDisk EXCEPT ![r] = Nothing]
     /\ handle' = [handle EXCEPT ![r] = "none"]
     /\ lock' = [i \in Ids |-> IF lock[i] = r THEN Nobody ELSE lock[i]]
-    /\ inForce' = [inForce EXCEPT ![r] = FALSE]
-    /\ UNCHANGED <<given, failed, validated, policy, handOff, source, dirs, bundle, spent>>
+    /\ inForce' = [inForce EXCEPT ![r] = "nothing"]
+    /\ UNCHANGED <<given, failed, validated, policy, probed, handOff, source, dirs, bundle, spent>>
 
 RefuseResolve(r) ==
     /\ state[r] = "start"
@@ -349,8 +370,9 @@ RefuseStage(r) ==
 
 RefuseApplyPolicy(r) ==
     /\ state[r] = "staged"
-    /\ \/ failed[r]         /\ Refused(r, "failure")
-       \/ ~PolicyPermits(r) /\ Refused(r, "policy_not_enforced")
+    /\ \/ failed[r] /\ Refused(r, "failure")
+       \/ inForce[r] = "in_part" /\ Refused(r, "policy_in_part")
+       \/ IsSettled(r) /\ ~PolicyPermits(r) /\ Refused(r, "policy_not_enforced")
 
 \* A kernel that refuses execve is a failure too: the process is still ours, and it refuses.
 RefuseExec(r) ==
@@ -481,17 +503,25 @@ ChangeBundle(r) ==
     /\ bundle' = [bundle EXCEPT ![r] = IF bundle[r] = "changed" THEN "as_validated" ELSE "changed"]
     /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, handOff, source, dirs>>
 
+\* Nobody's attack: an administrator allows or forbids user namespaces, or their number runs out.
+KernelChanges ==
+    /\ "kernel" \in Moves
+    /\ Spends
+    /\ enforceable' = ~enforceable
+    /\ UNCHANGED <<id, option, state, verdict, binary, copies, locks, policies, handOff, source, dirs, bundle>>
+
 Adversary ==
     \/ SwapBinary
     \/ RewriteBinary
+    \/ KernelChanges
     \/ LoosenBase
     \/ \E i \in Ids : LoosenRoot(i) \/ SwapRoot(i) \/ SwapStageDir(i)
     \/ \E r \in Runs : ReplaceCopy(r) \/ ChangeBundle(r)
 
 -----------------------------------------------------------------------------
 Advance(r) ==
-    \/ Resolve(r) \/ Validate(r) \/ OpenLock(r) \/ SecureRoot(r) \/ Copy(r) \/ Stage(r) \/ ApplyPolicy(r)
-    \/ LastLook(r) \/ Exec(r)
+    \/ Resolve(r) \/ Validate(r) \/ OpenLock(r) \/ SecureRoot(r) \/ Copy(r) \/ Stage(r) \/ Probe(r) \/ Confine(r)
+    \/ ApplyPolicy(r) \/ LastLook(r) \/ Exec(r)
 
 Refuse(r) ==
     \/ RefuseResolve(r) \/ RefuseValidate(r) \/ RefuseSecureRoot(r) \/ RefuseStage(r) \/ RefuseApplyPolicy(r)
@@ -536,6 +566,7 @@ TypeOK ==
     /\ handle \in [Runs -> {"none", "current", "stale"}]
     /\ copied \in [Runs -> AllBytes]
     /\ policy \in [Runs -> {"none_yet", "enforced", "unavailable", "not_applicable"}]
+    /\ probed \in [Runs -> {"untried", "usable", "unusable"}]
     /\ seen \in [Runs -> [bundle: {"unseen", "as_validated", "changed"},
                           root: {"unseen", "absent", "private", "loose", "swapped"}]]
     /\ ran \in [Runs -> AllBytes]
@@ -548,7 +579,7 @@ TypeOK ==
     /\ leftover \in [Ids -> BOOLEAN]
     /\ onDisk \in [Runs -> AllBytes]
     /\ lock \in [Ids -> Runs \cup {Nobody, Gc}]
-    /\ inForce \in [Runs -> BOOLEAN]
+    /\ inForce \in [Runs -> {"nothing", "in_part", "whole"}]
     /\ bundle \in [Runs -> {"as_validated", "changed"}]
     /\ intact \in BOOLEAN
     /\ moves \in 0 .. Budget
@@ -599,14 +630,27 @@ LooksLast == \A r \in Runs : seen[r] # Unseen => state[r] \in {"policy_settled",
 NeverWithAChangedBundle == \A r \in Runs : state[r] = "handed_off" => seen[r].bundle = "as_validated"
 
 \* Required must mean required, for every combination of options.  policy.py: `require_exec_policy`.
-RequiredPolicyBeforeExec == \A r \in Runs : state[r] = "handed_off" /\ option[r].required => inForce[r]
+RequiredPolicyBeforeExec == \A r \in Runs : state[r] = "handed_off" /\ option[r].required => inForce[r] = "whole"
 
-\* The outcome in the trace must be what the kernel does, or the operator is misled.  policy.py: `_settle`.
+\* The outcome in the trace must be what the kernel does, or the operator is misled.  policy.py: the backends.
 PolicyIsAsStated ==
     \A r \in Runs : state[r] \in Past("policy_settled") =>
-        /\ (policy[r] = "enforced") <=> inForce[r]
+        /\ (policy[r] = "enforced") <=> (inForce[r] = "whole")
         /\ (policy[r] = "not_applicable") <=> ~option[r].rootless
-        /\ policy[r] = "enforced" => option[r].wanted /\ enforceable
+        /\ policy[r] = "enforced" => option[r].wanted
+
+\* A process that is in other namespaces, but not shut in, runs neither as it was told to nor as it says.  policy.py:
+\* what `confine` raises is a refusal, required or not.
+NeverConfinedInPart == \A r \in Runs : state[r] \in Past("policy_settled") => inForce[r] # "in_part"
+
+\* What cannot be undone must not be begun where it cannot be ended: a run that requires no policy would be lost with
+\* it.  locked_mounts.py: `probe`.
+TriedFirst ==
+    [][\A r \in Runs : inForce'[r] # inForce[r] /\ inForce'[r] # "nothing" => probed[r] = "usable"]_vars
+
+\* A probe that guesses is none.  locked_mounts.py: the child does all of it, and tries to undo it.
+TheProbeIsHonest ==
+    [][\A r \in Runs : probed'[r] # probed[r] => (probed'[r] = IF enforceable THEN "usable" ELSE "unusable")]_vars
 
 \* A failure that is swallowed turns a check into decoration.  runner.py: every error ends in `refuse`.
 NoFailureIsSwallowed == \A r \in Runs : state[r] = "handed_off" => ~failed[r]
@@ -616,6 +660,8 @@ Acts(r) ==
     \/ state'[r] # state[r]
     \/ handle'[r] = "current" /\ handle[r] # "current"
     \/ copied'[r] # copied[r]
+    \/ probed'[r] # probed[r]
+    \/ inForce'[r] # inForce[r]
     \/ seen'[r] # seen[r]
 NoStepAfterAFailure == [][\A r \in Runs : failed[r] /\ Acts(r) => state'[r] = "refused"]_vars
 
@@ -625,7 +671,7 @@ RefusalLeavesNothing ==
         /\ onDisk[r] = Nothing
         /\ pinned[r] = Nothing /\ copied[r] = Nothing
         /\ handle[r] = "none" /\ lock[id[r]] # r
-        /\ ~inForce[r]
+        /\ inForce[r] = "nothing"
         /\ why[r] # "none"
 
 \* Whoever reads a refusal must look in the right place.  errors.py: each error names its step.
@@ -634,7 +680,7 @@ ReasonsIn(s) ==
       [] s = "resolved"       -> {"not_trusted"}
       [] s = "validated"      -> {"alive", "root_not_private"}
       [] s = "root_secured"   -> {"stage_not_own", "not_what_was_pinned"}
-      [] s = "staged"         -> {"policy_not_enforced"}
+      [] s = "staged"         -> {"policy_not_enforced", "policy_in_part"}
       [] s = "policy_settled" -> {"bundle_changed", "root_changed"}
       [] OTHER                -> {}
 RefusalNamesItsStep ==
@@ -671,7 +717,7 @@ Terminates == \A r \in Runs : <>(state[r] \in Terminal)
 FailureIsRefused == \A r \in Runs : failed[r] ~> state[r] = "refused"
 
 \* Refusing everything would be safe, too.  With no failure and no adversary, what the options allow is done.
-Permissible(r) == PathIsNotRoots(r) /\ PolicyPermits(r)
+Permissible(r) == PathIsNotRoots(r) /\ (option[r].required => IsToBeEnforced(r) /\ enforceable)
 GoodRunsSucceed == \A r \in Runs : Permissible(r) => <>(state[r] = "handed_off")
 
 \* The bundle at the very moment of execve: this is NOT upheld, and no check before execve can.  GapBeforeExec.cfg

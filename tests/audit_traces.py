@@ -23,6 +23,8 @@ _FIXED = frozenset(
         "found_by",
         "mode",
         "outcome",
+        "strength",
+        "ids",
         "network",
         "exec_policy",
     }

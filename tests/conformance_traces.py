@@ -149,8 +149,11 @@ class Story:
             },
             Trigger.APPLY_POLICY: {
                 "outcome": str(outcome),
-                "mechanism": "landlock" if self.enforced else None,
-                "allowed": [f"{root}/exec-allow"] if self.enforced else [],
+                "mechanism": "locked-mounts" if self.enforced else None,
+                "strength": "host" if self.enforced else None,
+                "allowed": [self.bundle()["rootfs"]] if self.enforced else [],
+                "open": ["memfd", "allowed", "mount"] if self.enforced else [],
+                "ids": "single" if self.enforced else None,
                 "reason": None if self.enforced else "it does not apply",
             },
             Trigger.EXEC: {

@@ -139,7 +139,10 @@ def _policy(facts: Facts, header: Facts) -> Mapping[str, Shown]:
     return {
         "outcome": facts["outcome"],
         "mechanism": facts["mechanism"] or "none",
+        "strength": facts["strength"] or "none",
         "may be executed": facts["allowed"] or "not restricted",
+        "ways left open": facts["open"] or "none listed",
+        "ids of the supervisor": facts["ids"] or "the caller's",
         "reason": facts["reason"] or "none given",
         "required": _yes(header["options"]["require_exec_policy"]),
     }

@@ -72,7 +72,6 @@ class _Moment:
     wanted: bool
     as_root: bool
     found_by: str
-    enforceable: bool
     path: str
     rewritten: bool
     pinned: str
@@ -84,7 +83,8 @@ class _Moment:
     copied: str
     seen: str
     bundle: str
-    policy: str
+    probed: str
+    in_force: str
 
 
 def _moment(state: Mapping[str, Value]) -> _Moment:
@@ -105,13 +105,14 @@ def _moment(state: Mapping[str, Value]) -> _Moment:
         "as_root": flat[f"option{run}.asRoot"],
         "found_by": flat[f"option{run}.foundBy"],
         "seen": flat[f"seen{run}.bundle"],
+        "in_force": flat[f"inForce{run}"],
         "lock": _name(state["lock"], container),
     }
-    for name in ("failed", "pinned", "handle", "copied", "bundle", "policy"):
+    for name in ("failed", "pinned", "handle", "copied", "probed", "bundle"):
         by_field[name] = flat[f"{name}{run}"]
     for name in ("root", "nest"):
         by_field[name] = flat[f"{name}{container}"]
-    for name in ("enforceable", "path", "rewritten", "base"):
+    for name in ("path", "rewritten", "base"):
         by_field[name] = flat[name]
     return _Moment(**by_field)
 
@@ -203,10 +204,18 @@ def _copy(pinned: Facts) -> Facts:
 
 def _apply_policy(now: _Moment, _: _Moment | None) -> Facts:
     """As policy.py settles it, whatever is required: whether that will do is the guard's to say."""
+    if now.rootless and now.wanted:
+        if now.in_force == "in_part":
+            raise _StepRefusesError
+        if now.probed == "untried" or (now.probed == "usable" and now.in_force == "nothing"):
+            raise _NotYetError
+    return _policy(now)
+
+
+def _policy(now: _Moment) -> Facts:
     if not now.rootless:
         return {"outcome": PolicyOutcome.NOT_APPLICABLE}
-    enforced = now.wanted and now.enforceable
-    return {"outcome": PolicyOutcome.ENFORCED if enforced else PolicyOutcome.UNAVAILABLE}
+    return {"outcome": PolicyOutcome.ENFORCED if now.in_force == "whole" else PolicyOutcome.UNAVAILABLE}
 
 
 def _exec(now: _Moment, _: _Moment | None) -> Facts:
@@ -256,6 +265,8 @@ def _could_report(trigger: Trigger, now: _Moment) -> Facts | None:
             return _directories(_MODES[now.root]) if now.root in _MODES else None
         case Trigger.STAGE:
             return None if now.pinned == "nothing" else _copy(_identity(now.pinned, now))
+        case Trigger.APPLY_POLICY:
+            return _policy(now)
         case Trigger.EXEC:
             return _hand_off(now.bundle)
         case _:
@@ -444,6 +455,8 @@ def _acts(now: _Moment, after: _Moment) -> bool:
     return (
         (now.handle != "current" and after.handle == "current")
         or now.copied != after.copied
+        or now.probed != after.probed
+        or now.in_force != after.in_force
         or now.seen != after.seen
     )
 

@@ -94,7 +94,10 @@ class StageFacts(TypedDict):
 class ApplyPolicyFacts(TypedDict):
     outcome: PolicyOutcome
     mechanism: str | None
+    strength: Literal["host", "sealed"] | None
     allowed: list[str]
+    open: list[str]
+    ids: Literal["all", "subordinate", "single"] | None
     reason: str | None
 
 

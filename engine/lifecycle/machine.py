@@ -172,8 +172,8 @@ _STEPS: tuple[Transition, ...] = (
         Trigger.APPLY_POLICY,
         (State.STAGED,),
         State.POLICY_SETTLED,
-        establishes="rootless: the execute allowlist is enforced, or unavailable and not required",
-        refuses="a policy that is required and not enforced",
+        establishes="rootless: the execute policy is enforced, or unavailable and not required",
+        refuses="a policy that is required and not enforced, or that was applied in part",
         guards=(Guard("policy_permits", _policy_permits, "the execute policy is required and not enforced"),),
     ),
     Transition(

@@ -1,78 +1,175 @@
 """Step `apply_policy`: what keeps a supervisor that was broken out of from executing the host's programs.
 
-It concerns rootless runs, where runsc's own supervisor keeps the caller's identity. The notable thing: a
-Landlock domain stops every runsc that mounts, and stock ones do; `auto` finds out and says so.
+It concerns rootless runs, where runsc's own supervisor keeps the caller's identity. Three backends, each of which
+answers with what came of it: `locked_mounts`, which stock runsc survives and `auto` takes; `landlock`, for a runsc
+that does not mount, as a Landlock domain forbids that; and `off`. docs/exec-policy.md has what each stops.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
+from engine.bundle import Bundle
 from engine.errors import PolicyError
+from engine.lifecycle.executable import executable_trees
 from engine.lifecycle.machine import PolicyOutcome
-from engine.linux import landlock
+from engine.linux import landlock, locked_mounts, seccomp
 from engine.linux.landlock import Landlock
+from engine.linux.locked_mounts import UnusableError
+from engine.linux.namespaces import sysctl
 from engine.options import ExecPolicy, RunOptions
 
-_REMEDY = "run without --require-exec-policy, or on a kernel and with a runsc that allow it"
+
+class Strength(StrEnum):
+    """How much of it is closed."""
+
+    #: No program of the host can be executed where it lies. New files can: see `Policy.open`.
+    HOST = "host"
+    #: Nor any new file, but through what `Policy.open` names.
+    SEALED = "sealed"
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What came of the policy; `mechanism` enforces it (None when nothing does), `reason` says why it does not."""
+    """What came of the policy. `mechanism` enforces it; None when nothing does, and `reason` says why.
+
+    `allowed`: the paths beneath which files can still be executed. `open`: the ways to execute something else that
+    were seen to be left. `ids`: which ids the supervisor's own user namespace has, where it was given one.
+    """
 
     outcome: PolicyOutcome
-    mechanism: str | None
-    allowed: tuple[str, ...]
-    reason: str | None
+    mechanism: str | None = None
+    strength: Strength | None = None
+    allowed: tuple[str, ...] = ()
+    open: tuple[str, ...] = ()
+    ids: str | None = None
+    reason: str | None = None
+    remedy: str = "run without --require-exec-policy"
 
     def facts(self) -> dict[str, Any]:
         return {
             "outcome": str(self.outcome),
             "mechanism": self.mechanism,
+            "strength": str(self.strength) if self.strength else None,
             "allowed": list(self.allowed),
+            "open": list(self.open),
+            "ids": self.ids,
             "reason": self.reason,
         }
 
 
+#: Applies a policy to this process for a bundle, given the directory in which runsc is staged.
+Backend = Callable[[Bundle, str], Policy]
+
+
 def apply_policy(
     options: RunOptions,
-    allowed: Sequence[str],
+    bundle: Bundle,
+    exec_allow: str,
     *,
-    probe: Callable[[], Landlock] = landlock.probe,
-    restrict: Callable[[Sequence[str]], None] = landlock.restrict_execute,
+    backends: Mapping[ExecPolicy, Backend] | None = None,
 ) -> Policy:
-    """Allow the supervisor to execute only what lies beneath the directories `allowed`.
+    """Keep this process, which becomes the supervisor, from executing the host's programs, as `options` say.
 
-    `landlock` is applied as it was asked for; `auto` applies it where a runsc that mounts survives it.
-    Raises `PolicyError` when the policy is required and is not enforced.
+    Raises `PolicyError` when the policy is required and is not enforced, and when it was applied in part.
     """
-    policy = _settle(options, tuple(allowed), probe, restrict)
+    if options.rootless:
+        policy = (backends or BACKENDS)[options.exec_policy](bundle, exec_allow)
+    else:
+        reason = "it applies to --rootless runs"
+        policy = Policy(
+            PolicyOutcome.NOT_APPLICABLE, reason=reason, remedy="add --rootless, or do not require it"
+        )
     if options.require_exec_policy and policy.outcome is not PolicyOutcome.ENFORCED:
-        raise PolicyError(f"the required execute policy is not enforced: {policy.reason}", remedy=_REMEDY)
+        raise PolicyError(
+            f"the required execute policy is not enforced: {policy.reason}", remedy=policy.remedy
+        )
     return policy
 
 
-def _settle(
-    options: RunOptions,
-    allowed: tuple[str, ...],
-    probe: Callable[[], Landlock],
-    restrict: Callable[[Sequence[str]], None],
-) -> Policy:
-    if not options.rootless:
-        return Policy(PolicyOutcome.NOT_APPLICABLE, None, (), "it applies to --rootless runs")
-    if options.exec_policy is ExecPolicy.OFF:
-        return _unavailable("it was turned off with --exec-policy off")
+def _locked_mounts(bundle: Bundle, exec_allow: str) -> Policy:  # noqa: ARG001 (runsc needs no directory)
+    """Every mount noexec but those of the bundle's files, and sealed where these are read-only."""
     try:
-        if options.exec_policy is ExecPolicy.AUTO and (found := probe()) is not Landlock.USABLE:
-            return _unavailable(found.value)
-        restrict(allowed)
+        trees = executable_trees(bundle)
+        if any(os.path.samestat(os.stat("/"), os.stat(tree.path)) for tree in trees):
+            return _unavailable(
+                "the bundle uses the host's / as files of the container, so all of it must stay executable",
+                "bind-mount less of the host",
+            )
+        sealed = all(tree.read_only for tree in trees) and seccomp.is_known_machine()
+        maps = locked_mounts.probe(trees, sealed=sealed)
+    except UnusableError as error:
+        return _unavailable(error.why, error.remedy)
     except OSError as error:
-        return _unavailable(f"Landlock: {error.strerror}")
-    return Policy(PolicyOutcome.ENFORCED, "landlock", allowed, None)
+        return _unavailable(f"{error.filename}: {error.strerror}", "look at what it names")
+    left = (*_open_everywhere(), *_open_standard_files(), *(() if sealed else ("allowed", "mount")))
+    try:
+        locked_mounts.confine(maps, trees, sealed=sealed)
+    except OSError as error:
+        refusal = locked_mounts.explain(error)
+        raise PolicyError(f"applied in part only: {refusal.why}", remedy=refusal.remedy) from None
+    return Policy(
+        PolicyOutcome.ENFORCED,
+        str(ExecPolicy.LOCKED_MOUNTS),
+        Strength.SEALED if sealed else Strength.HOST,
+        allowed=tuple(tree.path for tree in trees),
+        open=left,
+        ids=maps.kind,
+    )
 
 
-def _unavailable(reason: str) -> Policy:
-    return Policy(PolicyOutcome.UNAVAILABLE, None, (), reason)
+def _landlock(bundle: Bundle, exec_allow: str) -> Policy:  # noqa: ARG001 (nothing of the bundle is allowed)
+    """The reference's allowlist: the staging directory alone. Applied though a mounting runsc dies of it."""
+    remedy = f"leave --exec-policy at {ExecPolicy.AUTO}"
+    try:
+        if (found := landlock.probe()) not in (Landlock.USABLE, Landlock.FORBIDS_MOUNT):
+            return _unavailable(found.value, remedy)
+        landlock.restrict_execute([exec_allow])
+    except OSError as error:
+        return _unavailable(f"Landlock: {error.strerror}", remedy)
+    return Policy(
+        PolicyOutcome.ENFORCED,
+        str(ExecPolicy.LANDLOCK),
+        Strength.HOST,
+        allowed=(exec_allow,),
+        open=(*_open_everywhere(), "allowed"),
+    )
+
+
+def _off(bundle: Bundle, exec_allow: str) -> Policy:  # noqa: ARG001 (nothing is done)
+    return _unavailable("it was turned off with --exec-policy off", "leave --exec-policy at auto")
+
+
+BACKENDS: Mapping[ExecPolicy, Backend] = {
+    ExecPolicy.AUTO: _locked_mounts,
+    ExecPolicy.LOCKED_MOUNTS: _locked_mounts,
+    ExecPolicy.LANDLOCK: _landlock,
+    ExecPolicy.OFF: _off,
+}
+
+
+def _unavailable(reason: str, remedy: str) -> Policy:
+    return Policy(PolicyOutcome.UNAVAILABLE, reason=reason, remedy=remedy)
+
+
+def _open_everywhere() -> tuple[str, ...]:
+    """A file in memory is on no mount. vm.memfd_noexec, per PID namespace, can forbid to execute it."""
+    value = sysctl("vm.memfd_noexec")
+    return () if value == "2" else ("memfd",)
+
+
+def _open_standard_files() -> Iterator[str]:
+    """Which of the caller's own descriptors is on a mount of the caller's: a file can be executed by it."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            mode = os.fstat(descriptor).st_mode
+            executable = not os.fstatvfs(descriptor).f_flag & os.ST_NOEXEC
+        except OSError:  # closed
+            continue
+        if executable and (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            yield name

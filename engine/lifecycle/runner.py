@@ -168,7 +168,7 @@ class _Run:
         root = lifecycle.perform(begin(Trigger.SECURE_ROOT), self._secure_root)
         staged = lifecycle.perform(begin(Trigger.STAGE), lambda: self._keep(stage(binary, root)))
         policy = lifecycle.perform(
-            begin(Trigger.APPLY_POLICY), lambda: apply_policy(options, [staged.exec_allow.path])
+            begin(Trigger.APPLY_POLICY), lambda: apply_policy(options, self._bundle, staged.exec_allow.path)
         )
         if policy.outcome is PolicyOutcome.UNAVAILABLE:
             self._warn(f"no execute policy: {policy.reason}")

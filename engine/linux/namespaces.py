@@ -1,6 +1,37 @@
-"""What the user namespace makes of root: uid 0 here may be an ordinary user outside, user_namespaces(7)."""
+"""User namespaces, user_namespaces(7): what one makes of root, and how to enter one of our own with its mounts.
+
+The notable thing: uid 0 in here may be an ordinary user outside. Whoever enters one has every capability over it
+and none over what is outside; a second one inside it is then less privileged than the first, and the kernel locks
+what mounts it is given, mount_namespaces(7).
+"""
 
 from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from engine.linux.syscall import library_call
+
+_CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
+_CAP_SETGID, _CAP_SETUID = 6, 7
+#: newuidmap(1) and newgidmap(1) are looked for where only root can put them.
+_SYSTEM_PATHS = ("/usr/bin", "/bin", "/usr/local/bin")
+
+#: What forbids user namespaces: a sysctl, the value by which it does, and how to allow them; user_namespaces(7)
+#: and the release notes of Debian and Ubuntu.
+BANS = (
+    ("user.max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"),
+    ("kernel.unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"),
+    (
+        "kernel.apparmor_restrict_unprivileged_userns",
+        "1",
+        "give this Python an AppArmor profile with `userns,`, or sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+    ),
+)
 
 
 def root_maps_to_unprivileged(uid_map: str) -> bool:
@@ -30,9 +61,193 @@ def read_uid_map() -> str:
 def unmapped_uid() -> int | None:
     """The uid that stands for every owner that is not mapped, where the host's root is one of them; else None.
 
-    In there the host's root and any other user of the host look the same, user_namespaces(7).
+    In there the host's root and any other user of the host look the same, user_namespaces(7). A map tells only what
+    root is one namespace further out; where that is root again, it is the owner of `/` who tells.
     """
-    if not root_maps_to_unprivileged(read_uid_map()):
+    uid_map = read_uid_map()
+    if uid_map.split() == ["0", "0", str(0xFFFFFFFF)]:
         return None
     with open("/proc/sys/kernel/overflowuid", encoding="ascii") as file:
-        return int(file.read())
+        unmapped = int(file.read())
+    return unmapped if root_maps_to_unprivileged(uid_map) or os.stat("/").st_uid == unmapped else None
+
+
+def sysctl(name: str) -> str | None:
+    """The value of the kernel parameter `name`; None where this kernel has none of that name."""
+    try:
+        with open(f"/proc/sys/{name.replace('.', '/')}", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return None
+
+
+class Range(NamedTuple):
+    """`size` ids, of which the first is `inside` the new namespace and `outside` it."""
+
+    inside: int
+    outside: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class IdMaps:
+    """Which ids a new user namespace has, and who may say so: `kind` is how."""
+
+    uids: tuple[Range, ...]
+    gids: tuple[Range, ...]
+    #: `all`: every id of the present namespace, by its root. `subordinate`: the caller as root and its subordinate
+    #: ids after it, by newuidmap(1) and newgidmap(1). `single`: the caller as root, by itself.
+    kind: str
+    programs: tuple[str, str] | None = None
+
+
+def possible_maps() -> list[IdMaps]:
+    """The maps that this process may try to give a new user namespace, that with the most ids first.
+
+    Raises `OSError` where /proc cannot be read.
+    """
+    single = IdMaps((Range(0, os.geteuid(), 1),), (Range(0, os.getegid(), 1),), "single")
+    if os.geteuid() == 0 and _may_set_ids():
+        return [IdMaps(_present("uid_map"), _present("gid_map"), "all"), single]
+    newuidmap, newgidmap = _find("newuidmap"), _find("newgidmap")
+    uids, gids = (subordinate_ids(f"/etc/{kind}", os.geteuid()) for kind in ("subuid", "subgid"))
+    if newuidmap is None or newgidmap is None or not uids or not gids:
+        return [single]
+    return [
+        IdMaps(
+            (*single.uids, *_after_root(uids)),
+            (*single.gids, *_after_root(gids)),
+            "subordinate",
+            (newuidmap, newgidmap),
+        ),
+        single,
+    ]
+
+
+def _may_set_ids() -> bool:
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        (effective,) = (int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
+    return all(effective >> capability & 1 for capability in (_CAP_SETUID, _CAP_SETGID))
+
+
+def _present(name: str) -> tuple[Range, ...]:
+    """Each id of this namespace as itself."""
+    with open(f"/proc/self/{name}", encoding="ascii") as file:
+        ranges = [Range(*map(int, line.split())) for line in file]
+    return tuple(Range(inside, inside, count) for inside, _, count in ranges)
+
+
+def _find(program: str) -> str | None:
+    paths = (os.path.join(directory, program) for directory in _SYSTEM_PATHS)
+    return next((path for path in paths if os.access(path, os.X_OK)), None)
+
+
+def subordinate_ids(path: str, uid: int) -> list[tuple[int, int]]:
+    """The first id and the number of each range that subuid(5) or subgid(5) at `path` gives the user.
+
+    A user may stand there as name or number. A file that is absent gives none.
+    """
+    import pwd
+
+    names = {str(uid)}
+    with contextlib.suppress(KeyError):
+        names.add(pwd.getpwuid(uid).pw_name)
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = [line.strip().split(":") for line in file]
+    except OSError:
+        return []
+    return [
+        (int(fields[1]), int(fields[2]))
+        for fields in lines
+        if len(fields) == 3 and fields[0] in names and fields[1].isdigit() and fields[2].isdigit()
+    ]
+
+
+def _after_root(ranges: Iterable[tuple[int, int]]) -> list[Range]:
+    found, inside = [], 1
+    for outside, count in ranges:
+        found.append(Range(inside, outside, count))
+        inside += count
+    return found
+
+
+def enter(maps: IdMaps) -> None:
+    """Leave the present user and mount namespace for new ones, in which this process is root as far as `maps` go.
+
+    Irreversible, and for a process with one thread: EINVAL otherwise. Raises `OSError` that says what failed; the
+    process may be in the new namespaces by then, without ids.
+    """
+    if maps.kind == "single":
+        _unshare()
+        for name, text in (
+            ("setgroups", "deny"),
+            ("uid_map", _text(maps.uids)),
+            ("gid_map", _text(maps.gids)),
+        ):
+            _write(f"/proc/self/{name}", text)
+        return
+    # Only a process that stays outside may map more than its own id.
+    go, gone = os.pipe()
+    answer, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(gone)
+        _map_from_outside(maps, go, told)
+    for descriptor in (go, told):
+        os.close(descriptor)
+    try:
+        _unshare()
+        os.write(gone, b"\n")
+    finally:
+        os.close(gone)
+        with open(answer, "rb") as file:
+            failure = file.read().decode(errors="replace")
+        os.waitpid(child, 0)
+    if failure:
+        raise OSError(errno.EPERM, failure, f"the ids of a user namespace ({maps.kind})")
+
+
+def _unshare() -> None:
+    library_call("unshare", _CLONE_NEWUSER | _CLONE_NEWNS, about="a new user namespace")
+
+
+def _map_from_outside(maps: IdMaps, go: int, told: int) -> None:
+    """In the child: map the parent's ids as soon as it is in its new namespace, and say what failed."""
+    try:
+        if os.read(go, 1):
+            parent = os.getppid()
+            for name, ranges, program in zip(
+                ("uid_map", "gid_map"), (maps.uids, maps.gids), maps.programs or (None, None), strict=True
+            ):
+                if program is None:
+                    _write(f"/proc/{parent}/{name}", _text(ranges))
+                else:
+                    _run(program, parent, ranges)
+    except OSError as error:
+        os.write(told, f"{error.filename}: {error.strerror}".encode())
+    finally:
+        os._exit(0)
+
+
+def _run(program: str, process: int, ranges: Sequence[Range]) -> None:
+    arguments = [program, str(process), *(str(number) for each in ranges for number in each)]
+    quiet = [(os.POSIX_SPAWN_OPEN, descriptor, os.devnull, os.O_RDWR, 0) for descriptor in range(3)]
+    started = os.posix_spawn(program, arguments, {"PATH": ":".join(_SYSTEM_PATHS)}, file_actions=quiet)
+    if code := os.waitstatus_to_exitcode(os.waitpid(started, 0)[1]):
+        raise OSError(errno.EPERM, f"it ended with {code}", program)
+
+
+def _text(ranges: Iterable[Range]) -> str:
+    return "".join(f"{each.inside} {each.outside} {each.size}\n" for each in ranges)
+
+
+def _write(path: str, text: str) -> None:
+    """In one write(2), as the kernel wants it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+    finally:
+        os.close(descriptor)

@@ -57,8 +57,7 @@ def test_a_signal_to_the_process_ends_the_container(engine: Engine, number: sign
     process.send_signal(number)
     finished = engine.finish(process)
     assert finished.stdout == b""
-    # Rootless, runsc is two processes, and the outer one reports the death of the inner one so.
-    assert finished.code == (-number if engine.caller.is_root else 255)
+    assert finished.code == -number
     wait_for("the end of every process of the container", lambda: not processes_about(engine.directory))
 
 

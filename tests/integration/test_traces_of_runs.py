@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import engine as package
-from engine.linux.landlock import Landlock, abi_version
+from engine.linux.landlock import abi_version
 from engine.spec import specs_directory
 from tests.integration.harness import REFUSED, WARNING, Engine, listing, read_trace, waiting_program
 
@@ -416,33 +416,10 @@ def test_a_required_policy_without_rootless_is_refused(root_engine: Engine) -> N
     assert trace[-1]["facts"]["cleaned"]
 
 
-def test_a_required_policy_that_this_kernel_cannot_enforce_is_refused_with_the_reason(
-    idle_engine: Engine,
-) -> None:
-    line, _ = _refused_trace(idle_engine, "apply_policy", "--rootless", "--require-exec-policy")
-    if abi_version() == 0:
-        reason = Landlock.UNAVAILABLE
-    elif idle_engine.caller.is_root:
-        reason = Landlock.FORBIDS_MOUNT
-    else:
-        reason = Landlock.FORBIDDEN
-    assert f"the required execute policy is not enforced: {reason.value}; " in line
-
-
 def test_a_policy_that_is_required_and_off_is_refused(idle_engine: Engine) -> None:
     options = ("--rootless", "--require-exec-policy", "--exec-policy", "off")
     line, _ = _refused_trace(idle_engine, "apply_policy", *options)
     assert "it was turned off with --exec-policy off" in line
-
-
-def test_a_policy_that_is_not_enforced_is_warned_of_and_recorded(unprivileged_engine: Engine) -> None:
-    container_id = unprivileged_engine.new_id()
-    finished = unprivileged_engine.run(unprivileged_engine.shell("exit 42"), "--id", container_id)
-    assert finished.code == 42
-    (warning,) = finished.stderr.splitlines()
-    policy = unprivileged_engine.trace(container_id)[5]["facts"]
-    assert policy["outcome"] == "unavailable"
-    assert warning == f"{WARNING}no execute policy: {policy['reason']}"
 
 
 def test_landlock_as_asked_for_is_enforced_on_the_process_that_becomes_runsc(

@@ -224,7 +224,7 @@ def test_a_guard_that_sees_less_than_the_options_is_named(
             id="a guard loosened",
         ),
         pytest.param(
-            '       \\/ ~PolicyPermits(r) /\\ Refused(r, "policy_not_enforced")\n',
+            '       \\/ IsSettled(r) /\\ ~PolicyPermits(r) /\\ Refused(r, "policy_not_enforced")\n',
             "",
             "staged --refuse--> refused: the engine refuses and the spec does not; the shortest way there: Resolve, "
             "Validate, OpenLock, SecureRoot, Copy, Stage",

@@ -19,7 +19,7 @@ from engine.doctor import Part, Status
 from engine.errors import ResolveError, ValidateError
 from engine.formal.tlc import PACKAGED_JAR_SHA256
 from engine.lifecycle.validate import Validated
-from engine.linux import landlock
+from engine.linux import landlock, locked_mounts
 from engine.options import Platform
 
 #: Stands in for a runsc that hangs: a child in a session of its own, as the sandbox is, with runsc's arguments.
@@ -82,6 +82,7 @@ def test_every_part_that_is_not_ok_has_a_remedy_and_all_is_json() -> None:
         "cgroups",
         "user namespaces",
         "subordinate ids",
+        "locked mounts",
         "Landlock",
         "Java",
         "tla2tools",
@@ -291,7 +292,7 @@ def namespaces_with(
 ) -> Part:
     script(tmp_path / "unshare", unshare)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(doctor, "_sysctl", sysctls.get)
+    monkeypatch.setattr(doctor, "sysctl", sysctls.get)
     return doctor._user_namespaces()
 
 
@@ -324,13 +325,6 @@ def test_user_namespaces_that_fail_for_no_known_reason_are_quoted(
     assert (part.status, part.found) == (Status.MISSING, f"exit code 1: {words}")
 
 
-def test_ranges_are_counted_for_a_user_by_name_and_by_number(tmp_path: Path) -> None:
-    path = tmp_path / "subuid"
-    path.write_text(f"ann:100000:65536\nbob:1:7\n{os.getuid()}:300000:4\nann:broken\nann:1:x\n")
-    assert doctor._subordinate_count(str(path), "ann") == 65540
-    assert doctor._subordinate_count(str(tmp_path / "none"), "ann") == 0
-
-
 def test_a_newuidmap_without_its_power_is_degraded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("newuidmap", "newgidmap"):
         script(tmp_path / name, "")
@@ -354,3 +348,18 @@ def test_landlock_is_judged_by_what_it_can_do(
     monkeypatch.setattr(landlock, "abi_version", lambda: version)
     monkeypatch.setattr(landlock, "probe", lambda: answer)
     assert doctor._landlock().status is status
+
+
+def test_locked_mounts_that_cannot_be_had_are_missing_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def probe(*_: object, **__: object) -> None:
+        raise locked_mounts.UnusableError("user namespaces are forbidden", "sysctl x=1")
+
+    monkeypatch.setattr(locked_mounts, "probe", probe)
+    part = doctor._locked_mounts()
+    assert (part.status, part.found, part.remedy) == (
+        Status.MISSING,
+        "user namespaces are forbidden",
+        "sysctl x=1",
+    )

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from engine.bundle import Bundle, open_bundle
 from engine.errors import PolicyError
+from engine.lifecycle import policy as policy_step
+from engine.lifecycle.executable import executable_trees
 from engine.lifecycle.machine import PolicyOutcome
-from engine.lifecycle.policy import apply_policy
-from engine.linux import landlock
+from engine.lifecycle.policy import BACKENDS, Strength, apply_policy
+from engine.linux import landlock, locked_mounts
 from engine.linux.landlock import Landlock
+from engine.linux.locked_mounts import UnusableError
+from engine.linux.namespaces import IdMaps, Range
 from engine.options import ExecPolicy, RunOptions
+
+SINGLE = IdMaps((Range(0, 1000, 1),), (Range(0, 1000, 1),), "single")
 
 
 def options(
@@ -23,86 +32,271 @@ def options(
     return RunOptions("web", rootless=rootless, exec_policy=policy, require_exec_policy=required)
 
 
-class Kernel:
-    """Answers as a kernel would, and notes what was asked of it."""
-
-    def __init__(self, answer: Landlock = Landlock.USABLE, error: OSError | None = None) -> None:
-        self.answer = answer
-        self.error = error
-        self.restricted: list[list[str]] = []
-
-    def probe(self) -> Landlock:
-        return self.answer
-
-    def restrict(self, allowed: Sequence[str]) -> None:
-        if self.error is not None:
-            raise self.error
-        self.restricted.append(list(allowed))
+def make_bundle(private: Path, **changes: Any) -> Bundle:
+    """A bundle with a read-only root, into which nothing is mounted."""
+    directory = private / "bundle"
+    (directory / "rootfs").mkdir(parents=True)
+    config = {
+        "ociVersion": "1.0.2",
+        "process": {"cwd": "/", "args": ["/bin/true"], "user": {"uid": 0, "gid": 0}},
+        "root": {"path": "rootfs", "readonly": True},
+        **changes,
+    }
+    (directory / "config.json").write_text(json.dumps(config))
+    return open_bundle(str(directory))
 
 
-def settle(kernel: Kernel, chosen: RunOptions) -> tuple[PolicyOutcome, str | None]:
-    policy = apply_policy(chosen, ["/allow"], probe=kernel.probe, restrict=kernel.restrict)
-    return policy.outcome, policy.reason
+@pytest.fixture
+def bundle(private: Path) -> Bundle:
+    return make_bundle(private)
 
 
-def test_it_concerns_rootless_runs_only() -> None:
-    kernel = Kernel()
-    assert settle(kernel, options(rootless=False))[0] is PolicyOutcome.NOT_APPLICABLE
-    assert (
-        settle(kernel, options(rootless=False, policy=ExecPolicy.LANDLOCK))[0] is PolicyOutcome.NOT_APPLICABLE
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is asked of a kernel that can do everything, and does nothing."""
+    asked: list[Any] = []
+    monkeypatch.setattr(landlock, "probe", lambda: Landlock.USABLE)
+    monkeypatch.setattr(landlock, "restrict_execute", asked.append)
+    monkeypatch.setattr(locked_mounts, "probe", lambda trees, *, sealed: SINGLE)
+    monkeypatch.setattr(
+        locked_mounts, "confine", lambda maps, trees, *, sealed: asked.append((maps, trees, sealed))
     )
-    assert kernel.restricted == []
+    monkeypatch.setattr(policy_step, "sysctl", {"vm.memfd_noexec": "0"}.get)
+    monkeypatch.setattr(policy_step, "_open_standard_files", lambda: iter(()))
+    return asked
 
 
-def test_a_usable_landlock_is_enforced_on_the_staging_directory_alone() -> None:
-    kernel = Kernel()
-    policy = apply_policy(options(required=True), ["/allow"], probe=kernel.probe, restrict=kernel.restrict)
-    assert kernel.restricted == [["/allow"]]
-    assert policy.facts() == {
+def test_it_concerns_rootless_runs_only(bundle: Bundle, kernel: list[Any]) -> None:
+    for chosen in ExecPolicy:
+        settled = apply_policy(options(rootless=False, policy=chosen), bundle, "/allow")
+        assert settled.outcome is PolicyOutcome.NOT_APPLICABLE
+    assert kernel == []
+
+
+def test_every_policy_that_can_be_chosen_has_its_backend() -> None:
+    assert set(BACKENDS) == set(ExecPolicy)
+    assert BACKENDS[ExecPolicy.AUTO] is BACKENDS[ExecPolicy.LOCKED_MOUNTS]
+
+
+def test_auto_locks_the_mounts_and_leaves_the_bundles_root_executable(
+    bundle: Bundle, kernel: list[Any]
+) -> None:
+    settled = apply_policy(options(required=True), bundle, "/allow")
+    [(maps, [tree], sealed)] = kernel
+    assert (maps, sealed) == (SINGLE, True)
+    assert (tree.path, tree.identity, tree.read_only) == (bundle.rootfs, bundle.rootfs_identity, True)
+    assert settled.facts() == {
         "outcome": "enforced",
-        "mechanism": "landlock",
-        "allowed": ["/allow"],
+        "mechanism": "locked-mounts",
+        "strength": "sealed",
+        "allowed": [bundle.rootfs],
+        "open": ["memfd"],
+        "ids": "single",
         "reason": None,
     }
 
 
-@pytest.mark.parametrize("answer", [Landlock.UNAVAILABLE, Landlock.FORBIDDEN, Landlock.FORBIDS_MOUNT])
-def test_auto_leaves_out_a_landlock_that_would_stop_runsc_and_says_why(answer: Landlock) -> None:
-    kernel = Kernel(answer)
-    assert settle(kernel, options()) == (PolicyOutcome.UNAVAILABLE, answer.value)
-    assert kernel.restricted == []
-    with pytest.raises(PolicyError, match="required execute policy is not enforced"):
-        settle(kernel, options(required=True))
-
-
-def test_landlock_that_was_asked_for_is_applied_for_a_runsc_that_does_not_mount() -> None:
-    kernel = Kernel(Landlock.FORBIDS_MOUNT)
-    assert settle(kernel, options(policy=ExecPolicy.LANDLOCK))[0] is PolicyOutcome.ENFORCED
-    assert kernel.restricted == [["/allow"]]
-
-
-@pytest.mark.parametrize("policy", [ExecPolicy.AUTO, ExecPolicy.LANDLOCK])
-def test_a_kernel_that_refuses_the_domain_makes_it_unavailable_and_a_required_one_fatal(
-    policy: ExecPolicy,
+def test_a_root_that_the_container_may_write_is_not_sealed_and_that_is_said(
+    private: Path, kernel: list[Any]
 ) -> None:
-    kernel = Kernel(error=PermissionError(1, "Operation not permitted"))
-    assert settle(kernel, options(policy=policy)) == (
-        PolicyOutcome.UNAVAILABLE,
-        "Landlock: Operation not permitted",
+    settled = apply_policy(options(), make_bundle(private, root={"path": "rootfs"}), "/allow")
+    [(_, [tree], sealed)] = kernel
+    assert (tree.read_only, sealed) == (False, False)
+    assert (settled.strength, settled.open) == (Strength.HOST, ("memfd", "allowed", "mount"))
+
+
+def test_landlock_allows_the_staging_directory_alone(bundle: Bundle, kernel: list[Any]) -> None:
+    settled = apply_policy(options(policy=ExecPolicy.LANDLOCK, required=True), bundle, "/allow")
+    assert kernel == [["/allow"]]
+    assert (settled.outcome, settled.mechanism, settled.allowed) == (
+        PolicyOutcome.ENFORCED,
+        "landlock",
+        ("/allow",),
     )
-    with pytest.raises(PolicyError, match="Operation not permitted"):
-        settle(kernel, options(policy=policy, required=True))
 
 
-def test_off_is_off_and_contradicts_required() -> None:
-    assert settle(Kernel(), options(policy=ExecPolicy.OFF))[0] is PolicyOutcome.UNAVAILABLE
+def test_landlock_that_was_asked_for_is_applied_for_a_runsc_that_does_not_mount(
+    bundle: Bundle, kernel: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(landlock, "probe", lambda: Landlock.FORBIDS_MOUNT)
+    chosen = options(policy=ExecPolicy.LANDLOCK)
+    assert apply_policy(chosen, bundle, "/allow").outcome is PolicyOutcome.ENFORCED
+    assert kernel == [["/allow"]]
+
+
+@pytest.mark.parametrize("answer", [Landlock.UNAVAILABLE, Landlock.FORBIDDEN])
+def test_a_landlock_that_cannot_be_had_is_unavailable_and_a_required_one_is_refused(
+    bundle: Bundle, kernel: list[Any], monkeypatch: pytest.MonkeyPatch, answer: Landlock
+) -> None:
+    monkeypatch.setattr(landlock, "probe", lambda: answer)
+    settled = apply_policy(options(policy=ExecPolicy.LANDLOCK), bundle, "/allow")
+    assert (settled.outcome, settled.reason) == (PolicyOutcome.UNAVAILABLE, answer.value)
+    with pytest.raises(PolicyError, match="required execute policy is not enforced"):
+        apply_policy(options(policy=ExecPolicy.LANDLOCK, required=True), bundle, "/allow")
+    assert kernel == []
+
+
+def test_a_kernel_that_refuses_the_domain_makes_landlock_unavailable(
+    bundle: Bundle, kernel: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def restrict_execute(_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(landlock, "restrict_execute", restrict_execute)
+    settled = apply_policy(options(policy=ExecPolicy.LANDLOCK), bundle, "/allow")
+    assert settled.reason == "Landlock: Operation not permitted"
+
+
+@pytest.mark.parametrize("chosen", [ExecPolicy.AUTO, ExecPolicy.LOCKED_MOUNTS])
+def test_namespaces_that_are_forbidden_are_named_with_the_remedy(
+    bundle: Bundle, kernel: list[Any], monkeypatch: pytest.MonkeyPatch, chosen: ExecPolicy
+) -> None:
+    def probe(trees: object, *, sealed: bool) -> IdMaps:
+        raise UnusableError("user namespaces are forbidden by x = 0", "sysctl x=1")
+
+    monkeypatch.setattr(locked_mounts, "probe", probe)
+    settled = apply_policy(options(policy=chosen), bundle, "/allow")
+    assert (settled.outcome, settled.reason) == (
+        PolicyOutcome.UNAVAILABLE,
+        "user namespaces are forbidden by x = 0",
+    )
+    with pytest.raises(PolicyError) as refusal:
+        apply_policy(options(policy=chosen, required=True), bundle, "/allow")
+    assert refusal.value.remedy == "sysctl x=1"
+    assert kernel == []
+
+
+def test_a_policy_that_was_applied_in_part_is_refused_required_or_not(
+    bundle: Bundle, kernel: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process is in other namespaces by then: there is no way back to a run without a policy."""
+
+    def confine(maps: object, trees: object, *, sealed: bool) -> None:
+        raise OSError(28, "No space left on device", "a new user namespace")
+
+    monkeypatch.setattr(locked_mounts, "confine", confine)
+    with pytest.raises(PolicyError, match="applied in part only: a new user namespace: No space left"):
+        apply_policy(options(), bundle, "/allow")
+
+
+def test_off_is_off_and_contradicts_required(bundle: Bundle, kernel: list[Any]) -> None:
+    chosen = options(policy=ExecPolicy.OFF)
+    assert apply_policy(chosen, bundle, "/allow").outcome is PolicyOutcome.UNAVAILABLE
     with pytest.raises(PolicyError, match="turned off"):
-        settle(Kernel(), options(policy=ExecPolicy.OFF, required=True))
+        apply_policy(options(policy=ExecPolicy.OFF, required=True), bundle, "/allow")
+    assert kernel == []
 
 
-def test_required_without_rootless_is_refused_as_nothing_would_be_enforced() -> None:
+def test_required_without_rootless_is_refused_as_nothing_would_be_enforced(bundle: Bundle) -> None:
     with pytest.raises(PolicyError, match="--rootless"):
-        settle(Kernel(), options(rootless=False, required=True))
+        apply_policy(options(rootless=False, required=True), bundle, "/allow")
+
+
+def test_a_bundle_that_takes_the_hosts_root_cannot_be_confined_and_that_is_said(
+    private: Path, kernel: list[Any]
+) -> None:
+    mounts = [{"destination": "/host", "type": "bind", "source": "/", "options": ["ro"]}]
+    settled = apply_policy(options(), make_bundle(private, mounts=mounts), "/allow")
+    assert settled.outcome is PolicyOutcome.UNAVAILABLE
+    assert settled.reason is not None
+    assert "the host's /" in settled.reason
+    assert kernel == []
+
+
+def test_memfd_is_closed_where_the_system_forbids_to_execute_one(
+    bundle: Bundle, kernel: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy_step, "sysctl", {"vm.memfd_noexec": "2"}.get)
+    assert apply_policy(options(), bundle, "/allow").open == ()
+
+
+def test_a_regular_file_as_standard_input_is_a_way_left_open(private: Path) -> None:
+    """Its descriptor has the caller's mount, which is not noexec."""
+
+    def act() -> int:
+        for descriptor in range(3):
+            os.dup2(os.open("/dev/null", os.O_RDWR), descriptor)
+        none = list(policy_step._open_standard_files())
+        os.dup2(os.open(private / "file", os.O_RDWR | os.O_CREAT), 0)
+        os.dup2(os.open(private, os.O_RDONLY), 2)
+        return 0 if (none, list(policy_step._open_standard_files())) == ([], ["stdin", "stderr"]) else 1
+
+    assert in_a_child(act) == 0
+
+
+# --- What stays executable ------------------------------------------------------------------------------------
+
+
+def trees_of(bundle: Bundle) -> dict[str, bool]:
+    """Each path that stays executable, and whether it is made read-only."""
+    return {tree.path: tree.read_only for tree in executable_trees(bundle)}
+
+
+def test_bind_mounts_stay_executable_unless_they_are_noexec_or_hold_no_program(private: Path) -> None:
+    for name in ("data", "tools", "quiet", "bundle"):
+        (private / name).mkdir()
+    (private / "plain").touch(0o644)
+    (private / "program").touch(0o755)
+    sources = [
+        ("data", ["rbind"]),
+        ("tools", ["bind", "ro"]),
+        ("quiet", ["bind", "noexec"]),
+        ("plain", ["bind"]),
+        ("program", ["bind", "ro"]),
+        ("absent", ["bind"]),
+        ("bundle/beside", ["bind", "ro"]),
+    ]
+    (private / "bundle" / "beside").mkdir()
+    (private / "bundle" / "rootfs").mkdir()
+    mounts: list[dict[str, Any]] = [
+        {"destination": f"/{name}", "source": str(private / name), "options": how} for name, how in sources
+    ]
+    mounts[-1]["source"] = "beside"
+    mounts.append({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"})
+    (private / "bundle" / "rootfs").rmdir()
+    shutil.rmtree(private / "bundle")
+    bundle = make_bundle(private, mounts=mounts)
+    (private / "bundle" / "beside").mkdir()
+    assert trees_of(bundle) == {
+        bundle.rootfs: False,  # runsc has to make the places of the mounts in it
+        str(private / "data"): False,
+        str(private / "tools"): True,
+        str(private / "program"): True,
+        str(private / "bundle" / "beside"): True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("made", "cwd", "read_only"),
+    [
+        (["data", "work"], "/work", True),
+        (["data"], "/work", False),
+        (["work"], "/work", False),
+        (["data"], "/", True),
+    ],
+)
+def test_a_root_is_made_read_only_where_runsc_has_nothing_to_make_in_it(
+    private: Path, made: list[str], cwd: str, read_only: bool
+) -> None:
+    (private / "source").mkdir()
+    mounts = [{"destination": "/data", "type": "bind", "source": str(private / "source"), "options": ["ro"]}]
+    process = {"cwd": cwd, "args": ["/bin/true"], "user": {"uid": 0, "gid": 0}}
+    bundle = make_bundle(private, mounts=mounts, process=process)
+    for name in made:
+        (private / "bundle" / "rootfs" / name).mkdir()
+    assert trees_of(bundle)[bundle.rootfs] is read_only
+
+
+def test_a_source_that_is_mounted_twice_is_read_only_only_if_it_is_so_both_times(private: Path) -> None:
+    (private / "source").mkdir()
+    mounts = [
+        {"destination": place, "type": "bind", "source": str(private / "source"), "options": how}
+        for place, how in (("/a", ["rw"]), ("/b", ["ro"]))
+    ]
+    assert trees_of(make_bundle(private, mounts=mounts))[str(private / "source")] is False
+
+
+# --- The real kernel ------------------------------------------------------------------------------------------
 
 
 def in_a_child(act: Callable[[], int]) -> int:
@@ -133,7 +327,7 @@ def _needs_landlock_and_root() -> None:
 
 
 @pytest.mark.usefixtures("_needs_landlock_and_root")
-class TestRealKernel:
+class TestLandlock:
     def test_only_what_lies_beneath_the_allowed_directory_can_be_executed(self, private: Path) -> None:
         busybox = shutil.which("busybox")
         if busybox is None:
@@ -143,9 +337,12 @@ class TestRealKernel:
         for place in ("allow", "other"):
             shutil.copy(busybox, private / place / "true")
 
+        bundle = make_bundle(private)
+
         def act() -> int:
             chosen = options(policy=ExecPolicy.LANDLOCK, required=True)
-            assert apply_policy(chosen, [str(private / "allow")]).outcome is PolicyOutcome.ENFORCED
+            settled = apply_policy(chosen, bundle, str(private / "allow"))
+            assert settled.outcome is PolicyOutcome.ENFORCED
             assert can_run("/bin/true") == 13
             assert can_run(str(private / "other" / "true")) == 13
             assert "NoNewPrivs:\t0" in Path("/proc/self/status").read_text()

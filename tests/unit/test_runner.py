@@ -116,11 +116,12 @@ def test_a_good_run_records_six_moves_and_hands_over_the_staged_copy(
 def test_the_header_says_what_was_asked_of_which_engine_for_which_bundle(
     world: World, given: list[tuple[int, list[str], dict[str, str]]]
 ) -> None:
+    chosen: dict[str, Any] = {"rootless": True, "exec_policy": ExecPolicy.OFF, "runsc": str(world.binary)}
     with pytest.raises(HandedOffError):
-        world.run(rootless=True)
+        world.run(**chosen)
     assert given
     header = world.lines()[0]
-    assert header["options"] == RunOptions("web", rootless=True, runsc=str(world.binary)).facts()
+    assert header["options"] == RunOptions("web", **chosen).facts()
     assert header["bundle"]["path"] == str(world.bundle)
     assert len(header["spec"]) == len(header["bundle"]["sha256"]) == 64
     host = os.uname()

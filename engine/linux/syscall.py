@@ -1,0 +1,46 @@
+"""System calls that libc has no wrapper for, or Python no name: syscall(2).
+
+`ctypes` costs milliseconds to import, so it is imported when called.
+"""
+
+from __future__ import annotations
+
+import os
+
+#: The same on every architecture that gVisor runs on, as are all that came after Linux 5.0.
+OPEN_TREE = 428
+MOVE_MOUNT = 429
+FSOPEN = 430
+FSMOUNT = 432
+FSPICK = 433
+OPENAT2 = 437
+MOUNT_SETATTR = 442
+OPEN_TREE_ATTR = 467
+
+
+def system_call(number: int, *arguments: int | bytes, about: str | None = None) -> int:
+    """Make it: an integer is passed as a long, bytes as their address. Raises `OSError` that names `about`."""
+    import ctypes
+
+    call = ctypes.CDLL(None, use_errno=True).syscall
+    call.restype = ctypes.c_long
+    passed = [ctypes.c_long(each) if isinstance(each, int) else each for each in arguments]
+    return _answer(int(call(ctypes.c_long(number), *passed)), about)
+
+
+def library_call(name: str, *arguments: int | bytes, about: str | None = None) -> int:
+    """As `system_call`, for one whose number differs between architectures and which libc knows by `name`."""
+    import ctypes
+
+    call = getattr(ctypes.CDLL(None, use_errno=True), name)
+    passed = [ctypes.c_ulong(each) if isinstance(each, int) else each for each in arguments]
+    return _answer(int(call(*passed)), about)
+
+
+def _answer(result: int, about: str | None) -> int:
+    import ctypes
+
+    if result >= 0:
+        return result
+    failure = ctypes.get_errno()
+    raise OSError(failure, os.strerror(failure), about)

@@ -1,0 +1,339 @@
+"""The execute policy with the real kernel and the stock runsc: what runs under it, and what does not any more."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.lifecycle.policy import Strength
+from engine.linux import seccomp
+from engine.linux.landlock import abi_version
+from setup.busybox import static_busybox
+from tests.integration.attempts import ATTEMPTS
+from tests.integration.harness import WARNING, Engine, status_of
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "exec-policy.md"
+#: How many containers are started one after the other; docs/exec-policy.md has the figure of many more.
+MANY = 10
+
+
+def _policy(engine: Engine, container_id: str) -> dict[str, Any]:
+    facts: dict[str, Any] = engine.trace(container_id)[5]["facts"]
+    return facts
+
+
+# --- A container runs under it --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("network", ["none", "host"])
+@pytest.mark.parametrize("readonly", [True, False])
+def test_a_container_runs_under_the_required_policy(
+    engine: Engine, platform: str, network: str, readonly: bool
+) -> None:
+    container_id = engine.new_id()
+    namespaces = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")]
+    bundle = engine.shell(
+        "read line; echo out $line; echo err >&2; exit 42",
+        root={"path": "rootfs", "readonly": readonly},
+        linux={"namespaces": namespaces},
+    )
+    options = ("--platform", platform, "--network", network, "--rootless", "--require-exec-policy")
+    process = engine.start_run(bundle, "--id", container_id, *options, stdin=-1)
+    finished = engine.finish(process, b"in\n")
+    assert (finished.code, finished.stdout, finished.stderr) == (42, b"out in\n", "err\n")
+    policy = _policy(engine, container_id)
+    assert (policy["outcome"], policy["mechanism"]) == ("enforced", "locked-mounts")
+    sealed = readonly and seccomp.is_known_machine()
+    assert policy["strength"] == (Strength.SEALED if sealed else Strength.HOST)
+    assert policy["allowed"] == [str(bundle / "rootfs")]
+    assert policy["ids"] == ("all" if engine.caller.is_root else "single")
+
+
+def test_no_container_of_many_fails_to_start_under_the_policy(unprivileged_engine: Engine) -> None:
+    bundle = unprivileged_engine.shell("exit 42")
+    codes = [unprivileged_engine.run(bundle, "--require-exec-policy").code for _ in range(MANY)]
+    assert codes == [42] * MANY
+
+
+def test_gc_removes_from_outside_what_a_confined_container_left(engine: Engine) -> None:
+    for end in ("killed", "finished"):
+        container_id = engine.new_id()
+        process = engine.start_waiting(container_id, "--rootless", "--require-exec-policy")
+        assert engine.call("gc").stdout.decode() == f"alive, left: {engine.container(container_id)}\n"
+        if end == "killed":
+            process.kill()
+        engine.finish(process, b"\n" if end == "finished" else None)
+        assert engine.call("gc").stdout.decode() == f"removed: {engine.container(container_id)}\n"
+        assert engine.leftovers() == []
+
+
+def test_what_a_bundle_binds_can_be_executed_in_the_container(engine: Engine) -> None:
+    tools = engine.make_directory("tools")
+    busybox = static_busybox()
+    assert busybox is not None
+    shutil.copy(busybox, tools / "busybox")
+    engine.owned(tools / "busybox")
+    mounts = [
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/tools", "type": "bind", "source": str(tools), "options": ["rbind", "ro"]},
+    ]
+    bundle = engine.shell("/tools/busybox echo from the tools", mounts=mounts)
+    container_id = engine.new_id()
+    finished = engine.run(bundle, "--id", container_id, "--rootless", "--require-exec-policy")
+    assert (finished.code, finished.stdout) == (0, b"from the tools\n"), finished
+    policy = _policy(engine, container_id)
+    assert policy["allowed"] == [str(bundle / "rootfs"), str(tools)]
+    # runsc had to make /tools in the root, so that could not be read-only; the second time it is there.
+    assert policy["strength"] == Strength.HOST
+    container_id = engine.new_id()
+    finished = engine.run(bundle, "--id", container_id, "--rootless", "--require-exec-policy")
+    assert (finished.code, finished.stdout) == (0, b"from the tools\n"), finished
+    if seccomp.is_known_machine():
+        assert _policy(engine, container_id)["strength"] == Strength.SEALED
+
+
+def test_the_engine_runs_inside_an_already_mapped_user_namespace(unprivileged_engine: Engine) -> None:
+    engine = unprivileged_engine
+    container_id = engine.new_id()
+    command = engine.run_command(
+        engine.shell("id -u; exit 42"), "--id", container_id, "--require-exec-policy"
+    )
+    finished = engine.finish(engine.start(["unshare", "--map-root-user", "--mount", *command]))
+    assert finished.code == 42, finished
+    assert _policy(engine, container_id)["ids"] == "all"
+
+
+def test_subordinate_ids_are_mapped_where_the_user_has_some(
+    needs_root: None, unprivileged_engine: Engine
+) -> None:
+    """In a mount namespace of its own, in which the user has an account and ranges."""
+    engine = unprivileged_engine
+    if shutil.which("newuidmap") is None:
+        pytest.skip("needs newuidmap, of the package uidmap")
+    uid = engine.caller.uid
+    files = {"subuid": f"{uid}:200000:70000\n", "subgid": f"{uid}:200000:70000\n"}
+    files["passwd"] = Path("/etc/passwd").read_text() + f"tested:x:{uid}:{uid}::/:/bin/sh\n"
+    script = ""
+    for name, text in files.items():
+        engine.write(engine.directory / name, text.encode())
+        (engine.directory / name).chmod(0o644)
+        os.chown(engine.directory / name, 0, 0)
+        Path("/etc", name).touch(exist_ok=True)
+        script += f'mount --bind "{engine.directory / name}" /etc/{name} || exit 99; '
+    bundle = engine.shell("ls -ln /theirs; exit 42")
+    theirs = bundle / "rootfs" / "theirs"
+    theirs.write_text("")
+    os.chown(theirs, 200000 + 999, 200000 + 999)  # uid 1000 of the container
+    container_id = engine.new_id()
+    become = ["setpriv", f"--reuid={uid}", f"--regid={engine.caller.gid}", "--clear-groups"]
+    command = [*become, *engine.run_command(bundle, "--id", container_id, "--require-exec-policy")]
+    finished = engine.finish(
+        engine.start(
+            ["unshare", "--mount", "sh", "-c", f'{script}exec "$@"', "sh", *command], as_caller=False
+        )
+    )
+    assert finished.code == 42, finished
+    assert finished.stdout.decode().split()[2:4] == ["1000", "1000"]
+    assert _policy(engine, container_id)["ids"] == "subordinate"
+
+
+# --- Where it cannot be had -----------------------------------------------------------------------------------
+
+
+def _where_user_namespaces_are_forbidden(engine: Engine, *options: str) -> tuple[str, list[str]]:
+    """The id of a container, and the command that runs it where no further user namespace can be made."""
+    container_id = engine.new_id()
+    command = engine.run_command(engine.shell("exit 42"), "--id", container_id, *options)
+    forbid = 'echo 0 >/proc/sys/user/max_user_namespaces && exec "$@"'
+    return container_id, ["unshare", "--map-root-user", "--mount", "sh", "-c", forbid, "sh", *command]
+
+
+FORBIDDEN = "user namespaces are forbidden by user.max_user_namespaces = 0"
+
+
+def test_a_required_policy_where_user_namespaces_are_forbidden_is_refused_with_the_remedy(
+    unprivileged_engine: Engine,
+) -> None:
+    container_id, command = _where_user_namespaces_are_forbidden(unprivileged_engine, "--require-exec-policy")
+    line = unprivileged_engine.finish(unprivileged_engine.start(command)).refusal()
+    assert line.startswith(f"engine: apply_policy: the required execute policy is not enforced: {FORBIDDEN}")
+    assert line.endswith("; sysctl user.max_user_namespaces=10000")
+    moves = [move["trigger"] for move in unprivileged_engine.trace(container_id)[1:]]
+    assert moves == ["resolve", "validate", "secure_root", "stage", "refuse"]
+
+
+def test_without_that_demand_the_run_goes_on_and_says_so(unprivileged_engine: Engine) -> None:
+    container_id, command = _where_user_namespaces_are_forbidden(unprivileged_engine)
+    finished = unprivileged_engine.finish(unprivileged_engine.start(command))
+    warning, *_ = finished.stderr.splitlines()
+    policy = _policy(unprivileged_engine, container_id)
+    assert policy["outcome"] == "unavailable"
+    assert policy["reason"].startswith(FORBIDDEN)
+    assert warning == f"{WARNING}no execute policy: {policy['reason']}"
+
+
+# --- What is tried from where the supervisor is ---------------------------------------------------------------
+
+
+def _attempts(engine: Engine, *options: str, readonly: bool = True, name: str) -> dict[str, Any]:
+    """What `attempts.py` found in the place of the supervisor."""
+    busybox = static_busybox()
+    assert busybox is not None
+    bundle = engine.bundle(root={"path": "rootfs", "readonly": readonly}, name=name)
+    script = engine.write(bundle / "rootfs" / "script", b"#!/bin/sh\n")
+    script.chmod(0o755)
+    program = engine.write(engine.directory / f"program-{name}", Path(busybox).read_bytes())
+    program.chmod(0o755)
+    scratch = engine.make_directory(f"scratch-{name}")
+    source = engine.write(
+        engine.directory / f"attempts-{name}.py", Path(__file__).with_name("attempts.py").read_bytes()
+    )
+    arguments = ["run", str(bundle), "--rootless", *options]
+    with program.open("rb") as given:
+        process = engine.start(
+            # Started by a shell of the caller's: whose process it is whose mounts and root are tried.
+            ["sh", "-c", '"$@"; exit $?', "sh", engine.caller.python, str(source), *arguments],
+            environment={"ATTEMPTS_PROGRAM": str(program), "ATTEMPTS_SCRATCH": str(scratch)},
+            stdin=given,
+        )
+        finished = engine.finish(process)
+    assert finished.code == 0, finished
+    found: dict[str, Any] = json.loads(finished.stdout)
+    assert found["answers"].keys() == ATTEMPTS.keys()
+    return found
+
+
+@pytest.fixture(scope="module")
+def columns() -> dict[str, Mapping[str, str]]:
+    """The answers under each policy, as far as they were asked for."""
+    return {}
+
+
+def _ask(
+    columns: dict[str, Mapping[str, str]], new_engine: Callable[[str], Engine]
+) -> dict[str, Mapping[str, str]]:
+    if not columns:
+        user, root = new_engine("unprivileged"), new_engine("root")
+        locked = ("--require-exec-policy",)
+        columns["off"] = _attempts(user, "--exec-policy", "off", name="off")["answers"]
+        columns["landlock"] = _attempts(root, "--exec-policy", "landlock", name="landlock")["answers"]
+        columns["writable"] = _attempts(user, *locked, readonly=False, name="writable")["answers"]
+        columns["sealed"] = _attempts(user, *locked, name="sealed")["answers"]
+    return columns
+
+
+@pytest.fixture
+def answers(
+    needs_root: None,
+    columns: dict[str, Mapping[str, str]],
+    new_engine: Callable[[str], Engine],
+    why_no_user_namespace: Callable[[], str | None],
+) -> Mapping[str, Mapping[str, str]]:
+    if why := why_no_user_namespace():
+        pytest.skip(f"no unprivileged user namespaces: {why}")
+    if abi_version() == 0:
+        pytest.skip("the kernel has no Landlock, so its column cannot be asked for")
+    if not seccomp.is_known_machine():
+        pytest.skip(f"nothing can be sealed on {os.uname().machine}")
+    return _ask(columns, new_engine)
+
+
+#: Under the locked mounts, with a root that the bundle has read-only, this much can still be executed.
+STAYS_POSSIBLE = {"a_file_of_the_root", "a_file_in_memory", "standard_input"}
+#: And this besides, where the container may write its root: what is new can be brought to execution anyway.
+IF_THE_ROOT_IS_WRITABLE = {
+    "a_file_written_to_the_root",
+    "a_tmpfs",
+    "a_tmpfs_remounted",
+    "the_newer_mount_calls",
+}
+
+
+def test_nothing_of_the_host_can_be_executed_from_the_supervisors_place(
+    answers: Mapping[str, Mapping[str, str]],
+) -> None:
+    possible = {name for name, answer in answers["sealed"].items() if answer == "runs"}
+    assert possible <= STAYS_POSSIBLE
+    possible = {name for name, answer in answers["writable"].items() if answer == "runs"}
+    assert possible <= STAYS_POSSIBLE | IF_THE_ROOT_IS_WRITABLE
+
+
+def test_without_a_policy_the_attempts_succeed_so_they_are_fair(
+    answers: Mapping[str, Mapping[str, str]],
+) -> None:
+    """An attempt that fails anyway proves nothing. These need what no unprivileged caller has, or are no programs."""
+    never = {"the_lock", "the_callers_mounts", "the_outer_user_namespace"}
+    assert {name for name, answer in answers["off"].items() if answer != "runs"} == never
+
+
+def _table(answers: Mapping[str, Mapping[str, str]]) -> str:
+    lines = ["| attempt | off | landlock | locked mounts, root writable | locked mounts, root read-only |"]
+    lines.append("|---|---|---|---|---|")
+    for name, words in ATTEMPTS.items():
+        cells = [answers[column][name] for column in ("off", "landlock", "writable", "sealed")]
+        lines.append(
+            f"| {words} | {' | '.join('**runs**' if cell == 'runs' else f'`{cell}`' for cell in cells)} |"
+        )
+    return "\n".join(lines)
+
+
+def test_the_documented_table_is_what_the_kernel_answers(answers: Mapping[str, Mapping[str, str]]) -> None:
+    if Path("/proc/sys/vm/memfd_noexec").exists() and int(Path("/proc/sys/vm/memfd_noexec").read_text()) == 2:
+        pytest.skip("vm.memfd_noexec = 2: here a memfd is closed as well, and the page shows the default")
+    found = re.search(r"<!-- generated by .*? -->\n\n(.*?)\n\n<!-- end -->", PAGE.read_text(), re.DOTALL)
+    assert found is not None
+    assert found[1] == (table := _table(answers)), f"the page is to say:\n\n{table}"
+
+
+def test_the_running_runsc_is_where_the_attempts_were_made(
+    needs_root: None, new_engine: Callable[[str], Engine], why_no_user_namespace: Callable[[], str | None]
+) -> None:
+    """The stock runsc has the very mounts, filters and capabilities that the attempts had."""
+    if why := why_no_user_namespace():
+        pytest.skip(f"no unprivileged user namespaces: {why}")
+    engine = new_engine("unprivileged")
+    tried = _attempts(engine, "--require-exec-policy", name="tried")
+    bundle = engine.shell("echo ready; read line; exit 9", name="real")
+    process = engine.start_waiting(engine.new_id(), "--require-exec-policy", bundle=bundle)
+    lines = Path(f"/proc/{process.pid}/mountinfo").read_text().splitlines()
+    mounts = sorted([line.split()[4], line.split()[5]] for line in lines)
+    rootfs = str(bundle / "rootfs")
+    expected = [[rootfs if "/tried/rootfs" in point else point, flags] for point, flags in tried["mounts"]]
+    assert mounts == sorted(expected)
+    executable = [point for point, flags in mounts if "noexec" not in flags.split(",")]
+    assert executable == [rootfs]
+    status = {key: status_of(process.pid, key) for key in ("NoNewPrivs", "CapEff")}
+    assert status == {key: tried["status"][key] for key in status}
+    assert int(status_of(process.pid, "Seccomp")) == int(tried["status"]["Seccomp"]) == 2
+    # And from within those namespaces, entered by root: the host's programs are there, and cannot be executed.
+    enter = ["nsenter", f"--target={process.pid}", "--user", "--mount", "--preserve-credentials", "/bin/true"]
+    refused = engine.finish(engine.start(enter, as_caller=False))
+    assert refused.code != 0
+    assert "Permission denied" in refused.stderr
+    assert engine.finish(process, b"\n").code == 9
+
+
+def test_with_vm_memfd_noexec_the_last_way_of_a_new_file_is_closed_and_runsc_survives(
+    needs_root: None, new_engine: Callable[[str], Engine]
+) -> None:
+    """In a PID namespace of its own, as the setting is one of PID namespaces, memfd_create(2)."""
+    if not Path("/proc/sys/vm/memfd_noexec").exists():
+        pytest.skip("the kernel has no vm.memfd_noexec (Linux 6.3)")
+    engine = new_engine("root")
+    container_id = engine.new_id()
+    command = engine.run_command(
+        engine.shell("exit 42"), "--id", container_id, "--rootless", "--require-exec-policy"
+    )
+    setting = 'echo 2 >/proc/sys/vm/memfd_noexec && "$@"'
+    isolated = ["unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", setting, "sh", *command]
+    finished = engine.finish(engine.start(isolated))
+    assert finished.code == 42, finished
+    assert "memfd" not in _policy(engine, container_id)["open"]
