@@ -19,7 +19,7 @@ from engine.lifecycle.machine import PolicyOutcome
 from engine.lifecycle.policy import BACKENDS, Strength, apply_policy
 from engine.linux import landlock, locked_mounts
 from engine.linux.landlock import Landlock
-from engine.linux.locked_mounts import UnusableError
+from engine.linux.locked_mounts import Tree, UnusableError
 from engine.linux.namespaces import IdMaps, Range
 from engine.options import ExecPolicy, RunOptions
 
@@ -108,11 +108,15 @@ def test_a_root_that_the_container_may_write_is_not_sealed_and_that_is_said(
 def test_landlock_allows_the_staging_directory_alone(bundle: Bundle, kernel: list[Any]) -> None:
     settled = apply_policy(options(policy=ExecPolicy.LANDLOCK, required=True), bundle, "/allow")
     assert kernel == [["/allow"]]
-    assert (settled.outcome, settled.mechanism, settled.allowed) == (
-        PolicyOutcome.ENFORCED,
-        "landlock",
-        ("/allow",),
-    )
+    assert settled.facts() == {
+        "outcome": "enforced",
+        "mechanism": "landlock",
+        "strength": "host",
+        "allowed": ["/allow"],
+        "open": ["memfd", "allowed"],
+        "ids": None,
+        "reason": None,
+    }
 
 
 def test_landlock_that_was_asked_for_is_applied_for_a_runsc_that_does_not_mount(
@@ -145,6 +149,7 @@ def test_a_kernel_that_refuses_the_domain_makes_landlock_unavailable(
     monkeypatch.setattr(landlock, "restrict_execute", restrict_execute)
     settled = apply_policy(options(policy=ExecPolicy.LANDLOCK), bundle, "/allow")
     assert settled.reason == "Landlock: Operation not permitted"
+    assert settled.remedy == "leave --exec-policy at auto"
 
 
 @pytest.mark.parametrize("chosen", [ExecPolicy.AUTO, ExecPolicy.LOCKED_MOUNTS])
@@ -181,9 +186,18 @@ def test_a_policy_that_was_applied_in_part_is_refused_required_or_not(
 
 def test_off_is_off_and_contradicts_required(bundle: Bundle, kernel: list[Any]) -> None:
     chosen = options(policy=ExecPolicy.OFF)
-    assert apply_policy(chosen, bundle, "/allow").outcome is PolicyOutcome.UNAVAILABLE
-    with pytest.raises(PolicyError, match="turned off"):
+    assert apply_policy(chosen, bundle, "/allow").facts() == {
+        "outcome": "unavailable",
+        "mechanism": None,
+        "strength": None,
+        "allowed": [],
+        "open": [],
+        "ids": None,
+        "reason": "it was turned off with --exec-policy off",
+    }
+    with pytest.raises(PolicyError, match="turned off") as refusal:
         apply_policy(options(policy=ExecPolicy.OFF, required=True), bundle, "/allow")
+    assert refusal.value.remedy == "leave --exec-policy at auto"
     assert kernel == []
 
 
@@ -198,9 +212,39 @@ def test_a_bundle_that_takes_the_hosts_root_cannot_be_confined_and_that_is_said(
     mounts = [{"destination": "/host", "type": "bind", "source": "/", "options": ["ro"]}]
     settled = apply_policy(options(), make_bundle(private, mounts=mounts), "/allow")
     assert settled.outcome is PolicyOutcome.UNAVAILABLE
-    assert settled.reason is not None
-    assert "the host's /" in settled.reason
+    assert settled.reason == (
+        "the bundle uses the host's / as files of the container, so all of it must stay executable"
+    )
+    assert settled.remedy == "bind-mount less of the host"
     assert kernel == []
+
+
+def test_files_that_cannot_be_looked_at_make_it_unavailable_and_are_named(
+    bundle: Bundle, kernel: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def executable_trees(_: object) -> list[Tree]:
+        raise PermissionError(13, "Permission denied", "/there")
+
+    monkeypatch.setattr(policy_step, "executable_trees", executable_trees)
+    settled = apply_policy(options(), bundle, "/allow")
+    assert settled.outcome is PolicyOutcome.UNAVAILABLE
+    assert (settled.reason, settled.remedy) == ("/there: Permission denied", "look at what it names")
+    assert kernel == []
+
+
+def test_what_is_tried_is_what_is_then_applied(
+    private: Path, bundle: Bundle, kernel: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Any] = []
+
+    def probe(trees: object, *, sealed: bool) -> IdMaps:
+        tried.append((SINGLE, trees, sealed))
+        return SINGLE
+
+    monkeypatch.setattr(locked_mounts, "probe", probe)
+    apply_policy(options(), bundle, "/allow")
+    assert tried == kernel
+    assert tried[0][1:] == (executable_trees(bundle), True)
 
 
 def test_memfd_is_closed_where_the_system_forbids_to_execute_one(
@@ -219,7 +263,11 @@ def test_a_regular_file_as_standard_input_is_a_way_left_open(private: Path) -> N
         none = list(policy_step._open_standard_files())
         os.dup2(os.open(private / "file", os.O_RDWR | os.O_CREAT), 0)
         os.dup2(os.open(private, os.O_RDONLY), 2)
-        return 0 if (none, list(policy_step._open_standard_files())) == ([], ["stdin", "stderr"]) else 1
+        some = list(policy_step._open_standard_files())
+        os.dup2(2, 1)
+        os.close(0)
+        rest = list(policy_step._open_standard_files())
+        return 0 if (none, some, rest) == ([], ["stdin", "stderr"], ["stdout", "stderr"]) else 1
 
     assert in_a_child(act) == 0
 
