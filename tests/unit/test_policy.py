@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from engine.linux.landlock import Landlock
 from engine.linux.locked_mounts import Tree, UnusableError
 from engine.linux.namespaces import IdMaps, Range
 from engine.options import ExecPolicy, RunOptions
+from tests.in_a_child import in_a_child
 
 SINGLE = IdMaps((Range(0, 1000, 1),), (Range(0, 1000, 1),), "single")
 
@@ -345,18 +345,6 @@ def test_a_source_that_is_mounted_twice_is_read_only_only_if_it_is_so_both_times
 
 
 # --- The real kernel ------------------------------------------------------------------------------------------
-
-
-def in_a_child(act: Callable[[], int]) -> int:
-    """What `act` answers in a child, where an irreversible restriction stays."""
-    child = os.fork()
-    if child == 0:
-        answer = 99
-        try:
-            answer = act()
-        finally:
-            os._exit(answer)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def can_run(program: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from engine.linux import namespaces, seccomp
-from engine.linux.syscall import FSOPEN, MOUNT_SETATTR, library_call, system_call
+from engine.linux.syscall import (
+    FSMOUNT,
+    FSOPEN,
+    FSPICK,
+    MOUNT_SETATTR,
+    OPEN_TREE_ATTR,
+    library_call,
+    system_call,
+)
+from tests.in_a_child import in_a_child
 
 RDONLY, NOSUID, NODEV, NOEXEC, REMOUNT, BIND, MOVE, REC = 1, 2, 4, 8, 0x20, 0x1000, 0x2000, 0x4000
 UNBINDABLE, PRIVATE, SLAVE = 1 << 17, 1 << 18, 1 << 19
@@ -38,6 +48,17 @@ def answers(private: Path, act: Callable[[], int]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def in_a_child_ends_with(act: Callable[[], int]) -> int:
+    """How a child that does `act` ends: its exit code, or the negative number of a signal."""
+    child = os.fork()
+    if child == 0:
+        try:
+            act()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def mount(source: str, target: Path, kind: str, flags: int) -> int:
     """mount(2): its error number, or 0."""
     try:
@@ -54,6 +75,7 @@ def mount(source: str, target: Path, kind: str, flags: int) -> int:
         (0, errno.EPERM),
         (NOSUID | NODEV | RDONLY, errno.EPERM),
         (MAGIC, errno.EPERM),  # what is above the lower half is nothing to the kernel then
+        (MAGIC | NOSUID, errno.EPERM),
         (MAGIC | NOEXEC, 0),
     ],
 )
@@ -90,17 +112,39 @@ def test_what_runsc_mounts_besides_passes(private: Path) -> None:
     assert answers(private, act) == 0
 
 
-def test_the_newer_mount_calls_are_absent(private: Path) -> None:
+NEWER = {
+    "fsopen": (FSOPEN, b"tmpfs", 0),
+    "fsmount": (FSMOUNT, -1, 0, 0),
+    "fspick": (FSPICK, -100, b"/", 0),
+    "mount_setattr": (MOUNT_SETATTR, -100, b"/", 0, b"\0" * 32, 32),
+    "open_tree_attr": (OPEN_TREE_ATTR, -100, b"/", 0, b"\0" * 32, 32),
+}
+
+
+@pytest.mark.parametrize("name", NEWER)
+def test_the_newer_mount_calls_are_absent(private: Path, name: str) -> None:
     def act() -> int:
-        for number, arguments in ((FSOPEN, (b"tmpfs", 0)), (MOUNT_SETATTR, (-100, b"/", 0, b"\0" * 32, 32))):
-            try:
-                system_call(number, *arguments)
-            except OSError as error:
-                if error.errno != errno.ENOSYS:
-                    return 1
+        number, *arguments = NEWER[name]
+        assert isinstance(number, int)
+        try:
+            system_call(number, *arguments)
+        except OSError as error:
+            return error.errno or 255
         return 0
 
-    assert answers(private, act) == 0
+    assert answers(private, act) == errno.ENOSYS
+
+
+def test_the_entry_of_32_bit_programs_is_absent(private: Path) -> None:
+    if os.uname().machine != "x86_64":
+        pytest.skip("int 0x80 is an entry of x86_64")
+    code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    code.write(b"\x89\xf8\xcd\x80\xc3")  # mov eax, edi; int 0x80; ret
+    enter = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(code)))
+    getpid = 20
+    if in_a_child_ends_with(lambda: enter(getpid) == os.getpid()) < 0:
+        pytest.skip("this kernel has no entry for 32-bit programs (IA32_EMULATION)")
+    assert answers(private, lambda: -enter(getpid)) == errno.ENOSYS
 
 
 def test_the_x32_entry_is_absent(private: Path) -> None:
@@ -115,3 +159,17 @@ def test_the_x32_entry_is_absent(private: Path) -> None:
         return 0 if answer == -1 and ctypes.get_errno() == errno.ENOSYS else 1
 
     assert answers(private, act) == 0
+
+
+def test_who_may_set_no_filter_is_told_which_call_was_refused(needs_root: None) -> None:
+    """It takes no_new_privs or CAP_SYS_ADMIN."""
+
+    def act() -> tuple[int | None, str]:
+        os.setresuid(4242, 4242, 4242)
+        try:
+            seccomp.forbid_executable_mounts()
+        except OSError as error:
+            return error.errno, error.filename
+        raise AssertionError("it was permitted")
+
+    assert in_a_child(act) == (errno.EACCES, "PR_SET_SECCOMP")
