@@ -27,10 +27,10 @@ def in_a_child(act: Callable[[], Answer]) -> Answer:
             os._exit(0)
     os.close(told)
     with open(answer, "rb") as file:
-        found, failure = pickle.load(file) if file.peek() else (None, "it ended without an answer")
+        answered: tuple[Answer, str | None] | None = pickle.load(file) if file.peek() else None
         more = file.read()
     os.waitpid(child, 0)
-    assert failure is None, f"in a child: {failure}"
+    assert answered is not None, "the child ended without an answer"
+    assert answered[1] is None, f"in a child: {answered[1]}"
     assert not more, "a child of the child went on as if it were the child"
-    answered: Answer = found
-    return answered
+    return answered[0]

@@ -186,7 +186,7 @@ def test_a_tree_that_was_replaced_meanwhile_is_refused(place: Path) -> None:
     (place / "allowed").rename(place / "gone")
     (place / "other").rename(place / "allowed")
 
-    def act() -> tuple[int | None, str, str, bool]:
+    def act() -> tuple[int | None, str, str | None, bool]:
         before = descriptors()
         try:
             confine(possible_maps()[0], [known], sealed=False)

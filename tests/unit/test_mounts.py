@@ -96,7 +96,7 @@ def test_a_cloned_tree_is_attached_with_what_was_mounted_in_it_and_keeps_its_fla
     ],
 )
 def test_what_an_ordinary_user_is_refused_is_named(call: Callable[[int], object], about: str) -> None:
-    def act() -> tuple[int | None, str, str]:
+    def act() -> tuple[int | None, str | None, str]:
         root = os.open("/", os.O_PATH)
         os.setresuid(4242, 4242, 4242)
         try:

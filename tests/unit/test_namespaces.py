@@ -231,7 +231,7 @@ class TestHelpers:
         single = (Range(0, 0, 1),)
         maps = IdMaps(single, single, "subordinate", self.helpers(private, "#!/bin/sh\nexit 3\n"))
 
-        def act() -> tuple[int | None, str, str]:
+        def act() -> tuple[int | None, str, str | None]:
             try:
                 namespaces.enter(maps)
             except OSError as error:
@@ -250,7 +250,7 @@ class TestHelpers:
         single = (Range(0, 0, 1),)
         maps = IdMaps(single, single, "subordinate", (f"{private}/none-é", f"{private}/none"))
 
-        def act() -> str:
+        def act() -> str | None:
             try:
                 namespaces.enter(maps)
             except OSError as error:

@@ -10,6 +10,7 @@ import pytest
 
 from engine.linux import openat2 as module
 from engine.linux.openat2 import RESOLVE_BENEATH, openat2
+from engine.linux.syscall import system_call
 
 
 @pytest.fixture
@@ -20,13 +21,13 @@ def directory(private: Path) -> int:
 
 def fail_first(monkeypatch: pytest.MonkeyPatch, times: int, number: int) -> list[str | None]:
     """Let the first calls fail, and answer with what each call is about."""
-    system_call, calls = module.system_call, []
+    calls: list[str | None] = []
 
-    def call(*arguments: int | bytes, about: str | None = None) -> int:
+    def call(which: int, *arguments: int | bytes, about: str | None = None) -> int:
         calls.append(about)
         if len(calls) <= times:
             raise OSError(number, os.strerror(number), about)
-        return system_call(*arguments, about=about)
+        return system_call(which, *arguments, about=about)
 
     monkeypatch.setattr(module, "system_call", call)
     return calls
