@@ -37,7 +37,15 @@ def mount_tmpfs(path: Path) -> None:
 
 
 def test_mounts_at_a_path_and_beneath_it_are_named_whatever_their_names(private: Path) -> None:
-    names = ["here", "here/with space", "here/back\\slash", "here/\udcff", "here-too", "beside"]
+    names = [
+        "here",
+        "here/with space",
+        "here/back\\slash",
+        "here/re\rturn",
+        "here/\udcff",
+        "here-too",
+        "beside",
+    ]
     for name in names:
         (private / name).mkdir()
 
@@ -49,7 +57,7 @@ def test_mounts_at_a_path_and_beneath_it_are_named_whatever_their_names(private:
             mount_tmpfs(private / name)
         return mounted_beneath(str(private / "here"))
 
-    assert in_a_child(act) == [str(private / name) for name in names[:4]]
+    assert in_a_child(act) == [str(private / name) for name in names[:5]]
 
 
 def test_nothing_is_mounted_beneath_an_ordinary_directory(private: Path) -> None:

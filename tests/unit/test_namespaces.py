@@ -178,7 +178,9 @@ class TestCapabilities:
 
 
 HELPER = """#!/bin/sh
-echo "$# $* $(env | grep -v ^PWD=) $(readlink /proc/self/fd/0)" >> {log}
+exec 9>> {log}
+[ ! -e /proc/$$/fd/3 ] || echo more than standard files >&9
+echo "$# $* $(env | grep -v ^PWD=) $(readlink /proc/self/fd/0)" >&9
 echo loud; echo loud >&2
 map="$2 $3 $4"
 [ $# = 4 ] || map="$map
@@ -229,7 +231,7 @@ class TestHelpers:
 
     def test_one_that_fails_is_named(self, private: Path) -> None:
         single = (Range(0, 0, 1),)
-        maps = IdMaps(single, single, "subordinate", self.helpers(private, "#!/bin/sh\nexit 3\n"))
+        maps = IdMaps(single, single, "subordinate", self.helpers(private, "#!/bin/sh\nsleep 0.5\nexit 3\n"))
 
         def act() -> tuple[int | None, str, str | None]:
             try:

@@ -69,7 +69,16 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_it_concerns_rootless_runs_only(bundle: Bundle, kernel: list[Any]) -> None:
     for chosen in ExecPolicy:
         settled = apply_policy(options(rootless=False, policy=chosen), bundle, "/allow")
-        assert settled.outcome is PolicyOutcome.NOT_APPLICABLE
+        assert settled.facts() == {
+            "outcome": "not_applicable",
+            "mechanism": None,
+            "strength": None,
+            "allowed": [],
+            "open": [],
+            "ids": None,
+            "reason": "it applies to --rootless runs",
+        }
+        assert settled.remedy == "add --rootless, or do not require it"
     assert kernel == []
 
 

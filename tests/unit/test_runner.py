@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from engine import artifacts
-from engine.bundle import open_bundle
+from engine.bundle import Bundle, open_bundle
 from engine.errors import EngineError
 from engine.lifecycle import exec as exec_step
 from engine.lifecycle import policy
@@ -130,6 +130,21 @@ def test_the_header_says_what_was_asked_of_which_engine_for_which_bundle(
     assert set(header) == {
         *("seq", "time", "container", "previous", "format", "engine", "spec", "options", "bundle", "host")
     }
+
+
+def test_the_policy_is_settled_for_the_runs_own_bundle_and_the_directory_of_its_copy(
+    world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def apply_policy(options: RunOptions, bundle: Bundle, exec_allow: str) -> Any:
+        asked.append((options.container_id, bundle.path, exec_allow))
+        return policy.apply_policy(options, bundle, exec_allow)
+
+    monkeypatch.setattr("engine.lifecycle.runner.apply_policy", apply_policy)
+    with pytest.raises(HandedOffError):
+        world.run()
+    assert asked == [("web", str(world.bundle), str(world.base / COMPONENT / "runsc-root" / "exec-allow"))]
 
 
 def lose_the_binary(world: World) -> None:
