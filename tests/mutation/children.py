@@ -1,8 +1,9 @@
-"""A plugin of pytest that lets mutmut see what the children of a test call.
+"""A plugin of pytest that lets mutmut see what the children of a test do.
 
 mutmut notes in memory which functions a test calls, and tries a mutant with the tests that call its function. What
 cannot be undone, such as a namespace or a filter of system calls, is tested in a child, whose notes end with it. So
-they are kept in memory that a test and its children share.
+they are kept in memory that a test and its children share. And a mutant that takes the parent for the child ends the
+tests themselves: that must not look as if they had passed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import mmap
 import os
 import signal
 import struct
+from typing import NoReturn
 
 import pytest
 from mutmut.state import state
@@ -47,11 +49,22 @@ class _Calls(set[str]):
 
 
 _CALLS = _Calls()
+_exit = os._exit
 
 
 def pytest_configure() -> None:
     if os.environ.get("MUTANT_UNDER_TEST") == "stats":
         state()._stats = _CALLS
+    tests = os.getpid()
+
+    def exit_and_fail(status: int) -> NoReturn:
+        _exit(1 if os.getpid() == tests else status)
+
+    os._exit = exit_and_fail
+
+
+def pytest_unconfigure() -> None:
+    os._exit = _exit
 
 
 @pytest.hookimpl(tryfirst=True)

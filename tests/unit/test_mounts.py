@@ -86,11 +86,11 @@ def test_a_cloned_tree_is_attached_with_what_was_mounted_in_it_and_keeps_its_fla
             for flag in (os.ST_RDONLY, os.ST_NOEXEC)
         ]
         clear_flags(str(private / "from"), MountFlag.NO_EXEC)
-        flags.append(bool(os.statvfs(private / "from").f_flag & os.ST_NOEXEC))
+        flags += [bool(os.statvfs(private / "from").f_flag & flag) for flag in (os.ST_RDONLY, os.ST_NOEXEC)]
         assert (private / "to" / "inner" / "file").exists()
         return flags, os.get_inheritable(tree)
 
-    assert in_a_child(act) == ([False, True, True, False, True, False, False], False)
+    assert in_a_child(act) == ([False, True, True, False, True, False, False, False], False)
 
 
 @pytest.mark.parametrize(
