@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from engine.linux import locked_mounts, namespaces, seccomp
 from engine.linux.locked_mounts import Tree, UnusableError, confine, explain, probe
 from engine.linux.mounts import MountFlag, clear_flags
 from engine.linux.namespaces import IdMaps, Range, possible_maps
-from engine.linux.syscall import library_call
+from engine.linux.syscall import MOUNT_SETATTR, MOVE_MOUNT, OPEN_TREE, library_call
 from tests.in_a_child import in_a_child
+from tests.old_kernel import forget, skip_if_it_cannot_be_made
 
 NEW_MOUNT_NAMESPACE, RECURSIVE, PRIVATE, SHARED = 0x00020000, 0x4000, 1 << 18, 1 << 20
 #: Ids that overlap, which the kernel refuses.
@@ -195,6 +197,37 @@ def test_a_tree_that_was_replaced_meanwhile_is_refused(place: Path) -> None:
         raise AssertionError("it was taken")
 
     assert in_a_child(act) == (errno.ESTALE, known.path, "it was replaced meanwhile", True)
+
+
+def test_a_socket_that_is_bound_into_the_container_is_a_tree_too(place: Path) -> None:
+    """It cannot be opened but by O_PATH."""
+    path = place / "allowed" / "socket"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+
+    def act() -> bool:
+        confine(possible_maps()[0], [tree(path, read_only=True)], sealed=False)
+        return not os.statvfs(path).f_flag & os.ST_NOEXEC
+
+    assert in_a_child(act)
+
+
+@pytest.mark.parametrize(
+    ("number", "about"), [(OPEN_TREE, "allowed"), (MOVE_MOUNT, "allowed"), (MOUNT_SETATTR, "")]
+)
+def test_a_kernel_that_lacks_one_of_the_calls_is_too_old(place: Path, number: int, about: str) -> None:
+    skip_if_it_cannot_be_made()
+
+    def act() -> str:
+        forget(number)
+        try:
+            probe([tree(place / "allowed")], sealed=False)
+        except UnusableError as error:
+            return error.why
+        raise AssertionError("it was usable")
+
+    what = place / about if about else "/"
+    assert in_a_child(act) == f"{what}: Function not implemented; it takes Linux 5.12"
 
 
 def test_it_leaves_no_descriptor_by_which_the_old_mounts_could_be_reached(place: Path) -> None:
