@@ -2,52 +2,51 @@
 
 mutmut notes in memory which functions a test calls, and tries a mutant with the tests that call its function. What
 cannot be undone, such as a namespace or a filter of system calls, is tested in a child, whose notes end with it. So
-they are kept in memory that a test and its children share. And a mutant that takes the parent for the child ends the
+they are kept in a file that a test and its children share. And a mutant that takes the parent for the child ends the
 tests themselves: that must not look as if they had passed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import mmap
+import fcntl
 import os
 import signal
-import struct
 from typing import NoReturn
 
 import pytest
 from mutmut.state import state
 
 _PR_SET_PDEATHSIG = 1
-_LENGTH = struct.Struct("I")
+#: Beyond what a test opens, or counts on to be closed.
+_FIRST_DESCRIPTOR = 500
 
 
 class _Calls(set[str]):
-    """The names of the functions called, also of those called in children."""
+    """The names of the functions called, also of those called in children: a file that each of them appends to."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._shared = mmap.mmap(-1, 1 << 20)
+        memory = os.memfd_create("calls")
+        self._file = fcntl.fcntl(memory, fcntl.F_DUPFD_CLOEXEC, _FIRST_DESCRIPTOR)
+        os.close(memory)
+        fcntl.fcntl(self._file, fcntl.F_SETFL, os.O_APPEND)
 
     def add(self, name: str) -> None:
         if name not in self:
             super().add(name)
-            noted = self._noted() + f"{name}\n".encode()
-            self._shared[: _LENGTH.size + len(noted)] = _LENGTH.pack(len(noted)) + noted
-
-    def clear(self) -> None:
-        super().clear()
-        self._shared[: _LENGTH.size] = _LENGTH.pack(0)
+            with contextlib.suppress(OSError):  # a child may close what it likes
+                _write(self._file, f"{name}\n".encode())
 
     def collect(self) -> None:
         """Take over what the children called."""
-        self.update(self._noted().decode().split())
-
-    def _noted(self) -> bytes:
-        (length,) = _LENGTH.unpack_from(self._shared)
-        return self._shared[_LENGTH.size : _LENGTH.size + length]
+        self.update(_pread(self._file, 1 << 20, 0).decode().split())
+        _ftruncate(self._file, 0)
 
 
+# As they are before a test puts others in their place.
+_write, _pread, _ftruncate = os.write, os.pread, os.ftruncate
 _CALLS = _Calls()
 _exit = os._exit
 

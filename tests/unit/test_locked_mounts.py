@@ -98,6 +98,15 @@ def test_only_what_lies_in_the_trees_can_be_executed(place: Path, which: int, se
     assert in_a_child(act) == [0, 0, errno.EACCES, errno.EACCES, errno.EROFS, 0]
 
 
+def test_whoever_had_every_id_still_has_them(place: Path) -> None:
+    def act() -> bool:
+        before = Path("/proc/self/uid_map").read_text().split()
+        confine(possible_maps()[0], [tree(place / "allowed")], sealed=False)
+        return Path("/proc/self/uid_map").read_text().split() == before
+
+    assert in_a_child(act)
+
+
 def test_it_cannot_be_taken_back(place: Path) -> None:
     def act() -> tuple[list[int], int, bool]:
         confine(possible_maps()[0], [tree(place / "allowed")], sealed=False)
@@ -213,15 +222,23 @@ def test_a_socket_that_is_bound_into_the_container_is_a_tree_too(place: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("number", "about"), [(OPEN_TREE, "allowed"), (MOVE_MOUNT, "allowed"), (MOUNT_SETATTR, "")]
+    ("number", "read_only", "about"),
+    [
+        (OPEN_TREE, False, "allowed"),
+        (MOVE_MOUNT, False, "allowed"),
+        (MOUNT_SETATTR, False, ""),
+        (MOUNT_SETATTR, True, "allowed"),
+    ],
 )
-def test_a_kernel_that_lacks_one_of_the_calls_is_too_old(place: Path, number: int, about: str) -> None:
+def test_a_kernel_that_lacks_one_of_the_calls_is_too_old(
+    place: Path, number: int, read_only: bool, about: str
+) -> None:
     skip_if_it_cannot_be_made()
 
     def act() -> str:
         forget(number)
         try:
-            probe([tree(place / "allowed")], sealed=False)
+            probe([tree(place / "allowed", read_only=read_only)], sealed=False)
         except UnusableError as error:
             return error.why
         raise AssertionError("it was usable")
