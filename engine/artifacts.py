@@ -16,12 +16,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
 
+from engine.digest import sha256
 from engine.linux.files import (
     Opened,
     PrivateDirectory,
@@ -31,7 +31,6 @@ from engine.linux.files import (
     open_private_directory,
     open_trusted,
 )
-from engine.linux.mounts import mounted_beneath
 from engine.linux.namespaces import read_uid_map, root_maps_to_unprivileged, unmapped_uid
 
 _BASE_NAME = "nucleus-gvisor"
@@ -72,7 +71,7 @@ def component(container_id: str) -> str:
     """The directory name of one container: its id when that is 32 hexadecimal digits, else a digest of it."""
     if _PLAIN_COMPONENT.fullmatch(container_id):
         return container_id
-    return "id-" + hashlib.sha256(container_id.encode()).hexdigest()[:32]
+    return "id-" + sha256(container_id.encode())[:32]
 
 
 def is_component(name: str) -> bool:
@@ -163,7 +162,7 @@ def _open_parent(path: str) -> tuple[Opened, str]:
 def open_container(base: PrivateDirectory, name: str) -> tuple[PrivateDirectory, int | None]:
     """Make or adopt the container directory `name` and take its lock; None for the lock if it is alive.
 
-    Raises `UntrustedPathError` and `OSError`.
+    Raises `UntrustedPathError` and `OSError`; what it made and could not lock is removed again if it is empty.
     """
     while True:
         container = make_private_directory(base.descriptor, base.path, name)
@@ -174,6 +173,9 @@ def open_container(base: PrivateDirectory, name: str) -> tuple[PrivateDirectory,
             os.close(container.descriptor)
         except BaseException:
             os.close(container.descriptor)
+            if container.created:
+                with contextlib.suppress(OSError):  # once there is a lock in it, it may be another engine's
+                    os.rmdir(name, dir_fd=base.descriptor)
             raise
 
 
@@ -301,7 +303,9 @@ def remove_tree(directory: PrivateDirectory, name: str) -> None:
 
     Raises `OSError`: EBUSY, before anything is removed, where something is mounted in the tree.
     """
-    import shutil  # only where there is something to remove: it is costly to import
+    import shutil  # only where there is something to remove: both are costly to import
+
+    from engine.linux.mounts import mounted_beneath
 
     path = os.path.join(directory.path, name)
     if mounted := mounted_beneath(path):

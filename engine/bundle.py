@@ -10,16 +10,18 @@ Sources: OCI runtime specification, bundle.md and config.md (Root); openat(2), o
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
 
 from engine import oci_config
+from engine.digest import sha256
 from engine.errors import BundleError
 from engine.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
+from engine.records import TYPE_CHECKING, dataclass
+
+if TYPE_CHECKING:
+    from typing import Any, Self
 
 CONFIG_NAME = "config.json"
 #: Bytes: room for some 100,000 mounts.
@@ -67,7 +69,7 @@ class Bundle:
         looked up again by the path that runsc is given.
         """
         try:
-            if _digest(_read_config(self.directory)) != self.digest:
+            if sha256(_read_config(self.directory)) != self.digest:
                 return f"{CONFIG_NAME} has other content"
             named = _open_bundle_directory(self.path)
             try:
@@ -131,15 +133,11 @@ def open_bundle(path: str) -> Bundle:
         directory=directory,
         identity=identity,
         config=config,
-        digest=_digest(data),
+        digest=sha256(data),
         rootfs=os.path.normpath(os.path.join(absolute, root_path)),
         rootfs_directory=rootfs,
         rootfs_identity=rootfs_identity,
     )
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _identity(descriptor: int) -> Identity:

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import io
 import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
 
 from engine import __doc__ as what_it_is
 from engine import __version__
 from engine.errors import EngineError, printable, remedy_for
 from engine.options import ExecPolicy, Network, Platform, RunOptions, check_container_id
+from engine.quick import import_transitions
+from engine.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
     from engine.audit.signature import Signers
 
 _EXIT_CODES = (
@@ -38,8 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; `arguments` are those after the program's name. Answers with the exit code."""
     debug = as_json = False
     try:
-        options = _parser().parse_args(arguments)
+        given = sys.argv[1:] if arguments is None else arguments
+        options = _parser(given).parse_args(given)
         debug, as_json = options.debug, options.json
+        if options.command is not _run:
+            gc.enable()  # engine.__main__ turned it off
         if options.command is not _run and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # these clean up by leaving their blocks
         answer = int(options.command(options))
@@ -106,6 +113,24 @@ def _positive(text: str) -> int:
     return number
 
 
+class _Formatter(argparse.HelpFormatter):
+    """As argparse's, which makes one for each option that is added, without an import of `shutil` for the width."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
+def _columns() -> int:
+    """How wide the terminal is, environ(7); 80 where there is none."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) > 0:
+        return int(columns)
+    try:
+        return os.get_terminal_size().columns or 80
+    except OSError:
+        return 80
+
+
 class _Parser(argparse.ArgumentParser):
     """As argparse's, but an error is one line."""
 
@@ -113,11 +138,24 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="engine", description=what_it_is, epilog=_EXIT_CODES, allow_abbrev=False)
+def _parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="engine",
+        description=what_it_is,
+        epilog=_EXIT_CODES,
+        allow_abbrev=False,
+        formatter_class=_Formatter,
+    )
     parser.add_argument("--version", action="version", version=f"engine {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    # With `prog` argparse need not work it out, for which it imports half of what handles files.
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, prog=parser.prog)
+    _add_run(commands)
+    if given[:1] != ["run"]:  # a run does not wait for the options of the others to be put together
+        _add_others(commands)
+    return parser
 
+
+def _add_run(commands: Any) -> None:
     run = _command(commands, "run", _run, "run an OCI bundle under runsc")
     run.add_argument("bundle", metavar="BUNDLE", help="the bundle's directory")
     run.add_argument("--id", help="the container's id (default: 32 random hexadecimal digits)")
@@ -133,8 +171,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--trace", metavar="FILE", help="keep the trace in this new file")
     run.add_argument("--dry-run", action="store_true", help="print what runsc would be given; touch nothing")
 
-    gc = _command(commands, "gc", _gc, "remove what finished containers left under the artifact base")
-    gc.add_argument("--keep-traces", action="store_true", help="leave the traces where they are")
+
+def _add_others(commands: Any) -> None:
+    collect = _command(commands, "gc", _gc, "remove what finished containers left under the artifact base")
+    collect.add_argument("--keep-traces", action="store_true", help="leave the traces where they are")
 
     check = _command(
         commands, "check", _check, "check the specs with TLC: every property, every reachable state"
@@ -165,7 +205,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     _signers(report)
 
-    trace = commands.add_parser("trace", help="check the traces of runs, and sign them", allow_abbrev=False)
+    trace = commands.add_parser(
+        "trace",
+        help="check the traces of runs, and sign them",
+        allow_abbrev=False,
+        formatter_class=_Formatter,
+    )
     of_traces = trace.add_subparsers(title="commands", metavar="COMMAND", required=True)
     verify = _command(
         of_traces, "verify", _trace_verify, "check traces line by line against the spec and their chain"
@@ -204,12 +249,16 @@ def _parser() -> argparse.ArgumentParser:
     diagram.add_argument("--trace", metavar="FILE", help="draw the run of this trace over the lifecycle")
 
     _command(commands, "doctor", _doctor, "show what is installed here, what it enables, what is missing")
-    return parser
 
 
 def _command(commands: Any, name: str, run: Callable[[Any], int], text: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=_EXIT_CODES, allow_abbrev=False
+        name,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog=_EXIT_CODES,
+        allow_abbrev=False,
+        formatter_class=_Formatter,
     )
     parser.add_argument("--json", action="store_true", help="say it as JSON")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -240,6 +289,7 @@ def _choice(parser: argparse.ArgumentParser, flag: str, kind: Any, default: Any,
 
 
 def _run(options: argparse.Namespace) -> int:
+    import_transitions()
     from engine.bundle import open_bundle
     from engine.lifecycle.runner import plan, run
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from engine import artifacts
-from engine.errors import EngineError
+from engine import artifacts, store
+from engine.errors import EngineError, remedy_for
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
+from engine.records import dataclass
 
 _REMEDY = "look at it, and remove it by hand if it is not needed"
 
@@ -26,7 +26,10 @@ class GcError(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What became of each entry of the artifact `base`, by path. `failed` pairs a path with the reason."""
+    """What became of each entry of the artifact `base`, by path. `failed` pairs a path with the reason.
+
+    The store of staged copies belongs to no container: it is named only where it is foreign or failed.
+    """
 
     base: str
     removed: tuple[str, ...]
@@ -55,8 +58,14 @@ def collect(environment: Mapping[str, str], *, keep_traces: bool = False) -> Col
         raise GcError(f"{path or error.filename!r}: {error.strerror}", remedy=_REMEDY) from None
     if base is not None:
         with contextlib.closing(base):
-            for name in sorted(os.listdir(base.descriptor)):
+            try:
+                names = sorted(os.listdir(base.descriptor))
+            except OSError as error:
+                raise GcError(f"{path!r}: {error.strerror}", remedy=remedy_for(error, _REMEDY)) from None
+            for name in names:
                 where = os.path.join(path, name)
+                if name == store.STORE:
+                    continue
                 if not artifacts.is_component(name):
                     foreign.append(where)
                     continue
@@ -71,6 +80,13 @@ def collect(environment: Mapping[str, str], *, keep_traces: bool = False) -> Col
                 else:
                     removed += gone or []
                     alive += [where] if gone is None else []
+            where = os.path.join(path, store.STORE)
+            try:
+                store.collect(base)  # last: now nothing links to what only finished containers used
+            except UntrustedPathError:
+                foreign.append(where)
+            except OSError as error:
+                failed.append((where, error.strerror or str(error)))
     return Collected(path, tuple(removed), tuple(alive), tuple(foreign), tuple(failed))
 
 

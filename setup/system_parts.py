@@ -22,6 +22,9 @@ RUNSC_PATHS = ("/usr/local/bin/runsc", "/usr/bin/runsc", "/opt/gvisor/runsc")
 #: Where Debian's package puts it.
 PACKAGED_RUNSC = "/usr/bin/runsc"
 
+#: Debian 12's own runsc, of 2022, beside the newer one: the tests run containers with both.
+OLD_RUNSC = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), ".venv", "old", "runsc")
+
 
 def find_runsc() -> str | None:
     """The runsc that the engine would take from the trusted paths."""
@@ -85,12 +88,29 @@ def install_missing(goal: str) -> None:
         say(f"note: this system's {in_use} has no systrap; containers run on ptrace or kvm")
 
 
+def keep_old_runsc() -> None:
+    """Bring `OLD_RUNSC`. Where it is not to be had, the tests that want it are skipped, and say so."""
+    if os.path.exists(OLD_RUNSC):
+        return
+
+    from setup import debian
+
+    if debian.is_old():
+        say("extracting Debian 12's own runsc beside the newer one: the tests run containers with both")
+        try:
+            debian.extract_old_runsc(OLD_RUNSC)
+        except SetupError as error:
+            say(f"note: {error}; going on without it")
+
+
 def main(arguments: Sequence[str]) -> int:
     if len(arguments) != 1 or arguments[0] not in GOALS:
         print(f"usage: system_parts.py {'|'.join(GOALS)}", file=sys.stderr)
         return 2
     try:
         install_missing(arguments[0])
+        if arguments[0] == "test":
+            keep_old_runsc()
     except SetupError as error:
         say(str(error))
         return 1

@@ -89,6 +89,10 @@ class StageFacts(TypedDict):
     size: int
     mode: str
     pinned: Identity
+    from_store: bool
+    made_from: Identity
+    shared: bool
+    hashed: bool
 
 
 class ApplyPolicyFacts(TypedDict):

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 from engine.bundle import Bundle
 from engine.errors import ExecError, remedy_for
@@ -17,6 +15,10 @@ from engine.lifecycle.secure_root import SecuredRoot
 from engine.lifecycle.stage import Staged
 from engine.linux.process import HeldProcess, keep_only_descriptors, replace_process
 from engine.options import Platform, RunOptions
+from engine.records import TYPE_CHECKING, dataclass
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -77,13 +79,17 @@ def prepare(
 ) -> HandOff:
     """Look once more at what runsc will read by path, and put together what it is given.
 
-    Raises `ExecError` when the bundle or a state directory is no longer what was checked.
+    Raises `ExecError` when the bundle, a state directory or the staged copy is no longer what was checked.
     """
     if what := bundle.changed():
         raise ExecError(f"the bundle changed since it was validated: {what}", remedy="run the bundle again")
     if what := root.changed():
         raise ExecError(
             f"the state directories changed since they were secured: {what}", remedy="run it again"
+        )
+    if what := staged.changed():
+        raise ExecError(
+            f"the staged copy may have changed: {what}", remedy="find out who writes there, and run it again"
         )
     return HandOff(
         program=staged.descriptor,

@@ -8,17 +8,26 @@ trace later can ask it again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import Any, Protocol, TypeVar
 
 from transitions import EventData, Machine, MachineError
 
 from engine.errors import StepError
 from engine.options import ExecPolicy
+from engine.records import TYPE_CHECKING, dataclass
 
-Facts = Mapping[str, Any]
+if TYPE_CHECKING:
+    from typing import Any, Protocol, TypeVar
+
+    class HasFacts(Protocol):
+        """What a step establishes; `facts` is the part of it that is recorded."""
+
+        def facts(self) -> dict[str, Any]: ...
+
+    Established = TypeVar("Established", bound=HasFacts)
+
+Facts = Mapping[str, "Any"]
 #: What has been recorded so far: the header's fields under `header`, each step's facts under its trigger.
 Known = Mapping[str, Facts]
 
@@ -103,9 +112,10 @@ def _root_is_private(known: Known) -> bool:
 def _copy_is_what_was_pinned(known: Known) -> bool:
     staged, binary = known["stage"], known["validate"]
     return bool(
-        staged["pinned"] == binary["identity"]
+        staged["pinned"] == staged["made_from"] == binary["identity"]
         and staged["size"] == binary["identity"]["size"]
         and staged["mode"] == "0500"
+        and (not staged["shared"] or binary["owner"] == known["header"]["host"]["user"])
     )
 
 
@@ -162,7 +172,7 @@ _STEPS: tuple[Transition, ...] = (
         Trigger.STAGE,
         (State.ROOT_SECURED,),
         State.STAGED,
-        establishes="a private 0500 copy of the pinned bytes in a unique 0700 directory",
+        establishes="a private 0500 copy of the pinned bytes, or a link to one, in a unique 0700 directory",
         refuses="a linked or foreign directory, a binary that changed, a short copy, no space",
         guards=(
             Guard("copy_is_what_was_pinned", _copy_is_what_was_pinned, "the copy is not the bytes validated"),
@@ -214,12 +224,6 @@ class NotPermittedError(StepError):
         super().__init__(what, remedy="this is a fault of the engine: please report it with the trace")
 
 
-class HasFacts(Protocol):
-    """What a step establishes; `facts` is the part of it that is recorded."""
-
-    def facts(self) -> dict[str, Any]: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Move:
     """One edge about to be taken, as it is recorded."""
@@ -228,9 +232,6 @@ class Move:
     trigger: Trigger
     next: State
     facts: Facts
-
-
-Established = TypeVar("Established", bound=HasFacts)
 
 
 class Lifecycle:

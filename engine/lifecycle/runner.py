@@ -8,14 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol, TypeVar
 
 from engine import __version__, artifacts
 from engine.bundle import Bundle
-from engine.errors import EngineError, SecureRootError, StoppedError, TraceError
+from engine.errors import EngineError, FailedError, SecureRootError, StoppedError, TraceError
 from engine.lifecycle.exec import build_argv, build_environment, hand_off, prepare
-from engine.lifecycle.machine import HasFacts, Lifecycle, PolicyOutcome, Trigger
+from engine.lifecycle.machine import Lifecycle, PolicyOutcome, Trigger
 from engine.lifecycle.policy import apply_policy
 from engine.lifecycle.resolve import resolve
 from engine.lifecycle.secure_root import SecuredRoot, secure_root
@@ -25,7 +23,22 @@ from engine.lifecycle.validate import Validated, validate
 from engine.linux.files import UntrustedPathError
 from engine.linux.process import HeldProcess
 from engine.options import Platform, RunOptions
+from engine.records import TYPE_CHECKING, dataclass
 from engine.trace import Trace
+
+if TYPE_CHECKING:
+    from typing import Any, NoReturn, Protocol, TypeVar
+
+    from engine.lifecycle.machine import HasFacts
+
+    class _Made(HasFacts, Protocol):
+        """What a step established: it can be taken back, and then let go of."""
+
+        def discard(self) -> list[str]: ...
+
+        def close(self) -> None: ...
+
+    Made = TypeVar("Made", bound=_Made)
 
 
 def run(
@@ -87,17 +100,6 @@ def plan(bundle: Bundle, options: RunOptions, environment: Mapping[str, str]) ->
     )
 
 
-class _Made(HasFacts, Protocol):
-    """What a step established: it can be taken back, and then let go of."""
-
-    def discard(self) -> list[str]: ...
-
-    def close(self) -> None: ...
-
-
-Made = TypeVar("Made", bound=_Made)
-
-
 @dataclass(frozen=True, slots=True)
 class _Refusal:
     error: EngineError
@@ -140,6 +142,10 @@ class _Run:
         except EngineError as error:
             self._refuse(error)
             raise
+        except OSError as error:
+            failure = FailedError(self._step, error)
+            self._refuse(failure)
+            raise failure from error
         except Exception as error:
             fault = EngineError(
                 f"unexpected {type(error).__name__} in {self._step}",
@@ -172,6 +178,8 @@ class _Run:
         )
         if policy.outcome is PolicyOutcome.UNAVAILABLE:
             self._warn(f"no execute policy: {policy.reason}")
+        if policy.caution is not None:
+            self._warn(f"execute policy {policy.mechanism}: {policy.caution}")
         process.block()
         lifecycle.perform(
             begin(Trigger.EXEC),

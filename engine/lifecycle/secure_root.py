@@ -10,13 +10,15 @@ import contextlib
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from engine import artifacts
 from engine.errors import SecureRootError, remedy_for
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
+from engine.records import TYPE_CHECKING, dataclass
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _REMEDY = (
     "make it a real directory that only root or you can write, or choose another base (ENGINE_ARTIFACT_BASE)"

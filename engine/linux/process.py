@@ -6,7 +6,11 @@ import errno
 import os
 import signal
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Self
+
+from engine.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any, Self
 
 
 class HeldProcess:

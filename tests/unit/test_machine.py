@@ -34,7 +34,14 @@ GOOD: dict[Trigger, dict[str, Any]] = {
         "immutable_store": False,
     },
     Trigger.SECURE_ROOT: {"user": 0, "directories": [{"owner": 0, "mode": "0700"}] * 4},
-    Trigger.STAGE: {"path": "/b/runsc", "size": 3, "mode": "0500", "pinned": IDENTITY},
+    Trigger.STAGE: {
+        "path": "/b/runsc",
+        "size": 3,
+        "mode": "0500",
+        "pinned": IDENTITY,
+        "made_from": IDENTITY,
+        "shared": True,
+    },
     Trigger.APPLY_POLICY: {"outcome": "not_applicable"},
     Trigger.EXEC: {"argv": ["/b/runsc", "run"], "bundle": {"sha256": "abc"}},
     Trigger.REFUSE: {"cleaned": []},
@@ -151,6 +158,7 @@ def test_every_state_that_is_not_terminal_can_be_refused() -> None:
             "root_is_private",
         ),
         (Trigger.STAGE, {"pinned": {**IDENTITY, "ctime_ns": 6}}, "copy_is_what_was_pinned"),
+        (Trigger.STAGE, {"made_from": {**IDENTITY, "ctime_ns": 6}}, "copy_is_what_was_pinned"),
         (Trigger.STAGE, {"size": 2}, "copy_is_what_was_pinned"),
         (Trigger.STAGE, {"mode": "0700"}, "copy_is_what_was_pinned"),
         (Trigger.APPLY_POLICY, {"outcome": "unavailable"}, "policy_permits"),
@@ -291,3 +299,20 @@ def test_a_move_that_cannot_be_recorded_is_not_made() -> None:
 def test_the_state_cannot_be_set_from_outside() -> None:
     with pytest.raises(AttributeError):
         Walk().lifecycle.state = State.HANDED_OFF  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("owner", "shared", "holds"),
+    [(0, True, True), (0, False, True), (1000, True, False), (1000, False, True)],
+)
+def test_a_copy_is_shared_only_where_the_binary_is_the_callers_own(
+    owner: int, shared: bool, holds: bool
+) -> None:
+    (row,) = (row for row in LIFECYCLE if row.trigger is Trigger.STAGE)
+    (guard,) = row.guards
+    known = {
+        "header": HEADER,
+        Trigger.VALIDATE: {**GOOD[Trigger.VALIDATE], "owner": owner},
+        Trigger.STAGE: {**GOOD[Trigger.STAGE], "shared": shared},
+    }
+    assert guard.holds(known) is holds

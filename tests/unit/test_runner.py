@@ -298,6 +298,21 @@ def test_a_fault_of_the_engine_is_a_refusal_too(
     assert world.nothing_is_left()
 
 
+def test_a_system_call_that_no_step_expects_to_fail_is_refused_in_the_name_of_its_step(
+    world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stage(*_: Any) -> Any:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/a/file")
+
+    monkeypatch.setattr("engine.lifecycle.runner.stage", stage)
+    error, lines = world.refused()
+    assert (error.step, error.what) == ("stage", "'/a/file': Too many open files")
+    assert "ulimit" in error.remedy
+    assert lines[-1]["error"]["step"] == "stage"
+    assert given == []
+    assert world.nothing_is_left()
+
+
 def test_a_run_refused_before_it_has_directories_is_recorded_where_they_would_have_been(world: World) -> None:
     world.binary.chmod(0o777)
     _, lines = world.refused(trace=False)
