@@ -37,6 +37,11 @@ lint:
 check *OPTIONS: (_parts "test")
     @exec {{ python }} -P -m engine check --mutants "$@"
 
+# Run the OCI suites of crun and runtime-tools against a bare runsc and ours: docs/oci-conformance.md (as root, half an hour)
+[no-exit-message]
+oci-suites: (_parts "oci-suites")
+    @exec {{ python }} -P -m tests.others
+
 # Compile the spec's lifecycle into what every run is held to: after each change of specs/GVisorRuntime.tla
 [no-exit-message]
 compile: (_parts "test")
@@ -56,6 +61,18 @@ mutants: (_parts "test")
     rm -rf {{ here }}/mutants
     PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 nice {{ python }} -m mutmut run
     @{{ python }} {{ here }}/tests/mutation/report.py
+
+# Measure starts beside bare runsc and others, and write docs/performance.md (as root; --quick only prints)
+[no-exit-message]
+[positional-arguments]
+bench *OPTIONS: (_parts "test")
+    @{{ python }} -c 'import gvisor' 2>/dev/null || {{ python }} -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+    @exec {{ python }} -m benchmarks.starts "$@"
+
+# Measure the checking of up to ten million records, and write docs/fleet.md (5 GB of disk, a quarter of an hour)
+[no-exit-message]
+bench-fleet: (_parts "test")
+    @exec {{ python }} -m benchmarks.fleet
 
 # Repair what ruff can: format, import order, simple findings
 [no-exit-message]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from engine.audit.signature import Signers
+    from engine.formal.workers import Workers
 
 _EXIT_CODES = (
     "exit codes: 125 the engine refused; 2 wrong usage; 130 interrupted; run: the container's own after the hand-off; "
@@ -169,6 +170,9 @@ def _add_run(commands: Any) -> None:
     )
     run.add_argument("--runsc", metavar="PATH", help="the runsc to run (default: a trusted system path)")
     run.add_argument("--trace", metavar="FILE", help="keep the trace in this new file")
+    run.add_argument(
+        "--detach", action="store_true", help="run it as a service of systemd's, with its journal"
+    )
     run.add_argument("--dry-run", action="store_true", help="print what runsc would be given; touch nothing")
 
 
@@ -203,7 +207,13 @@ def _add_others(commands: Any) -> None:
     report.add_argument(
         "--output", metavar="FILE", default="report.html", help="where to (default: report.html)"
     )
+    report.add_argument(
+        "--runs",
+        action="store_true",
+        help="a FILE has the traces of many runs, one after the other: report on them as a fleet",
+    )
     _signers(report)
+    _workers(report)
 
     trace = commands.add_parser(
         "trace",
@@ -222,8 +232,8 @@ def _add_others(commands: Any) -> None:
     verify.add_argument(
         "--complete", action="store_true", help="an incomplete trace counts as one that differs"
     )
-
     _signers(verify)
+    _workers(verify)
     sign = _command(of_traces, "sign", _sign, "sign traces; each signature is a new file beside its trace")
     sign.add_argument("files", nargs="+", metavar="FILE", help="a trace")
     sign.add_argument(
@@ -277,6 +287,18 @@ def _signers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--identity", metavar="NAME", help="a principal of the --signers file")
 
 
+def _workers(parser: argparse.ArgumentParser) -> None:
+    """Who does the work."""
+    parser.add_argument(
+        "--jobs", type=_positive, default=1, metavar="N", help="share it among N processes (default: 1)"
+    )
+    parser.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="share it among the workers of this Dask scheduler, which have the same files",
+    )
+
+
 def _choice(parser: argparse.ArgumentParser, flag: str, kind: Any, default: Any, text: str) -> None:
     names = [str(member) for member in kind]
     parser.add_argument(
@@ -297,6 +319,8 @@ def _run(options: argparse.Namespace) -> int:
         check_container_id(options.id)
     if options.dry_run and options.trace is not None:
         _parser().error("--dry-run writes nothing, so --trace has no place in it")
+    if options.dry_run and options.detach:
+        _parser().error("--dry-run runs nothing, so --detach has no place in it")
     chosen = RunOptions(
         container_id=options.id if options.id is not None else os.urandom(16).hex(),
         network=Network(options.network),
@@ -308,6 +332,8 @@ def _run(options: argparse.Namespace) -> int:
         runsc=options.runsc,
     )
     bundle = open_bundle(options.bundle)
+    if options.detach:
+        return _detach(bundle.path, chosen, options)
     if options.dry_run:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="surrogateescape")  # a path is printed as the bytes it is
@@ -325,6 +351,28 @@ def _run(options: argparse.Namespace) -> int:
         _say(json.dumps({"warning": text}) if options.json else f"engine: warning: {printable(text)}")
 
     return run(bundle, chosen, os.environ, trace_path=options.trace, warn=warn)
+
+
+def _detach(bundle: str, chosen: RunOptions, options: argparse.Namespace) -> int:
+    """Start the same run as a service, and say which."""
+    from engine.service import start
+
+    arguments = [bundle, "--id", chosen.container_id]
+    for flag, value in chosen.facts().items():
+        name = f"--{flag.replace('_', '-')}"
+        if value is True:
+            arguments.append(name)
+        elif isinstance(value, str):
+            arguments += [name, os.path.abspath(value) if flag == "runsc" else value]
+    if options.trace is not None:
+        arguments += ["--trace", os.path.abspath(options.trace)]
+    unit = start(chosen.container_id, arguments, os.environ)
+    print(json.dumps({"id": chosen.container_id, "unit": unit}) if options.json else chosen.container_id)
+    if not options.json:
+        _say(
+            f"engine: its output is in the journal: journalctl {'' if os.geteuid() == 0 else '--user '}-u {unit}"
+        )
+    return 0
 
 
 def _gc(options: argparse.Namespace) -> int:
@@ -382,17 +430,21 @@ def _report(options: argparse.Namespace) -> int:
     from engine.audit.model_check import load
     from engine.audit.report import run_page
 
-    one = len(options.files) == 1
+    one = len(options.files) == 1 and not options.runs
     if bool(options.files) == (options.traces is not None):
         _parser().error("report takes either traces or --traces DIR")
     if options.check is not None and not one:
         _parser().error("--check belongs to the report of one run")
+    if options.runs and (options.key or options.signers):
+        _parser().error("a signature belongs to the file of one run: --runs has no place beside it")
     signers = _whose_signatures(options)
     if one:
         check = None if options.check is None else load(options.check)
         page = run_page(options.files[0], check=check, signers=signers)
     else:
-        page = fleet_page(options.files or traces_in(options.traces), signers=signers)
+        paths = options.files or traces_in(options.traces)
+        workers = _whose_work(options, paths)
+        page = fleet_page(paths, signers=signers, runs=options.runs, workers=workers)
     html.write(options.output, page)
     print(json.dumps({"report": options.output}) if options.json else f"written: {printable(options.output)}")
     return 0
@@ -407,7 +459,8 @@ def _trace_verify(options: argparse.Namespace) -> int:
     if (signers := _whose_signatures(options)) is not None:
         return _verify_signed(options, signers)
     found: Counter[Verdict] = Counter()
-    for result in verify(options.files, runs=options.runs):
+    workers = _whose_work(options, options.files)
+    for result in verify(options.files, runs=options.runs, workers=workers):
         found[result.verdict] += 1
         print(json.dumps(asdict(result)) if options.json else result)
     if found.total() > 1 and not options.json:
@@ -429,7 +482,7 @@ def _verify_signed(options: argparse.Namespace, signers: Signers) -> int:
             "a signature belongs to the file of one run: neither --runs nor - has a place beside it"
         )
     all_good = True
-    for verified in verify(options.files, signers):
+    for verified in verify(options.files, signers, _whose_work(options, options.files)):
         complete = verified.result.verdict is Verdict.CONFORMS or not options.complete
         all_good = all_good and verified.is_good and complete
         print(json.dumps(verified.as_data()) if options.json else verified)
@@ -457,6 +510,22 @@ def _whose_signatures(options: argparse.Namespace) -> Signers | None:
     if options.key is not None:
         return Signers.of_key(options.key)
     return Signers.of_identity(options.signers, options.identity)
+
+
+def _whose_work(options: argparse.Namespace, paths: Sequence[str]) -> Workers | None:
+    if options.cluster is None:
+        if options.jobs == 1:
+            return None
+        from engine.formal.workers import Processes
+
+        return Processes(options.jobs)
+    if options.jobs != 1:
+        _parser().error("give either --jobs or --cluster")
+    if not all(map(os.path.isabs, paths)):
+        _parser().error("a cluster's workers are elsewhere: with --cluster, name files by absolute paths")
+    from engine.formal.workers import DaskCluster
+
+    return DaskCluster(options.cluster)
 
 
 def _diagram(options: argparse.Namespace) -> int:

@@ -16,6 +16,8 @@ from engine.linux.files import PrivateDirectory, UntrustedPathError, open_privat
 from engine.records import dataclass
 
 _REMEDY = "look at it, and remove it by hand if it is not needed"
+#: The store is emptied last; traces stay, as managers' containers are over sooner than anybody has read about them.
+_NO_CONTAINERS = frozenset({store.STORE, artifacts.TRACES})
 
 
 class GcError(EngineError):
@@ -48,14 +50,7 @@ def collect(environment: Mapping[str, str], *, keep_traces: bool = False) -> Col
     alive: list[str] = []
     foreign: list[str] = []
     failed: list[tuple[str, str]] = []
-    path = ""
-    try:
-        path = artifacts.chosen_base(environment)
-        base = artifacts.open_existing_base(path)
-    except UntrustedPathError as error:
-        raise GcError(str(error), remedy=_REMEDY) from None
-    except OSError as error:
-        raise GcError(f"{path or error.filename!r}: {error.strerror}", remedy=_REMEDY) from None
+    path, base = _open_base(environment)
     if base is not None:
         with contextlib.closing(base):
             try:
@@ -64,7 +59,7 @@ def collect(environment: Mapping[str, str], *, keep_traces: bool = False) -> Col
                 raise GcError(f"{path!r}: {error.strerror}", remedy=remedy_for(error, _REMEDY)) from None
             for name in names:
                 where = os.path.join(path, name)
-                if name == store.STORE:
+                if name in _NO_CONTAINERS:
                     continue
                 if not artifacts.is_component(name):
                     foreign.append(where)
@@ -90,6 +85,19 @@ def collect(environment: Mapping[str, str], *, keep_traces: bool = False) -> Col
     return Collected(path, tuple(removed), tuple(alive), tuple(foreign), tuple(failed))
 
 
+def _open_base(environment: Mapping[str, str]) -> tuple[str, PrivateDirectory | None]:
+    """The artifact base's path, and the base; None when there is none. Raises `GcError`."""
+    path = ""
+    try:
+        path = artifacts.chosen_base(environment)
+        base = artifacts.open_existing_base(path)
+    except UntrustedPathError as error:
+        raise GcError(str(error), remedy=_REMEDY) from None
+    except OSError as error:
+        raise GcError(f"{path or error.filename!r}: {error.strerror}", remedy=_REMEDY) from None
+    return path, base
+
+
 def _collect(base: PrivateDirectory, name: str, *, keep_traces: bool) -> list[str] | None:
     """Remove one container's directory, or all but its traces: what is gone; None when it is alive."""
     with contextlib.closing(open_private_directory(base.descriptor, base.path, name)) as container:
@@ -97,7 +105,9 @@ def _collect(base: PrivateDirectory, name: str, *, keep_traces: bool) -> list[st
         if lock is None:
             return None
         try:
-            gone = artifacts.remove_leftovers(container) if keep_traces else []
+            if artifacts.why_kept(base, container):
+                return None
+            gone = artifacts.remove_leftovers(base, container) if keep_traces else []
             whole = artifacts.remove_if_unused if keep_traces else artifacts.remove_container
             return [container.path] if whole(base, container) else gone
         finally:

@@ -43,12 +43,12 @@ class Trace:
         """Keep the trace in a new file at `path`. A trace never replaces anything. Raises `TraceError`."""
         self._create(path, path, None)
 
-    def create_in(self, container: PrivateDirectory) -> None:
-        """Keep the trace in the container's own directory, unless it has a place. Raises `TraceError`."""
+    def create_in(self, directory: PrivateDirectory, *, named: str = "trace") -> None:
+        """Keep the trace in a new file in `directory`, unless it has a place. Raises `TraceError`."""
         if self._descriptor is None:
             now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-            name = f"trace-{now}-{os.urandom(4).hex()}.jsonl"
-            self._create(name, os.path.join(container.path, name), container.descriptor)
+            name = f"{named}-{now}-{os.urandom(4).hex()}.jsonl"
+            self._create(name, os.path.join(directory.path, name), directory.descriptor)
 
     def move(self, move: Move) -> None:
         """Record `move`; the facts of a refusal hold the `error` that caused it. Raises `TraceError`."""

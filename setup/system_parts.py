@@ -3,7 +3,7 @@
 The notable thing: the look whether anything is missing is part of every `./just run`, so this module costs
 no more than Python itself; what installs is imported only when there is something to install.
 
-usage: python setup/system_parts.py run|test
+usage: python setup/system_parts.py run|test|bench
 """
 
 from __future__ import annotations
@@ -49,6 +49,14 @@ def on_path(*programs: str) -> bool:
     )
 
 
+def is_there(path: str) -> bool:
+    """Whether there is something at `path`."""
+    return os.path.exists(path)
+
+
+#: Where Debian's packages of Go libraries put them.
+_GO = "/usr/share/gocode/src"
+
 #: A package, why it is needed, and whether what it brings is there.
 Part = tuple[str, str, Callable[[], bool]]
 
@@ -61,9 +69,42 @@ TEST_PARTS: tuple[Part, ...] = (
     ("default-jre-headless", "Java, for the model checker TLC", lambda: on_path("java")),
     ("graphviz", "draws the state diagrams", lambda: on_path("dot")),
     ("chromium", "the browser in which the reports are tested", lambda: on_path("chromium")),
+    ("systemd", "checks the example's unit file", lambda: on_path("systemd-analyze")),
     ("uidmap", "maps subordinate ids for rootless containers", lambda: on_path("newuidmap", "newgidmap")),
+    ("podman", "a manager that the OCI runtime is tested with", lambda: on_path("podman")),
+    ("netavark", "podman's networks", lambda: is_there("/usr/lib/podman/netavark")),
+    ("iptables", "the firewall rules of podman's networks", lambda: is_there("/usr/sbin/iptables")),
+    ("containerd", "another manager, the one of Kubernetes", lambda: on_path("containerd", "ctr")),
 )
-GOALS = {"run": RUN_PARTS, "test": TEST_PARTS}
+#: Beside the tests' parts, what fetches and builds the OCI suites of others.
+SUITE_PARTS: tuple[Part, ...] = (
+    *TEST_PARTS,
+    ("gcc", "builds the program inside crun's tests", lambda: on_path("gcc")),
+    ("libc6-dev", "what C programs are linked with", lambda: is_there("/usr/include/stdlib.h")),
+    ("dpkg-dev", "reads Debian's source packages", lambda: on_path("dpkg-source")),
+    ("golang-go", "builds the runtime-tools", lambda: on_path("go")),
+    *(
+        (
+            f"golang-{package}-dev",
+            "a library of the runtime-tools",
+            lambda where=where: is_there(f"{_GO}/{where}"),
+        )
+        for package, where in (
+            ("github-blang-semver", "github.com/blang/semver"),
+            ("github-google-uuid", "github.com/google/uuid"),
+            ("github-hashicorp-go-multierror", "github.com/hashicorp/go-multierror"),
+            ("github-mrunalp-fileutils", "github.com/mrunalp/fileutils"),
+            ("github-opencontainers-selinux", "github.com/opencontainers/selinux"),
+            ("github-opencontainers-specs", "github.com/opencontainers/runtime-spec"),
+            ("github-sirupsen-logrus", "github.com/sirupsen/logrus"),
+            ("github-urfave-cli", "github.com/urfave/cli"),
+            ("github-xeipuuv-gojsonschema", "github.com/xeipuuv/gojsonschema"),
+            ("gocapability", "github.com/syndtr/gocapability"),
+            ("golang-x-sys", "golang.org/x/sys"),
+        )
+    ),
+)
+GOALS = {"run": RUN_PARTS, "test": TEST_PARTS, "oci-suites": SUITE_PARTS}
 
 
 def missing(goal: str) -> dict[str, str]:

@@ -104,18 +104,25 @@ def _binary_is_trusted(known: Known) -> bool:
 def _root_is_private(known: Known) -> bool:
     root = known["secure_root"]
     directories = root["directories"]
-    return len(directories) == 4 and all(
-        directory["owner"] == root["user"] and directory["mode"] == "0700" for directory in directories
+    joined = root["sandbox"]["directories"] if "sandbox" in root else []
+    return (
+        len(directories) == 4
+        and len(joined) == (2 if "sandbox" in root else 0)
+        and all(
+            directory["owner"] == root["user"] and directory["mode"] == "0700"
+            for directory in (*directories, *joined)
+        )
     )
 
 
 def _copy_is_what_was_pinned(known: Known) -> bool:
-    staged, binary = known["stage"], known["validate"]
+    staged, binary, joined = known["stage"], known["validate"], known["secure_root"].get("sandbox")
     return bool(
         staged["pinned"] == staged["made_from"] == binary["identity"]
         and staged["size"] == binary["identity"]["size"]
         and staged["mode"] == "0500"
         and (not staged["shared"] or binary["owner"] == known["header"]["host"]["user"])
+        and (joined is None or staged["sha256"] == joined["sha256"])
     )
 
 
@@ -135,7 +142,11 @@ def _bundle_is_unchanged(known: Known) -> bool:
 
 
 def _executes_the_staged_copy(known: Known) -> bool:
-    return bool(known["exec"]["argv"][0] == known["stage"]["path"])
+    argv, joined = known["exec"]["argv"], known["secure_root"].get("sandbox")
+    return bool(
+        argv[0] == known["stage"]["path"]
+        and (joined is None or argv[1:3] == ["--root", joined["directories"][1]["path"]])
+    )
 
 
 _STEPS: tuple[Transition, ...] = (

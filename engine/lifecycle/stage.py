@@ -87,7 +87,8 @@ def stage(binary: Validated, root: SecuredRoot) -> Staged:
     """Link or copy the pinned `binary` to `exec-allow/stage-*/runsc` under `root`, mode 0500.
 
     Raises `StageError` when a directory is linked or foreign or nothing can be executed there, when the pinned
-    file is no longer what was validated, on a short copy, and when there is no space; nothing half-made stays.
+    file is no longer what was validated, on a short copy, when there is no space, and where the sandbox to be joined
+    runs another runsc; nothing half-made stays.
     """
     if os.fstatvfs(root.runsc_root.descriptor).f_flag & os.ST_NOEXEC:
         raise StageError(
@@ -106,6 +107,12 @@ def stage(binary: Validated, root: SecuredRoot) -> Staged:
             undo.callback(os.close, directory.descriptor)
             undo.callback(_remove_what_can_be, exec_allow, directory)
             staged = _make(binary, root.base, exec_allow, directory)
+            undo.callback(os.close, staged.descriptor)
+            if root.sandbox is not None and staged.digest != root.sandbox.digest:
+                raise StageError(
+                    f"runsc {binary.path!r} is not the one that sandbox {root.sandbox.id!r} runs",
+                    remedy="leave out --runsc, which takes the sandbox's, or create the pod anew",
+                )
         except UntrustedPathError as error:
             raise StageError(str(error), remedy="remove it and run again") from None
         except OSError as error:

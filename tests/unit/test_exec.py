@@ -262,7 +262,7 @@ class TestHandOff:
         with HeldProcess() as process:
             process.block()
             with pytest.raises(ExecError) as refusal:
-                hand_off(HandOff(program, ("/stage/runsc", "run"), {}, kept, {}), process)
+                hand_off(HandOff(program, ("/stage/runsc", "run"), {}, frozenset({kept}), {}), process)
         os.close(program)
         assert str(refusal.value) == (
             "exec: the kernel refused to execute '/stage/runsc': Exec format error; "
@@ -273,7 +273,7 @@ class TestHandOff:
     def test_a_signal_that_comes_after_the_kernel_refused_is_still_noted(self, kept: int) -> None:
         with HeldProcess() as process:
             with pytest.raises(ExecError, match="Permission denied"):
-                hand_off(HandOff(kept, ("/", "run"), {}, kept, {}), process)
+                hand_off(HandOff(kept, ("/", "run"), {}, frozenset({kept}), {}), process)
             os.kill(os.getpid(), signal.SIGTERM)
             assert process.arrived == "SIGTERM"
             signal.sigtimedwait([signal.SIGTERM], 0)  # it would end this process when its mask is given back
@@ -284,7 +284,7 @@ class TestHandOff:
             resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
             try:
                 with pytest.raises(ExecError) as refusal:
-                    hand_off(HandOff(kept, ("/stage/runsc",), {}, kept, {}), process)
+                    hand_off(HandOff(kept, ("/stage/runsc",), {}, frozenset({kept}), {}), process)
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         assert str(refusal.value) == (
@@ -298,7 +298,7 @@ class TestHandOff:
 
         monkeypatch.setattr(exec_step, "keep_only_descriptors", no_proc)
         with HeldProcess() as process, pytest.raises(ExecError) as refusal:
-            hand_off(HandOff(kept, ("/stage/runsc",), {}, kept, {}), process)
+            hand_off(HandOff(kept, ("/stage/runsc",), {}, frozenset({kept}), {}), process)
         assert str(refusal.value) == (
             "exec: the caller's descriptors could not be kept from runsc: No such file or directory; "
             "mount /proc"
@@ -320,7 +320,7 @@ class TestHandOff:
             try:
                 os.dup2(writing, 1)
                 with HeldProcess() as process:
-                    hand_off(HandOff(program, argv, {"HOME": "/root"}, kept, {}), process)
+                    hand_off(HandOff(program, argv, {"HOME": "/root"}, frozenset({kept}), {}), process)
             finally:
                 os._exit(99)
         for descriptor in (writing, leaked, program):

@@ -185,6 +185,45 @@ def test_a_guard_that_does_not_hold_stops_the_run_where_it_is(
     assert len(walk.moves) == recorded
 
 
+SANDBOX: dict[str, Any] = {
+    "id": "pod",
+    "directories": [
+        {"owner": 0, "mode": "0700", "path": "/b/pod"},
+        {"owner": 0, "mode": "0700", "path": "/b/pod/runsc-root"},
+    ],
+    "sha256": "ab",
+}
+
+
+@pytest.mark.parametrize(
+    "directories",
+    [
+        [],
+        SANDBOX["directories"][:1],
+        [SANDBOX["directories"][0], {"owner": 7, "mode": "0700", "path": "/b/pod/runsc-root"}],
+        [SANDBOX["directories"][0], {"owner": 0, "mode": "0750", "path": "/b/pod/runsc-root"}],
+    ],
+)
+def test_a_sandbox_that_is_joined_is_as_private_as_what_is_made(directories: list[dict[str, Any]]) -> None:
+    walk = Walk().up_to(State.VALIDATED)
+    with pytest.raises(NotPermittedError, match="root_is_private"):
+        walk.perform(Trigger.SECURE_ROOT, sandbox={**SANDBOX, "directories": directories})
+
+
+def test_a_sandbox_is_joined_with_the_runsc_that_it_runs_and_in_its_own_root() -> None:
+    walk = Walk().up_to(State.VALIDATED)
+    walk.perform(Trigger.SECURE_ROOT, sandbox=SANDBOX)
+    with pytest.raises(NotPermittedError, match="copy_is_what_was_pinned"):
+        walk.perform(Trigger.STAGE, sha256="cd")
+    walk.perform(Trigger.STAGE, sha256="ab")
+    walk.perform(Trigger.APPLY_POLICY)
+    for root in ("/b/web/runsc-root", "/b/pod"):
+        with pytest.raises(NotPermittedError, match="executes_the_staged_copy"):
+            walk.perform(Trigger.EXEC, argv=["/b/runsc", "--root", root, "create"])
+    walk.perform(Trigger.EXEC, argv=["/b/runsc", "--root", "/b/pod/runsc-root", "create"])
+    assert walk.lifecycle.state is State.HANDED_OFF
+
+
 @pytest.mark.parametrize("mode", ["0500", "0410", "0401", "0601"])
 def test_a_binary_that_anybody_at_all_may_execute_is_executable(mode: str) -> None:
     walk = Walk().up_to(State.RESOLVED)
@@ -313,6 +352,7 @@ def test_a_copy_is_shared_only_where_the_binary_is_the_callers_own(
     known = {
         "header": HEADER,
         Trigger.VALIDATE: {**GOOD[Trigger.VALIDATE], "owner": owner},
+        Trigger.SECURE_ROOT: GOOD[Trigger.SECURE_ROOT],
         Trigger.STAGE: {**GOOD[Trigger.STAGE], "shared": shared},
     }
     assert guard.holds(known) is holds

@@ -54,8 +54,10 @@ def test_what_the_tests_lack_is_named_by_package_and_why(
     script(tmp_path / "newuidmap", "")
     script(tmp_path / "dot", "")
     script(tmp_path / "chromium", "")
+    script(tmp_path / "podman", "")
+    monkeypatch.setattr(system_parts, "is_there", lambda path: path != "/usr/sbin/iptables")
     lacking = system_parts.missing("test")
-    assert list(lacking) == ["runsc", "default-jre-headless", "uidmap"]
+    assert list(lacking) == ["runsc", "default-jre-headless", "systemd", "uidmap", "iptables", "containerd"]
     assert all(lacking.values())
     assert list(system_parts.missing("run")) == ["runsc"]
 
@@ -71,7 +73,7 @@ def test_the_look_whether_anything_is_missing_imports_no_installer() -> None:
 
 def test_an_unknown_goal_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert system_parts.main(["everything"]) == 2
-    assert capsys.readouterr().err == "usage: system_parts.py run|test\n"
+    assert capsys.readouterr().err == "usage: system_parts.py run|test|oci-suites\n"
 
 
 def test_a_package_that_does_not_bring_what_it_should_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
