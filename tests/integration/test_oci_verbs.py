@@ -208,3 +208,19 @@ def test_an_ordinary_user_runs_containers_and_is_told_that_runsc_creates_none(
     assert oci.left(container_id) == []
     (result,) = verify([str(path) for path in oci.traces(container_id)])
     assert result.verdict is Verdict.CONFORMS
+
+
+def test_a_container_goes_on_from_its_checkpoint_through_the_lifecycle(
+    oci: Oci, bundle: Path, root_engine: Engine
+) -> None:
+    first, second = oci.running(bundle), root_engine.new_id()
+    image = root_engine.directory / "image"
+    oci.ok("checkpoint", "--image-path", image, first)
+    oci.wait_for(first, "stopped")
+    oci.is_gone_after_delete(first)
+    oci.ok("restore", "--detach", "--image-path", image, "--bundle", bundle, second)
+    assert oci.status(second) == "running"
+    assert "sleep" in oci.ok("ps", second)
+    (trace,) = oci.traces(second)
+    assert read_trace(trace)[-1]["next"] == "handed_off"
+    oci.is_gone_after_delete(second)

@@ -96,7 +96,7 @@ def document(tables: dict[str, Table], suites: Suites) -> str:
         "Written by `./just oci-suites`, which fetches the suites from Debian, builds them and runs each test by",
         "itself against a bare runsc and the engine's `engine-oci`, in namespaces of their own. A cell counts the",
         "results that passed; `shared` is what a bare runsc fails, too.",
-        "Ours is called with `--network sandbox`, runsc's default and not ours ([oci-runtime](oci-runtime.md)).",
+        "Ours is called with `--network sandbox`, a bare runsc's default ([oci-runtime](oci-runtime.md)).",
         "crun's tests go through `tests/others/crun_dialect.sh`, which takes crun's own options out for all alike.",
         "",
         f"Measured on {_versions()}.",
@@ -107,7 +107,10 @@ def document(tables: dict[str, Table], suites: Suites) -> str:
         for name in runtimes():
             passed = sum(outcomes[name].passed for outcomes in table.values())
             lines.append(f"- {name}: {passed} of {len(table)} passed or skipped whole")
-        lines.append(f"- failures of ours alone: {', '.join(alone) or 'none'}")
+        decided = [test for test in table if test in BY_DECISION]
+        lines.append(
+            f"- failures of ours alone: {', '.join(alone) or 'none'}; by decision: {', '.join(decided) or 'none'}"
+        )
         lines += ["", "| test | runsc | ours | |", "|---|---|---|---|"]
         for test, outcomes in table.items():
             mark = "shared" if not outcomes["ours"].passed else ""

@@ -17,7 +17,6 @@ from benchmarks.fleet import archive
 from benchmarks.fleet_engine import resident
 from benchmarks.sampling import Contender, at_once, in_turn, machine, peaks, ratios
 from engine.formal.trace_check import Verdict, verify
-from setup.system_parts import GOALS
 
 
 @pytest.mark.parametrize(
@@ -127,8 +126,3 @@ def test_the_machine_is_described(binary: Path) -> None:
     assert described["runsc"] == "1.2.3"
     assert described["cores"] == str(os.cpu_count())
     assert all(described.values())
-
-
-def test_podman_is_installed_to_measure_and_not_to_test() -> None:
-    assert "podman" in {package for package, _, _ in GOALS["bench"]}
-    assert "podman" not in {package for package, _, _ in GOALS["test"]}
