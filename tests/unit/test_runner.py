@@ -22,6 +22,7 @@ from engine.lifecycle import exec as exec_step
 from engine.lifecycle import policy
 from engine.lifecycle import stage as stage_step
 from engine.lifecycle.exec import RUN, Asked, build_argv, build_environment
+from engine.lifecycle.machine import PolicyOutcome
 from engine.lifecycle.resolve import Resolved, resolve
 from engine.lifecycle.runner import plan, run
 from engine.lifecycle.secure_root import Joined, SecuredRoot, secure_root
@@ -505,7 +506,7 @@ def test_a_rootless_run_without_a_policy_says_so(world: World, given: list[Any])
 def test_a_caution_of_the_policy_is_said_with_its_mechanism(
     world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    enforced = policy.Policy(policy.PolicyOutcome.NOT_APPLICABLE, "a mechanism", caution="look out")
+    enforced = policy.Policy(PolicyOutcome.NOT_APPLICABLE, "a mechanism", caution="look out")
     monkeypatch.setattr("engine.lifecycle.runner.apply_policy", lambda *_: enforced)
     with pytest.raises(HandedOffError):
         world.run()
@@ -556,12 +557,11 @@ def test_a_container_of_a_sandbox_is_given_the_root_of_the_sandbox(world: World,
 
 
 def test_what_a_manager_recorded_is_taken_back_with_the_rest(world: World, given: list[Any]) -> None:
-    manager = Manager(world)
+    class Impatient(Manager):
+        def about_to_hand_off(self, *_: Any) -> None:
+            (world.bundle / "rootfs").rename(world.bundle / "gone")
 
-    def about_to_hand_off(*_: Any) -> None:
-        (world.bundle / "rootfs").rename(world.bundle / "gone")
-
-    manager.about_to_hand_off = about_to_hand_off  # type: ignore[method-assign]
+    manager = Impatient(world)
     error, lines = world.refused(trace=False, manager=manager)
     assert error.step == "exec"
     assert "the record" in lines[-1]["facts"]["cleaned"]

@@ -335,6 +335,26 @@ def test_each_refusal_says_what_and_where_and_the_remedy(
     )
 
 
+def test_what_a_manager_still_has_is_not_taken_over(private: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secure(private / "base").close()
+    asked: list[tuple[str, str]] = []
+
+    def why_kept(base: PrivateDirectory, container: PrivateDirectory) -> str:
+        asked.append((base.path, container.path))
+        return "belongs to a pod"
+
+    monkeypatch.setattr(artifacts, "why_kept", why_kept)
+    before = sorted(private.rglob("*"))
+    with pytest.raises(SecureRootError) as refusal:
+        secure(private / "base")
+    assert (refusal.value.what, refusal.value.remedy) == (
+        "container 'web' belongs to a pod",
+        "delete what is named, or choose another id",
+    )
+    assert asked == [(str(private / "base"), str(private / "base" / COMPONENT))]
+    assert sorted(private.rglob("*")) == before
+
+
 # --- A sandbox that is joined ---------------------------------------------------------------------------------
 
 

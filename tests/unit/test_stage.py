@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 
+from engine import store
 from engine.errors import StageError
 from engine.lifecycle import stage as stage_step
 from engine.lifecycle.resolve import Resolved
 from engine.lifecycle.secure_root import Joined, SecuredRoot, secure_root
 from engine.lifecycle.stage import stage
 from engine.lifecycle.validate import Validated, validate
+from engine.linux.files import PrivateDirectory, UntrustedPathError
 from engine.options import Platform
 
 
@@ -362,6 +364,22 @@ def test_a_clean_up_that_fails_does_not_hide_why_it_was_refused(
     with pytest.raises(StageError, match="No space left on device"):
         stage(pinned, root)
     assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, os.strerror(errno.EIO)), UntrustedPathError("/there", "is a symbolic link")]
+)
+def test_a_store_that_cannot_be_emptied_does_not_hide_why_it_was_refused(
+    root: SecuredRoot, pinned: Validated, binary: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def collect(base: PrivateDirectory) -> list[str]:
+        assert base == root.base
+        raise error
+
+    monkeypatch.setattr(store, "collect", collect)
+    binary.chmod(0o700)
+    with pytest.raises(StageError, match="was changed after it was validated"):
+        stage(pinned, root)
 
 
 def test_a_copy_that_is_gone_already_is_taken_back_all_the_same(root: SecuredRoot, pinned: Validated) -> None:
