@@ -355,6 +355,20 @@ def test_what_a_manager_still_has_is_not_taken_over(private: Path, monkeypatch: 
     assert sorted(private.rglob("*")) == before
 
 
+def test_leftovers_are_looked_for_in_this_base_and_this_container(
+    private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def remove_leftovers(base: PrivateDirectory, container: PrivateDirectory) -> list[str]:
+        asked.append((base.path, container.path))
+        return ["something"]
+
+    monkeypatch.setattr(artifacts, "remove_leftovers", remove_leftovers)
+    assert secure(private / "base").facts()["cleaned"] == ["something"]
+    assert asked == [(str(private / "base"), str(private / "base" / COMPONENT))]
+
+
 # --- A sandbox that is joined ---------------------------------------------------------------------------------
 
 
