@@ -72,9 +72,9 @@ def test_so_it_does_with_the_runsc_of_debian_12(engine: Engine, old_runsc: Path,
 
 #: The engine, but for the exception that it makes for the bundle's files.
 WITHOUT_EXCEPTIONS = """
-import engine.lifecycle.policy as policy
+import engine.lifecycle.executable as executable
 from engine.cli import main
-policy.executable_trees = lambda bundle: []
+executable.executable_trees = lambda bundle: []
 raise SystemExit(main())
 """
 #: runsc's own version, the release of Debian that has it, and its platforms.
