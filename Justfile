@@ -52,6 +52,16 @@ compile: (_parts "test")
 diagrams: (_parts "test") _rootfs
     @exec {{ python }} -P {{ here }}/setup/make_diagrams.py
 
+# Change the code one place at a time and see that a test notices (as root, half an hour or so); writes docs/mutants.md
+[no-exit-message]
+mutants: (_parts "test")
+    @[ "$(id -u)" = 0 ] || { echo "mutants: without root many tests are skipped, and notice nothing: use sudo" >&2; exit 1; }
+    @{{ python }} -c 'import mutmut' 2>/dev/null || \
+        {{ python }} -m pip install --quiet --disable-pip-version-check -e {{ here }}'[mutants]'
+    rm -rf {{ here }}/mutants
+    PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 nice {{ python }} -m mutmut run
+    @{{ python }} {{ here }}/tests/mutation/report.py
+
 # Measure starts beside bare runsc and others, and write docs/performance.md (as root; --quick only prints)
 [no-exit-message]
 [positional-arguments]
@@ -81,7 +91,7 @@ setup: (_parts "test") _rootfs
 
 # Remove what was made in this checkout: .venv, caches, the example's files. System parts stay
 clean:
-    rm -rf .venv examples/*/rootfs .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+    rm -rf .venv examples/*/rootfs .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist mutants
     find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 [no-exit-message]

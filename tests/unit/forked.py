@@ -8,35 +8,43 @@ from __future__ import annotations
 
 import ctypes  # noqa: F401
 import encodings.ascii  # noqa: F401
-import json
 import os
+import pickle
 import pwd  # noqa: F401
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from engine.linux.syscall import library_call
 
+Answer = TypeVar("Answer")
 
-def in_a_child(act: Callable[[], Any]) -> Any:
-    """What `act` answers in a forked child, as JSON has it. Raises `AssertionError` with what it raised there."""
+
+def in_a_child(act: Callable[[], Answer]) -> Answer:
+    """What `act` answers in a forked child.
+
+    Raises `AssertionError` with what it raised there, and where none or more than one child answers.
+    """
     answer, told = os.pipe()
     child = os.fork()
     if child == 0:
-        said: dict[str, Any] = {"fault": "no answer"}
+        outcome: tuple[object, str | None] = None, "no answer"
         try:
-            said = {"answer": act()}
+            outcome = act(), None
         except BaseException:
-            said = {"fault": traceback.format_exc()}
+            outcome = None, traceback.format_exc()
         finally:
-            os.write(told, json.dumps(said).encode())
+            os.write(told, pickle.dumps(outcome))
             os._exit(0)
     os.close(told)
     with open(answer, "rb") as file:
-        found = json.loads(file.read() or b'{"fault": "the child said nothing"}')
+        answered: tuple[Answer, str | None] | None = pickle.load(file) if file.peek() else None
+        more = file.read()
     os.waitpid(child, 0)
-    assert "fault" not in found, found["fault"]
-    return found["answer"]
+    assert answered is not None, "the child ended without an answer"
+    assert answered[1] is None, f"in a child: {answered[1]}"
+    assert not more, "a child of the child went on as if it were the child"
+    return answered[0]
 
 
 def become_ordinary(uid: int = 4242) -> None:

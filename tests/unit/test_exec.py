@@ -18,7 +18,7 @@ import pytest
 
 from engine.errors import ExecError
 from engine.lifecycle import exec as exec_step
-from engine.lifecycle.exec import HandOff, build_argv, build_environment, hand_off
+from engine.lifecycle.exec import Asked, HandOff, build_argv, build_environment, hand_off
 from engine.linux.process import HeldProcess, keep_only_descriptors, replace_process
 from engine.options import Network, Platform, RunOptions
 
@@ -59,6 +59,15 @@ def test_the_defaults_share_nothing() -> None:
     assert list(argv) == [
         *("/s", "--root", "/r", "--network", "none", "--platform", "systrap"),
         *("run", "--bundle", "/b", "web"),
+    ]
+
+
+def test_what_a_manager_asks_for_has_its_place_around_the_verb() -> None:
+    asked = Asked("create", ("--pid-file", "/p"), ("--log", "/l"))
+    argv = build_argv("/s", "/r", RunOptions("web"), Platform.SYSTRAP, "/b", asked)
+    assert list(argv) == [
+        *("/s", "--root", "/r", "--network", "none", "--platform", "systrap"),
+        *("--log", "/l", "create", "--bundle", "/b", "--pid-file", "/p", "web"),
     ]
 
 

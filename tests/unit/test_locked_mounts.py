@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
+import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +19,13 @@ from engine.linux import locked_mounts, namespaces, seccomp
 from engine.linux.locked_mounts import Tree, UnusableError, confine, explain, probe
 from engine.linux.mounts import MountFlag, clear_flags
 from engine.linux.namespaces import IdMaps, Range, possible_maps
+from engine.linux.syscall import MOUNT_SETATTR, MOVE_MOUNT, OPEN_TREE, library_call
 from tests.unit.forked import become_ordinary, can_run, failure, in_a_child
+from tests.unit.old_kernel import forget, skip_if_it_cannot_be_made
 
 SINGLE = IdMaps((Range(0, 1000, 1),), (Range(0, 1000, 1),), "single")
 MANY = IdMaps((Range(0, 0, 10),), (Range(0, 0, 10),), "all")
+NEW_MOUNT_NAMESPACE, RECURSIVE, PRIVATE, SHARED = 0x00020000, 0x4000, 1 << 18, 1 << 20
 FLAGS = MountFlag.NO_EXEC | MountFlag.NO_SUID
 
 
@@ -34,51 +39,77 @@ def status_of(key: str) -> str:
     return next(line.split()[1] for line in lines if line.startswith(f"{key}:"))
 
 
+def mount(source: str, target: Path | str, kind: str, flags: int) -> int:
+    """mount(2): its error number, or 0."""
+    try:
+        library_call("mount", source.encode(), str(target).encode(), kind.encode(), flags, 0)
+    except OSError as error:
+        return error.errno or 255
+    return 0
+
+
+def write(directory: Path) -> int:
+    """The number of the error that keeps a file from being made in the directory, or 0."""
+    try:
+        (directory / "made").touch()
+    except OSError as error:
+        return error.errno or 255
+    return 0
+
+
+def new_mount_namespace(propagation: int = PRIVATE) -> None:
+    library_call("unshare", NEW_MOUNT_NAMESPACE)
+    assert mount("", "/", "", propagation | RECURSIVE) == 0
+
+
+def descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
 @pytest.fixture
 def programs(private: Path) -> tuple[Path, Path]:
-    """Two directories, each with a program that needs no other file."""
+    """Two directories, each with a program that needs no other file; `inner` in the first has one, too."""
     busybox = shutil.which("busybox")
     if busybox is None:
         pytest.skip("needs busybox-static: a program that loads no other file")
-    places = private / "kept", private / "other"
-    for place in places:
+    kept, other = private / "kept", private / "other"
+    for place in (kept, other, kept / "inner"):
         place.mkdir()
         shutil.copy(busybox, place / "true")
-    return places
+    return kept, other
 
 
+@pytest.mark.parametrize("which", [0, -1], ids=["every id", "one id"])
 @pytest.mark.parametrize("sealed", [True, False])
 @pytest.mark.parametrize("read_only", [True, False])
 def test_only_what_lies_in_a_tree_can_be_executed_and_it_cannot_be_undone(
-    programs: tuple[Path, Path], sealed: bool, read_only: bool
+    programs: tuple[Path, Path], which: int, sealed: bool, read_only: bool
 ) -> None:
     kept, other = programs
     if sealed and not seccomp.is_known_machine():
         pytest.skip(f"no filter is written for {os.uname().machine}")
 
     def act() -> dict[str, Any]:
-        confine(possible_maps()[0], [tree(kept, read_only=read_only)], sealed=sealed)
-        found: dict[str, Any] = {
+        confine(possible_maps()[which], [tree(kept, read_only=read_only)], sealed=sealed)
+        return {
             "runs": [can_run(str(path)) for path in (kept / "true", other / "true", Path("/bin/true"))],
-            "undone": failure(lambda: clear_flags("/", MountFlag.NO_EXEC))[0],
+            "undone": [failure(lambda flag=flag: clear_flags("/", flag))[0] for flag in FLAGS],  # type: ignore[misc]
+            "flags": os.statvfs("/").f_flag & (os.ST_NOEXEC | os.ST_NOSUID),
+            "write": [write(kept), write(other)],
+            "mount": mount("tmpfs", other, "tmpfs", 0) if sealed else errno.EPERM,
             "new_privileges": status_of("NoNewPrivs"),
             "filter": status_of("Seccomp"),
         }
-        (other / "new").touch()
-        try:
-            (kept / "new").touch()
-        except OSError as error:
-            found["write"] = error.errno
-        return found
 
     expected: dict[str, Any] = {
         "runs": [0, 13, 13],
-        "undone": errno.ENOSYS if sealed else errno.EPERM,
+        "undone": [errno.ENOSYS if sealed else errno.EPERM] * 2,
+        "flags": os.ST_NOEXEC | os.ST_NOSUID,
+        "write": [errno.EROFS if read_only else 0, 0],
+        "mount": errno.EPERM,
         "new_privileges": "1",
         "filter": "2" if sealed else "0",
     }
-    if read_only:
-        expected["write"] = errno.EROFS
     assert in_a_child(act) == expected
     assert can_run("/bin/true") == 0
 
@@ -100,18 +131,134 @@ def test_an_ordinary_user_confines_itself_as_well(programs: tuple[Path, Path]) -
         assert in_a_child(act) == [0, 13, 13]
 
 
-def test_a_tree_within_a_tree_has_flags_of_its_own(programs: tuple[Path, Path]) -> None:
-    outer = programs[0]
-    inner = outer / "a" / "inner"
-    inner.mkdir(parents=True)
-    shutil.copy(outer / "true", inner / "true")
+def test_whoever_had_every_id_still_has_them(programs: tuple[Path, Path]) -> None:
+    kept, _ = programs
 
-    def act() -> list[Any]:
-        confine(possible_maps()[-1], [tree(inner, read_only=True), tree(outer)], sealed=False)
-        (outer / "new").touch()
-        return [can_run(str(inner / "true")), failure((inner / "new").touch)[0]]
+    def act() -> bool:
+        before = Path("/proc/self/uid_map").read_text().split()
+        confine(possible_maps()[0], [tree(kept)], sealed=False)
+        return Path("/proc/self/uid_map").read_text().split() == before
 
-    assert in_a_child(act) == [0, errno.EROFS]
+    assert in_a_child(act)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_tree_in_another_keeps_what_is_its_own(programs: tuple[Path, Path], order: int) -> None:
+    kept, _ = programs
+    trees = [tree(kept), tree(kept / "inner", read_only=True)][::order]
+
+    def act() -> list[int]:
+        confine(possible_maps()[0], trees, sealed=False)
+        return [
+            write(kept),
+            write(kept / "inner"),
+            can_run(str(kept / "inner" / "true")),
+        ]
+
+    assert in_a_child(act) == [0, errno.EROFS, 0]
+
+
+def test_what_is_mounted_in_a_tree_is_as_the_tree_and_what_is_mounted_elsewhere_as_the_rest(
+    programs: tuple[Path, Path],
+) -> None:
+    kept, other = programs
+
+    def act() -> list[int]:
+        new_mount_namespace()
+        for directory in (kept / "inner", other):
+            assert mount("tmpfs", directory, "tmpfs", 0) == 0
+            shutil.copy(kept / "true", directory / "true")
+        confine(possible_maps()[0], [tree(kept, read_only=True)], sealed=False)
+        return [
+            can_run(str(kept / "inner" / "true")),
+            write(kept / "inner"),
+            can_run(str(other / "true")),
+        ]
+
+    assert in_a_child(act) == [0, errno.EROFS, errno.EACCES]
+
+
+def test_what_is_mounted_outside_later_does_not_come_in(programs: tuple[Path, Path]) -> None:
+    kept, other = programs
+
+    def act() -> int:
+        new_mount_namespace(SHARED)
+        mounted, told = os.pipe()
+
+        def confined() -> int:
+            confine(possible_maps()[0], [tree(kept)], sealed=False)
+            os.write(ready, b"\n")
+            os.read(mounted, 1)
+            return can_run(str(other / "true"))
+
+        go, ready = os.pipe()
+        if os.fork() == 0:
+            try:
+                os.read(go, 1)
+                assert mount(str(kept), other, "", 0x1000) == 0
+            finally:
+                os.write(told, b"\n")
+                os._exit(0)
+        answer = in_a_child(confined)
+        os.wait()
+        assert can_run(str(other / "true")) == 0
+        assert (other / "inner").exists()
+        return answer
+
+    assert in_a_child(act) == errno.EACCES
+
+
+def test_a_socket_that_is_bound_into_the_container_is_a_tree_too(programs: tuple[Path, Path]) -> None:
+    """It cannot be opened but by O_PATH."""
+    kept, _ = programs
+    path = kept / "socket"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+
+    def act() -> bool:
+        confine(possible_maps()[0], [tree(path, read_only=True)], sealed=False)
+        return not os.statvfs(path).f_flag & os.ST_NOEXEC
+
+    assert in_a_child(act)
+
+
+@pytest.mark.parametrize(
+    ("number", "read_only", "is_the_tree"),
+    [
+        (OPEN_TREE, False, True),
+        (MOVE_MOUNT, False, True),
+        (MOUNT_SETATTR, False, False),
+        (MOUNT_SETATTR, True, True),
+    ],
+)
+def test_a_kernel_that_lacks_one_of_the_calls_is_too_old(
+    programs: tuple[Path, Path], number: int, read_only: bool, is_the_tree: bool
+) -> None:
+    kept, _ = programs
+    skip_if_it_cannot_be_made()
+
+    def act() -> str:
+        forget(number)
+        try:
+            probe([tree(kept, read_only=read_only)], sealed=False)
+        except UnusableError as error:
+            return error.why
+        raise AssertionError("it was usable")
+
+    assert in_a_child(act) == f"{kept if is_the_tree else '/'}: Function not implemented; it takes Linux 5.12"
+
+
+def test_it_leaves_no_descriptor_by_which_the_old_mounts_could_be_reached(
+    programs: tuple[Path, Path],
+) -> None:
+    kept, _ = programs
+
+    def act() -> bool:
+        before = descriptors()
+        confine(possible_maps()[0], [tree(kept, read_only=True)], sealed=False)
+        return descriptors() == before
+
+    assert in_a_child(act)
 
 
 def test_a_tree_that_was_replaced_is_not_taken(private: Path) -> None:
@@ -272,11 +419,21 @@ def test_the_childs_answer_is_read_as_it_was_told(
         os.waitpid(-1, os.WNOHANG)
 
 
-def test_a_trial_that_dies_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locked_mounts, "_trial", lambda *_, sealed: os._exit(0))
-    found = locked_mounts._tried_in_a_child(SINGLE, (), sealed=False)
-    assert found is not None
-    assert found.strerror == "the trial ended without an answer"
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail() -> None:
+    raise RuntimeError("a fault")
+
+
+@pytest.mark.parametrize("end", [die, fail])
+def test_a_trial_that_ends_without_an_answer_is_no_success(
+    monkeypatch: pytest.MonkeyPatch, end: Callable[[], None]
+) -> None:
+    monkeypatch.setattr(seccomp, "set_no_new_privileges", end)
+    with pytest.raises(UnusableError, match=r"^locked mounts: the trial ended without an answer$"):
+        probe([], sealed=False)
 
 
 @pytest.fixture
@@ -331,6 +488,28 @@ def test_what_failed_in_the_trial_is_told_with_its_name(
 
     monkeypatch.setattr(locked_mounts, "_lock", refuses)
     assert locked_mounts._trial(SINGLE, (), sealed=False) == b"28 /\xff\0No space"
+
+
+@pytest.mark.parametrize("name", ["gone", "gone-\udcff"])
+def test_a_tree_that_is_not_there_is_named(private: Path, name: str) -> None:
+    with pytest.raises(UnusableError) as refusal:
+        probe([Tree(str(private / name), (1, 2), read_only=False)], sealed=False)
+    assert refusal.value.why == f"{private / name}: No such file or directory"
+
+
+def test_the_trial_tries_to_take_the_flags_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the first namespace alone that can be done, as on a kernel that does not lock them."""
+    entered: list[IdMaps] = []
+
+    def enter(maps: IdMaps) -> None:
+        if not entered:
+            enter_namespaces(maps)
+        entered.append(maps)
+
+    enter_namespaces = namespaces.enter
+    monkeypatch.setattr(namespaces, "enter", enter)
+    with pytest.raises(UnusableError, match=r"^/: this kernel does not lock the flags of mounts$"):
+        probe([], sealed=False)
 
 
 # --- What the kernel meant ------------------------------------------------------------------------------------

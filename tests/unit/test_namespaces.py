@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import pwd
+import struct
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from engine.linux import locked_mounts, namespaces
 from engine.linux.locked_mounts import UnusableError, explain
 from engine.linux.namespaces import IdMaps, Range, possible_maps, subordinate_ids
+from engine.linux.syscall import library_call
 from tests.unit.forked import become_ordinary, failure, in_a_child
 
 UID, GID = 4242, 4343
@@ -26,7 +29,7 @@ SINGLE = IdMaps((Range(0, UID, 1),), (Range(0, GID, 1),), "single")
 
 def test_ranges_are_a_users_by_name_and_by_number(tmp_path: Path) -> None:
     path = tmp_path / "subuid"
-    path.write_text("root:100000:65536\nbob:1:7\n0:300000:4\nroot:broken\nroot:1:x\n:::\n")
+    path.write_text("root:100000:65536\nbob:1:7\n0:300000:4\nroot:broken\nroot:1:x\nroot:x:1\n:::\n")
     assert subordinate_ids(str(path), 0) == [(100000, 65536), (300000, 4)]
     assert subordinate_ids(str(path), 4242) == []
     assert subordinate_ids(str(tmp_path / "none"), 0) == []
@@ -42,6 +45,52 @@ def test_a_user_without_an_account_stands_there_by_number_only(
     path = tmp_path / "subuid"
     path.write_bytes(b"4242 : 1:2\nroot\xff:1:2\n 4242:7:8 \n4242:1:2:3\n4242:9:1\n")
     assert subordinate_ids(str(path), UID) == [(7, 8), (9, 1)]
+
+
+def test_the_map_of_this_namespace_is_read_and_one_that_is_not_there_is_empty(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert namespaces.read_uid_map() == Path("/proc/self/uid_map").read_text()
+
+    def no_proc(*_: object, **__: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr("builtins.open", no_proc)
+    assert namespaces.read_uid_map() == ""
+
+
+@pytest.mark.parametrize(
+    ("uid_map", "answer"),
+    [
+        ("0 1000 1\n", True),
+        ("0 0 4294967295\n", False),
+        ("not a map\n1 2 x\n5 1000 1\n0 7 0\n0 1000 1\n0 0 1\n", True),
+        ("", False),
+    ],
+)
+def test_the_first_line_that_maps_root_decides(uid_map: str, answer: bool) -> None:
+    assert namespaces.root_maps_to_unprivileged(uid_map) is answer
+
+
+@pytest.mark.parametrize(
+    ("uid_map", "owner_of_root", "unmapped"),
+    [
+        ("         0          0 4294967295\n", 0, False),
+        ("0 0 4294967295\n", 65534, False),  # every id is mapped, so this is an owner as others
+        ("0 0 1000\n", 0, False),
+        ("0 0 1000\n", 65534, True),
+        ("0 1000 1\n", 0, True),
+    ],
+)
+def test_the_hosts_root_is_unmapped_where_root_is_another_or_the_root_directory_is_nobodys(
+    monkeypatch: pytest.MonkeyPatch, uid_map: str, owner_of_root: int, unmapped: bool
+) -> None:
+    overflow = int(Path("/proc/sys/kernel/overflowuid").read_text())
+    owner = overflow if owner_of_root else 0
+    monkeypatch.setattr(namespaces, "read_uid_map", lambda: uid_map)
+    status = os.stat_result((0o40755, 2, 1, 1, owner, 0, 0, 0, 0, 0))
+    monkeypatch.setattr(os, "stat", lambda path: status)
+    assert namespaces.unmapped_uid() == (overflow if unmapped else None)
 
 
 @pytest.fixture
@@ -111,15 +160,25 @@ def test_whether_root_may_set_ids_is_a_matter_of_capabilities(lost: int | None, 
 
 def drop_capability(number: int) -> None:
     """Take it out of the effective set, capset(2)."""
-    import ctypes
-    import struct
-
     libc = ctypes.CDLL(None, use_errno=True)
     header = struct.pack("Ii", 0x20080522, 0)
     data = ctypes.create_string_buffer(24)
     assert libc.capget(header, data) == 0
     effective, *others = struct.unpack("6I", data.raw)
     assert libc.capset(header, struct.pack("6I", effective & ~(1 << number), *others)) == 0
+
+
+@pytest.mark.usefixtures("needs_root")
+def test_an_ordinary_user_with_the_capabilities_is_not_root() -> None:
+    def act() -> list[str]:
+        library_call("prctl", 8, 1, 0, 0, 0)  # PR_SET_KEEPCAPS
+        os.setresuid(4242, 4242, 4242)
+        header = struct.pack("Ii", 0x20080522, 0)
+        library_call("capset", header, struct.pack("6I", 0xC0, 0xC0, 0, 0, 0, 0))
+        assert namespaces._may_set_ids()
+        return [maps.kind for maps in possible_maps()]
+
+    assert in_a_child(act) == ["single"]
 
 
 @pytest.mark.parametrize(
@@ -184,76 +243,81 @@ def test_ranges_are_lines_of_three_numbers() -> None:
 
 
 HELPER = """#!/bin/sh
-echo "$0 $* $PATH $(env | wc -l)" >>{told}
-echo noise; echo noise >&2
-echo '{ranges}' >/proc/$1/{file} || exit 7
+exec 9>> {log}
+[ ! -e /proc/$$/fd/3 ] || echo more than standard files >&9
+echo "$# $* $(env | grep -v ^PWD=) $(readlink /proc/self/fd/0)" >&9
+echo loud; echo loud >&2
+map="$2 $3 $4"
+[ $# = 4 ] || map="$map
+$5 $6 $7"
+echo "$map" > /proc/$1/{file}
 """
 
 
 @pytest.fixture
 def helpers(private: Path) -> tuple[str, str]:
     """Stand for newuidmap(1) and newgidmap(1): root's shell writes what they would."""
-    paths = []
-    for file, ranges in (("uid_map", "0 0 1"), ("gid_map", "0 0 1")):
-        path = private / f"new{file}"
-        path.write_text(HELPER.format(told=private / "told", file=file, ranges=ranges))
-        path.chmod(0o755)
-        paths.append(str(path))
-    return paths[0], paths[1]
+    for name, file in (("newuidmap", "uid_map"), ("newgidmap", "gid_map")):
+        (private / name).write_text(HELPER.format(log=private / f"{name}.log", file=file))
+        (private / name).chmod(0o755)
+    return str(private / "newuidmap"), str(private / "newgidmap")
 
 
 RANGES = (Range(0, 0, 1), Range(1, 100_000, 5))
 
 
 @pytest.mark.usefixtures("needs_root")
-def test_the_helpers_are_asked_from_outside_with_every_range_and_say_nothing(
+def test_each_helper_is_told_the_process_and_its_ranges_and_nothing_of_the_caller(
     helpers: tuple[str, str], private: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def act() -> list[Any]:
+        os.environ["SECRET"] = "secret"
         before = os.readlink("/proc/self/ns/user"), os.readlink("/proc/self/ns/mnt")
-        descriptors = len(os.listdir("/proc/self/fd"))
+        descriptors = set(os.listdir("/proc/self/fd"))
         namespaces.enter(IdMaps(RANGES, RANGES[:1], "subordinate", helpers))
         after = os.readlink("/proc/self/ns/user"), os.readlink("/proc/self/ns/mnt")
-        left = len(os.listdir("/proc/self/fd")) - descriptors
-        uid_map = Path("/proc/self/uid_map").read_text().split()
-        return [os.getpid(), [one != other for one, other in zip(before, after, strict=True)], left, uid_map]
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+        return [
+            os.getpid(),
+            [one != other for one, other in zip(before, after, strict=True)],
+            set(os.listdir("/proc/self/fd")) == descriptors,
+            *(Path(f"/proc/self/{name}").read_text().split() for name in ("uid_map", "gid_map")),
+        ]
 
     process, *found = in_a_child(act)
-    assert found == [[True, True], 0, ["0", "0", "1"]]
-    path = "/usr/bin:/bin:/usr/local/bin"
-    told = [line.rsplit(" ", 1)[0] for line in (private / "told").read_text().splitlines()]
-    assert told == [f"{helpers[0]} {process} 0 0 1 1 100000 5 {path}", f"{helpers[1]} {process} 0 0 1 {path}"]
+    assert found == [[True, True], True, ["0", "0", "1", "1", "100000", "5"], ["0", "0", "1"]]
+    rest = "PATH=/usr/bin:/bin:/usr/local/bin /dev/null\n"
+    assert (private / "newuidmap.log").read_text() == f"7 {process} 0 0 1 1 100000 5 {rest}"
+    assert (private / "newgidmap.log").read_text() == f"4 {process} 0 0 1 {rest}"
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.usefixtures("needs_root")
-def test_a_helper_that_fails_is_named_with_how_it_ended(helpers: tuple[str, str], private: Path) -> None:
-    (private / "newuid_map").write_text("#!/bin/sh\nexit 7\n")
-    maps = IdMaps(RANGES, RANGES, "subordinate", helpers)
-    assert in_a_child(lambda: failure(lambda: namespaces.enter(maps))) == [
-        errno.EPERM,
-        f"{helpers[0]}: it ended with 7",
-        "the ids of a user namespace (subordinate)",
-    ]
-    assert not (private / "told").exists()
-
-
-def test_a_helper_has_none_of_the_callers_files_and_its_failure_is_told(
-    private: Path, capfd: pytest.CaptureFixture[str]
+def test_a_helper_that_fails_is_named_with_how_it_ended_and_the_next_is_not_asked(
+    helpers: tuple[str, str], private: Path
 ) -> None:
-    program = private / "program"
-    script = '#!/bin/sh\nread line; echo "$line."; echo noise >&2; echo "$* $PATH" >>{told}; exit {code}\n'
-    for code in (0, 7):
-        program.write_text(script.format(told=private / "told", code=code))
-        program.chmod(0o755)
-        if code == 0:
-            namespaces._run(str(program), 42, RANGES)
-        else:
-            expected = errno.EPERM, "it ended with 7", str(program)
-            assert failure(lambda: namespaces._run(str(program), 42, ())) == expected
-    path = "/usr/bin:/bin:/usr/local/bin"
-    assert (private / "told").read_text() == f"42 0 0 1 1 100000 5 {path}\n42 {path}\n"
-    assert capfd.readouterr() == ("", "")
+    (private / "newuidmap").write_text("#!/bin/sh\nsleep 0.5\nexit 3\n")
+
+    def act() -> Any:
+        found = failure(lambda: namespaces.enter(IdMaps(RANGES, RANGES, "subordinate", helpers)))
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+        return found
+
+    assert in_a_child(act) == (
+        errno.EPERM,
+        f"{helpers[0]}: it ended with 3",
+        "the ids of a user namespace (subordinate)",
+    )
+    assert not (private / "newgidmap.log").exists()
+
+
+@pytest.mark.usefixtures("needs_root")
+def test_a_helper_that_is_not_there_is_named_whatever_its_name(private: Path) -> None:
+    maps = IdMaps(RANGES, RANGES, "subordinate", (f"{private}/none-é", f"{private}/none"))
+    told = in_a_child(lambda: failure(lambda: namespaces.enter(maps)))
+    assert told[1] == f"{private}/none-é: No such file or directory"
 
 
 def test_a_file_is_written_in_place_and_what_refuses_it_is_named(private: Path) -> None:
@@ -366,11 +430,11 @@ def test_many_ids_are_mapped_by_a_child_that_waits_until_the_namespaces_are_ente
 
 @pytest.mark.usefixtures("needs_root")
 def test_a_file_of_the_kernel_that_takes_no_ids_is_named() -> None:
-    assert in_a_child(lambda: failure(lambda: namespaces._write("/proc/self/uid_map", "0 0 1\n"))) == [
+    assert in_a_child(lambda: failure(lambda: namespaces._write("/proc/self/uid_map", "0 0 1\n"))) == (
         errno.EPERM,
         "Operation not permitted",
         "/proc/self/uid_map",
-    ]
+    )
 
 
 def test_a_namespace_that_cannot_be_had_is_what_is_said_and_no_child_is_left(
@@ -400,6 +464,14 @@ def test_both_namespaces_are_asked_for_at_once(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.usefixtures("needs_root")
 class TestRealKernel:
+    def test_a_map_that_is_refused_is_named(self) -> None:
+        maps = IdMaps((Range(0, 0, 0),), (Range(0, 0, 1),), "single")
+        assert in_a_child(lambda: failure(lambda: namespaces.enter(maps))) == (
+            errno.EINVAL,
+            "Invalid argument",
+            "/proc/self/uid_map",
+        )
+
     def test_root_keeps_every_id_and_is_as_confined(self) -> None:
         def act() -> bool:
             maps, single = possible_maps()

@@ -8,7 +8,7 @@ import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
@@ -24,7 +24,7 @@ from engine.linux.landlock import Landlock
 from engine.linux.locked_mounts import UnusableError
 from engine.linux.namespaces import IdMaps, Range
 from engine.options import ExecPolicy, RunOptions
-from tests.unit.forked import become_ordinary, can_run, failure, in_a_child
+from tests.unit.forked import can_run, failure, in_a_child
 
 SINGLE = IdMaps((Range(0, 1000, 1),), (Range(0, 1000, 1),), "single")
 
@@ -477,165 +477,22 @@ def test_a_source_that_is_mounted_twice_is_read_only_only_if_it_is_so_both_times
 # --- The real kernel ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def _needs_landlock_and_root() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root: Landlock without no_new_privs takes CAP_SYS_ADMIN")
-    if landlock.abi_version() == 0:
-        pytest.skip("needs a kernel with Landlock")
-
-
-@pytest.mark.usefixtures("_needs_landlock_and_root")
-class TestLandlock:
-    def test_only_what_lies_beneath_the_allowed_directory_can_be_executed(self, private: Path) -> None:
-        busybox = shutil.which("busybox")
-        if busybox is None:
-            pytest.skip("needs busybox-static: a program that loads no other file")
-        for place in ("allow", "other"):
-            (private / place).mkdir()
-            shutil.copy(busybox, private / place / "true")
-        bundle = make_bundle(private)
-
-        def act() -> list[Any]:
-            chosen = options(policy=ExecPolicy.LANDLOCK, required=True)
-            settled = apply_policy(chosen, bundle, str(private / "allow"))
-            programs = (private / "allow" / "true", private / "other" / "true", Path("/bin/true"))
-            free = "NoNewPrivs:\t0" in Path("/proc/self/status").read_text()
-            return [settled.outcome, free, *(can_run(str(program)) for program in programs)]
-
-        assert in_a_child(act) == ["enforced", True, 0, 13, 13]
-
-    def test_the_probe_agrees_with_a_mount_tried_under_the_domain(self) -> None:
-        import ctypes
-
-        def act() -> bool:
-            libc = ctypes.CDLL(None, use_errno=True)
-            landlock.restrict_execute(["/"])
-            assert libc.unshare(0x00020000) == 0
-            return bool(libc.mount(None, b"/", None, 0x44000, None) == 0)
-
-        expected = Landlock.USABLE if in_a_child(act) else Landlock.FORBIDS_MOUNT
-        assert landlock.probe() is expected
-
-    def test_the_probe_leaves_the_caller_free_and_no_child_behind(self) -> None:
-        landlock.probe()
-        assert can_run("/bin/true") == 0
-        with pytest.raises(ChildProcessError):
-            os.waitpid(-1, os.WNOHANG)
-
-    def test_without_the_capability_the_probe_says_so(self) -> None:
-        def act() -> str:
-            become_ordinary()
-            return landlock.probe()
-
-        assert in_a_child(act) == Landlock.FORBIDDEN
-
-
-def test_the_domain_handles_execution_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    import landlockpy
-
-    told: list[Any] = []
-
-    class Ruleset:
-        def __init__(self, **handled: Any) -> None:
-            told.append(handled)
-
-        def __enter__(self) -> Self:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            told.append("closed")
-
-        def allow_path(self, *allowed: Any) -> None:
-            told.append(allowed)
-
-        def restrict(self, **how: Any) -> None:
-            told.append(how)
-
-    monkeypatch.setattr(landlockpy, "Ruleset", Ruleset)
-    landlock.restrict_execute(["/a", "/b"])
-    execute = landlockpy.AccessFS.EXECUTE
-    assert told == [
-        {"handled_fs": execute, "handled_net": landlockpy.AccessNet.NONE, "best_effort": False},
-        ("/a", execute),
-        ("/b", execute),
-        {"no_new_privs": False},
-        "closed",
-    ]
-
-
-def test_a_kernel_without_landlock_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(landlock, "abi_version", lambda: 0)
-    monkeypatch.setattr(landlock, "_try_to_mount_in_a_domain", lambda: 0)
-    assert landlock.probe() is Landlock.UNAVAILABLE
-
-
-@pytest.mark.parametrize(
-    ("answer", "found"), [(0, Landlock.USABLE), (1, Landlock.FORBIDDEN), (2, Landlock.FORBIDS_MOUNT)]
-)
-def test_the_childs_answer_is_the_probes(
-    monkeypatch: pytest.MonkeyPatch, answer: int, found: Landlock
+def test_under_landlock_only_what_lies_beneath_the_allowed_directory_can_be_executed(
+    private: Path, needs_landlock: None
 ) -> None:
-    monkeypatch.setattr(landlock, "abi_version", lambda: 1)
-    monkeypatch.setattr(landlock, "_try_to_mount_in_a_domain", lambda: answer)
-    assert landlock.probe() is found
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        pytest.skip("needs busybox-static: a program that loads no other file")
+    for place in ("allow", "other"):
+        (private / place).mkdir()
+        shutil.copy(busybox, private / place / "true")
+    bundle = make_bundle(private)
 
+    def act() -> list[Any]:
+        chosen = options(policy=ExecPolicy.LANDLOCK, required=True)
+        settled = apply_policy(chosen, bundle, str(private / "allow"))
+        programs = (private / "allow" / "true", private / "other" / "true", Path("/bin/true"))
+        free = "NoNewPrivs:\t0" in Path("/proc/self/status").read_text()
+        return [settled.outcome, free, *(can_run(str(program)) for program in programs)]
 
-def _dies() -> int:
-    raise RuntimeError("of something else")
-
-
-@pytest.mark.parametrize("act", [lambda: 3, _dies])
-def test_a_trial_without_an_answer_says_nothing_about_landlock(
-    monkeypatch: pytest.MonkeyPatch, act: Any
-) -> None:
-    monkeypatch.setattr(landlock, "abi_version", lambda: 1)
-    monkeypatch.setattr(landlock, "_try_to_mount_in_a_domain", act)
-    assert failure(landlock.probe) == (errno.EIO, "the Landlock trial ended without an answer", None)
-
-
-@pytest.mark.parametrize(
-    ("refused", "unshared", "mounted", "number", "answer"),
-    [
-        (None, 0, 0, 0, 0),
-        (errno.EPERM, 0, 0, 0, 1),
-        (errno.ENOSYS, 0, 0, 0, 3),
-        (None, -1, 0, errno.EPERM, 3),
-        (None, 0, -1, errno.EPERM, 2),
-        (None, 0, -1, errno.EINVAL, 3),
-    ],
-)
-def test_the_trial_tells_a_mount_that_is_forbidden_from_all_else(
-    monkeypatch: pytest.MonkeyPatch,
-    refused: int | None,
-    unshared: int,
-    mounted: int,
-    number: int,
-    answer: int,
-) -> None:
-    import ctypes
-
-    asked: list[Any] = []
-
-    def tell(result: int) -> Any:
-        def call(*arguments: Any) -> int:
-            asked.append(arguments)
-            return result
-
-        return call
-
-    def restrict(allowed: Any) -> None:
-        asked.append(allowed)
-        if refused is not None:
-            raise OSError(refused, "refused")
-
-    def library(name: Any, *, use_errno: bool) -> Any:
-        assert (name, use_errno) == (None, True)
-        return SimpleNamespace(unshare=tell(unshared), mount=tell(mounted))
-
-    monkeypatch.setattr(landlock, "restrict_execute", restrict)
-    monkeypatch.setattr(ctypes, "CDLL", library)
-    monkeypatch.setattr(ctypes, "get_errno", lambda: number)
-    assert landlock._try_to_mount_in_a_domain() == answer
-    calls = [["/"], (0x00020000,), (None, b"/", None, 0x44000, None)]
-    assert asked == calls[: 1 if refused else 2 if unshared else 3]
+    assert in_a_child(act) == ["enforced", True, 0, 13, 13]

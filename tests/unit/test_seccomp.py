@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import struct
 from collections.abc import Callable
@@ -14,7 +15,16 @@ from typing import Any
 import pytest
 
 from engine.linux import namespaces, seccomp
-from engine.linux.syscall import FSOPEN, MOUNT_SETATTR, library_call, system_call
+from engine.linux.syscall import (
+    FSMOUNT,
+    FSOPEN,
+    FSPICK,
+    MOUNT_SETATTR,
+    OPEN_TREE_ATTR,
+    library_call,
+    system_call,
+)
+from tests.unit.forked import failure, in_a_child
 
 RDONLY, NOSUID, NODEV, NOEXEC, REMOUNT, BIND, MOVE, REC = 1, 2, 4, 8, 0x20, 0x1000, 0x2000, 0x4000
 UNBINDABLE, PRIVATE, SLAVE = 1 << 17, 1 << 18, 1 << 19
@@ -92,6 +102,7 @@ MOUNTS = [
     (REMOUNT | PRIVATE, FORBID),
     (MAGIC, FORBID),
     (MAGIC | BIND, FORBID),
+    (MAGIC | NOSUID, FORBID),
     (MAGIC | NOEXEC, ALLOW),
     (MAGIC | REMOUNT | BIND | RDONLY, PRETEND),
     (MAGIC | 1 << 20, ALLOW),  # no longer the magic number, so the upper half counts
@@ -166,6 +177,17 @@ def answers(private: Path, act: Callable[[], int]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def in_a_child_ends_with(act: Callable[[], int]) -> int:
+    """How a child that does `act` ends: its exit code, or the negative number of a signal."""
+    child = os.fork()
+    if child == 0:
+        try:
+            act()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def mount(source: str, target: Path, kind: str, flags: int) -> int:
     """mount(2): its error number, or 0."""
     try:
@@ -183,6 +205,7 @@ def mount(source: str, target: Path, kind: str, flags: int) -> int:
         (0, errno.EPERM),
         (NOSUID | NODEV | RDONLY, errno.EPERM),
         (MAGIC, errno.EPERM),  # what is above the lower half is nothing to the kernel then
+        (MAGIC | NOSUID, errno.EPERM),
         (MAGIC | NOEXEC, 0),
     ],
 )
@@ -221,18 +244,37 @@ def test_what_runsc_mounts_besides_passes(private: Path) -> None:
     assert answers(private, act) == 0
 
 
-@pytest.mark.usefixtures("_can_be_tried")
-def test_the_newer_mount_calls_are_absent(private: Path) -> None:
-    def act() -> int:
-        for number, arguments in ((FSOPEN, (b"tmpfs", 0)), (MOUNT_SETATTR, (-100, b"/", 0, b"\0" * 32, 32))):
-            try:
-                system_call(number, *arguments)
-            except OSError as error:
-                if error.errno != errno.ENOSYS:
-                    return 1
-        return 0
+NEWER = {
+    "fsopen": (FSOPEN, b"tmpfs", 0),
+    "fsmount": (FSMOUNT, -1, 0, 0),
+    "fspick": (FSPICK, -100, b"/", 0),
+    "mount_setattr": (MOUNT_SETATTR, -100, b"/", 0, b"\0" * 32, 32),
+    "open_tree_attr": (OPEN_TREE_ATTR, -100, b"/", 0, b"\0" * 32, 32),
+}
 
-    assert answers(private, act) == 0
+
+@pytest.mark.usefixtures("_can_be_tried")
+@pytest.mark.parametrize("name", NEWER)
+def test_the_newer_mount_calls_are_absent(private: Path, name: str) -> None:
+    def act() -> int:
+        number, *arguments = NEWER[name]
+        assert isinstance(number, int)
+        return failure(lambda: system_call(number, *arguments))[0] or 255
+
+    assert answers(private, act) == errno.ENOSYS
+
+
+@pytest.mark.usefixtures("_can_be_tried")
+def test_the_entry_of_32_bit_programs_is_absent(private: Path) -> None:
+    if os.uname().machine != "x86_64":
+        pytest.skip("int 0x80 is an entry of x86_64")
+    code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    code.write(b"\x89\xf8\xcd\x80\xc3")  # mov eax, edi; int 0x80; ret
+    enter = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(code)))
+    getpid = 20
+    if in_a_child_ends_with(lambda: enter(getpid) == os.getpid()) < 0:
+        pytest.skip("this kernel has no entry for 32-bit programs (IA32_EMULATION)")
+    assert answers(private, lambda: -enter(getpid)) == errno.ENOSYS
 
 
 @pytest.mark.usefixtures("_can_be_tried")
@@ -248,3 +290,14 @@ def test_the_x32_entry_is_absent(private: Path) -> None:
         return 0 if answer == -1 and ctypes.get_errno() == errno.ENOSYS else 1
 
     assert answers(private, act) == 0
+
+
+@pytest.mark.usefixtures("_can_be_tried", "needs_root")
+def test_who_may_set_no_filter_is_told_which_call_was_refused() -> None:
+    """It takes no_new_privs or CAP_SYS_ADMIN."""
+
+    def act() -> Any:
+        os.setresuid(4242, 4242, 4242)
+        return failure(seccomp.forbid_executable_mounts)
+
+    assert in_a_child(act) == (errno.EACCES, "Permission denied", "PR_SET_SECCOMP")

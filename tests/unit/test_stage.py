@@ -8,17 +8,20 @@ import os
 import re
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engine import store
 from engine.errors import StageError
 from engine.lifecycle import stage as stage_step
 from engine.lifecycle.resolve import Resolved
-from engine.lifecycle.secure_root import SecuredRoot, secure_root
+from engine.lifecycle.secure_root import Joined, SecuredRoot, secure_root
 from engine.lifecycle.stage import stage
 from engine.lifecycle.validate import Validated, validate
+from engine.linux.files import PrivateDirectory, UntrustedPathError
 from engine.options import Platform
 
 
@@ -363,9 +366,42 @@ def test_a_clean_up_that_fails_does_not_hide_why_it_was_refused(
     assert os.listdir("/proc/self/fd") == before
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, os.strerror(errno.EIO)), UntrustedPathError("/there", "is a symbolic link")]
+)
+def test_a_store_that_cannot_be_emptied_does_not_hide_why_it_was_refused(
+    root: SecuredRoot, pinned: Validated, binary: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def collect(base: PrivateDirectory) -> list[str]:
+        assert base == root.base
+        raise error
+
+    monkeypatch.setattr(store, "collect", collect)
+    binary.chmod(0o700)
+    with pytest.raises(StageError, match="was changed after it was validated"):
+        stage(pinned, root)
+
+
 def test_a_copy_that_is_gone_already_is_taken_back_all_the_same(root: SecuredRoot, pinned: Validated) -> None:
     staged = stage(pinned, root)
     os.unlink(staged.path)
     assert staged.discard() == [staged.directory.path, os.path.join(root.base.path, "staged")]
     staged.close()
     assert nothing_staged(root)
+
+
+def test_only_the_runsc_that_runs_the_sandbox_joins_it(
+    root: SecuredRoot, pinned: Validated, binary: Path
+) -> None:
+    digest = hashlib.sha256(binary.read_bytes()).hexdigest()
+    pod = replace(root, sandbox=Joined("pod", root.container, root.runsc_root, digest))
+    staged = stage(pinned, pod)
+    assert staged.digest == digest
+    staged.discard()
+    other = replace(root, sandbox=Joined("pod", root.container, root.runsc_root, "d" * 64))
+    before = os.listdir("/proc/self/fd")
+    assert refused(other, pinned) == (
+        f"stage: runsc {str(binary)!r} is not the one that sandbox 'pod' runs; "
+        "leave out --runsc, which takes the sandbox's, or create the pod anew"
+    )
+    assert os.listdir("/proc/self/fd") == before

@@ -349,3 +349,24 @@ def test_gc_removes_a_kept_copy_that_nobody_links_and_no_other(world: World) -> 
 def test_a_run_that_is_taken_back_leaves_nothing_in_the_store(world: World) -> None:
     world.stage().discard()
     assert not (world.base / store.STORE).exists()
+
+
+def test_a_run_that_is_taken_back_leaves_what_an_earlier_one_kept(world: World) -> None:
+    first, second = world.stage(), world.stage()
+    first.discard()
+    assert second.discard() == [second.directory.path]
+    assert len(world.kept) == 1
+
+
+def test_a_binary_that_changes_while_its_kept_copy_is_linked_is_refused_and_nothing_is_left_open(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.stage()
+    monkeypatch.setattr(store, "note", lambda *_: world.binary.chmod(0o700))
+    with pytest.raises(StageError) as refusal:
+        world.stage()
+    assert refusal.value.what == f"runsc {str(world.binary)!r} was changed after it was validated"
+    links = Path("/proc/self/fd")
+    kept = {path.stat().st_ino for path in world.kept}
+    opened = [os.fstat(int(name)).st_ino for name in os.listdir(links) if (links / name).exists()]
+    assert sum(inode in kept for inode in opened) == 1  # that of the first run

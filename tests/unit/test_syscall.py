@@ -41,13 +41,13 @@ def test_an_error_has_the_kernels_number_and_words_and_says_what_it_is_about(abo
     assert failure(lambda: system_call(OPENAT2, -1, b"x", b"\0" * 24, 24, about=about)) == expected
 
 
-def test_an_integer_has_the_width_of_a_long() -> None:
-    """PR_SET_TIMERSLACK, prctl(2), of which zero would be the default."""
-    try:
-        library_call("prctl", 29, 3 << 32, 0, 0, 0)
-        assert Path("/proc/self/timerslack_ns").read_text() == f"{3 << 32}\n"
-    finally:
-        library_call("prctl", 29, 0, 0, 0, 0)
+def test_an_argument_wider_than_an_int_arrives_whole(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb") as file:
+        library_call("lseek", file.fileno(), 2**32 + 5, os.SEEK_SET)
+        assert os.lseek(file.fileno(), 0, os.SEEK_CUR) == 2**32 + 5
+    how = struct.pack("QQQ", os.O_PATH, 0, 0)
+    told = failure(lambda: system_call(OPENAT2, AT_FDCWD, b"/", how, 2**32 + len(how)))
+    assert told[0] == errno.E2BIG  # of the kernel, which was told of so many bytes
 
 
 def test_the_numbers_are_those_of_the_kernel() -> None:

@@ -546,18 +546,21 @@ class TestWalk:
         )
 
 
-def elf(*segments: tuple[int, int, int], table: int = 64, entry: int = 56) -> bytes:
-    """An ELF file of 64 bits with these program headers: type, flags, offset of what is loaded."""
-    header = bytearray(64)
+def elf(*segments: tuple[int, int, int], table: int = 64, entry: int = 56, told: int | None = None) -> bytes:
+    """An ELF file of 64 bits with these program headers: type, flags, offset of what is loaded.
+
+    It says that it has as many, or as many as are `told`. What nobody asks for is all ones.
+    """
+    header = bytearray(b"\xff" * 64)
     header[:6] = b"\x7fELF\2\1"
     header[32:40] = table.to_bytes(8, "little")
     header[54:56] = entry.to_bytes(2, "little")
-    header[56:58] = len(segments).to_bytes(2, "little")
+    header[56:58] = (len(segments) if told is None else told).to_bytes(2, "little")
     headers = [
         kind.to_bytes(4, "little") + flags.to_bytes(4, "little") + offset.to_bytes(8, "little")
         for kind, flags, offset in segments
     ]
-    return bytes(header) + bytes(table - 64) + b"".join(each.ljust(entry, b"\0") for each in headers)
+    return bytes(header) + bytes(table - 64) + b"".join(each.ljust(entry, b"\xff") for each in headers)
 
 
 CODE, CONSTANTS, NOTE = (1, 5, 0), (1, 4, 3000), (4, 4, 7)
@@ -574,11 +577,13 @@ CODE, CONSTANTS, NOTE = (1, 5, 0), (1, 4, 3000), (4, 4, 7)
         (elf(), 0),
         (elf(*[CODE] * 63, CONSTANTS), 3000),
         (elf(*[CODE] * 64, CONSTANTS), 0),
+        (elf(CODE, CONSTANTS, told=1), 0),
         (b"\x7fELF\1\1" + elf(CODE, CONSTANTS)[6:], 0),
         (b"\x7fELF\2\2" + elf(CODE, CONSTANTS)[6:], 0),
         (elf(CODE, CONSTANTS)[:60], 0),
         (elf(CODE, CONSTANTS)[:100], 0),
         (elf(CODE, CONSTANTS)[:32] + b"\xff" * 8 + elf(CODE, CONSTANTS)[40:], 0),
+        (elf(CODE, CONSTANTS)[:32] + (1 << 63).to_bytes(8, "little") + elf(CODE, CONSTANTS)[40:], 0),
         (b"\x7fELF", 0),
     ],
 )
