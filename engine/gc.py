@@ -40,9 +40,7 @@ class Collected:
     failed: tuple[tuple[str, str], ...]
 
 
-def collect(  # noqa: PLR0912 (one look through)
-    environment: Mapping[str, str], *, keep_traces: bool = False
-) -> Collected:
+def collect(environment: Mapping[str, str], *, keep_traces: bool = False) -> Collected:
     """Remove every container directory under the artifact base whose lock can be taken.
 
     With `keep_traces` the traces stay, and with them the directory. Entries that are not the engine's are
