@@ -20,8 +20,9 @@ import pytest
 from setup.busybox import BUSYBOX_PATHS, static_busybox
 from setup.make_rootfs import make_rootfs
 from tests.managers.arena import Arena, eventually, open_arena
-from tests.managers.containerd import Containerd
-from tests.managers.image import NAME, write_image
+from tests.managers.containerd import SOCKET, Containerd
+from tests.managers.image import NAME, PAUSE, write_image
+from tests.managers.kubelet import NAMESPACE, Kubelet
 from tests.managers.podman import Podman
 
 
@@ -78,6 +79,7 @@ def image(directory: Path) -> Path:
     rootfs = directory / "rootfs"
     make_rootfs(str(rootfs), busybox)
     write_image(rootfs, directory / "image.tar")
+    write_image(rootfs, directory / "pause.tar", PAUSE, ["/bin/sleep", "2147483647"])
     return directory / "image.tar"
 
 
@@ -134,6 +136,28 @@ def containerd(containerd_service: Containerd, arena: Arena) -> Iterator[Contain
     yield containerd_service
     for container in containerd_service("containers", "ls", "--quiet").ok().split():
         containerd_service.remove(container)
+    nothing_is_left(arena, before)
+
+
+@pytest.fixture(scope="session")
+def kubelet_service(containerd_service: Containerd, kernel_has_bridges: None) -> Kubelet:
+    """A client of containerd's Kubernetes interface, which has the images."""
+    arena = containerd_service.arena
+    for archive in ("image.tar", "pause.tar"):
+        images = ["ctr", f"--address={SOCKET}", f"--namespace={NAMESPACE}", "images", "import"]
+        arena.run(*images, "--snapshotter=native", arena.directory / archive).ok()
+    kubelet = Kubelet(containerd_service)
+    eventually("the network is ready", kubelet.is_ready)
+    return kubelet
+
+
+@pytest.fixture
+def kubelet(kubelet_service: Kubelet, arena: Arena) -> Iterator[Kubelet]:
+    """The kubelet's part, whose pods are removed after the test, whereupon nothing of them is left."""
+    before = arena.mounts()
+    yield kubelet_service
+    while kubelet_service.pods:
+        kubelet_service.remove_pod(kubelet_service.pods.pop())
     nothing_is_left(arena, before)
 
 
