@@ -156,8 +156,8 @@ def kubelet(kubelet_service: Kubelet, arena: Arena) -> Iterator[Kubelet]:
     """The kubelet's part, whose pods are removed after the test, whereupon nothing of them is left."""
     before = arena.mounts()
     yield kubelet_service
-    while kubelet_service.pods:
-        kubelet_service.remove_pod(kubelet_service.pods.pop())
+    for pod in kubelet_service("ListPodSandbox")["items"]:
+        kubelet_service.remove_pod(pod["id"])
     nothing_is_left(arena, before)
 
 
@@ -182,6 +182,16 @@ def nothing_is_left(arena: Arena, mounts: set[str]) -> None:
         eventually("the end of what containers left", lambda: not left(), patience=10)
     except TimeoutError:
         pytest.fail(f"left behind: {left()}")
+
+
+def verify_traces(arena: Arena, directory: str, *containers: str) -> None:
+    """Hold that each container left one trace below `directory`, and that it conforms, to the hand-off."""
+    names = [path.name for path in Path(f"/proc/{arena.init}/root{directory}").iterdir()]
+    for container in containers:
+        (trace,) = (name for name in names if name.startswith(container))
+        verified = arena.run("engine", "trace", "verify", "--complete", f"{directory}/{trace}")
+        assert "conforms" in verified.ok()
+        assert "handed_off" in verified.ok()
 
 
 def _needs(*programs: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,6 @@ class Kubelet:
     """A client of one containerd. Ids are containerd's; a container's name is unique in its pod."""
 
     containerd: Containerd
-    pods: list[str] = field(default_factory=list)
 
     def ask(self, method: str, **request: Any) -> Done:
         """One call, to its end; fields are named as in the API's protocol."""
@@ -62,7 +61,6 @@ class Kubelet:
             "linux": {"cgroup_parent": f"/{arena.name}"},
         }
         pod = self("RunPodSandbox", config=config, runtime_handler=HANDLER)["podSandboxId"]
-        self.pods.append(pod)
         return Pod(pod, config)
 
     def create(self, pod: Pod, name: str, script: str) -> str:
@@ -97,7 +95,7 @@ class Kubelet:
         return int(self.status(container)["exitCode"])
 
     def remove_pod(self, pod: str) -> None:
-        """As the kubelet does: stop, then remove. Both may be asked twice."""
+        """As the kubelet does: stop, then remove."""
         self("StopPodSandbox", pod_sandbox_id=pod)
         self("RemovePodSandbox", pod_sandbox_id=pod)
 
