@@ -24,7 +24,8 @@ def main(socket: str, method: str, request: str) -> int:
     json_format.Parse(request, message)
     with grpc.insecure_channel(f"unix://{socket}") as channel:
         try:
-            answer = getattr(api_pb2_grpc.RuntimeServiceStub(channel), method)(message, timeout=_PATIENCE)
+            stub = api_pb2_grpc.RuntimeServiceStub(channel)  # type: ignore[no-untyped-call]
+            answer = getattr(stub, method)(message, timeout=_PATIENCE)
         except grpc.RpcError as error:
             print(f"{error.code().name}: {error.details()}", file=sys.stderr)
             return 1
