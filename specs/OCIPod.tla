@@ -202,7 +202,9 @@ Crash(v) ==
     /\ doing[v] # "nothing"
     /\ crashes < Crashes
     /\ crashes' = crashes + 1
-    /\ LetGo(v)
+    /\ lock' = [c \in Containers |-> IF lock[c] = v THEN Nobody ELSE lock[c]]
+    /\ Goes(v, "nothing")
+    /\ at' = [at EXCEPT ![v] = Sandbox]
     /\ UNCHANGED <<record, file, alive, root>>
 
 Next ==
