@@ -37,6 +37,11 @@ lint:
 check *OPTIONS: (_parts "test")
     @exec {{ python }} -P -m engine check --mutants "$@"
 
+# Run the OCI suites of crun and runtime-tools against a bare runsc and ours: docs/oci-conformance.md (as root, half an hour)
+[no-exit-message]
+oci-suites: (_parts "oci-suites")
+    @exec {{ python }} -P -m tests.others
+
 # Compile the spec's lifecycle into what every run is held to: after each change of specs/GVisorRuntime.tla
 [no-exit-message]
 compile: (_parts "test")
@@ -46,6 +51,28 @@ compile: (_parts "test")
 [no-exit-message]
 diagrams: (_parts "test") _rootfs
     @exec {{ python }} -P {{ here }}/setup/make_diagrams.py
+
+# Change the code one place at a time and see that a test notices (as root, half an hour or so); writes docs/mutants.md
+[no-exit-message]
+mutants: (_parts "test")
+    @[ "$(id -u)" = 0 ] || { echo "mutants: without root many tests are skipped, and notice nothing: use sudo" >&2; exit 1; }
+    @{{ python }} -c 'import mutmut' 2>/dev/null || \
+        {{ python }} -m pip install --quiet --disable-pip-version-check -e {{ here }}'[mutants]'
+    rm -rf {{ here }}/mutants
+    PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 nice {{ python }} -m mutmut run
+    @{{ python }} {{ here }}/tests/mutation/report.py
+
+# Measure starts beside bare runsc and others, and write docs/performance.md (as root; --quick only prints)
+[no-exit-message]
+[positional-arguments]
+bench *OPTIONS: (_parts "test")
+    @{{ python }} -c 'import gvisor' 2>/dev/null || {{ python }} -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+    @exec {{ python }} -m benchmarks.starts "$@"
+
+# Measure the checking of up to ten million records, and write docs/fleet.md (5 GB of disk, a quarter of an hour)
+[no-exit-message]
+bench-fleet: (_parts "test")
+    @exec {{ python }} -m benchmarks.fleet
 
 # Repair what ruff can: format, import order, simple findings
 [no-exit-message]
@@ -64,7 +91,7 @@ setup: (_parts "test") _rootfs
 
 # Remove what was made in this checkout: .venv, caches, the example's files. System parts stay
 clean:
-    rm -rf .venv examples/*/rootfs .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+    rm -rf .venv examples/*/rootfs .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist mutants
     find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 [no-exit-message]

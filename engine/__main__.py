@@ -1,17 +1,24 @@
 """`python -m engine`, and the console script `engine`.
 
 SIGINT ends the process by itself until the engine is ready for it: an exception that Python raises in the middle
-of an import can be lost, and the run would go on.
+of an import can be lost, and the run would go on. No garbage is collected meanwhile: a run makes too little of it to
+pay for the search, and is over when it becomes runsc.
 """
 
 from __future__ import annotations
 
+import gc
 import signal
 
+gc.disable()
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from engine.cli import main  # after the above
+from engine.quick import import_argparse  # noqa: E402 (after the above)
+
+import_argparse()
+
+from engine.cli import main  # noqa: E402 (after the above)
 
 if __name__ == "__main__":
     raise SystemExit(main())

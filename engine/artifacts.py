@@ -2,12 +2,16 @@
 
     <base>/<component>/lock                       held, by flock(2), for as long as the supervisor lives
     <base>/<component>/trace-<time>-<random>.jsonl   the record of a run
+    <base>/<component>/oci.json                   the record of a container that a manager created
     <base>/<component>/runsc-root/                runsc's own state (`--root`)
                        runsc-root/runtime/        TMPDIR and XDG_RUNTIME_DIR of runsc
                        runsc-root/exec-allow/stage-*/runsc
+    <base>/traces/<id>-<time>-<random>.jsonl      the traces of containers that managers create, which outlive them
 
 The lock's descriptor survives execve into the supervisor, `runsc run`, whose end takes the container with it.
 So the kernel itself says whether the container is alive: whoever can take the lock may remove what it guards.
+A manager's container lives longer than `runsc create`, which holds its lock: there the record is asked as well
+(`engine.oci.record`), and whoever has the lock may remove only what it does not say is kept.
 It is a FIFO: a regular file could be written and executed by that descriptor, whatever the execute policy.
 """
 
@@ -16,12 +20,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator, Mapping
 
+from engine.digest import sha256
 from engine.linux.files import (
     Opened,
     PrivateDirectory,
@@ -31,7 +36,6 @@ from engine.linux.files import (
     open_private_directory,
     open_trusted,
 )
-from engine.linux.mounts import mounted_beneath
 from engine.linux.namespaces import read_uid_map, root_maps_to_unprivileged, unmapped_uid
 
 _BASE_NAME = "nucleus-gvisor"
@@ -39,13 +43,15 @@ _BASE_VARIABLES = ("ENGINE_ARTIFACT_BASE", "NUCLEUS_GVISOR_ARTIFACT_BASE")
 _PLAIN_COMPONENT = re.compile(r"[0-9A-Fa-f]{32}", re.ASCII)
 _COMPONENT = re.compile(r"[0-9A-Fa-f]{32}|id-[0-9a-f]{32}", re.ASCII)
 
-#: How runsc names the state of a container that is the only one of its sandbox, as all of ours are.
+#: How runsc names the state of a container that is the first of its sandbox, as all are but a pod's further ones.
 _STATE_FILE = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.+-]*)_sandbox:\1\.state", re.ASCII)
 
 LOCK = "lock"
 RUNSC_ROOT = "runsc-root"
 RUNTIME = "runtime"
 EXEC_ALLOW = "exec-allow"
+OCI_RECORD = "oci.json"
+TRACES = "traces"
 
 
 def artifact_base(environment: Mapping[str, str], *, user: int, root_is_mapped: bool, directory: str) -> str:
@@ -72,7 +78,7 @@ def component(container_id: str) -> str:
     """The directory name of one container: its id when that is 32 hexadecimal digits, else a digest of it."""
     if _PLAIN_COMPONENT.fullmatch(container_id):
         return container_id
-    return "id-" + hashlib.sha256(container_id.encode()).hexdigest()[:32]
+    return "id-" + sha256(container_id.encode())[:32]
 
 
 def is_component(name: str) -> bool:
@@ -143,6 +149,38 @@ def base_changed(base: PrivateDirectory) -> str | None:
         os.close(parent.descriptor)
 
 
+def reach_base(path: str, *, make: bool) -> str:
+    """The path of the base at `path` without links; with `make` the directories above it that are missing are made.
+
+    A link on the way is followed where nobody untrusted could have put it there, as `/var/run` is. Raises
+    `UntrustedPathError` and `OSError` as `open_base`.
+    """
+    parent_path, name = os.path.split(path.rstrip("/"))
+    owners = {0, os.geteuid()}
+    missing: list[str] = []
+    while True:
+        try:
+            parent = open_trusted(parent_path, owners, follow_links=True, unmapped=unmapped_uid())
+            break
+        except FileNotFoundError:
+            if not make:
+                raise
+            parent_path, last = os.path.split(parent_path)
+            missing.append(last)
+    try:
+        while missing:
+            judge_directory(parent, owners)
+            where = os.path.join(parent.path, missing[-1])
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(missing[-1], 0o711, dir_fd=parent.descriptor)
+            os.close(parent.descriptor)
+            parent = open_trusted(where, owners, follow_links=False, unmapped=unmapped_uid())
+            missing.pop()
+        return os.path.join(parent.path, name)
+    finally:
+        os.close(parent.descriptor)
+
+
 def _open_parent(path: str) -> tuple[Opened, str]:
     """The judged directory that holds the base, and the base's name in it."""
     if "\0" in path:
@@ -163,7 +201,7 @@ def _open_parent(path: str) -> tuple[Opened, str]:
 def open_container(base: PrivateDirectory, name: str) -> tuple[PrivateDirectory, int | None]:
     """Make or adopt the container directory `name` and take its lock; None for the lock if it is alive.
 
-    Raises `UntrustedPathError` and `OSError`.
+    Raises `UntrustedPathError` and `OSError`; what it made and could not lock is removed again if it is empty.
     """
     while True:
         container = make_private_directory(base.descriptor, base.path, name)
@@ -174,6 +212,9 @@ def open_container(base: PrivateDirectory, name: str) -> tuple[PrivateDirectory,
             os.close(container.descriptor)
         except BaseException:
             os.close(container.descriptor)
+            if container.created:
+                with contextlib.suppress(OSError):  # once there is a lock in it, it may be another engine's
+                    os.rmdir(name, dir_fd=base.descriptor)
             raise
 
 
@@ -216,6 +257,31 @@ def take_lock(container: PrivateDirectory) -> int | None:
         os.close(descriptor)
 
 
+def why_kept(base: PrivateDirectory, container: PrivateDirectory) -> str | None:
+    """Why only its manager may delete what is in there; None where anybody may. The caller holds the lock.
+
+    Raises `UntrustedPathError`, and `OSError`.
+    """
+    if not _has_record(container):
+        return None
+    from engine.oci import record  # only where a manager was
+
+    return record.why_kept(base, container)
+
+
+def wait_for_lock(container: PrivateDirectory, seconds: float) -> int | None:
+    """As `take_lock`, after waiting up to so many seconds for whoever holds it."""
+    end = time.monotonic() + seconds
+    while (lock := take_lock(container)) is None and time.monotonic() < end:
+        time.sleep(0.01)
+    return lock
+
+
+def open_runsc_root(container: PrivateDirectory) -> PrivateDirectory:
+    """runsc's directory in `container`. Raises `FileNotFoundError`, other `OSError`s and `UntrustedPathError`."""
+    return open_private_directory(container.descriptor, container.path, RUNSC_ROOT)
+
+
 def _make_lock(container: PrivateDirectory, path: str) -> None:
     """Make it, unless another engine does. Raises `OSError`: ENOENT where the directory is gone itself."""
     try:
@@ -235,7 +301,7 @@ def _names(directory: PrivateDirectory, name: str, status: os.stat_result) -> bo
     return os.path.samestat(status, named)
 
 
-def remove_leftovers(container: PrivateDirectory) -> list[str]:
+def remove_leftovers(base: PrivateDirectory, container: PrivateDirectory) -> list[str]:
     """Remove what a run that is over left in `container`, but not its traces. The caller holds the lock.
 
     What a supervisor that was killed left elsewhere (cgroups, a file of its overlay in the root file system) only
@@ -245,26 +311,55 @@ def remove_leftovers(container: PrivateDirectory) -> list[str]:
     try:
         status = os.stat(RUNSC_ROOT, dir_fd=container.descriptor, follow_symlinks=False)
     except FileNotFoundError:
+        _forget(base, container)
         return []
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
         return []
-    _delete_the_killed(container)
+    _delete_the_killed(base, container)
     remove_tree(container, RUNSC_ROOT)
+    _forget(base, container)
     return [os.path.join(container.path, RUNSC_ROOT)]
 
 
-def _delete_the_killed(container: PrivateDirectory) -> None:
-    """Have the staged runsc delete each container whose state is still in its root. Raises `OSError`."""
+def _has_record(container: PrivateDirectory) -> bool:
+    try:
+        os.stat(OCI_RECORD, dir_fd=container.descriptor, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _forget(base: PrivateDirectory, container: PrivateDirectory) -> None:
+    """Remove the record, after what it is about."""
+    if _has_record(container):
+        from engine.oci import pod  # only where a manager was
+
+        pod.forget(base, container)
+
+
+def _delete_the_killed(base: PrivateDirectory, container: PrivateDirectory) -> None:
+    """Have the staged runsc delete each container whose state is still in its root, or in its sandbox's.
+
+    Raises `OSError`.
+    """
     with contextlib.closing(open_private_directory(container.descriptor, container.path, RUNSC_ROOT)) as root:
-        killed = [match[1] for name in os.listdir(root.descriptor) if (match := _STATE_FILE.fullmatch(name))]
+        killed = [
+            (root.path, match[1])
+            for name in os.listdir(root.descriptor)
+            if (match := _STATE_FILE.fullmatch(name))
+        ]
+        if _has_record(container):
+            from engine.oci import pod  # only where a manager was
+
+            killed += pod.left_in_sandbox(base, container)
         if not killed:
             return
         from engine.runsc import delete  # only after a kill: it is costly to import
 
         for program in _staged_copies(root):
             try:
-                for container_id in killed:
-                    delete(program, root.path, container_id)
+                for where, container_id in killed:
+                    delete(program, where, container_id)
             finally:
                 os.close(program)
             return
@@ -301,7 +396,9 @@ def remove_tree(directory: PrivateDirectory, name: str) -> None:
 
     Raises `OSError`: EBUSY, before anything is removed, where something is mounted in the tree.
     """
-    import shutil  # only where there is something to remove: it is costly to import
+    import shutil  # only where there is something to remove: both are costly to import
+
+    from engine.linux.mounts import mounted_beneath
 
     path = os.path.join(directory.path, name)
     if mounted := mounted_beneath(path):
@@ -322,7 +419,7 @@ def remove_container(base: PrivateDirectory, container: PrivateDirectory) -> boo
     Says whether the directory is gone: not when another engine has made its lock in it by then, or when its
     name is another directory's, which is left alone. Raises `OSError`.
     """
-    remove_leftovers(container)
+    remove_leftovers(base, container)
     for name in os.listdir(container.descriptor):
         if name == LOCK:
             continue

@@ -10,16 +10,18 @@ Sources: OCI runtime specification, bundle.md and config.md (Root); openat(2), o
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
 
 from engine import oci_config
+from engine.digest import sha256
 from engine.errors import BundleError
 from engine.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
+from engine.records import TYPE_CHECKING, dataclass
+
+if TYPE_CHECKING:
+    from typing import Any, Self
 
 CONFIG_NAME = "config.json"
 #: Bytes: room for some 100,000 mounts.
@@ -49,6 +51,7 @@ class Bundle:
     rootfs: str
     rootfs_directory: int
     rootfs_identity: Identity
+    may_be_root: bool = False
 
     def facts(self) -> dict[str, Any]:
         """What a trace says of it: which bundle, and how much of it runs outside the sandbox (its hooks)."""
@@ -67,13 +70,13 @@ class Bundle:
         looked up again by the path that runsc is given.
         """
         try:
-            if _digest(_read_config(self.directory)) != self.digest:
+            if sha256(_read_config(self.directory)) != self.digest:
                 return f"{CONFIG_NAME} has other content"
             named = _open_bundle_directory(self.path)
             try:
                 if _identity(named) != self.identity:
                     return f"{self.path!r} names another directory"
-                rootfs, identity = _open_rootfs(named, self.config["root"]["path"])
+                rootfs, identity = _open_rootfs(named, self.config["root"]["path"], self.may_be_root)
                 os.close(rootfs)
                 if identity != self.rootfs_identity:
                     return f"{self.rootfs!r} names another directory"
@@ -97,12 +100,13 @@ class Bundle:
         self.close()
 
 
-def open_bundle(path: str) -> Bundle:
+def open_bundle(path: str, *, may_be_root: bool = False) -> Bundle:
     """Open and validate the bundle in the directory `path`.
 
     config.json must be a regular file, not a link, of at most `MAX_CONFIG_SIZE` bytes, that `oci_config.parse`
     accepts. A relative `root.path` must be a directory beneath the bundle, whatever links are on the way; an
-    absolute one a directory. Neither may be the bundle itself. Raises `BundleError`.
+    absolute one a directory. Neither may be the bundle itself, in which the container could write its own
+    config.json, unless the caller answers for that with `may_be_root`. Raises `BundleError`.
     """
     if not path or "\0" in path:
         raise BundleError(
@@ -122,7 +126,7 @@ def open_bundle(path: str) -> Bundle:
         config = oci_config.parse(data)
         identity = _identity(directory)
         root_path: str = config["root"]["path"]
-        rootfs, rootfs_identity = _open_rootfs(directory, root_path)
+        rootfs, rootfs_identity = _open_rootfs(directory, root_path, may_be_root)
     except BaseException:
         os.close(directory)
         raise
@@ -131,15 +135,12 @@ def open_bundle(path: str) -> Bundle:
         directory=directory,
         identity=identity,
         config=config,
-        digest=_digest(data),
+        digest=sha256(data),
         rootfs=os.path.normpath(os.path.join(absolute, root_path)),
         rootfs_directory=rootfs,
         rootfs_identity=rootfs_identity,
+        may_be_root=may_be_root,
     )
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _identity(descriptor: int) -> Identity:
@@ -211,7 +212,7 @@ def _read_at_most(descriptor: int, size: int) -> bytes:
     raise BundleError(f"{CONFIG_NAME} is larger than {MAX_CONFIG_SIZE} bytes", remedy="make it smaller")
 
 
-def _open_rootfs(directory: int, path: str) -> tuple[int, Identity]:
+def _open_rootfs(directory: int, path: str, may_be_bundle: bool) -> tuple[int, Identity]:
     """The root filesystem that `root.path` names for the bundle open on `directory`: an `O_PATH` descriptor."""
     where = "config.json: $.root.path"
     try:
@@ -228,7 +229,7 @@ def _open_rootfs(directory: int, path: str) -> tuple[int, Identity]:
         raise BundleError(f"{where} is {path!r}, which {what}", remedy=remedy) from None
     try:
         identity = _identity(descriptor)
-        if identity == _identity(directory):
+        if identity == _identity(directory) and not may_be_bundle:
             raise BundleError(
                 f"{where} is {path!r}, which is the bundle itself",
                 remedy="put the root filesystem in a directory of its own, such as 'rootfs'",

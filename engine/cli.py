@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import io
 import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
 
 from engine import __doc__ as what_it_is
 from engine import __version__
 from engine.errors import EngineError, printable, remedy_for
 from engine.options import ExecPolicy, Network, Platform, RunOptions, check_container_id
+from engine.quick import import_transitions
+from engine.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
     from engine.audit.signature import Signers
+    from engine.formal.workers import Workers
 
 _EXIT_CODES = (
     "exit codes: 125 the engine refused; 2 wrong usage; 130 interrupted; run: the container's own after the hand-off; "
@@ -38,8 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; `arguments` are those after the program's name. Answers with the exit code."""
     debug = as_json = False
     try:
-        options = _parser().parse_args(arguments)
+        given = sys.argv[1:] if arguments is None else arguments
+        options = _parser(given).parse_args(given)
         debug, as_json = options.debug, options.json
+        if options.command is not _run:
+            gc.enable()  # engine.__main__ turned it off
         if options.command is not _run and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # these clean up by leaving their blocks
         answer = int(options.command(options))
@@ -106,6 +114,24 @@ def _positive(text: str) -> int:
     return number
 
 
+class _Formatter(argparse.HelpFormatter):
+    """As argparse's, which makes one for each option that is added, without an import of `shutil` for the width."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
+def _columns() -> int:
+    """How wide the terminal is, environ(7); 80 where there is none."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) > 0:
+        return int(columns)
+    try:
+        return os.get_terminal_size().columns or 80
+    except OSError:
+        return 80
+
+
 class _Parser(argparse.ArgumentParser):
     """As argparse's, but an error is one line."""
 
@@ -113,11 +139,24 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="engine", description=what_it_is, epilog=_EXIT_CODES, allow_abbrev=False)
+def _parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="engine",
+        description=what_it_is,
+        epilog=_EXIT_CODES,
+        allow_abbrev=False,
+        formatter_class=_Formatter,
+    )
     parser.add_argument("--version", action="version", version=f"engine {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    # With `prog` argparse need not work it out, for which it imports half of what handles files.
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, prog=parser.prog)
+    _add_run(commands)
+    if given[:1] != ["run"]:  # a run does not wait for the options of the others to be put together
+        _add_others(commands)
+    return parser
 
+
+def _add_run(commands: Any) -> None:
     run = _command(commands, "run", _run, "run an OCI bundle under runsc")
     run.add_argument("bundle", metavar="BUNDLE", help="the bundle's directory")
     run.add_argument("--id", help="the container's id (default: 32 random hexadecimal digits)")
@@ -131,10 +170,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--runsc", metavar="PATH", help="the runsc to run (default: a trusted system path)")
     run.add_argument("--trace", metavar="FILE", help="keep the trace in this new file")
+    run.add_argument(
+        "--detach", action="store_true", help="run it as a service of systemd's, with its journal"
+    )
     run.add_argument("--dry-run", action="store_true", help="print what runsc would be given; touch nothing")
 
-    gc = _command(commands, "gc", _gc, "remove what finished containers left under the artifact base")
-    gc.add_argument("--keep-traces", action="store_true", help="leave the traces where they are")
+
+def _add_others(commands: Any) -> None:
+    collect = _command(commands, "gc", _gc, "remove what finished containers left under the artifact base")
+    collect.add_argument("--keep-traces", action="store_true", help="leave the traces where they are")
 
     check = _command(
         commands, "check", _check, "check the specs with TLC: every property, every reachable state"
@@ -163,9 +207,20 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--output", metavar="FILE", default="report.html", help="where to (default: report.html)"
     )
+    report.add_argument(
+        "--runs",
+        action="store_true",
+        help="a FILE has the traces of many runs, one after the other: report on them as a fleet",
+    )
     _signers(report)
+    _workers(report)
 
-    trace = commands.add_parser("trace", help="check the traces of runs, and sign them", allow_abbrev=False)
+    trace = commands.add_parser(
+        "trace",
+        help="check the traces of runs, and sign them",
+        allow_abbrev=False,
+        formatter_class=_Formatter,
+    )
     of_traces = trace.add_subparsers(title="commands", metavar="COMMAND", required=True)
     verify = _command(
         of_traces, "verify", _trace_verify, "check traces line by line against the spec and their chain"
@@ -177,8 +232,8 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument(
         "--complete", action="store_true", help="an incomplete trace counts as one that differs"
     )
-
     _signers(verify)
+    _workers(verify)
     sign = _command(of_traces, "sign", _sign, "sign traces; each signature is a new file beside its trace")
     sign.add_argument("files", nargs="+", metavar="FILE", help="a trace")
     sign.add_argument(
@@ -204,12 +259,16 @@ def _parser() -> argparse.ArgumentParser:
     diagram.add_argument("--trace", metavar="FILE", help="draw the run of this trace over the lifecycle")
 
     _command(commands, "doctor", _doctor, "show what is installed here, what it enables, what is missing")
-    return parser
 
 
 def _command(commands: Any, name: str, run: Callable[[Any], int], text: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=_EXIT_CODES, allow_abbrev=False
+        name,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog=_EXIT_CODES,
+        allow_abbrev=False,
+        formatter_class=_Formatter,
     )
     parser.add_argument("--json", action="store_true", help="say it as JSON")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -228,6 +287,18 @@ def _signers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--identity", metavar="NAME", help="a principal of the --signers file")
 
 
+def _workers(parser: argparse.ArgumentParser) -> None:
+    """Who does the work."""
+    parser.add_argument(
+        "--jobs", type=_positive, default=1, metavar="N", help="share it among N processes (default: 1)"
+    )
+    parser.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="share it among the workers of this Dask scheduler, which have the same files",
+    )
+
+
 def _choice(parser: argparse.ArgumentParser, flag: str, kind: Any, default: Any, text: str) -> None:
     names = [str(member) for member in kind]
     parser.add_argument(
@@ -240,6 +311,7 @@ def _choice(parser: argparse.ArgumentParser, flag: str, kind: Any, default: Any,
 
 
 def _run(options: argparse.Namespace) -> int:
+    import_transitions()
     from engine.bundle import open_bundle
     from engine.lifecycle.runner import plan, run
 
@@ -247,6 +319,8 @@ def _run(options: argparse.Namespace) -> int:
         check_container_id(options.id)
     if options.dry_run and options.trace is not None:
         _parser().error("--dry-run writes nothing, so --trace has no place in it")
+    if options.dry_run and options.detach:
+        _parser().error("--dry-run runs nothing, so --detach has no place in it")
     chosen = RunOptions(
         container_id=options.id if options.id is not None else os.urandom(16).hex(),
         network=Network(options.network),
@@ -258,6 +332,8 @@ def _run(options: argparse.Namespace) -> int:
         runsc=options.runsc,
     )
     bundle = open_bundle(options.bundle)
+    if options.detach:
+        return _detach(bundle.path, chosen, options)
     if options.dry_run:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="surrogateescape")  # a path is printed as the bytes it is
@@ -275,6 +351,28 @@ def _run(options: argparse.Namespace) -> int:
         _say(json.dumps({"warning": text}) if options.json else f"engine: warning: {printable(text)}")
 
     return run(bundle, chosen, os.environ, trace_path=options.trace, warn=warn)
+
+
+def _detach(bundle: str, chosen: RunOptions, options: argparse.Namespace) -> int:
+    """Start the same run as a service, and say which."""
+    from engine.service import start
+
+    arguments = [bundle, "--id", chosen.container_id]
+    for flag, value in chosen.facts().items():
+        name = f"--{flag.replace('_', '-')}"
+        if value is True:
+            arguments.append(name)
+        elif isinstance(value, str):
+            arguments += [name, os.path.abspath(value) if flag == "runsc" else value]
+    if options.trace is not None:
+        arguments += ["--trace", os.path.abspath(options.trace)]
+    unit = start(chosen.container_id, arguments, os.environ)
+    print(json.dumps({"id": chosen.container_id, "unit": unit}) if options.json else chosen.container_id)
+    if not options.json:
+        _say(
+            f"engine: its output is in the journal: journalctl {'' if os.geteuid() == 0 else '--user '}-u {unit}"
+        )
+    return 0
 
 
 def _gc(options: argparse.Namespace) -> int:
@@ -332,17 +430,21 @@ def _report(options: argparse.Namespace) -> int:
     from engine.audit.model_check import load
     from engine.audit.report import run_page
 
-    one = len(options.files) == 1
+    one = len(options.files) == 1 and not options.runs
     if bool(options.files) == (options.traces is not None):
         _parser().error("report takes either traces or --traces DIR")
     if options.check is not None and not one:
         _parser().error("--check belongs to the report of one run")
+    if options.runs and (options.key or options.signers):
+        _parser().error("a signature belongs to the file of one run: --runs has no place beside it")
     signers = _whose_signatures(options)
     if one:
         check = None if options.check is None else load(options.check)
         page = run_page(options.files[0], check=check, signers=signers)
     else:
-        page = fleet_page(options.files or traces_in(options.traces), signers=signers)
+        paths = options.files or traces_in(options.traces)
+        workers = _whose_work(options, paths)
+        page = fleet_page(paths, signers=signers, runs=options.runs, workers=workers)
     html.write(options.output, page)
     print(json.dumps({"report": options.output}) if options.json else f"written: {printable(options.output)}")
     return 0
@@ -357,7 +459,8 @@ def _trace_verify(options: argparse.Namespace) -> int:
     if (signers := _whose_signatures(options)) is not None:
         return _verify_signed(options, signers)
     found: Counter[Verdict] = Counter()
-    for result in verify(options.files, runs=options.runs):
+    workers = _whose_work(options, options.files)
+    for result in verify(options.files, runs=options.runs, workers=workers):
         found[result.verdict] += 1
         print(json.dumps(asdict(result)) if options.json else result)
     if found.total() > 1 and not options.json:
@@ -379,7 +482,7 @@ def _verify_signed(options: argparse.Namespace, signers: Signers) -> int:
             "a signature belongs to the file of one run: neither --runs nor - has a place beside it"
         )
     all_good = True
-    for verified in verify(options.files, signers):
+    for verified in verify(options.files, signers, _whose_work(options, options.files)):
         complete = verified.result.verdict is Verdict.CONFORMS or not options.complete
         all_good = all_good and verified.is_good and complete
         print(json.dumps(verified.as_data()) if options.json else verified)
@@ -407,6 +510,22 @@ def _whose_signatures(options: argparse.Namespace) -> Signers | None:
     if options.key is not None:
         return Signers.of_key(options.key)
     return Signers.of_identity(options.signers, options.identity)
+
+
+def _whose_work(options: argparse.Namespace, paths: Sequence[str]) -> Workers | None:
+    if options.cluster is None:
+        if options.jobs == 1:
+            return None
+        from engine.formal.workers import Processes
+
+        return Processes(options.jobs)
+    if options.jobs != 1:
+        _parser().error("give either --jobs or --cluster")
+    if not all(map(os.path.isabs, paths)):
+        _parser().error("a cluster's workers are elsewhere: with --cluster, name files by absolute paths")
+    from engine.formal.workers import DaskCluster
+
+    return DaskCluster(options.cluster)
 
 
 def _diagram(options: argparse.Namespace) -> int:

@@ -7,7 +7,11 @@ escaped. It never carries the content of a file or of the environment.
 from __future__ import annotations
 
 import errno
-from typing import ClassVar
+
+from engine.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 
 def printable(text: str) -> str:
@@ -89,6 +93,15 @@ class PolicyError(StepError):
 
 class ExecError(StepError):
     step = "exec"
+
+
+class FailedError(StepError):
+    """The system failed a step in something that no step expects to fail; `step` is the one it was in."""
+
+    def __init__(self, step: str, error: OSError) -> None:
+        self.step = str(step)
+        where = f"{error.filename!r}: " if error.filename is not None else ""
+        super().__init__(f"{where}{error.strerror or error}", remedy=remedy_for(error, "run it again"))
 
 
 class StoppedError(StepError):

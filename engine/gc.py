@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from engine import artifacts
-from engine.errors import EngineError
+from engine import artifacts, store
+from engine.errors import EngineError, remedy_for
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
+from engine.records import dataclass
 
 _REMEDY = "look at it, and remove it by hand if it is not needed"
+#: The store is emptied last; traces stay, as managers' containers are over sooner than anybody has read about them.
+_NO_CONTAINERS = frozenset({store.STORE, artifacts.TRACES})
 
 
 class GcError(EngineError):
@@ -26,7 +28,10 @@ class GcError(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What became of each entry of the artifact `base`, by path. `failed` pairs a path with the reason."""
+    """What became of each entry of the artifact `base`, by path. `failed` pairs a path with the reason.
+
+    The store of staged copies belongs to no container: it is named only where it is foreign or failed.
+    """
 
     base: str
     removed: tuple[str, ...]
@@ -45,18 +50,17 @@ def collect(environment: Mapping[str, str], *, keep_traces: bool = False) -> Col
     alive: list[str] = []
     foreign: list[str] = []
     failed: list[tuple[str, str]] = []
-    path = ""
-    try:
-        path = artifacts.chosen_base(environment)
-        base = artifacts.open_existing_base(path)
-    except UntrustedPathError as error:
-        raise GcError(str(error), remedy=_REMEDY) from None
-    except OSError as error:
-        raise GcError(f"{path or error.filename!r}: {error.strerror}", remedy=_REMEDY) from None
+    path, base = _open_base(environment)
     if base is not None:
         with contextlib.closing(base):
-            for name in sorted(os.listdir(base.descriptor)):
+            try:
+                names = sorted(os.listdir(base.descriptor))
+            except OSError as error:
+                raise GcError(f"{path!r}: {error.strerror}", remedy=remedy_for(error, _REMEDY)) from None
+            for name in names:
                 where = os.path.join(path, name)
+                if name in _NO_CONTAINERS:
+                    continue
                 if not artifacts.is_component(name):
                     foreign.append(where)
                     continue
@@ -71,7 +75,27 @@ def collect(environment: Mapping[str, str], *, keep_traces: bool = False) -> Col
                 else:
                     removed += gone or []
                     alive += [where] if gone is None else []
+            where = os.path.join(path, store.STORE)
+            try:
+                store.collect(base)  # last: now nothing links to what only finished containers used
+            except UntrustedPathError:
+                foreign.append(where)
+            except OSError as error:
+                failed.append((where, error.strerror or str(error)))
     return Collected(path, tuple(removed), tuple(alive), tuple(foreign), tuple(failed))
+
+
+def _open_base(environment: Mapping[str, str]) -> tuple[str, PrivateDirectory | None]:
+    """The artifact base's path, and the base; None when there is none. Raises `GcError`."""
+    path = ""
+    try:
+        path = artifacts.chosen_base(environment)
+        base = artifacts.open_existing_base(path)
+    except UntrustedPathError as error:
+        raise GcError(str(error), remedy=_REMEDY) from None
+    except OSError as error:
+        raise GcError(f"{path or error.filename!r}: {error.strerror}", remedy=_REMEDY) from None
+    return path, base
 
 
 def _collect(base: PrivateDirectory, name: str, *, keep_traces: bool) -> list[str] | None:
@@ -81,7 +105,9 @@ def _collect(base: PrivateDirectory, name: str, *, keep_traces: bool) -> list[st
         if lock is None:
             return None
         try:
-            gone = artifacts.remove_leftovers(container) if keep_traces else []
+            if artifacts.why_kept(base, container):
+                return None
+            gone = artifacts.remove_leftovers(base, container) if keep_traces else []
             whole = artifacts.remove_if_unused if keep_traces else artifacts.remove_container
             return [container.path] if whole(base, container) else gone
         finally:

@@ -25,9 +25,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
 
 from engine.errors import BundleError
+from engine.records import TYPE_CHECKING, dataclass
+
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 #: Characters of the longest whole number that is read at all; an uint64 takes 20.
 MAX_NUMBER_LENGTH = 100
@@ -114,7 +117,8 @@ def _refuse_kind(value: object, wanted: str) -> NoReturn:
 # --- Reading JSON ---------------------------------------------------------------------------------------------
 
 
-class _Misfit(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Misfit:
     """Stands in a document, until its path is found, where something was that we do not read."""
 
     found: str
@@ -227,7 +231,8 @@ def _refuse_misfits(document: object) -> None:
 # --- What a member must be ------------------------------------------------------------------------------------
 
 
-class Rule(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Rule:
     """What a value must be: `wanted` in words; `check` raises `_MismatchError` unless it is."""
 
     wanted: str

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 
 from engine.errors import UsageError
+from engine.records import dataclass
 
 #: As containerd's longest; a longer one does not fit the name of runsc's control socket, unix(7).
 MAX_CONTAINER_ID = 76

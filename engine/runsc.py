@@ -41,7 +41,7 @@ def is_available(environment: Mapping[str, str]) -> bool:
 def version(binary: Validated) -> str:
     """What `runsc --version` prints, without the space around it. Raises `RunscError`."""
     try:
-        done = _ask(binary.descriptor, ["--version"], "/nonexistent")
+        done = ask(binary.descriptor, ["--version"], "/nonexistent")
     except subprocess.TimeoutExpired:
         raise RunscError(
             f"{binary.path!r} did not answer in {_TIME_LIMIT:.0f} s", remedy="install it anew"
@@ -60,20 +60,23 @@ def delete(program: int, root: str, container_id: str) -> None:
     """
     arguments = ["--root", root, "delete", "--force", container_id]
     try:
-        done = _ask(program, arguments, os.path.join(root, artifacts.RUNTIME))
+        done = ask(program, arguments, os.path.join(root, artifacts.RUNTIME))
     except subprocess.TimeoutExpired:
         raise OSError(errno.ETIMEDOUT, f"runsc delete did not end in {_TIME_LIMIT:.0f} s", root) from None
     if done.returncode != 0:
         raise OSError(errno.EIO, f"runsc delete failed with {done.returncode}", root)
 
 
-def _ask(program: int, arguments: Sequence[str], runtime: str) -> subprocess.CompletedProcess[bytes]:
+def ask(
+    program: int, arguments: Sequence[str], runtime: str, *, seconds: float | None = _TIME_LIMIT
+) -> subprocess.CompletedProcess[bytes]:
+    """Run the runsc open on `program`, and wait for it. Raises `OSError` and `subprocess.TimeoutExpired`."""
     return subprocess.run(  # noqa: S603 (the very descriptor that was judged)
         [f"/proc/self/fd/{program}", *arguments],
         pass_fds=[program],
         env=build_environment(runtime),
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        timeout=_TIME_LIMIT,
+        timeout=seconds,
         check=False,
     )

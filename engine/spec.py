@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
+
+from engine.digest import sha256
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 #: In an installed package the specs are beside this file; in a checkout, beside the package.
@@ -25,4 +26,4 @@ def specs_directory() -> str:
 def spec_digest() -> str:
     """The SHA-256, in hexadecimal, of the lifecycle's spec. Raises `FileNotFoundError`."""
     with open(os.path.join(specs_directory(), LIFECYCLE_SPEC), "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
+        return sha256(file.read())

@@ -8,17 +8,19 @@ carries the SHA-256 of the line before it, so that none can be edited, cut out o
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import Any
 
+from engine.digest import sha256
 from engine.errors import TraceError, remedy_for
 from engine.lifecycle.machine import Move
 from engine.linux.files import PrivateDirectory
+from engine.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 FORMAT = 1
 
@@ -41,12 +43,12 @@ class Trace:
         """Keep the trace in a new file at `path`. A trace never replaces anything. Raises `TraceError`."""
         self._create(path, path, None)
 
-    def create_in(self, container: PrivateDirectory) -> None:
-        """Keep the trace in the container's own directory, unless it has a place. Raises `TraceError`."""
+    def create_in(self, directory: PrivateDirectory, *, named: str = "trace") -> None:
+        """Keep the trace in a new file in `directory`, unless it has a place. Raises `TraceError`."""
         if self._descriptor is None:
             now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-            name = f"trace-{now}-{os.urandom(4).hex()}.jsonl"
-            self._create(name, os.path.join(container.path, name), container.descriptor)
+            name = f"{named}-{now}-{os.urandom(4).hex()}.jsonl"
+            self._create(name, os.path.join(directory.path, name), directory.descriptor)
 
     def move(self, move: Move) -> None:
         """Record `move`; the facts of a refusal hold the `error` that caused it. Raises `TraceError`."""
@@ -83,7 +85,8 @@ class Trace:
             raise
 
     def _append(self, fields: Mapping[str, Any]) -> None:
-        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+        now = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds // 1000:06}Z"
         record = {
             "seq": self._seq,
             "time": now,
@@ -99,7 +102,7 @@ class Trace:
             del self._waiting[-1]  # the move is not made: what follows takes its number
             raise
         self._seq += 1
-        self._previous = hashlib.sha256(line).hexdigest()
+        self._previous = sha256(line)
 
     def _flush(self) -> None:
         """Write what waits, each line as a whole or not at all. Raises `TraceError`."""

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -82,6 +83,34 @@ def install(wanted: Mapping[str, str], *, upgrade_runsc: bool) -> None:
     apt.install(packages)
 
 
+def extract_old_runsc(target: str) -> None:
+    """Put the runsc of Debian 12, which the newer one replaced there, at `target`; it is not installed.
+
+    Raises `SetupError`.
+    """
+    if f" {OLD}/" not in _versions("runsc"):
+        _update(Apt(_way_to_root("the lists of packages")), [])
+    with tempfile.TemporaryDirectory() as directory:
+        commands = (
+            ["apt-get", "-q", "download", f"runsc/{OLD}"],
+            ["sh", "-c", "exec dpkg-deb -x runsc_*.deb tree"],
+        )
+        for command in commands:
+            done = _call(command, directory)
+            if done.returncode != 0:
+                raise SetupError(f"{command[0]} failed: {_last_line(done.stdout)}")
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        half = f"{target}.new"
+        shutil.copyfile(f"{directory}/tree/usr/bin/runsc", half)
+        os.chmod(half, 0o755)  # noqa: S103
+        os.replace(half, target)
+
+
+def is_old() -> bool:
+    """Whether this is the Debian whose own runsc is too old."""
+    return _codename() == OLD
+
+
 def _codename() -> str | None:
     """The release's name on Debian itself, None elsewhere; os-release(5)."""
     try:
@@ -146,15 +175,7 @@ class Apt:
         deadline = time.monotonic() + LOCK_PATIENCE
         waiting = False
         while True:
-            done = subprocess.run(  # noqa: S603
-                [*self._prefix, "apt-get", "-q", "-y", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                check=False,
-            )
+            done = _call([*self._prefix, "apt-get", "-q", "-y", *arguments])
             if done.returncode == 0:
                 return done.stdout
             if "Could not get lock" not in done.stdout or time.monotonic() > deadline:
@@ -170,6 +191,20 @@ class Apt:
         )
         if done.returncode != 0:
             raise SetupError(f"{' '.join(command)} failed: {_last_line(done.stderr)}")
+
+
+def _call(command: Sequence[str], directory: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `command` without input; all that it says is in `stdout`."""
+    return subprocess.run(  # noqa: S603
+        command,
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
 
 
 def _last_line(output: str) -> str:

@@ -3,7 +3,7 @@
 The notable thing: the look whether anything is missing is part of every `./just run`, so this module costs
 no more than Python itself; what installs is imported only when there is something to install.
 
-usage: python setup/system_parts.py run|test
+usage: python setup/system_parts.py run|test|bench
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ RUNSC_PATHS = ("/usr/local/bin/runsc", "/usr/bin/runsc", "/opt/gvisor/runsc")
 
 #: Where Debian's package puts it.
 PACKAGED_RUNSC = "/usr/bin/runsc"
+
+#: Debian 12's own runsc, of 2022, beside the newer one: the tests run containers with both.
+OLD_RUNSC = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), ".venv", "old", "runsc")
 
 
 def find_runsc() -> str | None:
@@ -46,6 +49,14 @@ def on_path(*programs: str) -> bool:
     )
 
 
+def is_there(path: str) -> bool:
+    """Whether there is something at `path`."""
+    return os.path.exists(path)
+
+
+#: Where Debian's packages of Go libraries put them.
+_GO = "/usr/share/gocode/src"
+
 #: A package, why it is needed, and whether what it brings is there.
 Part = tuple[str, str, Callable[[], bool]]
 
@@ -58,9 +69,47 @@ TEST_PARTS: tuple[Part, ...] = (
     ("default-jre-headless", "Java, for the model checker TLC", lambda: on_path("java")),
     ("graphviz", "draws the state diagrams", lambda: on_path("dot")),
     ("chromium", "the browser in which the reports are tested", lambda: on_path("chromium")),
+    ("systemd", "checks the example's unit file", lambda: on_path("systemd-analyze")),
     ("uidmap", "maps subordinate ids for rootless containers", lambda: on_path("newuidmap", "newgidmap")),
+    ("podman", "a manager that the OCI runtime is tested with", lambda: on_path("podman")),
+    ("netavark", "podman's networks", lambda: is_there("/usr/lib/podman/netavark")),
+    ("iptables", "the firewall rules of podman's networks", lambda: is_there("/usr/sbin/iptables")),
+    ("containerd", "another manager, the one of Kubernetes", lambda: on_path("containerd", "ctr")),
+    (
+        "containernetworking-plugins",
+        "the networks of containerd's pods",
+        lambda: is_there("/usr/lib/cni/ptp"),
+    ),
 )
-GOALS = {"run": RUN_PARTS, "test": TEST_PARTS}
+#: Beside the tests' parts, what fetches and builds the OCI suites of others.
+SUITE_PARTS: tuple[Part, ...] = (
+    *TEST_PARTS,
+    ("gcc", "builds the program inside crun's tests", lambda: on_path("gcc")),
+    ("libc6-dev", "what C programs are linked with", lambda: is_there("/usr/include/stdlib.h")),
+    ("dpkg-dev", "reads Debian's source packages", lambda: on_path("dpkg-source")),
+    ("golang-go", "builds the runtime-tools", lambda: on_path("go")),
+    *(
+        (
+            f"golang-{package}-dev",
+            "a library of the runtime-tools",
+            lambda where=where: is_there(f"{_GO}/{where}"),
+        )
+        for package, where in (
+            ("github-blang-semver", "github.com/blang/semver"),
+            ("github-google-uuid", "github.com/google/uuid"),
+            ("github-hashicorp-go-multierror", "github.com/hashicorp/go-multierror"),
+            ("github-mrunalp-fileutils", "github.com/mrunalp/fileutils"),
+            ("github-opencontainers-selinux", "github.com/opencontainers/selinux"),
+            ("github-opencontainers-specs", "github.com/opencontainers/runtime-spec"),
+            ("github-sirupsen-logrus", "github.com/sirupsen/logrus"),
+            ("github-urfave-cli", "github.com/urfave/cli"),
+            ("github-xeipuuv-gojsonschema", "github.com/xeipuuv/gojsonschema"),
+            ("gocapability", "github.com/syndtr/gocapability"),
+            ("golang-x-sys", "golang.org/x/sys"),
+        )
+    ),
+)
+GOALS = {"run": RUN_PARTS, "test": TEST_PARTS, "oci-suites": SUITE_PARTS}
 
 
 def missing(goal: str) -> dict[str, str]:
@@ -85,12 +134,29 @@ def install_missing(goal: str) -> None:
         say(f"note: this system's {in_use} has no systrap; containers run on ptrace or kvm")
 
 
+def keep_old_runsc() -> None:
+    """Bring `OLD_RUNSC`. Where it is not to be had, the tests that want it are skipped, and say so."""
+    if os.path.exists(OLD_RUNSC):
+        return
+
+    from setup import debian
+
+    if debian.is_old():
+        say("extracting Debian 12's own runsc beside the newer one: the tests run containers with both")
+        try:
+            debian.extract_old_runsc(OLD_RUNSC)
+        except SetupError as error:
+            say(f"note: {error}; going on without it")
+
+
 def main(arguments: Sequence[str]) -> int:
     if len(arguments) != 1 or arguments[0] not in GOALS:
         print(f"usage: system_parts.py {'|'.join(GOALS)}", file=sys.stderr)
         return 2
     try:
         install_missing(arguments[0])
+        if arguments[0] == "test":
+            keep_old_runsc()
     except SetupError as error:
         say(str(error))
         return 1

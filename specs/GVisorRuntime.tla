@@ -72,6 +72,8 @@ VARIABLES
     nest,       \* each container's exec-allow directory
     leftover,   \* an earlier run of this container left things behind
     onDisk,     \* the bytes at the path of each run's staged copy
+    stored,     \* the kept copies: of each the identity of the file it was made from, its bytes, and those recorded
+    shared,     \* each run's copy is a kept one: the same file, under another name
     lock,       \* who holds the lock in each container's directory
     inForce,    \* how far an execute policy confines this run's process, in the kernel
     bundle,     \* each run's bundle, compared with what was validated
@@ -81,7 +83,7 @@ VARIABLES
 given    == <<id, option, enforceable>>
 verdict  == <<failed, why>>
 binary   == <<pinned, validated>>
-copies   == <<copied, onDisk>>
+copies   == <<copied, onDisk, stored, shared>>
 locks    == <<handle, lock>>
 policies == <<policy, probed, inForce>>
 handOff  == <<seen, ran, alive>>
@@ -119,6 +121,9 @@ Bytes(f) ==
       [] f = "other"  -> "other"
       [] OTHER        -> "evil"
 
+\* What fstat tells of a file: which it is, and its times, which move when it is written.
+Identity(f) == <<f, f = "vendor" /\ rewritten>>
+
 TrustedBytes == {"vendor", "vendor_anew", "other"}
 AllBytes     == TrustedBytes \cup {"evil", Nothing}
 
@@ -129,6 +134,16 @@ Reasons == {"none", "failure", "not_found", "path_searched_as_root", "not_truste
 Options == [rootless: Rootless, required: Required, wanted: Wanted, asRoot: AsRoot, foundBy: FoundBy]
 
 Unseen == [bundle |-> "unseen", root |-> "unseen"]
+
+\* stage.py: the binary's owner is the store's owner.  The vendor's file is root's.
+BinaryIsTheStoresOwners(r) == option[r].asRoot
+KeepsCopies == \A r \in Runs : BinaryIsTheStoresOwners(r)
+
+\* Whoever owns the store could write there what he likes, and record it so.  If he owns the binary too, he could as
+\* well write into that; and like root and the caller elsewhere he is then not the adversary.
+KeptAtFirst ==
+    LET Kept(b) == {[of |-> Identity("vendor"), bytes |-> b, recorded |-> b]}
+    IN IF KeepsCopies THEN {{}, Kept(Bytes("vendor"))} ELSE {Kept("evil")}
 
 \* The run has its container to itself: it holds the lock, or the container that it became does.
 Owns(r) == state[r] \in Past("root_secured") \ {"handed_off"} \/ alive[r]
@@ -157,6 +172,8 @@ Init ==
     /\ root = [i \in Ids |-> IF leftover[i] THEN "private" ELSE "absent"]
     /\ nest = [i \in Ids |-> "own"]
     /\ onDisk = [r \in Runs |-> Nothing]
+    /\ stored \in KeptAtFirst
+    /\ shared = [r \in Runs |-> FALSE]
     /\ lock = [i \in Ids |-> Nobody]
     /\ inForce = [r \in Runs |-> "nothing"]
     /\ bundle = [r \in Runs |-> "as_validated"]
@@ -196,6 +213,16 @@ StageDirIsOwn(r) == nest[id[r]] = "own"
 \* stage.py, `pinned != binary.identity`: any write to the pinned file moves its ctime.  An engine that does not
 \* pin has nothing to compare.
 CopyIsWhatWasPinned(r) == Pinning => Bytes(pinned[r]) = validated[r]
+
+\* store.py, `find`: made from a file of the very identity that was validated, and as it was recorded: by its own
+\* ctime, or else by its digest.
+IdentityValidated(r) == <<pinned[r], validated[r] = "vendor_anew">>
+IsKeptFor(r, kept)   == kept.of = IdentityValidated(r)
+IsAsRecorded(kept)   == kept.bytes = kept.recorded
+
+\* stage.py, `hold`: the run has a lease on the file until execve, fcntl(2), and from then on it is being executed,
+\* ETXTBSY of open(2); either way nobody can write it.
+IsInUse(kept) == \E r \in Runs : shared[r] /\ IsKeptFor(r, kept) /\ (state[r] \notin Terminal \/ alive[r])
 
 \* policy.py.  Confining the process cannot be undone, so it is tried in a child first.
 IsToBeEnforced(r) == option[r].rootless /\ option[r].wanted
@@ -255,7 +282,8 @@ SecureRoot(r) ==
     /\ leftover' = [leftover EXCEPT ![id[r]] = FALSE]
     /\ onDisk' = [s \in Runs |-> IF id[s] = id[r] THEN Nothing ELSE onDisk[s]]
     /\ intact' = (intact /\ root[id[r]] # "swapped")
-    /\ UNCHANGED <<given, verdict, binary, copied, handle, policies, handOff, source, base, bundle, spent>>
+    /\ UNCHANGED <<given, verdict, binary, copied, stored, shared, handle, policies, handOff, source, base, bundle,
+                   spent>>
 
 Copy(r) ==
     /\ state[r] = "root_secured"
@@ -264,7 +292,40 @@ Copy(r) ==
     /\ StageDirIsOwn(r)
     /\ copied' = [copied EXCEPT ![r] = Bytes(Source(r))]
     /\ onDisk' = [onDisk EXCEPT ![r] = Bytes(Source(r))]
-    /\ UNCHANGED <<given, state, verdict, binary, locks, policies, handOff, source, dirs, bundle, spent>>
+    /\ UNCHANGED <<given, state, verdict, binary, stored, shared, locks, policies, handOff, source, dirs, bundle, spent>>
+
+\* A copy that an earlier run made of the same file, linked.  A link lasts when the store lets go of the copy.
+Link(r) ==
+    /\ state[r] = "root_secured"
+    /\ ~failed[r]
+    /\ copied[r] = Nothing
+    /\ StageDirIsOwn(r)
+    /\ Pinning
+    /\ BinaryIsTheStoresOwners(r)
+    /\ \E kept \in stored :
+          /\ IsKeptFor(r, kept)
+          /\ IsAsRecorded(kept)
+          /\ copied' = [copied EXCEPT ![r] = kept.bytes]
+          /\ onDisk' = [onDisk EXCEPT ![r] = kept.bytes]
+    /\ shared' = [shared EXCEPT ![r] = TRUE]
+    /\ UNCHANGED <<given, state, verdict, binary, stored, locks, policies, handOff, source, dirs, bundle, spent>>
+
+\* The copy is kept for later runs if it still has a name and the pinned file is the version that was validated.  One
+\* that is not what was recorded makes way.
+Keep(r) ==
+    /\ state[r] = "root_secured"
+    /\ ~failed[r]
+    /\ copied[r] # Nothing
+    /\ ~shared[r]
+    /\ CopyIsWhatWasPinned(r)
+    /\ Pinning
+    /\ BinaryIsTheStoresOwners(r)
+    /\ onDisk[r] = copied[r]
+    /\ \A kept \in stored : ~(IsKeptFor(r, kept) /\ IsAsRecorded(kept))
+    /\ stored' = {kept \in stored : ~IsKeptFor(r, kept)}
+                 \cup {[of |-> IdentityValidated(r), bytes |-> copied[r], recorded |-> copied[r]]}
+    /\ shared' = [shared EXCEPT ![r] = TRUE]
+    /\ UNCHANGED <<given, state, verdict, binary, copied, onDisk, locks, policies, handOff, source, dirs, bundle, spent>>
 
 \* The copy took time.  What was read is what was validated only if the pinned file is still that version.
 Stage(r) ==
@@ -340,10 +401,11 @@ Refused(r, reason) ==
     /\ pinned' = [pinned EXCEPT ![r] = Nothing]
     /\ copied' = [copied EXCEPT ![r] = Nothing]
     /\ onDisk' = [onDisk EXCEPT ![r] = Nothing]
+    /\ shared' = [shared EXCEPT ![r] = FALSE]
     /\ handle' = [handle EXCEPT ![r] = "none"]
     /\ lock' = [i \in Ids |-> IF lock[i] = r THEN Nobody ELSE lock[i]]
     /\ inForce' = [inForce EXCEPT ![r] = "nothing"]
-    /\ UNCHANGED <<given, failed, validated, policy, probed, handOff, source, dirs, bundle, spent>>
+    /\ UNCHANGED <<given, failed, validated, stored, policy, probed, handOff, source, dirs, bundle, spent>>
 
 RefuseResolve(r) ==
     /\ state[r] = "start"
@@ -421,7 +483,17 @@ GcRemoves(i) ==
     /\ nest' = [nest EXCEPT ![i] = "own"]
     /\ leftover' = [leftover EXCEPT ![i] = FALSE]
     /\ intact' = (intact /\ root[i] # "swapped")
-    /\ UNCHANGED <<given, state, verdict, binary, copied, policies, handOff, source, base, bundle, spent>>
+    /\ UNCHANGED <<given, state, verdict, binary, copied, stored, shared, policies, handOff, source, base, bundle, spent>>
+
+\* What no container links is forgotten, which a run sees as a store that has nothing for it.
+GcForgets ==
+    /\ "gc" \in Moves
+    /\ KeepsCopies
+    /\ \E kept \in stored :
+          /\ \A r \in Runs : ~(shared[r] /\ IsKeptFor(r, kept) /\ onDisk[r] # Nothing)
+          /\ stored' = stored \ {kept}
+    /\ UNCHANGED <<given, state, verdict, binary, copied, onDisk, shared, locks, policies, handOff, source, dirs, bundle,
+                   spent>>
 
 \* What stands in the place of our directory is not ours to follow or to remove.
 GcDeclines(i) ==
@@ -495,7 +567,21 @@ ReplaceCopy(r) ==
     /\ onDisk[r] \notin {Nothing, "evil"}
     /\ base # "trusted" \/ root[id[r]] # "private" \/ nest[id[r]] # "own"
     /\ onDisk' = [onDisk EXCEPT ![r] = "evil"]
-    /\ UNCHANGED <<given, state, verdict, binary, copied, locks, policies, handOff, source, dirs, bundle>>
+    /\ UNCHANGED <<given, state, verdict, binary, copied, stored, shared, locks, policies, handOff, source, dirs, bundle>>
+
+\* What broke out of a container has the file at hand that it was started from, and writes it when it can.  Whoever
+\* shares that file then has it so.
+SpoilKept ==
+    /\ "kept" \in Moves
+    /\ KeepsCopies
+    /\ Spends
+    /\ \E kept \in stored :
+          /\ kept.bytes # "evil"
+          /\ ~IsInUse(kept)
+          /\ stored' = (stored \ {kept}) \cup {[kept EXCEPT !.bytes = "evil"]}
+          /\ copied' = [r \in Runs |-> IF shared[r] /\ IsKeptFor(r, kept) /\ state[r] \notin Terminal THEN "evil"
+                                      ELSE copied[r]]
+    /\ UNCHANGED <<given, state, verdict, binary, onDisk, shared, locks, policies, handOff, source, dirs, bundle>>
 
 ChangeBundle(r) ==
     /\ "bundle" \in Moves
@@ -516,11 +602,13 @@ Adversary ==
     \/ KernelChanges
     \/ LoosenBase
     \/ \E i \in Ids : LoosenRoot(i) \/ SwapRoot(i) \/ SwapStageDir(i)
+    \/ SpoilKept
     \/ \E r \in Runs : ReplaceCopy(r) \/ ChangeBundle(r)
 
 -----------------------------------------------------------------------------
 Advance(r) ==
-    \/ Resolve(r) \/ Validate(r) \/ OpenLock(r) \/ SecureRoot(r) \/ Copy(r) \/ Stage(r) \/ Probe(r) \/ Confine(r)
+    \/ Resolve(r) \/ Validate(r) \/ OpenLock(r) \/ SecureRoot(r) \/ Copy(r) \/ Link(r) \/ Keep(r) \/ Stage(r)
+    \/ Probe(r) \/ Confine(r)
     \/ ApplyPolicy(r) \/ LastLook(r) \/ Exec(r)
 
 Refuse(r) ==
@@ -537,6 +625,7 @@ Finished ==
 Next ==
     \/ \E r \in Runs : Engine(r) \/ Fail(r) \/ ContainerEnds(r)
     \/ \E i \in Ids : GcTakes(i) \/ GcRemoves(i) \/ GcDeclines(i)
+    \/ GcForgets
     \/ Adversary
     \/ Finished
 
@@ -578,6 +667,8 @@ TypeOK ==
     /\ nest \in [Ids -> {"own", "swapped"}]
     /\ leftover \in [Ids -> BOOLEAN]
     /\ onDisk \in [Runs -> AllBytes]
+    /\ \A kept \in stored : kept \in [of : Kinds \X BOOLEAN, bytes : AllBytes, recorded : AllBytes]
+    /\ shared \in [Runs -> BOOLEAN]
     /\ lock \in [Ids -> Runs \cup {Nobody, Gc}]
     /\ inForce \in [Runs -> {"nothing", "in_part", "whole"}]
     /\ bundle \in [Runs -> {"as_validated", "changed"}]
@@ -609,6 +700,14 @@ OnlyTrustedBinaries == \A r \in Runs : validated[r] \in TrustedBytes \cup {Nothi
 \* Checking one file and running another is the oldest trick.  validate.py pins, stage.py copies from the pinned
 \* descriptor and compares, exec.py executes the copy's descriptor.
 OnlyValidatedBytes == \A r \in Runs : ran[r] # Nothing => ran[r] = validated[r]
+
+\* A kept copy that is not what its key says would run in the place of what was validated.  store.py: the identity of
+\* the pinned file, with its ctime, is the key, and a copy is kept only after it was compared.
+KeptCopiesAreWhatTheyAreKeptFor ==
+    KeepsCopies => \A kept \in stored :
+        kept.recorded = CASE kept.of = <<"vendor", FALSE>> -> "vendor"
+                          [] kept.of = <<"vendor", TRUE>>  -> "vendor_anew"
+                          [] OTHER                         -> "other"
 
 \* Whoever can write in runsc's state directory can steer it.  exec.py: `root.changed()`.
 NeverFromAnInsecureRoot == \A r \in Runs : state[r] = "handed_off" => seen[r].root = "private"

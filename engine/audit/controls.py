@@ -116,9 +116,16 @@ def _secure_root(facts: Facts, _: Facts) -> Mapping[str, Shown]:
         (directory["path"], _user(directory["owner"]), directory["mode"], _yes(directory["created"]))
         for directory in facts["directories"]
     ]
+    joined = facts.get("sandbox")
+    if joined is not None:
+        rows += [
+            (directory["path"], _user(directory["owner"]), directory["mode"], _yes(directory["created"]))
+            for directory in joined["directories"]
+        ]
     return {
         "effective user": _user(facts["user"]),
         "directories": rows,
+        **({"sandbox joined": joined["id"]} if joined is not None else {}),
         "lock held": facts["lock"],
         "left by an earlier run, removed": facts["cleaned"] or "nothing",
     }

@@ -8,17 +8,17 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
 from io import BufferedReader
-from itertools import pairwise
 from typing import Any
 
 from engine.errors import EngineError, remedy_for
-from engine.formal.trace_check import TraceResult, Verdict, verify
+from engine.formal import trace_check
+from engine.formal.trace_check import TraceResult, Verdict
 from engine.formal.trace_record import BadLineError, Error, Header, Record, read_header, read_record
 from engine.lifecycle.machine import LIFECYCLE, State, Trigger
 from engine.lifecycle.spec_graph import SpecGraph
@@ -153,43 +153,42 @@ def open_regular(path: str) -> BufferedReader:
 
 def judge(path: str, content: bytes, graph: SpecGraph) -> Evidence:
     """What the bytes of a trace prove."""
-    result = _verify(path, content, graph)
-    *lines, cut = content.split(b"\n")
-    if cut:
-        lines.append(cut)
-    counted = result.records if result.verdict is not Verdict.OTHER_SPEC else len(lines)
-    records = list(_records(lines[:counted]))
-    header = records[0] if records and isinstance(records[0], Header) else None
-    moments = [
-        Moment(record, (record.time - before.time).total_seconds())
-        for before, record in pairwise(records)
-        if isinstance(record, Record)
-    ]
-    shown = (header is not None) + len(moments)
+    lines = _lines(content)
+    judged = trace_check.judge(path, lines, graph)
+    header, moves = judged.header, judged.moves
+    if judged.result.verdict is Verdict.OTHER_SPEC:
+        header, moves = _as_they_are(lines)
+    times = (*(() if header is None else (header.time,)), *(move.time for move in moves))
+    moments = tuple(
+        Moment(move, (move.time - before).total_seconds()) for before, move in zip(times, moves, strict=False)
+    )
     return Evidence(
         path=path,
         sha256=hashlib.sha256(content).hexdigest(),
         size=len(content),
-        result=result,
+        result=judged.result,
         header=header,
-        moments=tuple(moments),
-        rest=tuple(lines[shown:]),
+        moments=moments,
+        rest=tuple(line.removesuffix(b"\n") for line in lines[(header is not None) + len(moments) :]),
     )
 
 
-def _verify(path: str, content: bytes, graph: SpecGraph) -> TraceResult:
-    """What conformance says of these very bytes: the file might be another by the time it is opened again."""
-    with open(os.memfd_create("trace", os.MFD_CLOEXEC), "r+b") as copy:
-        copy.write(content)
-        copy.flush()
-        (result,) = verify([f"/proc/self/fd/{copy.fileno()}"], graph=graph)
-    return replace(result, path=path)
+def _lines(content: bytes) -> list[bytes]:
+    """Each line with its newline."""
+    *whole, cut = content.split(b"\n")
+    return [line + b"\n" for line in whole] + ([cut] if cut else [])
 
 
-def _records(lines: list[bytes]) -> Iterator[Header | Record[Any]]:
-    """Each line, up to the first that has not the form of one."""
+def _as_they_are(lines: list[bytes]) -> tuple[Header | None, tuple[Record[Any], ...]]:
+    """What has the form of a trace, up to the first line that has not, whatever the spec."""
+    header: Header | None = None
+    moves: list[Record[Any]] = []
     try:
-        for number, line in enumerate(lines):
-            yield read_record(line) if number else read_header(line)
+        for line in lines:
+            if header is None:
+                header = read_header(line.removesuffix(b"\n"))
+            else:
+                moves.append(read_record(line.removesuffix(b"\n")))
     except BadLineError:
-        return
+        pass
+    return header, tuple(moves)

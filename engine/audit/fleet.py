@@ -1,28 +1,27 @@
 """The fleet view: many runs on one page - what became of them over time, why they were refused, which steps are slow.
 
 Everything is counted over every trace; where only some are shown, the page says how many of how many. Traces that do
-not conform come first, and nothing that they say is counted as evidence.
+not conform come first, and nothing that they say is counted as evidence. A run is counted and forgotten
+(`engine.audit.tally`), so that neither the page nor the memory it takes grows with the fleet.
 """
 
 from __future__ import annotations
 
-import math
 import os
-import re
-import statistics
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from enum import StrEnum
-from typing import Any
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any, BinaryIO
 
 from engine.audit import html
-from engine.audit.evidence import Evidence, Outcome, ReportError, read
+from engine.audit.evidence import LARGEST, Evidence, Outcome, ReportError, judge, read
 from engine.audit.extra import require
-from engine.audit.signature import SUFFIX, Signers, Standing
+from engine.audit.signature import SUFFIX, Signature, Signers, Standing
+from engine.audit.tally import Buckets, Group, Kind, Run, Tally
 from engine.errors import printable
-from engine.formal.trace_check import Verdict
+from engine.formal.stretches import Answer, Stretch, cut, in_order
+from engine.formal.trace_check import HEADER, Verdict, lines_of
+from engine.formal.workers import ThisProcess, Workers
 from engine.lifecycle.machine import Trigger
 from engine.lifecycle.spec_graph import SpecGraph, spec_graph
 
@@ -31,27 +30,6 @@ _TRACE = ".jsonl"
 #: How many rows a page of the list has, and how many reasons are listed.
 PAGE_ROWS = 50
 _REASONS = 15
-#: How many bars a chart has at most, and the widths in seconds that one may stand for.
-_BARS = 30
-_MINUTE, _HOUR, _DAY = 60, 3600, 86400
-_WIDTHS = (
-    *(_MINUTE * n for n in (1, 5, 15)),
-    *(_HOUR * n for n in (1, 3, 6, 12)),
-    *(_DAY * n for n in (1, 2, 7, 14, 30, 91, 365)),
-)
-
-
-class Kind(StrEnum):
-    """What became of a run, the gravest first."""
-
-    DIFFERS = "does not conform"
-    UNREADABLE = "unreadable"
-    BAD_SIGNATURE = "signature does not verify"
-    OTHER_SPEC = "of another spec"
-    REFUSED = "refused"
-    UNFINISHED = "unfinished"
-    RAN = "handed off"
-
 
 #: The classes in which the charts colour them.
 CHARTED: tuple[tuple[str, str, tuple[Kind, ...]], ...] = (
@@ -64,57 +42,6 @@ CHARTED: tuple[tuple[str, str, tuple[Kind, ...]], ...] = (
     ("unfinished", "unfinished, or of another spec", (Kind.UNFINISHED, Kind.OTHER_SPEC)),
     ("ran", "handed off", (Kind.RAN,)),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What the fleet view keeps of one trace. `steps` are the seconds that each step took."""
-
-    path: str
-    kind: Kind
-    container: str
-    started: datetime | None
-    step: str
-    reason: str
-    seconds: float
-    steps: tuple[tuple[str, float], ...]
-    signature: Standing | None
-
-
-@dataclass(frozen=True, slots=True)
-class Buckets:
-    """Equal stretches of time from `start` on, each `width` seconds long."""
-
-    start: datetime
-    width: int
-    count: int
-
-    @classmethod
-    def over(cls, moments: Sequence[datetime]) -> Buckets | None:
-        """As many as fit between the first and the last of `moments`; None where there are none."""
-        if not moments:
-            return None
-        first, last = min(moments).timestamp(), max(moments).timestamp()
-        width = next((width for width in _WIDTHS if (last - first) / width < _BARS - 1), None)
-        if width is None:
-            width = int((last - first) / (_BARS - 1)) + 1
-        start = max(int(first // width) * width, int(datetime.min.replace(tzinfo=UTC).timestamp()))
-        return cls(datetime.fromtimestamp(start, UTC), width, int((last - start) // width) + 1)
-
-    def index(self, moment: datetime) -> int:
-        return int((moment - self.start).total_seconds() // self.width)
-
-    def label(self, index: int) -> str:
-        moment = self.start + timedelta(seconds=index * self.width)
-        return moment.strftime("%Y-%m-%d" if self.width >= _DAY else "%m-%d %H:%M")
-
-    @property
-    def unit(self) -> str:
-        for seconds, name in ((_DAY, "day"), (_HOUR, "hour"), (_MINUTE, "minute")):
-            if self.width >= seconds and self.width % seconds == 0:
-                number = self.width // seconds
-                return name if number == 1 else f"{number} {name}s"
-        return f"{self.width} seconds"
 
 
 def traces_in(directory: str) -> list[str]:
@@ -136,71 +63,145 @@ def traces_in(directory: str) -> list[str]:
     return sorted(found)
 
 
-def fleet_page(paths: Sequence[str], *, signers: Signers | None) -> bytes:
-    """The fleet view of the runs whose traces are the files `paths`. Raises `SpecGraphError`."""
-    graph = spec_graph()
-    runs = [_run(path, graph, signers) for path in paths]
-    order = {kind: rank for rank, kind in enumerate(Kind)}
-    newest = datetime.max.replace(tzinfo=UTC)
-    runs.sort(key=lambda run: (order[run.kind], newest - (run.started or newest)))
-    buckets = Buckets.over([run.started for run in runs if run.started is not None])
-    counts = Counter(run.kind for run in runs)
-    common = os.path.commonpath([os.path.dirname(os.path.abspath(run.path)) for run in runs])
-    rows = [_row(run, common) for run in runs]
+def fleet_page(
+    paths: Sequence[str], *, signers: Signers | None, runs: bool = False, workers: Workers | None = None
+) -> bytes:
+    """The fleet view of the runs whose traces are the files `paths`; with `runs`, a file holds any number of them.
+
+    `workers` share the work; the page is the same, whoever does it. Raises `SpecGraphError` and `WorkersError`.
+    """
+    if runs and signers is not None:
+        raise ReportError(
+            "a signature belongs to the file of one run, and not to one of many",
+            remedy="leave out either --runs or whose signatures count",
+        )
+    tally = _tallied(paths, runs, signers, workers or ThisProcess())
+    rows = [_row(run, tally.directory) for run in tally.listed]
+    buckets = tally.buckets()
+    counts = tally.kinds
     return html.page(
         "fleet.html.j2",
         {
-            "title": f"{len(runs):,} runs - fleet report",
-            "total": len(runs),
-            "directory": common,
+            "title": f"{tally.total:,} runs - fleet report",
+            "total": tally.total,
+            "directory": tally.directory,
             "counts": [(kind, counts[kind]) for kind in Kind],
             "alarming": sum(counts[kind] for kind in (Kind.DIFFERS, Kind.UNREADABLE, Kind.BAD_SIGNATURE)),
             "refused": counts[Kind.REFUSED],
-            "signatures": _signatures(runs, signers),
-            "span": _span(runs),
-            "undated": sum(run.started is None for run in runs),
-            "chart": None if buckets is None else _stacked(runs, buckets),
+            "signatures": _signatures(tally, signers),
+            "span": _span(tally),
+            "undated": tally.undated,
+            "chart": None if buckets is None else _stacked(tally, buckets),
             "buckets": buckets,
-            "by_step": _by_step(runs, buckets),
-            "reasons": _reasons(runs, buckets),
-            "slow": _slow(runs),
+            "by_step": _by_step(tally, buckets),
+            "reasons": _reasons(tally, buckets),
+            "slow": _slow(tally),
             "head": _HEAD,
             "rows": rows[:PAGE_ROWS],
+            "listed": len(rows),
             "page_rows": PAGE_ROWS,
             "data": require("jinja2.utils", "make reports").htmlsafe_json_dumps(
-                {"head": _HEAD, "page": PAGE_ROWS, "rows": rows}, separators=(",", ":")
+                {"head": _HEAD, "page": PAGE_ROWS, "rows": rows, "total": tally.total}, separators=(",", ":")
             ),
         },
         script="fleet.js",
     )
 
 
+_Task = tuple[Stretch, bool, SpecGraph, Signers | None]
+
+
+def _tallied(paths: Sequence[str], runs: bool, signers: Signers | None, workers: Workers) -> Tally:
+    graph = spec_graph()
+    tasks: Iterator[_Task] = ((stretch, runs, graph, signers) for stretch in cut(paths, runs=runs))
+    tally = Tally()
+    answers = chain.from_iterable(workers.map(tally_stretch, tasks))
+    for _, above, part in in_order(answers, is_broken=lambda part: part.is_broken):
+        tally.merge(part, above)
+    tally.forget_the_unlisted()
+    return tally
+
+
+def tally_stretch(task: _Task) -> list[Answer[Tally]]:
+    """What a worker does: count the runs of a stretch. A file of many runs is counted apart from the others."""
+    stretch, runs, graph, signers = task
+    if not runs:
+        tally = Tally()
+        for path in stretch.paths:
+            tally.add(_run(path, graph, signers))
+        return [(stretch.paths[0], 0, tally, 0)]
+    answers = []
+    for path in stretch.paths:
+        tally, lines = Tally(), 0
+        try:
+            with stretch.open(path) as file:
+                for first, lines, content in _runs_of(file):  # noqa: B007
+                    tally.add(_run_of_many(path, first, content, graph))
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            tally.add(_unreadable(path, f"{path!r}: {why}"))
+            tally.is_broken = True
+        answers.append((path, stretch.begin, tally, lines))
+    return answers
+
+
+def _runs_of(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
+    """Each run with its first and last line's numbers; of one that is too long, what shows that. Raises `OSError`."""
+    first, number, size = 1, 0, 0
+    lines: list[bytes] = []
+    for line in lines_of(file):
+        if lines and line.startswith(HEADER):
+            yield first, number, b"".join(lines)
+            first, size, lines = number + 1, 0, []
+        number += 1
+        if size <= LARGEST:
+            lines.append(line)
+            size += len(line)
+    yield first, number, b"".join(lines)
+
+
 def _run(path: str, graph: SpecGraph, signers: Signers | None) -> Run:
     try:
         evidence, content = read(path, graph)
     except ReportError as error:
-        return Run(path, Kind.UNREADABLE, "", None, "", error.what, 0.0, (), None)
+        return _unreadable(path, error.what)
     signature = None if signers is None else signers.check(content, path + SUFFIX)
     bad = signature is not None and signature.standing is Standing.BAD
-    kind = _kind(evidence, bad)
-    refusal = evidence.refusal
+    return _known(evidence, _kind(evidence, bad), None, signature)
+
+
+def _run_of_many(path: str, first: int, content: bytes, graph: SpecGraph) -> Run:
+    if len(content) > LARGEST:
+        return _unreadable(path, f"the run has more than {LARGEST >> 20} MiB", first)
+    evidence = judge(path, content, graph)
+    return _known(evidence, _kind(evidence, bad_signature=False), first)
+
+
+def _unreadable(path: str, why: str, first: int | None = None) -> Run:
+    return Run(path, first, Kind.UNREADABLE, "", None, "", None, why, 0.0, (), None)
+
+
+def _known(evidence: Evidence, kind: Kind, first: int | None, signature: Signature | None = None) -> Run:
+    fault, refusal = None, evidence.refusal
     reason = ""
     if kind in {Kind.DIFFERS, Kind.OTHER_SPEC} and evidence.result.fault is not None:
-        reason = f"line {evidence.result.fault.line}: {evidence.result.fault.what}"
-    elif bad and signature is not None:
-        reason = f"{signature.why}"
+        fault, reason = evidence.result.fault.line + (first or 1) - 1, evidence.result.fault.what
+    elif kind is Kind.BAD_SIGNATURE and signature is not None:
+        reason = str(signature.why)
     elif refusal is not None:
         reason = refusal["what"]
     return Run(
-        path=path,
+        path=evidence.path,
+        line=first,
         kind=kind,
         container=evidence.header.container if evidence.header is not None else "",
         started=evidence.started,
         step="" if kind is Kind.DIFFERS else str(evidence.stopped_in or ""),
+        fault=fault,
         reason=reason,
         seconds=evidence.seconds,
         steps=tuple(
-            (moment.record.trigger, moment.seconds)
+            (moment.record.trigger, round(moment.seconds * 1e6))
             for moment in evidence.moments
             if moment.record.trigger != Trigger.REFUSE
         ),
@@ -231,24 +232,24 @@ def _row(run: Run, common: str) -> list[str]:
             run.started.strftime("%Y-%m-%d %H:%M:%S") if run.started is not None else "",
             run.container,
             run.step,
-            run.reason,
+            run.reason if run.fault is None else f"line {run.fault}: {run.reason}",
             html.duration(run.seconds) if run.steps or run.seconds else "",
-            os.path.relpath(os.path.abspath(run.path), common),
+            os.path.relpath(os.path.abspath(run.path), common) + ("" if run.line is None else f":{run.line}"),
         )
     ]
 
 
-def _span(runs: Sequence[Run]) -> str:
-    moments = [run.started for run in runs if run.started is not None]
-    return f"{html.when(min(moments))} to {html.when(max(moments))}" if moments else "no trace has a time"
+def _span(tally: Tally) -> str:
+    if tally.first is None or tally.last is None:
+        return "no trace has a time"
+    return f"{html.when(tally.first)} to {html.when(tally.last)}"
 
 
-def _signatures(runs: Sequence[Run], signers: Signers | None) -> str:
+def _signatures(tally: Tally, signers: Signers | None) -> str:
     if signers is None:
         return "Signatures were not checked: give --key or --signers."
-    counts = Counter(run.signature for run in runs)
     return ", ".join(
-        f"{counts[standing]:,} {standing}"
+        f"{tally.signatures[standing]:,} {standing}"
         for standing in (Standing.VERIFIED, Standing.BAD, Standing.UNSIGNED)
     )
 
@@ -258,13 +259,13 @@ def _signatures(runs: Sequence[Run], signers: Signers | None) -> str:
 _WIDTH, _HEIGHT, _LEFT = 960, 240, 48
 
 
-def _stacked(runs: Sequence[Run], buckets: Buckets) -> dict[str, Any]:
+def _stacked(tally: Tally, buckets: Buckets) -> dict[str, Any]:
     """Bars over time, one part for each class; the same figures as a table."""
-    of_class = {kind: name for name, _, kinds in CHARTED for kind in kinds}
     counts = [Counter[str]() for _ in range(buckets.count)]
-    for run in runs:
-        if run.started is not None:
-            counts[buckets.index(run.started)][of_class[run.kind]] += 1
+    for name, _, kinds in CHARTED:
+        groups = [group for (kind, _, _), group in tally.groups.items() if kind in kinds]
+        for index, number in tally.over_time(groups, buckets).items():
+            counts[index][name] += number
     top = _round_up(max(sum(count.values()) for count in counts))
     step = (_WIDTH - _LEFT) / buckets.count
     bars = []
@@ -313,11 +314,12 @@ def _round_up(number: int) -> int:
         scale *= 10
 
 
-def _sparkline(moments: Sequence[datetime], buckets: Buckets | None) -> list[tuple[float, float, float]]:
+def _sparkline(
+    tally: Tally, groups: Sequence[Group], buckets: Buckets | None
+) -> list[tuple[float, float, float]]:
     """(x, height, width) of a bar for each stretch, in a box of 120 by 20."""
-    if buckets is None or not moments:
+    if buckets is None or not (counts := tally.over_time(groups, buckets)):
         return []
-    counts = Counter(buckets.index(moment) for moment in moments)
     top, width = max(counts.values()), 120 / buckets.count
     return [
         (round(index * width, 2), round(20 * n / top, 2), round(width * 0.85, 2))
@@ -325,78 +327,59 @@ def _sparkline(moments: Sequence[datetime], buckets: Buckets | None) -> list[tup
     ]
 
 
-def _by_step(runs: Sequence[Run], buckets: Buckets | None) -> list[dict[str, Any]]:
-    refused = [run for run in runs if run.kind is Kind.REFUSED]
-    counts = Counter(run.step for run in refused)
-    return [
-        {
-            "step": step,
-            "count": counts[step],
-            "share": f"{counts[step] / len(refused):.1%}",
-            "line": _sparkline([run.started for run in refused if run.step == step and run.started], buckets),
-        }
-        for step in Trigger
-        if counts[step]
-    ]
+def _by_step(tally: Tally, buckets: Buckets | None) -> list[dict[str, Any]]:
+    of_step: dict[str, list[Group]] = {}
+    for step, _, group in tally.refusals():
+        of_step.setdefault(step, []).append(group)
+    refused = tally.kinds[Kind.REFUSED]
+    rows = []
+    for step in filter(of_step.get, Trigger):
+        count = sum(group.count for group in of_step[step])
+        rows.append(
+            {
+                "step": step,
+                "count": count,
+                "share": f"{count / refused:.1%}",
+                "line": _sparkline(tally, of_step[step], buckets),
+            }
+        )
+    return rows
 
 
-_QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
-_NUMBER = re.compile(r"\b\d+\b")
-
-
-def alike(reason: str) -> str:
-    """`reason` without what differs from run to run: quoted names and decimal numbers but modes."""
-    return _NUMBER.sub(
-        lambda found: found[0] if found[0].startswith("0") else "N", _QUOTED.sub("'…'", reason)
-    )
-
-
-def _reasons(runs: Sequence[Run], buckets: Buckets | None) -> dict[str, Any]:
-    groups: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        if run.kind is Kind.REFUSED:
-            groups.setdefault((run.step, alike(run.reason)), []).append(run)
-    ranked = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+def _reasons(tally: Tally, buckets: Buckets | None) -> dict[str, Any]:
+    ranked = sorted(tally.refusals(), key=lambda found: (-found[2].count, found[:2]))
     shown = ranked[:_REASONS]
     return {
         "rows": [
             {
                 "step": step,
                 "reason": reason,
-                "count": len(found),
-                "last": html.when(max(run.started for run in found if run.started is not None)),
-                "line": _sparkline([run.started for run in found if run.started], buckets),
+                "count": group.count,
+                "last": "" if group.last is None else html.when(group.last),
+                "line": _sparkline(tally, [group], buckets),
             }
-            for (step, reason), found in shown
+            for step, reason, group in shown
         ],
         "all": len(ranked),
-        "covered": sum(len(found) for _, found in shown),
-        "refusals": sum(len(found) for found in groups.values()),
+        "covered": sum(group.count for _, _, group in shown),
+        "refusals": tally.kinds[Kind.REFUSED],
     }
 
 
-def _slow(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def _slow(tally: Tally) -> list[dict[str, Any]]:
     """How long each step took, of the runs whose lines can be relied on; the slowest step first."""
-    taken: dict[str, list[tuple[float, str]]] = {}
-    for run in runs:
-        if run.kind not in {Kind.DIFFERS, Kind.BAD_SIGNATURE, Kind.UNREADABLE}:
-            for step, seconds in run.steps:
-                taken.setdefault(step, []).append((seconds, run.container))
-    rows = []
-    for step, found in taken.items():
-        times = sorted(each for each, _ in found)
-        rows.append((times[math.ceil(len(times) * 0.95) - 1], step, times, max(found)))
-    rows.sort(reverse=True)
+    rows = [(found.below(0.95), step, found) for step, found in tally.steps.items()]
+    rows.sort(key=lambda row: row[:2], reverse=True)
     longest = rows[0][0] if rows else 1.0
     return [
         {
             "step": step,
-            "runs": len(times),
-            "median": html.duration(statistics.median(times)),
+            "runs": found.counts.total(),
+            "median": html.duration(found.below(0.5)),
             "p95": html.duration(p95),
-            "max": html.duration(slowest[0]),
-            "who": slowest[1],
+            "max": html.duration(found.longest[0] / 1e6),
+            "who": found.longest[1],
             "share": round(120 * max(p95, 0) / longest, 1) if longest > 0 else 0,
         }
-        for p95, step, times, slowest in rows
+        for p95, step, found in rows
     ]

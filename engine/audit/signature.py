@@ -13,13 +13,16 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import chain
 from typing import Any
 
 from engine.audit.evidence import ReportError, open_regular, read
 from engine.audit.extra import require
 from engine.errors import EngineError, printable, remedy_for
+from engine.formal.stretches import Stretch, cut
 from engine.formal.trace_check import TraceResult, Verdict
-from engine.lifecycle.spec_graph import spec_graph
+from engine.formal.workers import ThisProcess, Workers
+from engine.lifecycle.spec_graph import SpecGraph, spec_graph
 
 #: What a signature here is for, ssh-keygen(1) `-n`: one made for mail or for git is not one of a trace.
 NAMESPACE = "trace@gvisor-engine"
@@ -157,10 +160,17 @@ def _unreadable(path: str, error: OSError | ValueError, remedy: str) -> Signatur
 class Signers:
     """Whose signatures count: those of one public key, or of one identity in an OpenSSH `allowed_signers` file."""
 
-    def __init__(self, allowed: Any, identity: str, shown: str) -> None:
-        self._allowed = allowed
+    def __init__(self, allowed: str, identity: str, shown: str) -> None:
+        """`allowed` is the text of an allowed signers file. Raises `ValueError`."""
+        asyncssh = require("asyncssh", "check signatures")
+        self._text = allowed
+        self._allowed = asyncssh.import_allowed_signers(allowed)
         self._identity = identity
         self._shown = shown
+
+    def __reduce__(self) -> tuple[type[Signers], tuple[str, str, str]]:
+        """For workers, which parse the text again."""
+        return Signers, (self._text, self._identity, self._shown)
 
     @classmethod
     def of_key(cls, path: str) -> Signers:
@@ -175,22 +185,20 @@ class Signers:
                 remedy="name the .pub file that ssh-keygen wrote beside the private key",
             ) from None
         line = key.export_public_key("openssh").decode()
-        return cls(asyncssh.import_allowed_signers(f"key {line}"), "key", f"the holder of {path}")
+        return cls(f"key {line}", "key", f"the holder of {path}")
 
     @classmethod
     def of_identity(cls, path: str, identity: str) -> Signers:
         """The principal `identity` of the allowed signers file `path`, ssh-keygen(1). Raises `SignatureError`."""
-        asyncssh = require("asyncssh", "check signatures")
         content = _given(path)
         try:
-            allowed = asyncssh.import_allowed_signers(content.decode())
+            return cls(content.decode(), identity, identity)
         except ValueError as error:
             what = "it is not text" if isinstance(error, UnicodeDecodeError) else str(error)
             raise SignatureError(
                 f"{path!r} is no allowed signers file: {what}",
                 remedy="write lines such as: alice@example.org ssh-ed25519 AAAA...",
             ) from None
-        return cls(allowed, identity, identity)
 
     def check(self, content: bytes, path: str) -> Signature:
         """Whether the file at `path` is a signature of theirs over `content`."""
@@ -354,17 +362,30 @@ class Verified:
         )
 
 
-def verify(paths: Sequence[str], signers: Signers | None) -> Iterator[Verified]:
-    """Hold each trace against the spec and, with `signers`, its signature against theirs. Raises `SpecGraphError`."""
+def verify(
+    paths: Sequence[str], signers: Signers | None, workers: Workers | None = None
+) -> Iterator[Verified]:
+    """Hold each trace against the spec and, with `signers`, its signature against theirs.
+
+    `workers` share the work. Raises `SpecGraphError`, and `WorkersError` when they fail.
+    """
     graph = spec_graph()
-    for path in paths:
-        try:
-            evidence, content = read(path, graph)
-        except ReportError as error:
-            yield Verified(
-                TraceResult(path, Verdict.UNREADABLE, 1, 0, None, why=error.what), None, signers is not None
-            )
-            continue
-        signature = look(path + SUFFIX) if signers is None else signers.check(content, path + SUFFIX)
-        matters = signers is not None or signature.standing is not Standing.UNSIGNED
-        yield Verified(evidence.result, signature if matters else None, signers is not None)
+    tasks = ((stretch, graph, signers) for stretch in cut(paths, runs=False))
+    return chain.from_iterable((workers or ThisProcess()).map(verify_stretch, tasks))
+
+
+def verify_stretch(task: tuple[Stretch, SpecGraph, Signers | None]) -> list[Verified]:
+    """What a worker does: what is to be said of each file of a stretch."""
+    stretch, graph, signers = task
+    return [_verify(path, graph, signers) for path in stretch.paths]
+
+
+def _verify(path: str, graph: SpecGraph, signers: Signers | None) -> Verified:
+    try:
+        evidence, content = read(path, graph)
+    except ReportError as error:
+        result = TraceResult(path, Verdict.UNREADABLE, 1, 0, None, why=error.what)
+        return Verified(result, None, signers is not None)
+    signature = look(path + SUFFIX) if signers is None else signers.check(content, path + SUFFIX)
+    matters = signers is not None or signature.standing is not Standing.UNSIGNED
+    return Verified(evidence.result, signature if matters else None, signers is not None)

@@ -81,6 +81,7 @@ class _Moment:
     root: str
     nest: str
     copied: str
+    shared: bool
     seen: str
     bundle: str
     probed: str
@@ -108,7 +109,7 @@ def _moment(state: Mapping[str, Value]) -> _Moment:
         "in_force": flat[f"inForce{run}"],
         "lock": _name(state["lock"], container),
     }
-    for name in ("failed", "pinned", "handle", "copied", "probed", "bundle"):
+    for name in ("failed", "pinned", "handle", "copied", "shared", "probed", "bundle"):
         by_field[name] = flat[f"{name}{run}"]
     for name in ("root", "nest"):
         by_field[name] = flat[f"{name}{container}"]
@@ -195,11 +196,19 @@ def _stage(now: _Moment, _: _Moment | None) -> Facts:
         if now.nest != "own":
             raise _StepRefusesError
         raise _NotYetError
-    return _copy(_identity(now.pinned, now))
+    return _copy(now)
 
 
-def _copy(pinned: Facts) -> Facts:
-    return {"path": _COPY, "size": 1, "mode": "0500", "pinned": pinned}
+def _copy(now: _Moment) -> Facts:
+    pinned = _identity(now.pinned, now)
+    return {
+        "path": _COPY,
+        "size": 1,
+        "mode": "0500",
+        "pinned": pinned,
+        "made_from": pinned,
+        "shared": now.shared,
+    }
 
 
 def _apply_policy(now: _Moment, _: _Moment | None) -> Facts:
@@ -264,7 +273,7 @@ def _could_report(trigger: Trigger, now: _Moment) -> Facts | None:
         case Trigger.SECURE_ROOT:
             return _directories(_MODES[now.root]) if now.root in _MODES else None
         case Trigger.STAGE:
-            return None if now.pinned == "nothing" else _copy(_identity(now.pinned, now))
+            return None if now.pinned == "nothing" else _copy(now)
         case Trigger.APPLY_POLICY:
             return _policy(now)
         case Trigger.EXEC:

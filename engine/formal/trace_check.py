@@ -1,22 +1,28 @@
 """Traces held against the compiled graph of the spec and the guards of the machine: `verify`.
 
-Each file is read once, in pieces, so its size does not matter; what is judged is named by its line.
+Each file is read once, in pieces, so its size does not matter; what is judged is named by its line. Several processes
+or machines can share the work (`engine.formal.workers`): the answer is the same, and in the same order.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
-from typing import Any, BinaryIO
+from itertools import chain, groupby
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from engine.errors import printable
-from engine.formal.trace_record import BadLineError, read_header, read_record
+from engine.formal.trace_record import BadLineError, Header, Record, read_header, read_record
 from engine.lifecycle.machine import LIFECYCLE, Guard, Known, Trigger
 from engine.lifecycle.spec_graph import SpecGraph, spec_graph
+
+if TYPE_CHECKING:
+    from engine.formal.stretches import Answer, Stretch
+    from engine.formal.workers import Workers
 
 #: Names standard input.
 STDIN = "-"
@@ -24,7 +30,7 @@ STDIN = "-"
 LONGEST_LINE = 1 << 20
 _PIECE = 1 << 16
 #: How every header that the engine writes begins.
-_HEADER = b'{"seq":0,'
+HEADER = b'{"seq":0,'
 
 
 class Verdict(StrEnum):
@@ -79,27 +85,105 @@ class TraceResult:
 
 
 def verify(
-    paths: Sequence[str], *, runs: bool = False, graph: SpecGraph | None = None
+    paths: Sequence[str],
+    *,
+    runs: bool = False,
+    graph: SpecGraph | None = None,
+    workers: Workers | None = None,
 ) -> Iterator[TraceResult]:
     """Check the traces in the files `paths`, in order, against `graph` (by default that of this engine's spec).
 
     A file holds one run's trace. With `runs` it holds any number, one after the other, as `cat` makes it of many,
-    and there is a result for each. `-` is standard input; every other path must lead to a regular file. Raises
-    `SpecGraphError`.
+    and there is a result for each. `-` is standard input; every other path must lead to a regular file. `workers`
+    share the work, but for standard input. Raises `SpecGraphError`, and `WorkersError` when they fail.
     """
     graph = graph or spec_graph()
-    for path in paths:
+    if workers is None:
+        for path in paths:
+            yield from _verify_file(path, None, runs, graph)
+        return
+    for is_stdin, some in groupby(paths, STDIN.__eq__):
+        if is_stdin:
+            yield from verify(list(some), runs=runs, graph=graph)
+        else:
+            yield from _shared(list(some), runs, graph, workers)
+
+
+def _shared(paths: Sequence[str], runs: bool, graph: SpecGraph, workers: Workers) -> Iterator[TraceResult]:
+    from engine.formal.stretches import cut, in_order
+
+    tasks = ((stretch, runs, graph) for stretch in cut(paths, runs=runs))
+    answers = chain.from_iterable(workers.map(verify_stretch, tasks))
+    for path, above, results in in_order(answers, is_broken=_ended_unreadable):
+        for told in results:
+            yield _untold(path, told, above)
+
+
+#: The fields of a `TraceResult` but its path, the fault's own in its place: what is quick to send.
+_Told = tuple[str, int, int, str | None, tuple[int, str, str | None] | None, str | None]
+
+
+def verify_stretch(task: tuple[Stretch, bool, SpecGraph]) -> list[Answer[list[_Told]]]:
+    """What a worker does: the results of each file of a stretch, its lines counted from the stretch's first."""
+    stretch, runs, graph = task
+    answers = []
+    for path in stretch.paths:
+        results: list[_Told] = []
+        found = _verify_file(path, stretch, runs, graph)
         try:
-            with _open(path) as file:
-                yield from _results(path, file, runs, graph)
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else str(error)
-            yield TraceResult(
-                path, Verdict.UNREADABLE, 1, 0, None, why=f"{why}; name files that you can read"
-            )
+            while True:
+                results.append(_told(next(found)))
+        except StopIteration as over:
+            answers.append((path, stretch.begin, results, int(over.value)))
+    return answers
 
 
-def _open(path: str) -> BinaryIO:
+def _told(result: TraceResult) -> _Told:
+    fault = result.fault
+    return (
+        result.verdict.value,
+        result.first_line,
+        result.records,
+        result.state,
+        None if fault is None else (fault.line, fault.what, fault.allowed),
+        result.why,
+    )
+
+
+def _untold(path: str, told: _Told, above: int) -> TraceResult:
+    """The result of a run in the file `path`, of which `above` lines were not counted."""
+    verdict, first, records, state, fault, why = told
+    if why is not None:
+        above = 0  # it is said of the file
+    return TraceResult(
+        path,
+        Verdict(verdict),
+        first + above,
+        records,
+        state,
+        None if fault is None else Fault(fault[0] + above, *fault[1:]),
+        why,
+    )
+
+
+def _ended_unreadable(results: Sequence[_Told]) -> bool:
+    return bool(results) and results[-1][0] == Verdict.UNREADABLE
+
+
+def _verify_file(
+    path: str, stretch: Stretch | None, runs: bool, graph: SpecGraph
+) -> Generator[TraceResult, None, int]:
+    """What came of each run in a file, or in the part of it that `stretch` is; returns how many lines it read."""
+    try:
+        with open_trace(path) if stretch is None else stretch.open(path) as file:
+            return (yield from _results(path, file, runs, graph))
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        yield TraceResult(path, Verdict.UNREADABLE, 1, 0, None, why=f"{why}; name files that you can read")
+        return 0
+
+
+def open_trace(path: str) -> BinaryIO:
     """Raises `OSError` and, for a path that no file can have or one that is not a regular file, `ValueError`."""
     if path == STDIN:
         return open(0, "rb", buffering=_PIECE, closefd=False)
@@ -121,20 +205,41 @@ _KINDS: Mapping[int, str] = {
 }
 
 
-def _results(path: str, file: BinaryIO, runs: bool, graph: SpecGraph) -> Iterator[TraceResult]:
-    """What came of each run in the file, which is one run unless `runs`."""
+def _results(path: str, file: BinaryIO, runs: bool, graph: SpecGraph) -> Generator[TraceResult, None, int]:
+    """What came of each run in the file, which is one run unless `runs`; returns how many lines it has read."""
     walk = _Walk(graph, 1)
-    for number, line in enumerate(_lines(file), 1):
-        if runs and line.startswith(_HEADER) and number > 1:
+    number = 0
+    for number, line in enumerate(lines_of(file), 1):
+        if runs and line.startswith(HEADER) and number > 1:
             yield walk.result(path)
             walk = _Walk(graph, number)
         walk.take(line)
         if not runs and walk.fault is not None:
             break
     yield walk.result(path)
+    return number
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes]:
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A run's lines held against a graph, and the good ones as they were read."""
+
+    result: TraceResult
+    header: Header | None
+    moves: tuple[Record[Any], ...]
+
+
+def judge(path: str, lines: Iterable[bytes], graph: SpecGraph) -> Judged:
+    """Hold one run's `lines`, each with its newline, against `graph`, up to the first bad one."""
+    walk = _Walk(graph, 1)
+    for line in lines:
+        walk.take(line)
+        if walk.fault is not None:
+            break
+    return Judged(walk.result(path), walk.header, tuple(walk.moves))
+
+
+def lines_of(file: BinaryIO) -> Iterator[bytes]:
     """Each line with its newline; of one that is too long, as much as shows that it is."""
     while line := file.readline(LONGEST_LINE + 2):
         yield line
@@ -173,7 +278,7 @@ class _Walk:
 
     __slots__ = (
         *("_above", "_container", "_first", "_graph", "_known", "_records", "_seq", "_time", "_undoes"),
-        *("_verdict", "fault", "state"),
+        *("_verdict", "fault", "header", "moves", "state"),
     )
 
     def __init__(self, graph: SpecGraph, first: int) -> None:
@@ -183,6 +288,9 @@ class _Walk:
         self._verdict = Verdict.DIFFERS
         self.state: str | None = None
         self.fault: Fault | None = None
+        #: What was read of the good lines. The graph has no cycle, so they are few.
+        self.header: Header | None = None
+        self.moves: list[Record[Any]] = []
 
     def take(self, line: bytes) -> None:
         """Go on by one line; once one was bad, the walk is over."""
@@ -225,7 +333,7 @@ class _Walk:
             )
         self._seq, self._time, self._container = 0, header.time, header.container
         self._known: dict[str, Any] = {"header": header.known()}
-        self.state = self._graph.start
+        self.state, self.header = self._graph.start, header
         #: Where an execve that the kernel refuses leaves the run: its move is recorded before it is made.
         self._undoes: str | None = None
 
@@ -259,6 +367,7 @@ class _Walk:
                 )
         self._undoes = state if trigger == _EXEC else None
         self._seq, self._time, self.state = move.seq, move.time, move.next
+        self.moves.append(move)
 
     def _allowed(self) -> str:
         """What could have come in the place of a bad line."""

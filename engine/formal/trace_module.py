@@ -210,8 +210,10 @@ def _facts(trigger: str, header: Header, recorded: Mapping[str, Mapping[str, Any
             own = [{key: directory[key] for key in private} == private for directory in facts["directories"]]
             words["root"] = "private" if own == [True] * 4 else "loose"
         case Trigger.STAGE:
-            before = recorded.get(Trigger.VALIDATE, {}).get("identity")
-            words["unchanged"] = before == facts["pinned"] and facts["size"] == before["size"]
+            binary = recorded.get(Trigger.VALIDATE, {})
+            before = binary.get("identity")
+            same = before == facts["pinned"] == facts["made_from"] and facts["size"] == before["size"]
+            words["unchanged"] = same and (not facts["shared"] or binary["owner"] == header.host["user"])
         case Trigger.APPLY_POLICY:
             words["policy"] = str(facts["outcome"])
         case Trigger.EXEC:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Generic, Literal, NoReturn, TypedDict, TypeVar
+from typing import Annotated, Any, Generic, Literal, NoReturn, NotRequired, TypedDict, TypeVar
 
 import msgspec
 
@@ -76,11 +76,18 @@ class Directory(TypedDict):
     created: bool
 
 
+class Sandbox(TypedDict):
+    id: str
+    directories: list[Directory]
+    sha256: str
+
+
 class SecureRootFacts(TypedDict):
     user: int
     directories: list[Directory]
     lock: str
     cleaned: list[str]
+    sandbox: NotRequired[Sandbox]
 
 
 class StageFacts(TypedDict):
@@ -89,6 +96,10 @@ class StageFacts(TypedDict):
     size: int
     mode: str
     pinned: Identity
+    from_store: bool
+    made_from: Identity
+    shared: bool
+    hashed: bool
 
 
 class ApplyPolicyFacts(TypedDict):

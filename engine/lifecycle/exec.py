@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 from engine.bundle import Bundle
 from engine.errors import ExecError, remedy_for
@@ -17,18 +15,39 @@ from engine.lifecycle.secure_root import SecuredRoot
 from engine.lifecycle.stage import Staged
 from engine.linux.process import HeldProcess, keep_only_descriptors, replace_process
 from engine.options import Platform, RunOptions
+from engine.records import TYPE_CHECKING, dataclass
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What runsc is asked for: the verb that starts the container, its flags, and global ones.
+
+    The descriptors from 3 on of which there are `preserved` are the container's.
+    """
+
+    verb: str = "run"
+    flags: tuple[str, ...] = ()
+    global_flags: tuple[str, ...] = ()
+    preserved: int = 0
+
+
+#: A run of a container that nobody else manages.
+RUN = Asked()
+
+
+@dataclass(frozen=True, slots=True)
 class HandOff:
-    """What execve is given: the open `program`, `argv` and `environment`; `kept` stays open in runsc."""
+    """What execve is given: the open `program`, `argv` and `environment`; `kept` stay open in runsc."""
 
     program: int
     argv: tuple[str, ...]
     environment: Mapping[str, str]
-    kept: int
+    kept: frozenset[int]
     bundle: Mapping[str, str]
 
     def facts(self) -> dict[str, Any]:
@@ -40,11 +59,24 @@ class HandOff:
 
 
 def build_argv(
-    program: str, runsc_root: str, options: RunOptions, platform: Platform, bundle: str
+    program: str, runsc_root: str, options: RunOptions, platform: Platform, bundle: str, asked: Asked = RUN
 ) -> tuple[str, ...]:
     """runsc's arguments: its global flags come before the verb, as its flag parser wants them."""
     return (
         program,
+        *build_global_flags(runsc_root, options, platform),
+        *asked.global_flags,
+        asked.verb,
+        "--bundle",
+        bundle,
+        *asked.flags,
+        options.container_id,
+    )
+
+
+def build_global_flags(runsc_root: str, options: RunOptions, platform: Platform) -> tuple[str, ...]:
+    """Those that every command about the container is given, from its creation to its end."""
+    return (
         "--root",
         runsc_root,
         *(("--rootless",) if options.rootless else ()),
@@ -53,10 +85,6 @@ def build_argv(
         str(options.network),
         "--platform",
         str(platform),
-        "run",
-        "--bundle",
-        bundle,
-        options.container_id,
     )
 
 
@@ -73,11 +101,16 @@ def build_environment(runtime_directory: str) -> dict[str, str]:
 
 
 def prepare(
-    bundle: Bundle, root: SecuredRoot, staged: Staged, options: RunOptions, platform: Platform
+    bundle: Bundle,
+    root: SecuredRoot,
+    staged: Staged,
+    options: RunOptions,
+    platform: Platform,
+    asked: Asked = RUN,
 ) -> HandOff:
     """Look once more at what runsc will read by path, and put together what it is given.
 
-    Raises `ExecError` when the bundle or a state directory is no longer what was checked.
+    Raises `ExecError` when the bundle, a state directory or the staged copy is no longer what was checked.
     """
     if what := bundle.changed():
         raise ExecError(f"the bundle changed since it was validated: {what}", remedy="run the bundle again")
@@ -85,11 +118,15 @@ def prepare(
         raise ExecError(
             f"the state directories changed since they were secured: {what}", remedy="run it again"
         )
+    if what := staged.changed():
+        raise ExecError(
+            f"the staged copy may have changed: {what}", remedy="find out who writes there, and run it again"
+        )
     return HandOff(
         program=staged.descriptor,
-        argv=build_argv(staged.path, root.runsc_root.path, options, platform, bundle.path),
+        argv=build_argv(staged.path, root.used_root.path, options, platform, bundle.path, asked),
         environment=build_environment(root.runtime.path),
-        kept=root.lock,
+        kept=frozenset({root.lock, *range(3, 3 + asked.preserved)}),
         bundle=bundle.facts(),
     )
 
@@ -97,7 +134,7 @@ def prepare(
 def hand_off(given: HandOff, process: HeldProcess) -> None:
     """Become runsc. Returns only by raising `ExecError`: the kernel refused, and this process is still ours."""
     try:
-        keep_only_descriptors({given.kept})
+        keep_only_descriptors(given.kept)
     except OSError as error:
         raise ExecError(
             f"the caller's descriptors could not be kept from runsc: {error.strerror}",
@@ -108,7 +145,8 @@ def hand_off(given: HandOff, process: HeldProcess) -> None:
         replace_process(given.program, given.argv, given.environment)
     except OSError as error:
         process.retake()
-        os.set_inheritable(given.kept, False)
+        for descriptor in given.kept:
+            os.set_inheritable(descriptor, False)
         raise ExecError(
             f"the kernel refused to execute {given.argv[0]!r}: {error.strerror}",
             remedy=remedy_for(error, "check that this runsc is built for this machine"),

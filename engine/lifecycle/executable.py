@@ -11,11 +11,14 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from engine.bundle import Bundle
 from engine.linux.locked_mounts import Tree
 from engine.linux.openat2 import RESOLVE_IN_ROOT, openat2
+from engine.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def executable_trees(bundle: Bundle) -> list[Tree]:
@@ -51,11 +54,11 @@ def _bind_mounts(bundle: Bundle) -> Iterator[Mapping[str, Any]]:
 
 def _root_can_be_read_only(bundle: Bundle) -> bool:
     """Whether nobody needs to write there: runsc makes the places of mounts, and the cwd, that are absent."""
-    if not bundle.config["root"].get("readonly", False):
+    if not bundle.config["root"].get("readonly"):
         return False
     places = [mount["destination"] for mount in _bind_mounts(bundle)]
-    cwd = bundle.config.get("process", {}).get("cwd", "/")
-    return all(_is_there(bundle.rootfs_directory, place) for place in (*places, cwd))
+    places.append(bundle.config["process"]["cwd"])
+    return all(_is_there(bundle.rootfs_directory, place) for place in places)
 
 
 def _is_there(root: int, path: str) -> bool:

@@ -8,17 +8,26 @@ trace later can ask it again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import Any, Protocol, TypeVar
 
 from transitions import EventData, Machine, MachineError
 
 from engine.errors import StepError
 from engine.options import ExecPolicy
+from engine.records import TYPE_CHECKING, dataclass
 
-Facts = Mapping[str, Any]
+if TYPE_CHECKING:
+    from typing import Any, Protocol, TypeVar
+
+    class HasFacts(Protocol):
+        """What a step establishes; `facts` is the part of it that is recorded."""
+
+        def facts(self) -> dict[str, Any]: ...
+
+    Established = TypeVar("Established", bound=HasFacts)
+
+Facts = Mapping[str, "Any"]
 #: What has been recorded so far: the header's fields under `header`, each step's facts under its trigger.
 Known = Mapping[str, Facts]
 
@@ -95,17 +104,25 @@ def _binary_is_trusted(known: Known) -> bool:
 def _root_is_private(known: Known) -> bool:
     root = known["secure_root"]
     directories = root["directories"]
-    return len(directories) == 4 and all(
-        directory["owner"] == root["user"] and directory["mode"] == "0700" for directory in directories
+    joined = root["sandbox"]["directories"] if "sandbox" in root else []
+    return (
+        len(directories) == 4
+        and len(joined) == (2 if "sandbox" in root else 0)
+        and all(
+            directory["owner"] == root["user"] and directory["mode"] == "0700"
+            for directory in (*directories, *joined)
+        )
     )
 
 
 def _copy_is_what_was_pinned(known: Known) -> bool:
-    staged, binary = known["stage"], known["validate"]
+    staged, binary, joined = known["stage"], known["validate"], known["secure_root"].get("sandbox")
     return bool(
-        staged["pinned"] == binary["identity"]
+        staged["pinned"] == staged["made_from"] == binary["identity"]
         and staged["size"] == binary["identity"]["size"]
         and staged["mode"] == "0500"
+        and (not staged["shared"] or binary["owner"] == known["header"]["host"]["user"])
+        and (joined is None or staged["sha256"] == joined["sha256"])
     )
 
 
@@ -125,7 +142,11 @@ def _bundle_is_unchanged(known: Known) -> bool:
 
 
 def _executes_the_staged_copy(known: Known) -> bool:
-    return bool(known["exec"]["argv"][0] == known["stage"]["path"])
+    argv, joined = known["exec"]["argv"], known["secure_root"].get("sandbox")
+    return bool(
+        argv[0] == known["stage"]["path"]
+        and (joined is None or argv[1:3] == ["--root", joined["directories"][1]["path"]])
+    )
 
 
 _STEPS: tuple[Transition, ...] = (
@@ -162,7 +183,7 @@ _STEPS: tuple[Transition, ...] = (
         Trigger.STAGE,
         (State.ROOT_SECURED,),
         State.STAGED,
-        establishes="a private 0500 copy of the pinned bytes in a unique 0700 directory",
+        establishes="a private 0500 copy of the pinned bytes, or a link to one, in a unique 0700 directory",
         refuses="a linked or foreign directory, a binary that changed, a short copy, no space",
         guards=(
             Guard("copy_is_what_was_pinned", _copy_is_what_was_pinned, "the copy is not the bytes validated"),
@@ -214,12 +235,6 @@ class NotPermittedError(StepError):
         super().__init__(what, remedy="this is a fault of the engine: please report it with the trace")
 
 
-class HasFacts(Protocol):
-    """What a step establishes; `facts` is the part of it that is recorded."""
-
-    def facts(self) -> dict[str, Any]: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Move:
     """One edge about to be taken, as it is recorded."""
@@ -228,9 +243,6 @@ class Move:
     trigger: Trigger
     next: State
     facts: Facts
-
-
-Established = TypeVar("Established", bound=HasFacts)
 
 
 class Lifecycle:

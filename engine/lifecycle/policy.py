@@ -10,19 +10,17 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from engine.bundle import Bundle
 from engine.errors import PolicyError
-from engine.lifecycle.executable import executable_trees
 from engine.lifecycle.machine import PolicyOutcome
-from engine.linux import landlock, locked_mounts, seccomp
-from engine.linux.landlock import Landlock
-from engine.linux.locked_mounts import UnusableError
 from engine.linux.namespaces import sysctl
 from engine.options import ExecPolicy, RunOptions
+from engine.records import TYPE_CHECKING, dataclass
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Strength(StrEnum):
@@ -39,7 +37,8 @@ class Policy:
     """What came of the policy. `mechanism` enforces it; None when nothing does, and `reason` says why.
 
     `allowed`: the paths beneath which files can still be executed. `open`: the ways to execute something else that
-    were seen to be left. `ids`: which ids the supervisor's own user namespace has, where it was given one.
+    were seen to be left. `ids`: which ids the supervisor's own user namespace has, where it was given one. `caution`:
+    what the caller should know of a policy that is enforced.
     """
 
     outcome: PolicyOutcome
@@ -50,6 +49,7 @@ class Policy:
     ids: str | None = None
     reason: str | None = None
     remedy: str = "run without --require-exec-policy"
+    caution: str | None = None
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -94,6 +94,10 @@ def apply_policy(
 
 def _locked_mounts(bundle: Bundle, exec_allow: str) -> Policy:  # noqa: ARG001 (runsc needs no directory)
     """Every mount noexec but those of the bundle's files, and sealed where these are read-only."""
+    from engine.lifecycle.executable import executable_trees  # by rootless runs alone
+    from engine.linux import locked_mounts, seccomp
+    from engine.linux.locked_mounts import UnusableError
+
     try:
         trees = executable_trees(bundle)
         if any(os.path.samestat(os.stat("/"), os.stat(tree.path)) for tree in trees):
@@ -125,6 +129,9 @@ def _locked_mounts(bundle: Bundle, exec_allow: str) -> Policy:  # noqa: ARG001 (
 
 def _landlock(bundle: Bundle, exec_allow: str) -> Policy:  # noqa: ARG001 (nothing of the bundle is allowed)
     """The reference's allowlist: the staging directory alone. Applied though a mounting runsc dies of it."""
+    from engine.linux import landlock
+    from engine.linux.landlock import Landlock
+
     remedy = f"leave --exec-policy at {ExecPolicy.AUTO}"
     try:
         if (found := landlock.probe()) not in (Landlock.USABLE, Landlock.FORBIDS_MOUNT):
@@ -138,6 +145,9 @@ def _landlock(bundle: Bundle, exec_allow: str) -> Policy:  # noqa: ARG001 (nothi
         Strength.HOST,
         allowed=(exec_allow,),
         open=(*_open_everywhere(), "allowed"),
+        caution=None
+        if found is Landlock.USABLE
+        else f"{found.value}; {remedy}, unless this runsc does not mount",
     )
 
 

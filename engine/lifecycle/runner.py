@@ -8,24 +8,53 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol, TypeVar
 
 from engine import __version__, artifacts
 from engine.bundle import Bundle
-from engine.errors import EngineError, SecureRootError, StoppedError, TraceError
-from engine.lifecycle.exec import build_argv, build_environment, hand_off, prepare
-from engine.lifecycle.machine import HasFacts, Lifecycle, PolicyOutcome, Trigger
+from engine.errors import EngineError, FailedError, SecureRootError, StoppedError, TraceError
+from engine.lifecycle.exec import RUN, Asked, HandOff, build_argv, build_environment, hand_off, prepare
+from engine.lifecycle.machine import Lifecycle, PolicyOutcome, Trigger
 from engine.lifecycle.policy import apply_policy
 from engine.lifecycle.resolve import resolve
-from engine.lifecycle.secure_root import SecuredRoot, secure_root
+from engine.lifecycle.secure_root import Joined, SecuredRoot, secure_root
 from engine.lifecycle.spec_graph import SpecLifecycle, spec_graph
-from engine.lifecycle.stage import stage
+from engine.lifecycle.stage import Staged, stage
 from engine.lifecycle.validate import Validated, validate
-from engine.linux.files import UntrustedPathError
+from engine.linux.files import PrivateDirectory, UntrustedPathError
 from engine.linux.process import HeldProcess
 from engine.options import Platform, RunOptions
+from engine.records import TYPE_CHECKING, dataclass
 from engine.trace import Trace
+
+if TYPE_CHECKING:
+    from typing import Any, NoReturn, Protocol, TypeVar
+
+    class Undoable(Protocol):
+        """What a run made: it can be taken back, and then let go of."""
+
+        def discard(self) -> list[str]: ...
+
+        def close(self) -> None: ...
+
+    Made = TypeVar("Made", bound=Undoable)
+
+    class Manager(Protocol):
+        """Whoever starts the container and manages it from then on: what it asks of runsc and keeps of the run."""
+
+        @property
+        def asked(self) -> Asked: ...
+
+        def keep_trace(self, trace: Trace) -> None:
+            """Give the trace its place, before the first step. Raises `EngineError`."""
+
+        def join(self, base: PrivateDirectory) -> Joined | None:
+            """The sandbox under `base` that the container is to be part of, if any. Raises as `secure_root` catches."""
+
+        def secured(self, root: SecuredRoot, trace: str | None) -> Undoable:
+            """The container's directory is there and locked. Raises `EngineError`."""
+
+        def about_to_hand_off(self, root: SecuredRoot, staged: Staged, platform: Platform) -> None:
+            """The last moment before the run is recorded as handed off. Raises `EngineError`."""
 
 
 def run(
@@ -34,6 +63,7 @@ def run(
     environment: Mapping[str, str],
     *,
     trace_path: str | None = None,
+    manager: Manager | None = None,
     warn: Callable[[str], None] = lambda _: None,
 ) -> NoReturn:
     """Take the bundle through the lifecycle; a good run ends as runsc and never returns.
@@ -54,8 +84,10 @@ def run(
     with HeldProcess() as process:
         if trace_path is not None:
             trace.create(trace_path)
+        elif manager is not None:
+            manager.keep_trace(trace)
         lifecycle = SpecLifecycle(header, trace.move, graph)
-        _Run(bundle, options, environment, trace, lifecycle, warn, process).go()
+        _Run(bundle, options, environment, trace, lifecycle, warn, process, manager).go()
     raise AssertionError("unreachable: a run is handed off or raises")
 
 
@@ -87,17 +119,6 @@ def plan(bundle: Bundle, options: RunOptions, environment: Mapping[str, str]) ->
     )
 
 
-class _Made(HasFacts, Protocol):
-    """What a step established: it can be taken back, and then let go of."""
-
-    def discard(self) -> list[str]: ...
-
-    def close(self) -> None: ...
-
-
-Made = TypeVar("Made", bound=_Made)
-
-
 @dataclass(frozen=True, slots=True)
 class _Refusal:
     error: EngineError
@@ -123,15 +144,17 @@ class _Run:
         lifecycle: Lifecycle,
         warn: Callable[[str], None],
         process: HeldProcess,
+        manager: Manager | None,
     ) -> None:
         self._process = process
+        self._manager = manager
         self._bundle = bundle
         self._options = options
         self._environment = environment
         self._trace = trace
         self._lifecycle = lifecycle
         self._warn = warn
-        self._made: list[_Made] = []
+        self._made: list[Undoable] = []
         self._step = Trigger.RESOLVE
 
     def go(self) -> None:
@@ -140,6 +163,10 @@ class _Run:
         except EngineError as error:
             self._refuse(error)
             raise
+        except OSError as error:
+            failure = FailedError(self._step, error)
+            self._refuse(failure)
+            raise failure from error
         except Exception as error:
             fault = EngineError(
                 f"unexpected {type(error).__name__} in {self._step}",
@@ -172,10 +199,12 @@ class _Run:
         )
         if policy.outcome is PolicyOutcome.UNAVAILABLE:
             self._warn(f"no execute policy: {policy.reason}")
+        if policy.caution is not None:
+            self._warn(f"execute policy {policy.mechanism}: {policy.caution}")
         process.block()
         lifecycle.perform(
             begin(Trigger.EXEC),
-            lambda: prepare(self._bundle, root, staged, options, binary.platform),
+            lambda: self._prepare(root, staged, binary.platform),
             commit=lambda given: hand_off(given, process),
         )
 
@@ -185,9 +214,19 @@ class _Run:
         return made
 
     def _secure_root(self) -> SecuredRoot:
-        root = self._keep(secure_root(self._options.container_id, self._environment))
+        join = self._manager.join if self._manager is not None else lambda _: None
+        root = self._keep(secure_root(self._options.container_id, self._environment, join))
         self._trace.create_in(root.container)
+        if self._manager is not None:
+            self._keep(self._manager.secured(root, self._trace.path))
         return root
+
+    def _prepare(self, root: SecuredRoot, staged: Staged, platform: Platform) -> HandOff:
+        asked = RUN
+        if self._manager is not None:
+            self._manager.about_to_hand_off(root, staged, platform)
+            asked = self._manager.asked
+        return prepare(self._bundle, root, staged, self._options, platform, asked)
 
     def _refuse(self, error: EngineError) -> None:
         """Take back what was made, record the refusal, and only then let go of the lock."""

@@ -9,14 +9,16 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import Any
 
 from engine import artifacts
 from engine.errors import SecureRootError, remedy_for
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
+from engine.records import TYPE_CHECKING, dataclass
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _REMEDY = (
     "make it a real directory that only root or you can write, or choose another base (ENGINE_ARTIFACT_BASE)"
@@ -24,8 +26,28 @@ _REMEDY = (
 
 
 @dataclass(frozen=True, slots=True)
+class Joined:
+    """The live sandbox `id` that a pod's container becomes part of, its directories open.
+
+    `digest` is the SHA-256, in hexadecimal, of the copy of runsc that it runs.
+    """
+
+    id: str
+    container: PrivateDirectory
+    runsc_root: PrivateDirectory
+    digest: str
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "directories": [_facts(self.container), _facts(self.runsc_root)],
+            "sha256": self.digest,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class SecuredRoot:
-    """The container's directories, open, and its lock, held by the descriptor `lock`."""
+    """The container's directories, open, its lock, held by the descriptor `lock`, and the sandbox that it joined."""
 
     base: PrivateDirectory
     container: PrivateDirectory
@@ -33,11 +55,17 @@ class SecuredRoot:
     runtime: PrivateDirectory
     lock: int
     cleaned: tuple[str, ...]
+    sandbox: Joined | None = None
 
     @property
     def directories(self) -> tuple[PrivateDirectory, ...]:
         """From the outermost in."""
         return self.base, self.container, self.runsc_root, self.runtime
+
+    @property
+    def used_root(self) -> PrivateDirectory:
+        """The one that runsc is given with `--root`: where it keeps its state of the whole sandbox."""
+        return self.sandbox.runsc_root if self.sandbox else self.runsc_root
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -45,6 +73,7 @@ class SecuredRoot:
             "directories": [_facts(directory) for directory in self.directories],
             "lock": os.path.join(self.container.path, artifacts.LOCK),
             "cleaned": list(self.cleaned),
+            **({"sandbox": self.sandbox.facts()} if self.sandbox else {}),
         }
 
     def changed(self) -> str | None:
@@ -53,9 +82,13 @@ class SecuredRoot:
         runsc is given its root by path, so it is the paths that are asked again, each from its parent's
         descriptor.
         """
-        for outer, inner in pairwise(self.directories):
-            if what := inner.changed(outer.descriptor):
-                return what
+        chains = [self.directories]
+        if self.sandbox:
+            chains.append((self.base, self.sandbox.container, self.sandbox.runsc_root))
+        for chain in chains:
+            for outer, inner in pairwise(chain):
+                if what := inner.changed(outer.descriptor):
+                    return what
         return artifacts.base_changed(self.base)
 
     def discard(self) -> list[str]:
@@ -76,13 +109,21 @@ class SecuredRoot:
         """Close every descriptor, which also lets go of the lock."""
         for directory in self.directories:
             os.close(directory.descriptor)
+        if self.sandbox:
+            self.sandbox.container.close()
+            self.sandbox.runsc_root.close()
         os.close(self.lock)
 
 
-def secure_root(container_id: str, environment: Mapping[str, str]) -> SecuredRoot:
+def secure_root(
+    container_id: str,
+    environment: Mapping[str, str],
+    join: Callable[[PrivateDirectory], Joined | None] = lambda _: None,
+) -> SecuredRoot:
     """Make or adopt `<base>/<component>/runsc-root/runtime` and take the container's lock.
 
-    What an earlier run of the same id left is removed first: the lock says that run is over.
+    What an earlier run of the same id left is removed first: the lock says that run is over. `join` is given the
+    base, and finds there the sandbox that the container is to be part of, if any.
     Raises `SecureRootError`: a link, a foreign owner, something that is no directory, `..` in the base, a
     parent that others can rewrite, or a container of this id that is alive.
     """
@@ -98,10 +139,15 @@ def secure_root(container_id: str, environment: Mapping[str, str]) -> SecuredRoo
                     remedy="stop it, wait for its end (or that of engine gc), or choose another --id",
                 )
             undo.callback(os.close, lock)
+            if why := artifacts.why_kept(base, container):
+                raise SecureRootError(
+                    f"container {container_id!r} {why}", remedy="delete what is named, or choose another id"
+                )
             undo.callback(_remove_if_unused, base, container)
-            cleaned = artifacts.remove_leftovers(container)
+            cleaned = artifacts.remove_leftovers(base, container)
             runsc_root = _make(container, artifacts.RUNSC_ROOT, undo)
             runtime = _make(runsc_root, artifacts.RUNTIME, undo)
+            sandbox = join(base)
         except UntrustedPathError as error:
             raise SecureRootError(str(error), remedy=_REMEDY) from None
         except OSError as error:
@@ -110,7 +156,7 @@ def secure_root(container_id: str, environment: Mapping[str, str]) -> SecuredRoo
                 remedy=remedy_for(error, _REMEDY),
             ) from None
         undo.pop_all()
-    return SecuredRoot(base, container, runsc_root, runtime, lock, tuple(cleaned))
+    return SecuredRoot(base, container, runsc_root, runtime, lock, tuple(cleaned), sandbox)
 
 
 def _make(parent: PrivateDirectory, name: str, undo: contextlib.ExitStack) -> PrivateDirectory:

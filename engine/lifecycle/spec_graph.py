@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from engine.errors import EngineError, StepError
-from engine.lifecycle.machine import Established, Facts, Lifecycle, Move, Trigger
+from engine.lifecycle.machine import Facts, Lifecycle, Move, Trigger
+from engine.records import TYPE_CHECKING, dataclass
 from engine.spec import LIFECYCLE_SPEC, spec_digest
+
+if TYPE_CHECKING:
+    from engine.lifecycle.machine import Established
 
 SPEC_GRAPH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "spec_graph.json")
 

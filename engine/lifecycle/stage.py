@@ -1,34 +1,42 @@
 """Step `stage`: a private copy of the pinned bytes, which is what will be executed.
 
-The bytes come from the descriptor that `validate` pinned, never from the path. No fsync: nothing here has to
-survive a crash of the machine, as no container does.
+The bytes come from the descriptor that `validate` pinned, never from the path; or, where the binary is the effective
+user's own, from a copy that an earlier run made from a file of the very same identity and kept in the store. No fsync:
+nothing here has to survive a crash of the machine, as no container does.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import errno
 import os
 import stat
-from dataclasses import asdict, dataclass
-from typing import Any
 
-from engine import artifacts
+from engine import artifacts, store
 from engine.errors import StageError, remedy_for
 from engine.lifecycle.secure_root import SecuredRoot
-from engine.lifecycle.validate import Identity, Validated
+from engine.lifecycle.validate import Validated
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
+from engine.linux.identity import Identity
+from engine.records import TYPE_CHECKING, dataclass
+from engine.store import Kept
+
+if TYPE_CHECKING:
+    from typing import Any
 
 PROGRAM = "runsc"
-_CHUNK = 1 << 20
+#: Bytes that one system call is asked to copy: all of a runsc, as a rule.
+_PIECE = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class Staged:
     """The copy: `descriptor` is open on it for reading, and is what execve is given.
 
-    `digest` is the SHA-256, in hexadecimal, of the bytes that were read from the pinned descriptor and
-    written. `pinned` is the identity that the pinned file still had after the last byte was read.
+    `digest` is the SHA-256, in hexadecimal, of its bytes. It was made from the file `made_from`, by this run or,
+    `from_store`, by an earlier one. `pinned` is the identity that the pinned file still had when it was there.
+    Where it is `shared` the store has it under another name, and so have other containers. `hashed` says whether this
+    run read all of it for the digest; if not, that is known from an earlier run of the same file.
     """
 
     exec_allow: PrivateDirectory
@@ -39,6 +47,11 @@ class Staged:
     size: int
     mode: int
     pinned: Identity
+    from_store: bool
+    made_from: Identity
+    shared: bool
+    hashed: bool
+    base: PrivateDirectory
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -46,12 +59,28 @@ class Staged:
             "sha256": self.digest,
             "size": self.size,
             "mode": f"{self.mode:04o}",
-            "pinned": asdict(self.pinned),
+            "pinned": self.pinned.facts(),
+            "from_store": self.from_store,
+            "made_from": self.made_from.facts(),
+            "shared": self.shared,
+            "hashed": self.hashed,
         }
 
+    def changed(self) -> str | None:
+        """What has become of the copy, in one phrase; None when it is what was staged."""
+        if self.shared and not store.is_held(self.descriptor):
+            return f"{self.path!r}, which other containers share, was opened for writing"
+        return None
+
     def discard(self) -> list[str]:
-        """Remove the copy and its directory, and say what is gone. Raises `OSError`."""
-        return _remove(self.exec_allow, self.directory)
+        """Remove the copy and its directory, and what it brought to the store: what is gone. Raises `OSError`."""
+        gone = _remove(self.exec_allow, self.directory)
+        if not self.from_store:
+            with contextlib.suppress(
+                UntrustedPathError
+            ):  # what is in the store's place by now is not this run's
+                gone += store.collect(self.base)
+        return gone
 
     def close(self) -> None:
         """Close the copy and its directories."""
@@ -60,10 +89,11 @@ class Staged:
 
 
 def stage(binary: Validated, root: SecuredRoot) -> Staged:
-    """Copy the pinned `binary` to `exec-allow/stage-*/runsc` under `root`, mode 0500.
+    """Link or copy the pinned `binary` to `exec-allow/stage-*/runsc` under `root`, mode 0500.
 
     Raises `StageError` when a directory is linked or foreign or nothing can be executed there, when the pinned
-    file is no longer what was validated, on a short copy, and when there is no space; nothing half-made stays.
+    file is no longer what was validated, on a short copy, when there is no space, and where the sandbox to be joined
+    runs another runsc; nothing half-made stays.
     """
     if os.fstatvfs(root.runsc_root.descriptor).f_flag & os.ST_NOEXEC:
         raise StageError(
@@ -71,6 +101,7 @@ def stage(binary: Validated, root: SecuredRoot) -> Staged:
             remedy="choose another base (ENGINE_ARTIFACT_BASE)",
         )
     with contextlib.ExitStack() as undo:
+        undo.callback(_empty_the_store, root.base)
         try:
             exec_allow = make_private_directory(
                 root.runsc_root.descriptor, root.runsc_root.path, artifacts.EXEC_ALLOW
@@ -80,7 +111,13 @@ def stage(binary: Validated, root: SecuredRoot) -> Staged:
             directory = make_private_directory(exec_allow.descriptor, exec_allow.path, name)
             undo.callback(os.close, directory.descriptor)
             undo.callback(_remove_what_can_be, exec_allow, directory)
-            staged = _copy(binary, exec_allow, directory)
+            staged = _make(binary, root.base, exec_allow, directory)
+            undo.callback(os.close, staged.descriptor)
+            if root.sandbox is not None and staged.digest != root.sandbox.digest:
+                raise StageError(
+                    f"runsc {binary.path!r} is not the one that sandbox {root.sandbox.id!r} runs",
+                    remedy="leave out --runsc, which takes the sandbox's, or create the pod anew",
+                )
         except UntrustedPathError as error:
             raise StageError(str(error), remedy="remove it and run again") from None
         except OSError as error:
@@ -92,21 +129,83 @@ def stage(binary: Validated, root: SecuredRoot) -> Staged:
     return staged
 
 
-def _copy(binary: Validated, exec_allow: PrivateDirectory, directory: PrivateDirectory) -> Staged:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+def _make(
+    binary: Validated, base: PrivateDirectory, exec_allow: PrivateDirectory, directory: PrivateDirectory
+) -> Staged:
+    """The staged file in `directory`: a link to the kept copy of these bytes, or a copy that is then kept."""
+    kept, from_store, shared = _link_or_copy(binary, base, directory)
+    try:
+        status, pinned = os.fstat(kept.descriptor), Identity.of(os.fstat(binary.descriptor))
+        if pinned != binary.identity:
+            raise _changed(binary)
+    except BaseException:
+        os.close(kept.descriptor)
+        raise
+    return Staged(
+        exec_allow=exec_allow,
+        directory=directory,
+        descriptor=kept.descriptor,
+        path=os.path.join(directory.path, PROGRAM),
+        digest=kept.digest,
+        size=status.st_size,
+        mode=stat.S_IMODE(status.st_mode),
+        pinned=pinned,
+        from_store=from_store,
+        made_from=kept.made_from,
+        shared=shared,
+        hashed=kept.hashed,
+        base=base,
+    )
+
+
+def _link_or_copy(
+    binary: Validated, base: PrivateDirectory, directory: PrivateDirectory
+) -> tuple[Kept, bool, bool]:
+    """The staged file, open; whether it came from the store; and whether it is shared with it."""
+    with store.opened(base) as kept_copies:
+        if kept_copies is None:
+            return _copy(binary, directory), False, False
+        # Whoever owns the store could not have written this binary, and must not be able to through the store.
+        if binary.owner != os.geteuid():
+            copy = _copy(binary, directory, store.find_digest(kept_copies, binary.identity))
+            if copy.hashed:
+                store.keep_digest(kept_copies, copy)
+            return copy, False, False
+        if kept := _link(binary, kept_copies, directory):
+            return kept, True, True
+        copy = _copy(binary, directory)
+        return copy, False, store.keep(kept_copies, copy)
+
+
+def _link(binary: Validated, kept_copies: PrivateDirectory, directory: PrivateDirectory) -> Kept | None:
+    """Link the kept copy of the pinned bytes; None where there is none, or it takes no more links."""
+    kept = store.find(kept_copies, binary.identity)
+    if kept is None:
+        return None
+    try:
+        store.link(kept, directory, PROGRAM)
+    except OSError as error:
+        os.close(kept.descriptor)
+        if error.errno in (errno.EMLINK, errno.EXDEV, errno.EPERM, errno.ENOENT):
+            return None
+        raise
+    store.note(kept_copies, kept)
+    return kept
+
+
+def _copy(binary: Validated, directory: PrivateDirectory, digest: str | None = None) -> Kept:
+    """A copy of the pinned bytes, whose `digest` is computed where it is not known."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     target = os.open(PROGRAM, flags, 0o500, dir_fd=directory.descriptor)
     try:
-        digest, size = _copy_bytes(binary.descriptor, target)
+        size = _copy_bytes(binary.descriptor, target)
         os.fchmod(target, 0o500)
+        found = digest or store.digest_of(target)
         written = os.fstat(target)
     finally:
         os.close(target)
-    pinned = Identity.of(os.fstat(binary.descriptor))
-    if pinned != binary.identity:
-        raise StageError(
-            f"runsc {binary.path!r} was changed after it was validated",
-            remedy="let the upgrade finish and run again",
-        )
+    if Identity.of(os.fstat(binary.descriptor)) != binary.identity:
+        raise _changed(binary)
     if not size == written.st_size == binary.identity.size:
         raise StageError(
             f"only {written.st_size} of {binary.identity.size} bytes of {binary.path!r} were copied",
@@ -123,29 +222,33 @@ def _copy(binary: Validated, exec_allow: PrivateDirectory, directory: PrivateDir
     except BaseException:
         os.close(descriptor)
         raise
-    return Staged(
-        exec_allow=exec_allow,
-        directory=directory,
-        descriptor=descriptor,
-        path=os.path.join(directory.path, PROGRAM),
-        digest=digest,
-        size=reopened.st_size,
-        mode=stat.S_IMODE(reopened.st_mode),
-        pinned=pinned,
+    return Kept(descriptor, binary.identity, found, hashed=digest is None)
+
+
+def _changed(binary: Validated) -> StageError:
+    return StageError(
+        f"runsc {binary.path!r} was changed after it was validated",
+        remedy="let the upgrade finish and run again",
     )
 
 
-def _copy_bytes(source: int, target: int) -> tuple[str, int]:
-    """Copy all of `source`, from its start, to `target`: the SHA-256 and the number of the bytes copied."""
-    digest = hashlib.sha256()
+def _copy_bytes(source: int, target: int) -> int:
+    """Copy all of `source`, from its start, to `target`, within the kernel: the number of the bytes copied.
+
+    copy_file_range(2) shares the blocks where the file system can (reflink); across file systems, and where it
+    knows no such thing, sendfile(2) copies.
+    """
     offset = 0
-    while chunk := os.pread(source, _CHUNK, offset):
-        view = memoryview(chunk)
-        while view:
-            view = view[os.write(target, view) :]
-        digest.update(chunk)
-        offset += len(chunk)
-    return digest.hexdigest(), offset
+    try:
+        while count := os.copy_file_range(source, target, _PIECE, offset, offset):
+            offset += count
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+    os.lseek(target, offset, os.SEEK_SET)
+    while count := os.sendfile(target, source, offset, _PIECE):
+        offset += count
+    return offset
 
 
 def _remove(exec_allow: PrivateDirectory, directory: PrivateDirectory) -> list[str]:
@@ -162,3 +265,8 @@ def _remove_what_can_be(exec_allow: PrivateDirectory, directory: PrivateDirector
         OSError
     ):  # on the way out of a refusal, which must stay what is said; gc has the rest
         _remove(exec_allow, directory)
+
+
+def _empty_the_store(base: PrivateDirectory) -> None:
+    with contextlib.suppress(OSError, UntrustedPathError):  # as above
+        store.collect(base)

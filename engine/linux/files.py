@@ -11,7 +11,8 @@ import errno
 import os
 import stat
 from collections.abc import Collection
-from dataclasses import dataclass
+
+from engine.records import dataclass
 
 #: As the kernel's own limit for one resolution, path_resolution(7).
 MAX_LINKS = 40

@@ -68,10 +68,11 @@ def probe() -> Landlock:
 
 
 _ANSWERS = {0: Landlock.USABLE, 1: Landlock.FORBIDDEN, 2: Landlock.FORBIDS_MOUNT}
+_NO_ANSWER = 3
 
 
 def _try_to_mount_in_a_domain() -> int:
-    """The key into `_ANSWERS`, or another number when it could not be found out."""
+    """The key into `_ANSWERS`, or `_NO_ANSWER` when it could not be found out."""
     import ctypes
 
     new_mount_namespace, private_recursive = 0x00020000, 0x00040000 | 0x4000
@@ -79,9 +80,9 @@ def _try_to_mount_in_a_domain() -> int:
     try:
         restrict_execute(["/"])
     except OSError as error:
-        return 1 if error.errno == errno.EPERM else 3
+        return 1 if error.errno == errno.EPERM else _NO_ANSWER
     if libc.unshare(new_mount_namespace) != 0:
-        return 3
+        return _NO_ANSWER
     if libc.mount(None, b"/", None, private_recursive, None) == 0:
         return 0
-    return 2 if ctypes.get_errno() == errno.EPERM else 3
+    return 2 if ctypes.get_errno() == errno.EPERM else _NO_ANSWER

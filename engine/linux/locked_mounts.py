@@ -14,7 +14,6 @@ import contextlib
 import errno
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from engine.linux import namespaces, seccomp
 from engine.linux.mounts import (
@@ -26,6 +25,7 @@ from engine.linux.mounts import (
     set_flags_everywhere,
 )
 from engine.linux.namespaces import IdMaps
+from engine.records import dataclass
 
 _LOCKED = MountFlag.NO_EXEC | MountFlag.NO_SUID
 
@@ -104,7 +104,7 @@ def _lock(maps: IdMaps, trees: Sequence[Tree]) -> None:
 
 def _open(tree: Tree) -> int:
     """Open the tree on a mount of the namespace that this process is in by now."""
-    place = os.open(tree.path, os.O_PATH | os.O_CLOEXEC)
+    place = os.open(tree.path, os.O_PATH)
     status = os.fstat(place)
     if (status.st_dev, status.st_ino) != tree.identity:
         os.close(place)

@@ -11,10 +11,9 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 from engine.linux.syscall import library_call
+from engine.records import dataclass
 
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
 _CAP_SETGID, _CAP_SETUID = 6, 7
@@ -52,7 +51,7 @@ def root_maps_to_unprivileged(uid_map: str) -> bool:
 def read_uid_map() -> str:
     """The text of /proc/self/uid_map; empty where there is no /proc or no such file."""
     try:
-        with open("/proc/self/uid_map", encoding="ascii") as file:
+        with open("/proc/self/uid_map", encoding="utf-8") as file:
             return file.read()
     except OSError:
         return ""
@@ -67,7 +66,7 @@ def unmapped_uid() -> int | None:
     uid_map = read_uid_map()
     if uid_map.split() == ["0", "0", str(0xFFFFFFFF)]:
         return None
-    with open("/proc/sys/kernel/overflowuid", encoding="ascii") as file:
+    with open("/proc/sys/kernel/overflowuid", encoding="utf-8") as file:
         unmapped = int(file.read())
     return unmapped if root_maps_to_unprivileged(uid_map) or os.stat("/").st_uid == unmapped else None
 
@@ -75,13 +74,14 @@ def unmapped_uid() -> int | None:
 def sysctl(name: str) -> str | None:
     """The value of the kernel parameter `name`; None where this kernel has none of that name."""
     try:
-        with open(f"/proc/sys/{name.replace('.', '/')}", encoding="ascii") as file:
+        with open(f"/proc/sys/{name.replace('.', '/')}", encoding="utf-8") as file:
             return file.read().strip()
     except OSError:
         return None
 
 
-class Range(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Range:
     """`size` ids, of which the first is `inside` the new namespace and `outside` it."""
 
     inside: int
@@ -125,16 +125,16 @@ def possible_maps() -> list[IdMaps]:
 
 
 def _may_set_ids() -> bool:
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
         (effective,) = (int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
     return all(effective >> capability & 1 for capability in (_CAP_SETUID, _CAP_SETGID))
 
 
 def _present(name: str) -> tuple[Range, ...]:
     """Each id of this namespace as itself."""
-    with open(f"/proc/self/{name}", encoding="ascii") as file:
+    with open(f"/proc/self/{name}", encoding="utf-8") as file:
         ranges = [Range(*map(int, line.split())) for line in file]
-    return tuple(Range(inside, inside, count) for inside, _, count in ranges)
+    return tuple(Range(given.inside, given.inside, given.size) for given in ranges)
 
 
 def _find(program: str) -> str | None:
@@ -231,7 +231,11 @@ def _map_from_outside(maps: IdMaps, go: int, told: int) -> None:
 
 
 def _run(program: str, process: int, ranges: Sequence[Range]) -> None:
-    arguments = [program, str(process), *(str(number) for each in ranges for number in each)]
+    arguments = [
+        program,
+        str(process),
+        *(str(n) for each in ranges for n in (each.inside, each.outside, each.size)),
+    ]
     quiet = [(os.POSIX_SPAWN_OPEN, descriptor, os.devnull, os.O_RDWR, 0) for descriptor in range(3)]
     started = os.posix_spawn(program, arguments, {"PATH": ":".join(_SYSTEM_PATHS)}, file_actions=quiet)
     if code := os.waitstatus_to_exitcode(os.waitpid(started, 0)[1]):
@@ -244,7 +248,7 @@ def _text(ranges: Iterable[Range]) -> str:
 
 def _write(path: str, text: str) -> None:
     """In one write(2), as the kernel wants it."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_WRONLY)
     try:
         os.write(descriptor, text.encode())
     except OSError as error:

@@ -1,12 +1,19 @@
-"""What one process hands to the program that replaces it: descriptors, signal dispositions, execve(2)."""
+"""Processes: what one hands to the program that replaces it, execve(2), and which ones execute a given file."""
 
 from __future__ import annotations
 
 import errno
 import os
 import signal
+import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Self
+
+from engine.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any, Self
+
+_PR_SET_PDEATHSIG = 1
 
 
 class HeldProcess:
@@ -99,3 +106,90 @@ def keep_only_descriptors(kept: Collection[int]) -> None:
 def replace_process(program: int, argv: Sequence[str], environment: Mapping[str, str]) -> None:
     """execve(2) the file open on descriptor `program`. Returns only by raising `OSError`."""
     os.execve(program, list(argv), dict(environment))  # noqa: S606 (the point of it all)
+
+
+def runs(pid: int, program: tuple[int, int], about: tuple[str, ...]) -> bool:
+    """Whether process `pid` lives, executes the file `program` (device and inode), and was told of all `about`.
+
+    Containers may share the file, so that each path in `about` must be one of the arguments, or the value of one,
+    proc_pid_exe(5), proc_pid_cmdline(5). A process that ended and was not waited for yet executes nothing, and a
+    number that was given to another process since does not deceive. One that this user may not look at is not one of
+    this user's containers.
+    """
+    try:
+        status = os.stat(f"/proc/{pid}/exe")
+    except OSError:
+        return False
+    if (status.st_dev, status.st_ino) != program:
+        return False
+    told = {value for given in arguments(pid) for value in (given, given.partition(b"=")[2])}
+    return told.issuperset(map(os.fsencode, about))
+
+
+def started(pid: int) -> int | None:
+    """When process `pid` started, in clock ticks since boot, proc_pid_stat(5): it tells it from a later one.
+
+    None when it has ended, waited for or not.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def arguments(pid: int) -> list[bytes]:
+    """The arguments that process `pid` was started with; none when it has ended."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().split(b"\0")
+    except OSError:
+        return []
+
+
+def executing(program: tuple[int, int], about: tuple[str, ...]) -> list[int]:
+    """The processes that `runs` is true of."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and runs(int(name), program, about)]
+
+
+def end_all(program: tuple[int, int], about: tuple[str, ...], *, seconds: float) -> list[int]:
+    """Kill every process that `runs` is true of, and wait for their ends; those that remain after `seconds`.
+
+    Each is held by a pidfd before it is looked at again, so that none is killed in the place of another,
+    pidfd_open(2).
+    """
+    deadline = time.monotonic() + seconds
+    while remaining := executing(program, about):
+        for pid in remaining:
+            try:
+                held = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
+            try:
+                if runs(pid, program, about):
+                    signal.pidfd_send_signal(held, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            finally:
+                os.close(held)
+        if time.monotonic() > deadline:
+            return remaining
+        time.sleep(0.005)
+    return []
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when `parent`, its parent, ends, whatever ends that, PR_SET_PDEATHSIG(2const).
+
+    It stays so over execve(2), and is not passed on to children. Raises `OSError`. Ends this process where the
+    parent is gone already.
+    """
+    import ctypes
+
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    if os.getppid() != parent:
+        os._exit(128 + signal.SIGKILL)

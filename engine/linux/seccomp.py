@@ -10,9 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from dataclasses import dataclass
 
 from engine.linux.syscall import FSMOUNT, FSOPEN, FSPICK, MOUNT_SETATTR, OPEN_TREE_ATTR, library_call
+from engine.records import dataclass
 
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 
@@ -62,7 +62,7 @@ def forbid_executable_mounts() -> None:
 
     code = _program()
     # struct sock_fprog: the number of instructions of 8 bytes, and where they are.
-    instructions = ctypes.create_string_buffer(code, len(code))
+    instructions = ctypes.create_string_buffer(code)
     program = struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(instructions))
     library_call("prctl", _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, program, 0, 0, about="PR_SET_SECCOMP")
 

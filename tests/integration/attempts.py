@@ -30,6 +30,7 @@ TRUE = "/bin/true"
 _NEWNS, _NEWUSER = 0x00020000, 0x10000000
 _RDONLY, _NOEXEC, _REMOUNT, _BIND, _REC, _PRIVATE = 1, 8, 0x20, 0x1000, 0x4000, 1 << 18
 _NS_GET_PARENT = 0xB702
+_PTRACE_SEIZE = 0x4206
 _SETUID_HELPERS = ("/usr/bin/newuidmap", "/usr/bin/su", "/usr/bin/passwd", "/usr/bin/mount")
 
 
@@ -210,6 +211,11 @@ class Attempts:
             os.execve(TRUE, [TRUE], {})
 
         return _in_a_child(act)
+
+    def the_callers_shell(self) -> str:
+        """the caller's shell, taken over by `ptrace(2)`"""
+        shell = os.getppid()
+        return _in_a_child(lambda: library_call("ptrace", _PTRACE_SEIZE, shell, 0, 0))
 
     def the_outer_user_namespace(self) -> str:
         """the user namespace around the supervisor's own"""

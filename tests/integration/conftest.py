@@ -18,6 +18,7 @@ import pytest
 
 from setup.busybox import BUSYBOX_PATHS, static_busybox
 from setup.make_rootfs import make_rootfs
+from setup.system_parts import OLD_RUNSC
 from tests.integration.harness import (
     PATIENCE,
     Caller,
@@ -108,6 +109,17 @@ def runsc() -> Path:
         if os.access(path, os.X_OK):
             return path.resolve()
     pytest.fail(f"no runsc at {', '.join(TRUSTED_PATHS)}; ./just setup installs it")
+
+
+@pytest.fixture(scope="session")
+def old_runsc(arena: Path) -> Path:
+    """The runsc of Debian 12, where every caller may execute it."""
+    if not os.path.exists(OLD_RUNSC):
+        pytest.skip("needs Debian 12's own runsc, which ./just setup brings on a Debian 12")
+    path = arena / "runsc-of-debian-12"
+    shutil.copyfile(OLD_RUNSC, path)
+    path.chmod(0o755)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -437,6 +437,10 @@ def test_landlock_as_asked_for_is_enforced_on_the_process_that_becomes_runsc(
     assert trace[5]["facts"]["mechanism"] == "landlock"
     assert finished.code == 128
     assert finished.stdout == b""
+    assert finished.stderr.startswith(
+        f"{WARNING}execute policy landlock: a Landlock domain forbids mount(2), which a stock runsc needs; "
+        "leave --exec-policy at auto, unless this runsc does not mount\n"
+    )
 
 
 # --- Platforms ------------------------------------------------------------------------------------------------

@@ -151,6 +151,42 @@ def test_a_lock_that_is_a_link_or_anothers_is_refused(private: Path) -> None:
     assert not (private / "victim").exists()
 
 
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_directory_whose_lock_cannot_be_opened_is_removed_if_it_was_made_for_it(
+    private: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    base = artifacts.open_base(str(private / "base"))
+    name = artifacts.component("web")
+    if is_there:
+        (private / "base" / name).mkdir(mode=0o700)
+    real = os.open
+
+    def opened(path: str, *arguments: Any, **named: Any) -> int:
+        if path == artifacts.LOCK:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(path, *arguments, **named)
+
+    monkeypatch.setattr("os.open", opened)
+    with pytest.raises(OSError, match="Too many open files"):
+        artifacts.open_container(base, name)
+    assert (private / "base" / name).exists() is is_there
+
+
+def test_a_directory_in_which_another_engine_made_a_lock_stays(
+    private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = artifacts.open_base(str(private / "base"))
+    name = artifacts.component("web")
+
+    def locked(*_: Any) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("fcntl.flock", locked)
+    with pytest.raises(OSError, match="Input/output error"):
+        artifacts.open_container(base, name)
+    assert (private / "base" / name / artifacts.LOCK).exists()
+
+
 @pytest.mark.usefixtures("needs_root")
 def test_a_lock_of_another_owner_is_refused(private: Path) -> None:
     base = artifacts.open_base(str(private / "base"))

@@ -324,6 +324,15 @@ def test_a_rootfs_that_is_the_bundle_itself_is_refused(place: Path, root_path: s
     assert refusal(place).what == f"config.json: $.root.path is {root_path!r}, which is the bundle itself"
 
 
+@pytest.mark.parametrize("root_path", [".", "here"])
+def test_a_caller_may_answer_for_a_bundle_that_is_its_own_rootfs(place: Path, root_path: str) -> None:
+    (place / "here").symlink_to(".")
+    write(place, root_path)
+    with open_bundle(str(place), may_be_root=True) as bundle:
+        assert bundle.rootfs_identity == bundle.identity
+        assert bundle.changed() is None
+
+
 def test_an_absolute_rootfs_that_is_the_bundle_itself_is_refused(place: Path) -> None:
     write(place, str(place))
     assert refusal(place).what.endswith("which is the bundle itself")

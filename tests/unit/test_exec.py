@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pytest
 
 from engine.errors import ExecError
 from engine.lifecycle import exec as exec_step
-from engine.lifecycle.exec import HandOff, build_argv, build_environment, hand_off
+from engine.lifecycle.exec import Asked, HandOff, build_argv, build_environment, hand_off
 from engine.linux.process import HeldProcess, keep_only_descriptors, replace_process
 from engine.options import Network, Platform, RunOptions
 
@@ -58,6 +59,15 @@ def test_the_defaults_share_nothing() -> None:
     assert list(argv) == [
         *("/s", "--root", "/r", "--network", "none", "--platform", "systrap"),
         *("run", "--bundle", "/b", "web"),
+    ]
+
+
+def test_what_a_manager_asks_for_has_its_place_around_the_verb() -> None:
+    asked = Asked("create", ("--pid-file", "/p"), ("--log", "/l"))
+    argv = build_argv("/s", "/r", RunOptions("web"), Platform.SYSTRAP, "/b", asked)
+    assert list(argv) == [
+        *("/s", "--root", "/r", "--network", "none", "--platform", "systrap"),
+        *("--log", "/l", "create", "--bundle", "/b", "--pid-file", "/p", "web"),
     ]
 
 
@@ -206,7 +216,7 @@ class TestHeldProcess:
                 assert now() == (set(), True, True, 0o027)
                 held.retake()
                 assert now() == (signals, False, False, 0o077)
-                os.kill(os.getpid(), signal.SIGTERM)
+                signal.pthread_kill(threading.get_ident(), signal.SIGTERM)  # no other thread may take it
                 assert held.arrived == "SIGTERM"
             assert now() == (set(), False, False, 0o027)
         finally:
@@ -262,7 +272,7 @@ class TestHandOff:
         with HeldProcess() as process:
             process.block()
             with pytest.raises(ExecError) as refusal:
-                hand_off(HandOff(program, ("/stage/runsc", "run"), {}, kept, {}), process)
+                hand_off(HandOff(program, ("/stage/runsc", "run"), {}, frozenset({kept}), {}), process)
         os.close(program)
         assert str(refusal.value) == (
             "exec: the kernel refused to execute '/stage/runsc': Exec format error; "
@@ -273,7 +283,7 @@ class TestHandOff:
     def test_a_signal_that_comes_after_the_kernel_refused_is_still_noted(self, kept: int) -> None:
         with HeldProcess() as process:
             with pytest.raises(ExecError, match="Permission denied"):
-                hand_off(HandOff(kept, ("/", "run"), {}, kept, {}), process)
+                hand_off(HandOff(kept, ("/", "run"), {}, frozenset({kept}), {}), process)
             os.kill(os.getpid(), signal.SIGTERM)
             assert process.arrived == "SIGTERM"
             signal.sigtimedwait([signal.SIGTERM], 0)  # it would end this process when its mask is given back
@@ -284,7 +294,7 @@ class TestHandOff:
             resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
             try:
                 with pytest.raises(ExecError) as refusal:
-                    hand_off(HandOff(kept, ("/stage/runsc",), {}, kept, {}), process)
+                    hand_off(HandOff(kept, ("/stage/runsc",), {}, frozenset({kept}), {}), process)
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         assert str(refusal.value) == (
@@ -298,7 +308,7 @@ class TestHandOff:
 
         monkeypatch.setattr(exec_step, "keep_only_descriptors", no_proc)
         with HeldProcess() as process, pytest.raises(ExecError) as refusal:
-            hand_off(HandOff(kept, ("/stage/runsc",), {}, kept, {}), process)
+            hand_off(HandOff(kept, ("/stage/runsc",), {}, frozenset({kept}), {}), process)
         assert str(refusal.value) == (
             "exec: the caller's descriptors could not be kept from runsc: No such file or directory; "
             "mount /proc"
@@ -320,7 +330,7 @@ class TestHandOff:
             try:
                 os.dup2(writing, 1)
                 with HeldProcess() as process:
-                    hand_off(HandOff(program, argv, {"HOME": "/root"}, kept, {}), process)
+                    hand_off(HandOff(program, argv, {"HOME": "/root"}, frozenset({kept}), {}), process)
             finally:
                 os._exit(99)
         for descriptor in (writing, leaked, program):

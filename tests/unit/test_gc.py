@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -108,6 +109,22 @@ def test_a_base_that_is_not_private_is_refused_and_not_changed(private: Path) ->
     with pytest.raises(GcError, match="has permissions 0755"):
         gc(private / "base")
     assert (private / "base").stat().st_mode & 0o777 == 0o755
+
+
+def test_a_base_that_cannot_be_listed_is_refused_in_one_line(
+    private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left_by_a_run(private / "base")
+    open_before = len(os.listdir("/proc/self/fd"))
+
+    def failing(_: int) -> list[str]:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.listdir", failing)
+        with pytest.raises(GcError, match=f"gc: '{private / 'base'}': Input/output error; look at it"):
+            gc(private / "base")
+    assert len(os.listdir("/proc/self/fd")) == open_before
 
 
 @pytest.mark.usefixtures("needs_root")

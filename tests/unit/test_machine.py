@@ -34,7 +34,14 @@ GOOD: dict[Trigger, dict[str, Any]] = {
         "immutable_store": False,
     },
     Trigger.SECURE_ROOT: {"user": 0, "directories": [{"owner": 0, "mode": "0700"}] * 4},
-    Trigger.STAGE: {"path": "/b/runsc", "size": 3, "mode": "0500", "pinned": IDENTITY},
+    Trigger.STAGE: {
+        "path": "/b/runsc",
+        "size": 3,
+        "mode": "0500",
+        "pinned": IDENTITY,
+        "made_from": IDENTITY,
+        "shared": True,
+    },
     Trigger.APPLY_POLICY: {"outcome": "not_applicable"},
     Trigger.EXEC: {"argv": ["/b/runsc", "run"], "bundle": {"sha256": "abc"}},
     Trigger.REFUSE: {"cleaned": []},
@@ -151,6 +158,7 @@ def test_every_state_that_is_not_terminal_can_be_refused() -> None:
             "root_is_private",
         ),
         (Trigger.STAGE, {"pinned": {**IDENTITY, "ctime_ns": 6}}, "copy_is_what_was_pinned"),
+        (Trigger.STAGE, {"made_from": {**IDENTITY, "ctime_ns": 6}}, "copy_is_what_was_pinned"),
         (Trigger.STAGE, {"size": 2}, "copy_is_what_was_pinned"),
         (Trigger.STAGE, {"mode": "0700"}, "copy_is_what_was_pinned"),
         (Trigger.APPLY_POLICY, {"outcome": "unavailable"}, "policy_permits"),
@@ -175,6 +183,45 @@ def test_a_guard_that_does_not_hold_stops_the_run_where_it_is(
     assert refusal.value.step == trigger
     assert walk.lifecycle.state is row.sources[0]
     assert len(walk.moves) == recorded
+
+
+SANDBOX: dict[str, Any] = {
+    "id": "pod",
+    "directories": [
+        {"owner": 0, "mode": "0700", "path": "/b/pod"},
+        {"owner": 0, "mode": "0700", "path": "/b/pod/runsc-root"},
+    ],
+    "sha256": "ab",
+}
+
+
+@pytest.mark.parametrize(
+    "directories",
+    [
+        [],
+        SANDBOX["directories"][:1],
+        [SANDBOX["directories"][0], {"owner": 7, "mode": "0700", "path": "/b/pod/runsc-root"}],
+        [SANDBOX["directories"][0], {"owner": 0, "mode": "0750", "path": "/b/pod/runsc-root"}],
+    ],
+)
+def test_a_sandbox_that_is_joined_is_as_private_as_what_is_made(directories: list[dict[str, Any]]) -> None:
+    walk = Walk().up_to(State.VALIDATED)
+    with pytest.raises(NotPermittedError, match="root_is_private"):
+        walk.perform(Trigger.SECURE_ROOT, sandbox={**SANDBOX, "directories": directories})
+
+
+def test_a_sandbox_is_joined_with_the_runsc_that_it_runs_and_in_its_own_root() -> None:
+    walk = Walk().up_to(State.VALIDATED)
+    walk.perform(Trigger.SECURE_ROOT, sandbox=SANDBOX)
+    with pytest.raises(NotPermittedError, match="copy_is_what_was_pinned"):
+        walk.perform(Trigger.STAGE, sha256="cd")
+    walk.perform(Trigger.STAGE, sha256="ab")
+    walk.perform(Trigger.APPLY_POLICY)
+    for root in ("/b/web/runsc-root", "/b/pod"):
+        with pytest.raises(NotPermittedError, match="executes_the_staged_copy"):
+            walk.perform(Trigger.EXEC, argv=["/b/runsc", "--root", root, "create"])
+    walk.perform(Trigger.EXEC, argv=["/b/runsc", "--root", "/b/pod/runsc-root", "create"])
+    assert walk.lifecycle.state is State.HANDED_OFF
 
 
 @pytest.mark.parametrize("mode", ["0500", "0410", "0401", "0601"])
@@ -291,3 +338,21 @@ def test_a_move_that_cannot_be_recorded_is_not_made() -> None:
 def test_the_state_cannot_be_set_from_outside() -> None:
     with pytest.raises(AttributeError):
         Walk().lifecycle.state = State.HANDED_OFF  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("owner", "shared", "holds"),
+    [(0, True, True), (0, False, True), (1000, True, False), (1000, False, True)],
+)
+def test_a_copy_is_shared_only_where_the_binary_is_the_callers_own(
+    owner: int, shared: bool, holds: bool
+) -> None:
+    (row,) = (row for row in LIFECYCLE if row.trigger is Trigger.STAGE)
+    (guard,) = row.guards
+    known = {
+        "header": HEADER,
+        Trigger.VALIDATE: {**GOOD[Trigger.VALIDATE], "owner": owner},
+        Trigger.SECURE_ROOT: GOOD[Trigger.SECURE_ROOT],
+        Trigger.STAGE: {**GOOD[Trigger.STAGE], "shared": shared},
+    }
+    assert guard.holds(known) is holds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fnmatch
+import hashlib
 import json
 import os
 import resource
@@ -15,17 +16,20 @@ from typing import Any
 import pytest
 
 from engine import artifacts
-from engine.bundle import open_bundle
+from engine.bundle import Bundle, open_bundle
 from engine.errors import EngineError
 from engine.lifecycle import exec as exec_step
 from engine.lifecycle import policy
 from engine.lifecycle import stage as stage_step
-from engine.lifecycle.exec import build_argv, build_environment
+from engine.lifecycle.exec import RUN, Asked, build_argv, build_environment
+from engine.lifecycle.machine import PolicyOutcome
 from engine.lifecycle.resolve import Resolved, resolve
 from engine.lifecycle.runner import plan, run
-from engine.lifecycle.secure_root import secure_root
+from engine.lifecycle.secure_root import Joined, SecuredRoot, secure_root
 from engine.lifecycle.stage import Staged
+from engine.linux.files import PrivateDirectory, open_private_directory
 from engine.options import ExecPolicy, Platform, RunOptions
+from engine.trace import Trace
 
 COMPONENT = artifacts.component("web")
 CONFIG = {
@@ -37,6 +41,42 @@ CONFIG = {
 
 class HandedOffError(BaseException):
     """Stands for the process that runsc replaced."""
+
+
+class Manager:
+    """Whoever starts the container: notes what the run tells it and takes back what it recorded."""
+
+    def __init__(self, world: World, *, asked: Asked = RUN, sandbox: str | None = None) -> None:
+        self.asked = asked
+        self._world = world
+        self._sandbox = sandbox
+        self.told: list[Any] = []
+        self.closed = False
+
+    def keep_trace(self, trace: Trace) -> None:
+        trace.create(str(self._world.trace))
+        self.told.append("trace")
+
+    def join(self, base: PrivateDirectory) -> Joined | None:
+        self.told.append(("join", base.path))
+        if self._sandbox is None:
+            return None
+        container = open_private_directory(base.descriptor, base.path, artifacts.component(self._sandbox))
+        digest = hashlib.sha256(self._world.binary.read_bytes()).hexdigest()
+        return Joined(self._sandbox, container, artifacts.open_runsc_root(container), digest)
+
+    def secured(self, root: SecuredRoot, trace: str | None) -> Manager:
+        self.told.append(("secured", root.container.path, trace))
+        return self
+
+    def about_to_hand_off(self, root: SecuredRoot, staged: Staged, platform: Platform) -> None:
+        self.told.append(("hand off", root.container.path, staged.path, platform))
+
+    def discard(self) -> list[str]:
+        return ["the record"]
+
+    def close(self) -> None:
+        self.closed = True
 
 
 class World:
@@ -52,11 +92,12 @@ class World:
         self.warnings: list[str] = []
         self.environment = {"ENGINE_ARTIFACT_BASE": str(self.base)}
 
-    def run(self, *, trace: bool = True, **options: Any) -> None:
+    def run(self, *, trace: bool = True, manager: Manager | None = None, **options: Any) -> None:
         chosen = RunOptions("web", **{"runsc": str(self.binary), **options})
         path = str(self.trace) if trace else None
         with open_bundle(str(self.bundle)) as bundle:
-            run(bundle, chosen, self.environment, trace_path=path, warn=self.warnings.append)
+            warn = self.warnings.append
+            run(bundle, chosen, self.environment, trace_path=path, manager=manager, warn=warn)
 
     def refused(self, **options: Any) -> tuple[EngineError, list[dict[str, Any]]]:
         with pytest.raises(EngineError) as refusal:
@@ -130,6 +171,21 @@ def test_the_header_says_what_was_asked_of_which_engine_for_which_bundle(
     assert set(header) == {
         *("seq", "time", "container", "previous", "format", "engine", "spec", "options", "bundle", "host")
     }
+
+
+def test_the_policy_is_settled_for_the_runs_own_bundle_and_the_directory_of_its_copy(
+    world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def apply_policy(options: RunOptions, bundle: Bundle, exec_allow: str) -> Any:
+        asked.append((options.container_id, bundle.path, exec_allow))
+        return policy.apply_policy(options, bundle, exec_allow)
+
+    monkeypatch.setattr("engine.lifecycle.runner.apply_policy", apply_policy)
+    with pytest.raises(HandedOffError):
+        world.run()
+    assert asked == [("web", str(world.bundle), str(world.base / COMPONENT / "runsc-root" / "exec-allow"))]
 
 
 def lose_the_binary(world: World) -> None:
@@ -283,6 +339,21 @@ def test_a_fault_of_the_engine_is_a_refusal_too(
     assert world.nothing_is_left()
 
 
+def test_a_system_call_that_no_step_expects_to_fail_is_refused_in_the_name_of_its_step(
+    world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stage(*_: Any) -> Any:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/a/file")
+
+    monkeypatch.setattr("engine.lifecycle.runner.stage", stage)
+    error, lines = world.refused()
+    assert (error.step, error.what) == ("stage", "'/a/file': Too many open files")
+    assert "ulimit" in error.remedy
+    assert lines[-1]["error"]["step"] == "stage"
+    assert given == []
+    assert world.nothing_is_left()
+
+
 def test_a_run_refused_before_it_has_directories_is_recorded_where_they_would_have_been(world: World) -> None:
     world.binary.chmod(0o777)
     _, lines = world.refused(trace=False)
@@ -430,6 +501,85 @@ def test_a_rootless_run_without_a_policy_says_so(world: World, given: list[Any])
         world.run(rootless=True, exec_policy=ExecPolicy.OFF)
     assert given
     assert world.warnings == ["no execute policy: it was turned off with --exec-policy off"]
+
+
+def test_a_caution_of_the_policy_is_said_with_its_mechanism(
+    world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enforced = policy.Policy(PolicyOutcome.NOT_APPLICABLE, "a mechanism", caution="look out")
+    monkeypatch.setattr("engine.lifecycle.runner.apply_policy", lambda *_: enforced)
+    with pytest.raises(HandedOffError):
+        world.run()
+    assert given
+    assert world.warnings == ["execute policy a mechanism: look out"]
+
+
+# --- A container that somebody manages ------------------------------------------------------------------------
+
+
+def test_a_manager_is_told_of_each_stage_and_gives_runsc_its_verb_and_its_descriptors(
+    world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[frozenset[int]] = []
+    monkeypatch.setattr(exec_step, "keep_only_descriptors", kept.append)
+    asked = Asked("create", ("--pid-file", "/p"), ("--log", "/l"), preserved=2)
+    manager = Manager(world, asked=asked)
+    with pytest.raises(HandedOffError):
+        world.run(trace=False, manager=manager)
+    [(_, argv, _)] = given
+    container = world.base / COMPONENT
+    assert manager.told == [
+        "trace",
+        ("join", str(world.base)),
+        ("secured", str(container), str(world.trace)),
+        ("hand off", str(container), argv[0], Platform.SYSTRAP),
+    ]
+    assert argv == list(
+        build_argv(
+            *(argv[0], str(container / "runsc-root"), RunOptions("web"), Platform.SYSTRAP),
+            *(str(world.bundle), asked),
+        )
+    )
+    [numbers] = kept
+    assert {3, 4} < numbers
+    assert len(numbers) == 3  # and the lock
+
+
+def test_a_container_of_a_sandbox_is_given_the_root_of_the_sandbox(world: World, given: list[Any]) -> None:
+    secure_root("pod", world.environment).close()
+    with pytest.raises(HandedOffError):
+        world.run(trace=False, manager=Manager(world, sandbox="pod"))
+    [(_, argv, environment)] = given
+    pod, container = (world.base / artifacts.component(name) for name in ("pod", "web"))
+    assert argv[argv.index("--root") + 1] == str(pod / "runsc-root")
+    assert argv[0].startswith(str(container / "runsc-root" / "exec-allow"))
+    assert environment == build_environment(str(container / "runsc-root" / "runtime"))
+
+
+def test_what_a_manager_recorded_is_taken_back_with_the_rest(world: World, given: list[Any]) -> None:
+    class Impatient(Manager):
+        def about_to_hand_off(self, *_: Any) -> None:
+            (world.bundle / "rootfs").rename(world.bundle / "gone")
+
+    manager = Impatient(world)
+    error, lines = world.refused(trace=False, manager=manager)
+    assert error.step == "exec"
+    assert "the record" in lines[-1]["facts"]["cleaned"]
+    assert manager.closed
+    assert given == []
+
+
+def test_a_shared_copy_that_somebody_opens_for_writing_is_not_executed(
+    world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Staged, "changed", lambda _: "it was opened")
+    error, _ = world.refused()
+    assert (error.step, error.what, error.remedy) == (
+        "exec",
+        "the staged copy may have changed: it was opened",
+        "find out who writes there, and run it again",
+    )
+    assert given == []
 
 
 def test_a_plan_says_what_a_run_would_hand_over_and_touches_nothing(

@@ -11,7 +11,8 @@ import pytest
 
 from engine import artifacts
 from engine.errors import SecureRootError
-from engine.lifecycle.secure_root import SecuredRoot, secure_root
+from engine.lifecycle.secure_root import Joined, SecuredRoot, secure_root
+from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 
 COMPONENT = artifacts.component("web")
 
@@ -332,3 +333,110 @@ def test_each_refusal_says_what_and_where_and_the_remedy(
         "secure_root: 'the artifact base': Too many open files; "
         "allow this process more open files (ulimit -n)"
     )
+
+
+def test_what_a_manager_still_has_is_not_taken_over(private: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secure(private / "base").close()
+    asked: list[tuple[str, str]] = []
+
+    def why_kept(base: PrivateDirectory, container: PrivateDirectory) -> str:
+        asked.append((base.path, container.path))
+        return "belongs to a pod"
+
+    monkeypatch.setattr(artifacts, "why_kept", why_kept)
+    before = sorted(private.rglob("*"))
+    with pytest.raises(SecureRootError) as refusal:
+        secure(private / "base")
+    assert (refusal.value.what, refusal.value.remedy) == (
+        "container 'web' belongs to a pod",
+        "delete what is named, or choose another id",
+    )
+    assert asked == [(str(private / "base"), str(private / "base" / COMPONENT))]
+    assert sorted(private.rglob("*")) == before
+
+
+def test_leftovers_are_looked_for_in_this_base_and_this_container(
+    private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def remove_leftovers(base: PrivateDirectory, container: PrivateDirectory) -> list[str]:
+        asked.append((base.path, container.path))
+        return ["something"]
+
+    monkeypatch.setattr(artifacts, "remove_leftovers", remove_leftovers)
+    assert secure(private / "base").facts()["cleaned"] == ["something"]
+    assert asked == [(str(private / "base"), str(private / "base" / COMPONENT))]
+
+
+# --- A sandbox that is joined ---------------------------------------------------------------------------------
+
+
+def join_pod(base: PrivateDirectory) -> Joined:
+    """The sandbox of container `pod`, with descriptors of its own."""
+    container = open_private_directory(base.descriptor, base.path, artifacts.component("pod"))
+    return Joined("pod", container, artifacts.open_runsc_root(container), "d" * 64)
+
+
+def secure_in_pod(base: Path) -> SecuredRoot:
+    secure_root("pod", {"ENGINE_ARTIFACT_BASE": str(base)}).close()
+    return secure_root("web", {"ENGINE_ARTIFACT_BASE": str(base)}, join_pod)
+
+
+def test_a_sandbox_that_is_joined_is_recorded_and_its_root_is_the_one_that_is_used(private: Path) -> None:
+    root = secure_in_pod(private / "base")
+    pod = str(private / "base" / artifacts.component("pod"))
+    assert root.facts()["sandbox"] == {
+        "id": "pod",
+        "directories": [
+            {"path": path, "owner": os.geteuid(), "mode": "0700", "created": False}
+            for path in (pod, f"{pod}/runsc-root")
+        ],
+        "sha256": "d" * 64,
+    }
+    assert root.used_root.path == f"{pod}/runsc-root"
+    assert secure_root("alone", {"ENGINE_ARTIFACT_BASE": str(private / "base")}).used_root.path == str(
+        private / "base" / artifacts.component("alone") / "runsc-root"
+    )
+
+
+@pytest.mark.parametrize("place", ["", "runsc-root"])
+def test_a_directory_of_the_sandbox_that_was_replaced_is_noticed(private: Path, place: str) -> None:
+    root = secure_in_pod(private / "base")
+    assert root.changed() is None
+    path = private / "base" / artifacts.component("pod") / place
+    path.rename(path.with_name("moved"))
+    path.mkdir(mode=0o700)
+    what = root.changed()
+    assert what is not None
+    assert repr(str(path)) in what
+
+
+def test_what_a_run_has_open_of_the_sandbox_is_closed_with_the_rest(private: Path) -> None:
+    secure(private / "base").close()
+    before = os.listdir("/proc/self/fd")
+    secure_in_pod(private / "base").close()
+    assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (UntrustedPathError("/there", "is a symbolic link"), "'/there' is a symbolic link"),
+        (OSError(errno.ENOENT, "No such file or directory", "/there"), "'/there': No such file or directory"),
+    ],
+)
+def test_a_sandbox_that_cannot_be_joined_is_a_refusal_and_nothing_half_made_is_left(
+    private: Path, error: Exception, said: str
+) -> None:
+    def join(base: PrivateDirectory) -> Joined:
+        assert base.path == str(private / "base")
+        raise error
+
+    private_base(private)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(SecureRootError) as refusal:
+        secure_root("web", {"ENGINE_ARTIFACT_BASE": str(private / "base")}, join)
+    assert refusal.value.what == said
+    assert list((private / "base").iterdir()) == []
+    assert os.listdir("/proc/self/fd") == before

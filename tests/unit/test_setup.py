@@ -54,8 +54,10 @@ def test_what_the_tests_lack_is_named_by_package_and_why(
     script(tmp_path / "newuidmap", "")
     script(tmp_path / "dot", "")
     script(tmp_path / "chromium", "")
+    script(tmp_path / "podman", "")
+    monkeypatch.setattr(system_parts, "is_there", lambda path: path != "/usr/sbin/iptables")
     lacking = system_parts.missing("test")
-    assert list(lacking) == ["runsc", "default-jre-headless", "uidmap"]
+    assert list(lacking) == ["runsc", "default-jre-headless", "systemd", "uidmap", "iptables", "containerd"]
     assert all(lacking.values())
     assert list(system_parts.missing("run")) == ["runsc"]
 
@@ -71,7 +73,7 @@ def test_the_look_whether_anything_is_missing_imports_no_installer() -> None:
 
 def test_an_unknown_goal_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert system_parts.main(["everything"]) == 2
-    assert capsys.readouterr().err == "usage: system_parts.py run|test\n"
+    assert capsys.readouterr().err == "usage: system_parts.py run|test|oci-suites\n"
 
 
 def test_a_package_that_does_not_bring_what_it_should_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,6 +85,35 @@ def test_a_package_that_does_not_bring_what_it_should_is_an_error(monkeypatch: p
     monkeypatch.setattr(debian, "install", install_nothing)
     with pytest.raises(SetupError, match="installed runsc, but"):
         system_parts.install_missing("run")
+
+
+def test_the_old_runsc_is_brought_once_and_where_it_cannot_be_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "old" / "runsc"
+    monkeypatch.setattr(system_parts, "OLD_RUNSC", str(target))
+    monkeypatch.setattr(debian, "extract_old_runsc", fails := Failing())
+    monkeypatch.setattr(debian, "is_old", lambda: False)
+    system_parts.keep_old_runsc()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(debian, "is_old", lambda: True)
+    system_parts.keep_old_runsc()
+    assert capsys.readouterr().err.endswith("setup: note: no such version; going on without it\n")
+    target.parent.mkdir()
+    target.touch()
+    system_parts.keep_old_runsc()
+    assert fails.asked == [str(target)]
+
+
+class Failing:
+    """Stands for an archive without what is wanted."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __call__(self, target: str) -> None:
+        self.asked.append(target)
+        raise SetupError("no such version")
 
 
 # apt
@@ -142,6 +173,43 @@ def test_debian_12_takes_runsc_and_nothing_else_from_debian_13(
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "setup: installing runsc: it runs the container"
     assert len(said) == 2
+
+
+OLD_VERSION = "runsc | 0.0 | http://mirror.example/debian bookworm/main amd64 Packages\n"
+
+
+def test_the_old_runsc_is_extracted_and_not_installed(fake_system: Path) -> None:
+    """A fake archive, but the real dpkg-deb."""
+    tree = fake_system / "package"
+    (tree / "usr/bin").mkdir(parents=True)
+    (tree / "usr/bin/runsc").write_text("old")
+    (tree / "DEBIAN").mkdir()
+    (tree / "DEBIAN/control").write_text(
+        "Package: runsc\nVersion: 1\nArchitecture: all\nMaintainer: x <x@example.org>\nDescription: x\n"
+    )
+    script(
+        fake_system / "bin/apt-get",
+        f'echo "$*" >>{fake_system}/calls\n'
+        f'case "$*" in *download*) dpkg-deb -b {fake_system}/package runsc_1.deb;; esac',
+    )
+    target = fake_system / "old" / "runsc"
+    debian.extract_old_runsc(
+        str(target)
+    )  # of the lists at hand, Debian 12 has none: they are refreshed first
+    (fake_system / "madison-runsc").write_text(OLD_VERSION)
+    debian.extract_old_runsc(str(target))
+    updated = "-q -y update -o APT::Update::Error-Mode=any"
+    assert calls(fake_system) == [updated, *["-q download runsc/bookworm"] * 2]
+    assert (target.read_text(), stat.S_IMODE(target.stat().st_mode)) == ("old", 0o755)
+    assert [path.name for path in target.parent.iterdir()] == ["runsc"]
+
+
+def test_an_archive_without_the_old_runsc_is_named_in_apts_words(fake_system: Path) -> None:
+    (fake_system / "madison-runsc").write_text(OLD_VERSION)
+    script(fake_system / "bin/apt-get", "echo E: not found; exit 100")
+    with pytest.raises(SetupError, match=r"^apt-get failed: E: not found$"):
+        debian.extract_old_runsc(str(fake_system / "old"))
+    assert not (fake_system / "old").exists()
 
 
 def test_apt_never_sees_debian_13_unpinned(fake_system: Path) -> None:

@@ -8,17 +8,20 @@ import os
 import re
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engine import store
 from engine.errors import StageError
 from engine.lifecycle import stage as stage_step
 from engine.lifecycle.resolve import Resolved
-from engine.lifecycle.secure_root import SecuredRoot, secure_root
+from engine.lifecycle.secure_root import Joined, SecuredRoot, secure_root
 from engine.lifecycle.stage import stage
 from engine.lifecycle.validate import Validated, validate
+from engine.linux.files import PrivateDirectory, UntrustedPathError
 from engine.options import Platform
 
 
@@ -116,31 +119,45 @@ def test_a_foreign_staging_directory_is_refused(root: SecuredRoot, pinned: Valid
 def test_a_write_that_fails_leaves_nothing_half_made(
     root: SecuredRoot, pinned: Validated, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    def write(_descriptor: int, _data: memoryview) -> int:
+    def copy(*_: int) -> int:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("os.write", write)
+    monkeypatch.setattr("os.copy_file_range", copy)
     with pytest.raises(StageError, match=os.strerror(code)) as refusal:
         stage(pinned, root)
     assert ("free space" in str(refusal.value)) is (code in (errno.ENOSPC, errno.EDQUOT))
     assert nothing_staged(root)
 
 
+@pytest.mark.parametrize("within_one_file_system", [True, False])
 def test_a_write_that_takes_a_part_is_continued(
-    root: SecuredRoot, pinned: Validated, binary: Path, monkeypatch: pytest.MonkeyPatch
+    root: SecuredRoot,
+    pinned: Validated,
+    binary: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    within_one_file_system: bool,
 ) -> None:
-    write = os.write
-    monkeypatch.setattr("os.write", lambda descriptor, data: write(descriptor, data[:777]))
+    copy, send = os.copy_file_range, os.sendfile
+
+    def copy_a_part(source: int, target: int, count: int, offset: int, to: int) -> int:
+        if not within_one_file_system:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        return copy(source, target, min(count, 777), offset, to)
+
+    monkeypatch.setattr("os.copy_file_range", copy_a_part)
+    monkeypatch.setattr("os.sendfile", lambda to, source, offset, count: send(to, source, offset, 777))
     assert Path(stage(pinned, root).path).read_bytes() == binary.read_bytes()
 
 
 def test_a_read_that_ends_early_is_a_short_copy_and_refused(
     root: SecuredRoot, pinned: Validated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pread = os.pread
+    copy = os.copy_file_range
     monkeypatch.setattr(
-        "os.pread", lambda descriptor, count, offset: pread(descriptor, 100, offset) if offset == 0 else b""
+        "os.copy_file_range",
+        lambda source, target, _, offset, to: copy(source, target, 100, offset, to) if offset == 0 else 0,
     )
+    monkeypatch.setattr("os.sendfile", lambda *_: 0)
     with pytest.raises(StageError, match="only 100 of"):
         stage(pinned, root)
     assert nothing_staged(root)
@@ -148,7 +165,7 @@ def test_a_read_that_ends_early_is_a_short_copy_and_refused(
 
 def test_a_copy_can_be_taken_back(root: SecuredRoot, pinned: Validated) -> None:
     staged = stage(pinned, root)
-    assert staged.discard() == [staged.directory.path]
+    assert staged.discard() == [staged.directory.path, os.path.join(root.base.path, "staged")]
     staged.close()
     assert nothing_staged(root)
 
@@ -170,8 +187,12 @@ def test_what_was_staged_is_recorded(root: SecuredRoot, pinned: Validated, binar
         "size": binary.stat().st_size,
         "mode": "0500",
         "pinned": pinned.facts()["identity"],
+        "made_from": pinned.facts()["identity"],
+        "from_store": False,
+        "shared": False,  # the binary was made just now
+        "hashed": True,
     }
-    assert {name: facts.get(name) for name in expected} == expected
+    assert facts == expected
 
 
 def before_opening_the_copy(
@@ -267,16 +288,17 @@ def test_the_copy_is_never_more_open_than_in_the_end_whatever_the_umask(
 def test_a_binary_of_many_pieces_is_copied_whole_and_each_is_read_once(
     root: SecuredRoot, pinned: Validated, binary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = os.pread
+    copy = os.copy_file_range
     offsets: list[int] = []
 
-    def pread(descriptor: int, count: int, offset: int) -> bytes:
+    def copy_file_range(source: int, target: int, count: int, offset: int, to: int) -> int:
+        assert offset == to
         assert offset not in offsets
         offsets.append(offset)
-        return read(descriptor, count, offset)
+        return copy(source, target, count, offset, to)
 
-    monkeypatch.setattr(stage_step, "_CHUNK", 1000)
-    monkeypatch.setattr("os.pread", pread)
+    monkeypatch.setattr(stage_step, "_PIECE", 1000)
+    monkeypatch.setattr("os.copy_file_range", copy_file_range)
     staged = stage(pinned, root)
     content = binary.read_bytes()
     assert len(offsets) > 3
@@ -344,9 +366,42 @@ def test_a_clean_up_that_fails_does_not_hide_why_it_was_refused(
     assert os.listdir("/proc/self/fd") == before
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, os.strerror(errno.EIO)), UntrustedPathError("/there", "is a symbolic link")]
+)
+def test_a_store_that_cannot_be_emptied_does_not_hide_why_it_was_refused(
+    root: SecuredRoot, pinned: Validated, binary: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def collect(base: PrivateDirectory) -> list[str]:
+        assert base == root.base
+        raise error
+
+    monkeypatch.setattr(store, "collect", collect)
+    binary.chmod(0o700)
+    with pytest.raises(StageError, match="was changed after it was validated"):
+        stage(pinned, root)
+
+
 def test_a_copy_that_is_gone_already_is_taken_back_all_the_same(root: SecuredRoot, pinned: Validated) -> None:
     staged = stage(pinned, root)
     os.unlink(staged.path)
-    assert staged.discard() == [staged.directory.path]
+    assert staged.discard() == [staged.directory.path, os.path.join(root.base.path, "staged")]
     staged.close()
     assert nothing_staged(root)
+
+
+def test_only_the_runsc_that_runs_the_sandbox_joins_it(
+    root: SecuredRoot, pinned: Validated, binary: Path
+) -> None:
+    digest = hashlib.sha256(binary.read_bytes()).hexdigest()
+    pod = replace(root, sandbox=Joined("pod", root.container, root.runsc_root, digest))
+    staged = stage(pinned, pod)
+    assert staged.digest == digest
+    staged.discard()
+    other = replace(root, sandbox=Joined("pod", root.container, root.runsc_root, "d" * 64))
+    before = os.listdir("/proc/self/fd")
+    assert refused(other, pinned) == (
+        f"stage: runsc {str(binary)!r} is not the one that sandbox 'pod' runs; "
+        "leave out --runsc, which takes the sandbox's, or create the pod anew"
+    )
+    assert os.listdir("/proc/self/fd") == before

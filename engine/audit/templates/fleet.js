@@ -1,7 +1,7 @@
 "use strict";
 // Pages through all runs, which are in the page as JSON. Every value becomes text, never markup.
 (() => {
-  const { head, page, rows } = JSON.parse(document.getElementById("data").textContent);
+  const { head, page, rows, total } = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
   const body = byId("list").tBodies[0];
   const number = new Intl.NumberFormat("en-US");
@@ -10,6 +10,7 @@
     "does not conform": ["bad", "✗"], "unreadable": ["bad", "✗"], "signature does not verify": ["bad", "✗"],
     "of another spec": ["warn", "!"], "refused": ["bad", "✗"], "unfinished": ["warn", "!"], "handed off": ["good", "✓"],
   };
+  const listed = `${number.format(rows.length)} ${rows.length < total ? "listed runs" : "runs"}`;
   let found = rows, first = 0;
 
   const make = (name, attributes, ...children) => {
@@ -31,9 +32,11 @@
         make("span", {}, column === 0 ? badge(cell) : cell),
       )))));
     byId("shown").textContent = found.length === 0
-      ? `None of ${number.format(rows.length)} runs is like that.`
-      : `${number.format(first + 1)} to ${number.format(last)} of ${number.format(found.length)} runs` +
-        (found.length < rows.length ? ` that are like that, of ${number.format(rows.length)} in all.` : ".");
+      ? `None of ${listed} is like that.`
+      : found.length === rows.length
+        ? `${number.format(first + 1)} to ${number.format(last)} of ${listed}.`
+        : `${number.format(first + 1)} to ${number.format(last)} of ${number.format(found.length)} runs that are like ` +
+          `that, of ${number.format(rows.length)} ${rows.length < total ? "listed" : "in all"}.`;
     byId("before").disabled = first === 0;
     byId("after").disabled = last >= found.length;
   };

@@ -1,0 +1,93 @@
+"""One command of a manager's: what it was given, and how it is answered."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from engine import artifacts
+from engine.errors import EngineError, SecureRootError, UsageError, remedy_for
+from engine.linux.files import UntrustedPathError
+from engine.oci.flags import Flags
+
+_BASE_REMEDY = "name with --root a directory below ones that only root or you can write"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """`common` are the flags before the verb, `flags` those after it; `arguments` is what is left."""
+
+    environment: Mapping[str, str]
+    common: Flags
+    verb: str
+    flags: Flags
+    arguments: Sequence[str]
+
+    def container_id(self) -> str:
+        """The only argument. Raises `UsageError`."""
+        if len(self.arguments) != 1:
+            raise UsageError(
+                f"{self.verb} takes one container id, not {len(self.arguments)} arguments",
+                remedy="see engine-oci --help",
+            )
+        return self.arguments[0]
+
+    def base(self, *, make: bool = False) -> str:
+        """The directory that has the containers; with `make` those above it are made. Raises `EngineError`.
+
+        `--root`, else what the engine chooses; a `FileNotFoundError` says that there is none yet.
+        """
+        try:
+            root = self.common.value("root")
+            if root is None:
+                return artifacts.chosen_base(self.environment)
+            return artifacts.reach_base(os.path.abspath(root), make=make)
+        except UntrustedPathError as error:
+            raise SecureRootError(str(error), remedy=_BASE_REMEDY) from None
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise SecureRootError(
+                f"{error.filename!r}: {error.strerror}", remedy=remedy_for(error, _BASE_REMEDY)
+            ) from None
+
+    def log_flags(self) -> tuple[str, ...]:
+        """Where runsc is to write its errors: where the manager reads them."""
+        log, form = self.common.value("log"), self.common.value("log-format")
+        return (*(("--log", log) if log else ()), *(("--log-format", form) if form else ()))
+
+    def report(self, error: EngineError) -> None:
+        """Say the error on stderr, and in the log the manager named, in the form it asked for."""
+        self._log("error", str(error))
+        say(f"engine-oci: {error}")
+
+    def _log(self, level: str, message: str) -> None:
+        log = self.common.value("log")
+        if not log:
+            return
+        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        if self.common.value("log-format") == "json":
+            line = json.dumps({"msg": message, "level": level, "time": now}, separators=(",", ":"))
+        else:
+            line = f"time={json.dumps(now)} level={level} msg={json.dumps(message)}"
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
+            descriptor = os.open(log, flags, 0o600)
+            try:
+                os.write(descriptor, line.encode() + b"\n")
+            finally:
+                os.close(descriptor)
+        except (OSError, ValueError) as failure:
+            say(f"engine-oci: the log {log!r} cannot be written: {failure}")
+
+
+def say(line: str) -> None:
+    """Say it on stderr, if anybody is there."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(line, file=sys.stderr, flush=True)

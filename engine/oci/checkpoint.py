@@ -1,0 +1,29 @@
+"""`checkpoint`: the state of a running container, written to a directory."""
+
+from __future__ import annotations
+
+import os
+from typing import NoReturn
+
+from engine.errors import UsageError
+from engine.oci.call import Call
+from engine.oci.container import delegate
+from engine.oci.flags import Kind, Table
+from engine.oci.machine import Verb
+
+FLAGS: Table = {
+    "image-path": Kind.VALUE,
+    "leave-running": Kind.SWITCH,
+    "work-path": Kind.IGNORED_VALUE,
+}
+SHORT: dict[str, str] = {}
+
+
+def main(call: Call) -> NoReturn:
+    """Become runsc, which writes it."""
+    image = call.flags.value("image-path")
+    if not image:
+        raise UsageError("checkpoint needs --image-path", remedy="name a directory")
+    flags = ("--image-path", os.path.abspath(image))
+    more = ("--leave-running",) if call.flags.has("leave-running") else ()
+    delegate(call, Verb.CHECKPOINT, call.container_id(), (*flags, *more))

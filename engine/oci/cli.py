@@ -1,0 +1,149 @@
+"""The OCI command line: as podman, containerd and people call runc.
+
+Exit codes: the container's own from `run` and `exec`, runsc's own from what is delegated, 125 where the engine
+refuses to create, 1 where another verb cannot be done, 2 for wrong usage. Errors are one line on stderr, and one
+in the file that `--log` names.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from engine import __version__
+from engine.errors import EngineError, UsageError, remedy_for
+from engine.oci.call import Call, say
+from engine.oci.flags import Flags, Kind, Table, parse
+
+VERBS = {
+    "create": "create a container from a bundle",
+    "start": "start what was created",
+    "run": "create and start a container, and wait for it",
+    "state": "print a container's state",
+    "kill": "send a container a signal",
+    "delete": "take away what is left of a container",
+    "exec": "run another process in a container",
+    "ps": "list the processes in a container",
+    "list": "list the containers",
+    "pause": "freeze a container",
+    "resume": "let a paused container go on",
+    "events": "tell what a container uses",
+    "checkpoint": "write a container's state to a directory",
+    "restore": "create a container from a checkpoint",
+    "spec": "write a first config.json",
+    "features": "print what this runtime can do",
+}
+
+COMMON: Table = {
+    "root": Kind.VALUE,
+    "log": Kind.VALUE,
+    "log-format": Kind.VALUE,
+    "log-level": Kind.IGNORED_VALUE,
+    "debug": Kind.SWITCH,
+    "systemd-cgroup": Kind.SWITCH,
+    "cgroup-manager": Kind.VALUE,
+    "rootless": Kind.CHOICE,
+    "criu": Kind.IGNORED_VALUE,
+    "network": Kind.VALUE,
+    "platform": Kind.VALUE,
+    "ignore-cgroups": Kind.SWITCH,
+    "exec-policy": Kind.VALUE,
+    "require-exec-policy": Kind.SWITCH,
+    "runsc": Kind.VALUE,
+    "version": Kind.SWITCH,
+    "help": Kind.SWITCH,
+}
+_SHORT = {"v": "version", "h": "help"}
+#: Verbs whose arguments end with a command line of somebody else's.
+_COMMAND_FOLLOWS = frozenset({"exec", "spec"})
+_REFUSING = frozenset({"create", "run", "restore"})
+
+_USAGE = """usage: engine-oci [--root DIR] [--log FILE] [--log-format text|json] [--debug] [--systemd-cgroup]
+                  [--network auto|sandbox|none|host] [--platform auto|systrap|kvm|ptrace] [--rootless true|false]
+                  [--ignore-cgroups] [--exec-policy auto|landlock|off] [--require-exec-policy] [--runsc PATH]
+                  VERB [FLAG...] [CONTAINER] [...]"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 (each end has its own code)
+    """Do one verb; `arguments` are those after the program's name. Answers with the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    call = Call(os.environ, Flags(), "engine-oci", Flags(), ())
+    try:
+        common, rest = parse(given, COMMON, _SHORT, among_arguments=False)
+        call = Call(os.environ, common, "engine-oci", Flags(), ())
+        if common.has("version"):
+            print(f"engine-oci version {__version__}\nspec: 1.2.0")
+            return 0
+        if common.has("help") or rest in ([], ["help"]):
+            print(_help())
+            return 0 if given else 2
+        verb = rest[0]
+        if verb not in VERBS:
+            raise UsageError(f"there is no verb {verb!r}", remedy="see engine-oci --help")
+        module = importlib.import_module(f"engine.oci.{verb}")
+        table = {**module.FLAGS, "help": Kind.SWITCH}
+        flags, left = parse(
+            rest[1:], table, {**module.SHORT, "h": "help"}, among_arguments=verb not in _COMMAND_FOLLOWS
+        )
+        if flags.has("help"):
+            print(
+                f"usage: engine-oci {verb} [{'] ['.join(f'--{name}' for name in table)}] ...: {VERBS[verb]}"
+            )
+            return 0
+        call = Call(os.environ, _judged(common), verb, flags, left)
+        answer: int = module.main(call)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except EngineError as error:
+        refusal = error
+    except OSError as error:
+        refusal = EngineError(f"cannot go on: {error}", remedy=remedy_for(error, "look at what it names"))
+        refusal.__cause__ = error
+    except Exception as error:  # a fault of ours must not reach the user as a traceback
+        refusal = EngineError(
+            f"unexpected {type(error).__name__}", remedy="run with --debug and report what it shows"
+        )
+        refusal.__cause__ = error
+    else:
+        return answer
+    call.report(refusal)
+    if call.common.has("debug"):
+        import traceback
+
+        say("".join(traceback.format_exception(refusal)).rstrip("\n"))
+    if refusal.exit_code == EngineError.exit_code and call.verb not in _REFUSING:
+        return 1
+    return refusal.exit_code
+
+
+def _judged(common: Flags) -> Flags:
+    """The flags before the verb, with what runc and crun call otherwise taken in. Raises `UsageError`."""
+    switches, values = set(common.switches), dict(common.values)
+    form = values.setdefault("log-format", "text")
+    if form not in ("text", "json"):
+        raise UsageError(f"--log-format is {form!r}", remedy="give text or json")
+    rootless = values.pop("rootless", "false")
+    if rootless not in ("true", "false", "auto"):
+        raise UsageError(f"--rootless is {rootless!r}", remedy="give true, false or auto")
+    values["rootless"] = str(rootless == "true" or (rootless == "auto" and os.geteuid() != 0)).lower()
+    match values.pop("cgroup-manager", None):
+        case None | "cgroupfs":
+            pass
+        case "systemd":
+            switches.add("systemd-cgroup")
+        case "disabled":
+            switches.add("ignore-cgroups")
+        case other:
+            raise UsageError(f"--cgroup-manager is {other!r}", remedy="give cgroupfs, systemd or disabled")
+    return Flags(frozenset(switches), values, common.lists)
+
+
+def _help() -> str:
+    width = max(map(len, VERBS))
+    return "\n".join((_USAGE, "", *(f"  {verb:<{width}}  {what}" for verb, what in VERBS.items())))

@@ -1,0 +1,382 @@
+"""A manager's container, found again: what is true of it, and the very copy of runsc that created it.
+
+Every later command about a container is that copy's, found from the container's own directory by descriptor and
+compared with what the record says of it. The path of an installed runsc, which may be another by now, plays no part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NoReturn
+
+from engine import artifacts
+from engine.errors import EngineError, printable, remedy_for
+from engine.lifecycle.exec import build_environment
+from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
+from engine.linux.process import HeldProcess, end_all, keep_only_descriptors, replace_process, started
+from engine.oci import cgroups, machine, pod, record
+from engine.oci.call import Call, say
+from engine.oci.machine import Status, Verb
+from engine.oci.record import Record, Truth
+from engine.options import check_container_id
+
+#: Seconds to wait for another command that creates or deletes the same container.
+PATIENCE = 10.0
+#: Seconds that runsc may take to delete, hooks included, and processes to end.
+_DELETE = 60.0
+_END = 10.0
+_RUNSC = "runsc"
+
+
+class ContainerError(EngineError):
+    """The container cannot be acted on. `step` is the verb."""
+
+    exit_code = 1
+
+    def __init__(self, verb: str, what: str, *, remedy: str) -> None:
+        self.step = verb
+        super().__init__(what, remedy=remedy)
+
+
+class NoSuchError(ContainerError):
+    """There is no container of this id. The words are those that podman and containerd look for."""
+
+    def __init__(self, verb: str, container_id: str) -> None:
+        super().__init__(
+            verb, f"container {container_id!r} does not exist", remedy="engine-oci list shows those that do"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A container that has a record, its directories open."""
+
+    verb: str
+    base: PrivateDirectory
+    directory: PrivateDirectory
+    record: Record
+
+    def truth(self) -> Truth:
+        """What is true of it now. Raises `ContainerError`."""
+        try:
+            truth = record.look(self.base, self.directory, self.record)
+        except (UntrustedPathError, OSError) as error:
+            raise _unreadable(self.verb, error) from None
+        if self.record.sandbox is None or truth.sandbox is None or truth.known == Status.CREATED:
+            return truth
+        # That the sandbox lives does not say that this container of it does: only the sandbox knows.
+        return replace(truth, sandbox=None) if self._runsc_says_stopped() else truth
+
+    def _runsc_says_stopped(self) -> bool:
+        import subprocess
+
+        from engine.runsc import ask
+
+        runtime = os.path.join(self.runsc_root, artifacts.RUNTIME)
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired, ValueError), self.program() as program:
+            done = ask(program, [*self.record.flags, "state", self.record.id], runtime)
+            if done.returncode == 0:
+                return bool(json.loads(done.stdout).get("status") == Status.STOPPED)
+        return False  # then runsc's file says all there is to know
+
+    def status(self) -> Status:
+        """Where it is. Raises `ContainerError`."""
+        return self.truth().status
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Alone with it: no other command creates or deletes it meanwhile. Raises `ContainerError`."""
+        try:
+            lock = artifacts.wait_for_lock(self.directory, PATIENCE)
+        except FileNotFoundError:
+            raise NoSuchError(self.verb, self.record.id) from None  # another command deleted it
+        except (UntrustedPathError, OSError) as error:
+            raise _unreadable(self.verb, error) from None
+        if lock is None:
+            raise ContainerError(
+                self.verb,
+                f"container {self.record.id!r} is being created or deleted by another command",
+                remedy="wait for it, or end it",
+            )
+        try:
+            yield
+        finally:
+            os.close(lock)
+
+    @contextlib.contextmanager
+    def program(self) -> Iterator[int]:
+        """The staged copy of runsc that created it, open. Raises `ContainerError` unless it is that very file."""
+        noted = self.record.program
+        if noted is None:
+            raise ContainerError(
+                self.verb, f"container {self.record.id!r} was never handed off", remedy="delete it"
+            )
+        where = os.path.join(self.directory.path, noted.path)
+        try:
+            descriptor = self._open_program(noted.path)
+        except (UntrustedPathError, OSError) as error:
+            raise _unreadable(self.verb, error) from None
+        try:
+            status = os.fstat(descriptor)
+            is_ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+            if not (is_ours and stat.S_IMODE(status.st_mode) == 0o500 and noted.is_file(status)):
+                raise ContainerError(
+                    self.verb,
+                    f"{where!r} is not the copy of runsc that created the container",
+                    remedy="find out who changed it; engine-oci delete --force removes the container without it",
+                )
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _open_program(self, path: str) -> int:
+        *directories, name = path.split("/")
+        here = self.directory
+        with contextlib.ExitStack() as held:
+            for step in directories:
+                here = held.enter_context(
+                    contextlib.closing(open_private_directory(here.descriptor, here.path, step))
+                )
+            return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here.descriptor)
+
+    @property
+    def runsc_root(self) -> str:
+        """The directory in which this container's copy of runsc is."""
+        return os.path.join(self.directory.path, artifacts.RUNSC_ROOT)
+
+    def become_runsc(
+        self,
+        call: Call,
+        verb: str,
+        flags: Sequence[str] = (),
+        arguments: Sequence[str] = (),
+        preserved: int = 0,
+    ) -> NoReturn:
+        """Become the staged runsc, which does `verb`. Raises `ContainerError`."""
+        environment = build_environment(os.path.join(self.runsc_root, artifacts.RUNTIME))
+        with self.program() as program, HeldProcess() as process:
+            argv = (
+                os.path.join(
+                    self.directory.path, self.record.program.path if self.record.program else _RUNSC
+                ),
+                *self.record.flags,
+                *call.log_flags(),
+                verb,
+                *flags,
+                self.record.id,
+                *arguments,
+            )
+            try:
+                keep_only_descriptors(frozenset(range(3, 3 + preserved)))
+                process.release()
+                replace_process(program, argv, environment)
+            except OSError as error:
+                process.retake()
+                raise ContainerError(
+                    self.verb,
+                    f"runsc cannot be executed: {error.strerror}",
+                    remedy=remedy_for(error, "look at the machine's limits"),
+                ) from None
+        raise AssertionError("unreachable: this process is runsc by now")
+
+    def begin_waiter(self, pid_file: str | None) -> None:
+        """Have a process stand for a pod's container, and name it in the record and in `pid_file`.
+
+        The caller holds the lock. Raises `ContainerError`.
+        """
+        from engine.oci import waiter
+
+        try:
+            with self.program() as program:
+                pid = waiter.begin(self.base, self.directory, self.record, program)
+            record.write(self.directory, replace(self.record, waiter=(pid, started(pid) or 0)))
+            if pid_file is not None:
+                waiter.write_pid_file(pid_file, pid)
+        except (UntrustedPathError, OSError) as error:
+            raise _unreadable(self.verb, error) from None
+
+    def remove(self, *, force: bool) -> None:
+        """End what lives of it and take away all of it, the record last. The caller holds the lock.
+
+        What was created and is not started meanwhile is ended without `force`, too: runsc looks, under its own lock.
+        What runsc will not delete is said; with `force` it is then removed without runsc. Of a sandbox that others
+        have joined the directory stays until the last of them is deleted. Raises `ContainerError`.
+        """
+        if not force and self.status() is Status.CREATED and (failed := self._have_runsc_delete("delete")):
+            raise ContainerError(self.verb, failed, remedy="delete it with --force")
+        failed = self._have_runsc_delete() if self._runsc_knows() else None
+        if noted := self.record.program:
+            if left := end_all(
+                (noted.device, noted.inode),
+                record.about(self.base, self.directory, self.record),
+                seconds=_END,
+            ):
+                raise ContainerError(
+                    self.verb, f"processes {left} of the container do not end", remedy="look what holds them"
+                )
+            if failed and self._runsc_knows():
+                failed = self._have_runsc_delete()  # without the process that was in its way
+        try:
+            if failed:
+                if not force:
+                    raise ContainerError(self.verb, failed, remedy="delete it with --force")
+                say(f"engine-oci: warning: {failed}; removed without it")
+                pod.strike_out(self.base, self.directory, self.record)
+            if record.members(self.base, self.record):
+                return
+            if failed:
+                artifacts.remove_tree(self.directory, artifacts.RUNSC_ROOT)
+            if kept := cgroups.remove(self.record.cgroups):
+                say(f"engine-oci: warning: cgroups remain: {', '.join(kept)}")
+            artifacts.remove_container(self.base, self.directory)
+        except FileNotFoundError:
+            pass  # gone, which is what was asked for
+        except OSError as error:
+            raise ContainerError(
+                self.verb,
+                f"{error.filename or self.directory.path!r}: {error.strerror}",
+                remedy=remedy_for(error, "delete it again"),
+            ) from None
+
+    def _runsc_knows(self) -> bool:
+        try:
+            with contextlib.closing(record.open_runsc_root(self.base, self.directory, self.record)) as root:
+                os.stat(self.record.state_file, dir_fd=root.descriptor, follow_symlinks=False)
+        except (OSError, UntrustedPathError):
+            return False
+        return True
+
+    def _have_runsc_delete(self, *verb: str) -> str | None:
+        """Why runsc did not delete it; None when it did."""
+        import subprocess
+
+        from engine.runsc import ask
+
+        arguments = [*self.record.flags, *(verb or ("delete", "--force")), self.record.id]
+        try:
+            with self.program() as program:
+                done = ask(
+                    program, arguments, os.path.join(self.runsc_root, artifacts.RUNTIME), seconds=_DELETE
+                )
+        except ContainerError as error:
+            return error.what
+        except subprocess.TimeoutExpired:
+            return f"runsc delete did not end in {_DELETE:.0f} s"
+        except OSError as error:
+            return f"runsc delete: {error.strerror}"
+        if done.returncode == 0:
+            return None
+        said = printable(done.stderr.decode("utf-8", "replace").strip())[-500:]
+        return f"runsc delete failed with {done.returncode}: {said}"
+
+
+def _unreadable(verb: str, error: UntrustedPathError | OSError) -> ContainerError:
+    if isinstance(error, OSError):
+        what = f"{error.filename!r}: {error.strerror}"
+        return ContainerError(verb, what, remedy=remedy_for(error, "look at it; delete --force removes it"))
+    return ContainerError(verb, str(error), remedy="find out who changed it")
+
+
+@contextlib.contextmanager
+def find(call: Call, container_id: str) -> Iterator[Found]:
+    """The container of this id. Raises `ContainerError` where there is none with a record, and `UsageError`."""
+    check_container_id(container_id)
+    with _base(call) as base, contextlib.ExitStack() as held:
+        found = None
+        if base is not None:
+            found = _open(call.verb, base, artifacts.component(container_id), held)
+        if found is None:
+            raise NoSuchError(call.verb, container_id)
+        if found.record.id != container_id:
+            raise ContainerError(
+                call.verb,
+                f"the record in {found.directory.path!r} is another container's",
+                remedy="find out who changed it",
+            )
+        yield found
+
+
+def sweep(call: Call, container_id: str) -> bool:
+    """Take away what a creation left that was killed before it had a record: nothing ran yet. Says whether it did.
+
+    A directory that has a trace is one of `engine run`, which `engine gc` collects. Raises `ContainerError`.
+    """
+    check_container_id(container_id)
+    with _base(call) as base, contextlib.ExitStack() as held:
+        if base is None:
+            return False
+        try:
+            directory = open_private_directory(base.descriptor, base.path, artifacts.component(container_id))
+            held.callback(directory.close)
+            lock = artifacts.take_lock(directory)
+            if lock is None:
+                return False
+            held.callback(os.close, lock)
+            names = os.listdir(directory.descriptor)
+            if artifacts.OCI_RECORD in names or any(name.startswith("trace-") for name in names):
+                return False
+            return artifacts.remove_container(base, directory)
+        except FileNotFoundError:
+            return False
+        except (UntrustedPathError, OSError) as error:
+            raise _unreadable(call.verb, error) from None
+
+
+def find_all(call: Call) -> Iterator[Found]:
+    """Every container that has a record, each open until the next. Raises `ContainerError`."""
+    with _base(call) as base:
+        if base is None:
+            return
+        for name in sorted(os.listdir(base.descriptor)):
+            with contextlib.ExitStack() as held:
+                if artifacts.is_component(name) and (found := _open(call.verb, base, name, held)):
+                    yield found
+
+
+@contextlib.contextmanager
+def _base(call: Call) -> Iterator[PrivateDirectory | None]:
+    try:
+        base = artifacts.open_existing_base(call.base())
+    except FileNotFoundError:
+        base = None
+    except (UntrustedPathError, OSError) as error:
+        raise _unreadable(call.verb, error) from None
+    try:
+        yield base
+    finally:
+        if base is not None:
+            base.close()
+
+
+def _open(verb: str, base: PrivateDirectory, name: str, held: contextlib.ExitStack) -> Found | None:
+    try:
+        directory = open_private_directory(base.descriptor, base.path, name)
+        held.callback(directory.close)
+        noted = record.read(directory)
+    except FileNotFoundError:
+        return None
+    except (UntrustedPathError, OSError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ESTALE:
+            return None
+        raise _unreadable(verb, error) from None
+    return Found(verb, base, directory, noted) if noted is not None else None
+
+
+def delegate(
+    call: Call,
+    permission: Verb,
+    container_id: str,
+    flags: Sequence[str] = (),
+    arguments: Sequence[str] = (),
+    preserved: int = 0,
+) -> NoReturn:
+    """Become the container's runsc for `call.verb`, where the machine has `permission` in its status."""
+    with find(call, container_id) as found:
+        machine.require(permission, found.status(), container_id)
+        found.become_runsc(call, call.verb, flags, arguments, preserved)

@@ -1,0 +1,30 @@
+"""`create`: a container that is set up and waits for `start`."""
+
+from __future__ import annotations
+
+from engine.errors import UsageError
+from engine.oci.call import Call
+from engine.oci.creation import start
+from engine.oci.flags import Kind, Table
+
+FLAGS: Table = {
+    "bundle": Kind.VALUE,
+    "pid-file": Kind.VALUE,
+    "console-socket": Kind.VALUE,
+    "preserve-fds": Kind.VALUE,
+    "no-pivot": Kind.IGNORED_SWITCH,
+    "no-new-keyring": Kind.IGNORED_SWITCH,
+}
+SHORT = {"b": "bundle"}
+
+
+def main(call: Call) -> int:
+    """Create the container.
+
+    runsc hands no further descriptors to what it creates, and creates nothing with `--rootless`: both are refused.
+    """
+    if call.common.value("rootless") == "true":
+        raise UsageError("runsc has no create with --rootless", remedy="use run, or let root create it")
+    if call.flags.number("preserve-fds"):
+        raise UsageError("runsc create passes no descriptors on", remedy="use run --preserve-fds")
+    return start(call, (), ends_with_runsc=False)

@@ -1,0 +1,325 @@
+"""What create, run and restore share: the modelled lifecycle, in a process of its own, and a keeper that waits.
+
+The child takes the run's steps and becomes `runsc create`. The keeper, its parent, hands on signals and the exit code.
+Should the creation fail, it takes away what that left; should the keeper be killed, the kernel kills the child
+(prctl(2), PR_SET_PDEATHSIG), and the next command finds what is left by the record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import NoReturn
+
+from engine import artifacts
+from engine.bundle import Bundle, open_bundle
+from engine.errors import EngineError, ExecError, SecureRootError, UsageError, remedy_for
+from engine.lifecycle.exec import Asked, build_global_flags
+from engine.lifecycle.runner import run
+from engine.lifecycle.secure_root import Joined, SecuredRoot
+from engine.lifecycle.stage import Staged
+from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
+from engine.linux.process import die_with_parent, started
+from engine.oci import cgroups, pod, record
+from engine.oci.call import Call, say
+from engine.oci.container import ContainerError, NoSuchError, find, sweep
+from engine.oci.network import ANNOTATION, settle
+from engine.oci.record import Program, Record
+from engine.options import ExecPolicy, Network, Platform, RunOptions
+from engine.trace import Trace
+
+_FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """The record as something that a refused run takes back."""
+
+    base: PrivateDirectory
+    container: PrivateDirectory
+
+    def discard(self) -> list[str]:
+        gone = pod.forget(self.base, self.container)
+        return [os.path.join(self.container.path, artifacts.OCI_RECORD)] if gone else []
+
+    def close(self) -> None:
+        """It has no descriptor of its own."""
+
+
+class _Creation:
+    """What a manager's container needs of the run: its trace's place, and its record."""
+
+    def __init__(
+        self,
+        options: RunOptions,
+        bundle: Bundle,
+        asked: Asked,
+        traces: PrivateDirectory,
+        creation: str,
+        more: Mapping[str, str],
+        sandbox_id: str | None,
+    ) -> None:
+        self.asked = asked
+        self._sandbox_id = sandbox_id
+        self._joining: int | None = None
+        self._options = options
+        self._traces = traces
+        self._config = config = bundle.config
+        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        self._record = Record(
+            id=options.container_id,
+            bundle=bundle.path,
+            creation=creation,
+            creator=(os.getpid(), started(os.getpid()) or 0),
+            created=now,
+            oci_version=config["ociVersion"],
+            annotations={**(config.get("annotations") or {}), **more},
+        )
+
+    def keep_trace(self, trace: Trace) -> None:
+        trace.create_in(self._traces, named=self._record.id)
+
+    def join(self, base: PrivateDirectory) -> Joined | None:
+        if self._sandbox_id is None:
+            return None
+        joined, noted, self._joining = pod.join(base, self._sandbox_id)
+        self._record = replace(self._record, sandbox=noted)
+        return joined
+
+    def secured(self, root: SecuredRoot, trace: str | None) -> _Recorded:
+        self._record = replace(self._record, trace=trace)
+        self._write(root, SecureRootError)
+        if self._joining is not None:
+            os.close(self._joining)  # from here on the record keeps the sandbox's directory
+        return _Recorded(root.base, root.container)
+
+    def about_to_hand_off(self, root: SecuredRoot, staged: Staged, platform: Platform) -> None:
+        status = os.fstat(staged.descriptor)
+        program = Program(
+            path=os.path.relpath(staged.path, root.container.path),
+            sha256=staged.digest,
+            device=status.st_dev,
+            inode=status.st_ino,
+            size=status.st_size,
+            modified=status.st_mtime_ns,
+        )
+        flags = build_global_flags(root.used_root.path, self._options, platform)
+        own = tuple(flag for flag in self.asked.global_flags if flag == "--systemd-cgroup")
+        made = () if self._options.ignore_cgroups else cgroups.missing(self._config, self._record.id)
+        self._record = replace(self._record, program=program, flags=(*flags, *own), cgroups=made)
+        self._write(root, ExecError)
+
+    def _write(self, root: SecuredRoot, refusal: type[SecureRootError | ExecError]) -> None:
+        try:
+            record.write(root.container, self._record)
+        except OSError as error:
+            raise refusal(
+                f"{error.filename!r}: {error.strerror}", remedy=remedy_for(error, "create it again")
+            ) from None
+
+
+def start(call: Call, flags: Sequence[str], *, ends_with_runsc: bool) -> int:
+    """Take the bundle through the lifecycle to `runsc VERB`: the exit code.
+
+    With `ends_with_runsc` the container is over when that ends, and everything of it is taken away.
+    """
+    options = _options(call)
+    asked = Asked(
+        verb=call.verb,
+        flags=(*_creation_flags(call), *flags),
+        global_flags=(
+            *call.log_flags(),
+            *(("--systemd-cgroup",) if call.common.has("systemd-cgroup") else ()),
+        ),
+        preserved=call.flags.number("preserve-fds"),
+    )
+    creation = os.urandom(16).hex()
+    path = _make_base(call)
+    environment = {**call.environment, "ENGINE_ARTIFACT_BASE": path}
+    sys.stdout.flush()
+    keeper = os.getpid()
+    child = os.fork()
+    if child == 0:
+        _become(call, options, asked, environment, creation, keeper, ends_with_runsc=ends_with_runsc)
+    code = _wait(child)
+    if code == 0 and not ends_with_runsc:
+        code = _have_it_waited_for(call, options.container_id, creation)
+    if code != 0 or ends_with_runsc:
+        _take_away(call, options.container_id, creation)
+    return code
+
+
+def _become(
+    call: Call,
+    options: RunOptions,
+    asked: Asked,
+    environment: dict[str, str],
+    creation: str,
+    keeper: int,
+    *,
+    ends_with_runsc: bool,
+) -> NoReturn:
+    """The child: it ends as runsc, or by saying why not."""
+    code = EngineError.exit_code
+    try:
+        die_with_parent(keeper)
+        # The specification lets a bundle be its own root; a manager keeps what it makes of one apart.
+        with open_bundle(call.flags.value("bundle") or ".", may_be_root=True) as bundle:
+            more: dict[str, str] = {}
+            network_is_chosen = call.common.value("network") not in (None, "auto")
+            base_path = environment["ENGINE_ARTIFACT_BASE"]
+            sandbox_id = pod.sandbox_of(bundle.config)
+            if sandbox_id is not None:
+                if not ends_with_runsc:
+                    asked = replace(asked, flags=_without_pid_file(asked.flags))
+                options, more = pod.as_in_sandbox(
+                    options, base_path, sandbox_id, network_is_chosen=network_is_chosen
+                )
+            elif not network_is_chosen:
+                network, why = settle(
+                    bundle.config, options.runsc, call.environment, rootless=options.rootless
+                )
+                options = replace(options, network=network)
+                if why is not None:
+                    more[ANNOTATION] = why
+            traces = _open_traces(base_path)
+            run(
+                bundle,
+                options,
+                environment,
+                manager=_Creation(options, bundle, asked, traces, creation, more, sandbox_id),
+                warn=lambda text: say(f"engine-oci: warning: {text}") if call.verb == "run" else None,
+            )
+    except EngineError as error:
+        call.report(error)
+        code = error.exit_code
+    except BaseException as error:  # a fault of ours; a child may not go on as its parent
+        call.report(
+            EngineError(
+                f"unexpected {type(error).__name__}", remedy="run with --debug and report what it shows"
+            )
+        )
+        if call.common.has("debug"):
+            import traceback
+
+            say(traceback.format_exc())
+    os._exit(code)
+
+
+def _wait(child: int) -> int:
+    """Hand signals on to `child` until it ends: its exit code, 128 and the signal where one ended it."""
+
+    def forward(number: int, _frame: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, number)
+
+    before = {number: signal.signal(number, forward) for number in _FORWARDED}
+    try:
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return status if status >= 0 else 128 - status
+
+
+def _have_it_waited_for(call: Call, container_id: str, creation: str) -> int:
+    """Have a process stand for a container of a pod; any other has its sandbox's. The exit code."""
+    try:
+        with find(call, container_id) as found:
+            if found.record.sandbox is None:
+                return 0
+            with found.locked():
+                if (noted := record.read(found.directory)) is not None and noted.creation == creation:
+                    pid_file = call.flags.value("pid-file")
+                    replace(found, record=noted).begin_waiter(pid_file and os.path.abspath(pid_file))
+    except ContainerError as error:
+        call.report(error)
+        return EngineError.exit_code
+    return 0
+
+
+def _take_away(call: Call, container_id: str, creation: str) -> None:
+    """Take away what this creation left, if anything did. Another's container of that id is not touched."""
+    try:
+        with find(call, container_id) as found:
+            if found.record.creation != creation:
+                return
+            with found.locked():
+                if (noted := record.read(found.directory)) is not None and noted.creation == creation:
+                    found.remove(force=True)
+    except NoSuchError:
+        with contextlib.suppress(
+            ContainerError
+        ):  # the next command that comes to it will say what is in its way
+            sweep(call, container_id)
+    except ContainerError as error:
+        say(f"engine-oci: warning: {error}")
+
+
+def _make_base(call: Call) -> str:
+    try:
+        return call.base(make=True)
+    except FileNotFoundError as error:
+        raise SecureRootError(
+            f"{error.filename!r}: {error.strerror}", remedy="make it, or name another with --root"
+        ) from None
+
+
+def _open_traces(base_path: str) -> PrivateDirectory:
+    """The directory of the traces, made if need be. Raises `SecureRootError`."""
+    try:
+        with contextlib.closing(artifacts.open_base(base_path)) as base:
+            return make_private_directory(base.descriptor, base.path, artifacts.TRACES)
+    except UntrustedPathError as error:
+        raise SecureRootError(str(error), remedy="name another directory with --root") from None
+    except OSError as error:
+        raise SecureRootError(
+            f"{error.filename or base_path!r}: {error.strerror}",
+            remedy=remedy_for(error, "name another directory with --root"),
+        ) from None
+
+
+def _creation_flags(call: Call) -> tuple[str, ...]:
+    given: list[str] = []
+    for name in ("pid-file", "console-socket"):
+        if value := call.flags.value(name):
+            given += [f"--{name}", os.path.abspath(value)]
+    return tuple(given)
+
+
+def _without_pid_file(flags: tuple[str, ...]) -> tuple[str, ...]:
+    """runsc would name the sandbox's process."""
+    if "--pid-file" not in flags:
+        return flags
+    at = flags.index("--pid-file")
+    return (*flags[:at], *flags[at + 2 :])
+
+
+def _options(call: Call) -> RunOptions:
+    common = call.common
+    return RunOptions(
+        container_id=call.container_id(),
+        network=Network(_one_of(call, "network", Network, "auto", Network.NONE)),
+        platform=Platform(_one_of(call, "platform", Platform, "auto", Platform.AUTO)),
+        rootless=common.value("rootless") == "true",
+        ignore_cgroups=common.has("ignore-cgroups"),
+        exec_policy=ExecPolicy(_one_of(call, "exec-policy", ExecPolicy, "auto", ExecPolicy.AUTO)),
+        require_exec_policy=common.has("require-exec-policy"),
+        runsc=common.value("runsc"),
+    )
+
+
+def _one_of(
+    call: Call, name: str, kind: type[Network | Platform | ExecPolicy], auto: str, default: str
+) -> str:
+    value = call.common.value(name)
+    if value is None or value == auto:
+        return default
+    if value not in list(kind):
+        raise UsageError(f"--{name} is {value!r}", remedy=f"give one of {', '.join((auto, *kind))}")
+    return value

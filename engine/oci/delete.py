@@ -1,0 +1,40 @@
+"""`delete`: what is left of a container that is over is taken away; with `--force` it is ended first."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from engine.oci import machine
+from engine.oci.call import Call
+from engine.oci.container import NoSuchError, find, sweep
+from engine.oci.flags import Kind, Table
+from engine.oci.machine import Verb
+from engine.oci.record import read
+
+FLAGS: Table = {"force": Kind.SWITCH}
+SHORT = {"f": "force"}
+
+
+def main(call: Call) -> int:
+    """Delete it. With `--force` one that does not exist, or that another command deletes first, is no error.
+
+    A creation that was killed is deleted like a container, whatever it left.
+    """
+    container_id, force = call.container_id(), call.flags.has("force")
+    verb = Verb.FORCE_DELETE if force else Verb.DELETE
+    try:
+        with find(call, container_id) as found:
+            if not force:
+                machine.require(verb, found.status(), container_id)
+            with found.locked():
+                noted = read(found.directory)
+                if noted is None or noted.creation != found.record.creation:
+                    raise NoSuchError(call.verb, container_id)  # deleted while this waited
+                now = replace(found, record=noted)  # its creation may have gone on meanwhile
+                machine.require(verb, now.status(), container_id)
+                now.remove(force=force)
+    except NoSuchError:
+        if sweep(call, container_id) or force:
+            return 0
+        raise
+    return 0

@@ -1,0 +1,25 @@
+"""`events`: what a container uses, once or again and again."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from engine.errors import UsageError
+from engine.oci.call import Call
+from engine.oci.container import delegate
+from engine.oci.flags import Kind, Table
+from engine.oci.machine import Verb
+
+FLAGS: Table = {"stats": Kind.SWITCH, "interval": Kind.VALUE}
+SHORT: dict[str, str] = {}
+
+
+def main(call: Call) -> NoReturn:
+    """Become runsc, which tells. `--interval` is in whole seconds, `5s` as runc writes it or `5`."""
+    flags: list[str] = ["--stats"] if call.flags.has("stats") else []
+    if interval := call.flags.value("interval"):
+        seconds = interval.removesuffix("s")
+        if not (seconds.isascii() and seconds.isdigit()):
+            raise UsageError(f"--interval is {interval!r}", remedy="give whole seconds, such as 5s")
+        flags += ["--interval", seconds]
+    delegate(call, Verb.EVENTS, call.container_id(), flags)

@@ -1,0 +1,61 @@
+"""`exec`: another process in a container that runs."""
+
+from __future__ import annotations
+
+import os
+from typing import NoReturn
+
+from engine.errors import UsageError
+from engine.oci.call import Call
+from engine.oci.container import delegate
+from engine.oci.flags import Kind, Table
+from engine.oci.machine import Verb
+
+FLAGS: Table = {
+    "console-socket": Kind.VALUE,
+    "cwd": Kind.VALUE,
+    "env": Kind.VALUES,
+    "tty": Kind.IGNORED_SWITCH,
+    "user": Kind.VALUE,
+    "additional-gids": Kind.VALUES,
+    "process": Kind.VALUE,
+    "detach": Kind.SWITCH,
+    "pid-file": Kind.VALUE,
+    "internal-pid-file": Kind.VALUE,
+    "cap": Kind.VALUES,
+    "preserve-fds": Kind.VALUE,
+    "no-subreaper": Kind.IGNORED_SWITCH,
+}
+SHORT = {
+    "e": "env",
+    "t": "tty",
+    "u": "user",
+    "g": "additional-gids",
+    "p": "process",
+    "d": "detach",
+    "c": "cap",
+}
+
+_PATHS = ("console-socket", "process", "pid-file", "internal-pid-file")
+
+
+def main(call: Call) -> NoReturn:
+    """Become runsc, which starts it and unless `--detach` waits for it."""
+    if not call.arguments:
+        raise UsageError("exec takes a container id and a command", remedy="see engine-oci --help")
+    container_id, *command = call.arguments
+    given = call.flags
+    if not command and not given.value("process"):
+        raise UsageError("exec is given no command", remedy="give one, or --process FILE")
+    flags = ["--detach"] if given.has("detach") else []
+    for name, value in given.values.items():
+        if name in _PATHS:
+            flags += [f"--{name}", os.path.abspath(value)]
+        elif name in ("cwd", "user"):
+            flags += [f"--{name}", value]
+    for name, values in given.lists.items():
+        for value in values:
+            flags += [f"--{name}", value]
+    preserved = given.number("preserve-fds")
+    flags += [f"--pass-fd={number}:{number}" for number in range(3, 3 + preserved)]
+    delegate(call, Verb.EXEC, container_id, flags, command, preserved)

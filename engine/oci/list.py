@@ -1,0 +1,38 @@
+"""`list`: every container under this root."""
+
+from __future__ import annotations
+
+import json
+
+from engine.errors import UsageError
+from engine.oci.call import Call
+from engine.oci.container import find_all
+from engine.oci.flags import Kind, Table
+from engine.oci.state import describe
+
+FLAGS: Table = {"format": Kind.VALUE, "quiet": Kind.SWITCH}
+SHORT = {"f": "format", "q": "quiet"}
+
+_COLUMNS = ("id", "pid", "status", "bundle", "created", "owner")
+
+
+def main(call: Call) -> int:
+    """Print them as a table, as JSON, or with `--quiet` their ids."""
+    form = call.flags.value("format") or "table"
+    if form not in ("table", "json", "text"):
+        raise UsageError(f"--format is {form!r}", remedy="give table or json")
+    if call.arguments:
+        raise UsageError("list takes no arguments", remedy="see engine-oci --help")
+    states = [state for found in find_all(call) if (state := describe(found)) is not None]
+    if call.flags.has("quiet"):
+        for state in states:
+            print(state["id"])
+    elif form == "json":
+        print(json.dumps(states))
+    else:
+        rows = [[name.upper() for name in _COLUMNS]]
+        rows += [[str(state[name]) for name in _COLUMNS] for state in states]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+        for row in rows:
+            print("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return 0

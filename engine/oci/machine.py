@@ -1,0 +1,140 @@
+"""The OCI lifecycle as a table: which verb is permitted where, and where it leads.
+
+Nothing here touches the system. `OCI_LIFECYCLE` is what specs/OCIRuntime.tla models; a test compares the two in
+every state that TLC reaches. It is asked before each verb, and no `transitions` machine is made of it: a command
+takes one step of it and ends, and the import would double the time of `state`.
+Source: OCI runtime specification, runtime.md (State, Lifecycle, Operations).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from engine.errors import EngineError
+
+
+class Status(StrEnum):
+    """Where a container is. `paused` is runc's and runsc's, `deleted` also what no container ever was."""
+
+    CREATING = "creating"
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    DELETED = "deleted"
+
+
+class Verb(StrEnum):
+    """What a manager asks for."""
+
+    CREATE = "create"
+    START = "start"
+    KILL = "kill"
+    DELETE = "delete"
+    FORCE_DELETE = "delete --force"
+    PAUSE = "pause"
+    RESUME = "resume"
+    EXEC = "exec"
+    PS = "ps"
+    EVENTS = "events"
+    CHECKPOINT = "checkpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """From any of `sources`, `verb` leads to `target`; None when it moves nothing itself."""
+
+    verb: Verb
+    sources: frozenset[Status]
+    target: Status | None
+    otherwise: str
+
+
+_S = Status
+
+OCI_LIFECYCLE: tuple[Row, ...] = (
+    Row(Verb.CREATE, frozenset({_S.DELETED}), _S.CREATED, "exists"),
+    Row(Verb.START, frozenset({_S.CREATED}), _S.RUNNING, "cannot be started"),
+    Row(Verb.KILL, frozenset({_S.CREATED, _S.RUNNING}), None, "not running"),
+    Row(Verb.PAUSE, frozenset({_S.RUNNING}), _S.PAUSED, "not running"),
+    Row(Verb.RESUME, frozenset({_S.PAUSED}), _S.RUNNING, "not paused"),
+    Row(
+        Verb.DELETE,
+        frozenset({_S.CREATED, _S.STOPPED, _S.DELETED}),
+        _S.DELETED,
+        "cannot be deleted as it is not stopped",
+    ),
+    Row(Verb.FORCE_DELETE, frozenset(_S), _S.DELETED, ""),
+    Row(Verb.EXEC, frozenset({_S.RUNNING}), None, "not running"),
+    Row(Verb.PS, frozenset({_S.CREATED, _S.RUNNING, _S.PAUSED}), None, "not running"),
+    Row(Verb.EVENTS, frozenset({_S.CREATED, _S.RUNNING, _S.PAUSED}), None, "not running"),
+    Row(Verb.CHECKPOINT, frozenset({_S.RUNNING}), None, "not running"),
+)
+
+
+class Event(StrEnum):
+    """What moves a container besides a verb that is runsc's: the parts of a creation, an end, and a deletion."""
+
+    CREATE = "create"
+    COMPLETE = "complete"
+    REFUSE = "refuse"
+    CRASH = "crash"
+    END = "end"
+    DELETE = "delete"
+
+
+#: Every edge there is, by what takes it.
+EDGES: frozenset[tuple[Status, Verb | Event, Status]] = frozenset(
+    {
+        (_S.DELETED, Event.CREATE, _S.CREATING),
+        (_S.CREATING, Event.COMPLETE, _S.CREATED),
+        (_S.CREATING, Event.REFUSE, _S.DELETED),
+        (_S.CREATING, Event.CRASH, _S.DELETED),
+        (_S.CREATING, Event.DELETE, _S.DELETED),
+        (_S.CREATED, Event.REFUSE, _S.STOPPED),
+        *((source, Event.END, _S.STOPPED) for source in (_S.CREATED, _S.RUNNING, _S.PAUSED)),
+        (_S.STOPPED, Event.DELETE, _S.DELETED),
+        *(
+            (source, row.verb, row.target)
+            for row in OCI_LIFECYCLE
+            if row.verb in (Verb.START, Verb.PAUSE, Verb.RESUME) and row.target is not None
+            for source in row.sources
+        ),
+    }
+)
+
+
+def status(*, known: str | None, lives: bool, is_being_created: bool) -> Status:
+    """Where a container is, from what a crash cannot take back; the spec's `Reported`.
+
+    `known` is what runsc's file says, None without one. Without one, `lives` is whether any process executes the
+    copy of runsc that was staged for it; with one, whether the sandbox does.
+    """
+    if known is not None:
+        return Status(known) if lives else Status.STOPPED
+    return Status.CREATING if lives or is_being_created else Status.DELETED
+
+
+_ROWS = {row.verb: row for row in OCI_LIFECYCLE}
+
+
+class NotPermittedError(EngineError):
+    """The verb is not permitted in the status that the container has. The words are those managers look for."""
+
+    exit_code = 1
+
+    def __init__(self, verb: Verb, status: Status, container_id: str) -> None:
+        self.step = str(verb)
+        row = _ROWS[verb]
+        wanted = " or ".join(sorted(row.sources - {Status.DELETED}))
+        what = f"container {container_id!r} does not exist"
+        if status is not Status.DELETED:
+            what = f"container {row.otherwise}: {container_id!r} is {status}"
+        super().__init__(what, remedy=f"{verb} is for what is {wanted}" if wanted else "choose another id")
+
+
+def require(verb: Verb, status: Status, container_id: str) -> None:
+    """Raises `NotPermittedError` where the table does not have `verb` in `status`."""
+    if status not in _ROWS[verb].sources:
+        raise NotPermittedError(verb, status, container_id)

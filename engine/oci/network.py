@@ -1,0 +1,90 @@
+"""Which network a manager's container is given, where nobody chose: what its bundle asks for, as far as runsc can.
+
+The notable thing: a runsc from before August 2024 takes every network namespace of a Linux since 6.10 for the host's
+own, and will not start a container in it (google/gvisor#10704). There a container goes without a network, and its
+state says so, rather than not at all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import closing
+from typing import Any
+
+from engine import runsc
+from engine.errors import EngineError
+from engine.options import Network
+
+#: Key of the annotation by which `state` says that there is no network, and why.
+ANNOTATION = "dev.gvisor-engine.no-network"
+
+#: Seen in the host's own network namespace alone, until Linux 6.10; by it the older runsc tells the two apart.
+_OLD_SIGN = "/proc/sys/net/core/rmem_default"
+_NEW_SIGN = "/proc/sys/net/core/dev_weight"
+_NEW_NETWORK_NAMESPACE = 0x40000000
+_CHUNK = 1 << 20
+
+
+class NetworkError(EngineError):
+    """What the bundle asks for is not given unless somebody says so."""
+
+    step = "network"
+
+
+def settle(
+    config: Mapping[str, Any], chosen: str | None, environment: Mapping[str, str], *, rootless: bool
+) -> tuple[Network, str | None]:
+    """The network for the bundle with this `config`; `chosen` is the runsc asked for. With it, why there is none.
+
+    A namespace of its own that nobody set up (no path) has nothing but a loopback, as `none` has. Raises
+    `NetworkError` for a bundle that shares the host's network, and `EngineError`.
+    """
+    spaces = [
+        space for space in config.get("linux", {}).get("namespaces", ()) if space.get("type") == "network"
+    ]
+    if not spaces:
+        raise NetworkError(
+            "the bundle shares the host's network, which takes the container's network calls to the host's kernel",
+            remedy="give the container a network of its own, or say --network host before the verb",
+        )
+    if not spaces[0].get("path"):
+        return Network.NONE, None
+    if rootless:
+        return Network.NONE, "runsc has no sandbox network with --rootless"
+    if _shows_in_new_namespace(_OLD_SIGN) and not _knows_new_sign(chosen, environment):
+        return (
+            Network.NONE,
+            "this runsc takes every network namespace of this kernel for the host's; install a newer",
+        )
+    return Network.SANDBOX, None
+
+
+def _shows_in_new_namespace(path: str) -> bool:
+    """Whether `path` exists in a new network namespace; False where none can be made."""
+    child = os.fork()
+    if child == 0:
+        answer = 1
+        try:
+            import ctypes
+
+            if ctypes.CDLL(None).unshare(_NEW_NETWORK_NAMESPACE) == 0 and os.path.exists(path):
+                answer = 0
+        finally:
+            os._exit(answer)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def _knows_new_sign(chosen: str | None, environment: Mapping[str, str]) -> bool:
+    """Whether the runsc that a run would use has the newer sign among its texts, or not the older one."""
+    new, old = _NEW_SIGN.encode(), _OLD_SIGN.encode()
+    with closing(runsc.find(chosen, environment)) as binary:
+        offset, tail, is_old = 0, b"", False
+        while chunk := os.pread(binary.descriptor, _CHUNK, offset):
+            window = tail + chunk
+            if new in window:
+                return True
+            is_old = is_old or old in window
+            offset += len(chunk)
+            tail = window[-len(old) :]
+    return not is_old

@@ -1,0 +1,192 @@
+"""Containers of a pod: those after the first live in the first one's sandbox, as the bundle's annotations say.
+
+runsc finds that sandbox in its root, so a member is created, and later acted on, with the sandbox's root. Its trace,
+its lock, its record and its copy of runsc are its own, and what one of them runs the other must run: the copies are of
+the same bytes. As long as a member has a record its sandbox's directory stays, even when the sandbox was deleted.
+
+Order: a member's lock is taken before its sandbox's, never after it.
+Sources: containerd's and cri-o's annotations packages, runsc's specutils/cri.go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from engine import artifacts
+from engine.errors import EngineError, SecureRootError
+from engine.lifecycle.secure_root import Joined
+from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
+from engine.oci import record
+from engine.oci.machine import Status
+from engine.oci.network import ANNOTATION
+from engine.oci.record import Record, Sandbox
+from engine.options import Network, RunOptions
+
+#: containerd's key comes before cri-o's, which podman uses too; runsc asks in the same order.
+_TYPES = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
+_SANDBOXES = ("io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID")
+_CONTAINER, _SANDBOX = "container", "sandbox"
+#: Seconds to wait for a command that creates or deletes the sandbox.
+_PATIENCE = 10.0
+_REMEDY = "create the pod's sandbox first, with the same --root, or take the annotation out of config.json"
+
+
+class PodError(EngineError):
+    """The annotations do not say where the container belongs."""
+
+    step = "pod"
+
+
+def sandbox_of(config: Mapping[str, Any]) -> str | None:
+    """The id of the sandbox that the bundle with this `config` is to be part of; None for its own.
+
+    Raises `PodError`.
+    """
+    annotations = config.get("annotations") or {}
+    key = _first(_TYPES, annotations)
+    if key is None or annotations[key] == _SANDBOX:
+        return None
+    if annotations[key] != _CONTAINER:
+        raise PodError(
+            f"annotation {key} is {annotations[key]!r}",
+            remedy=f"give {_SANDBOX} or {_CONTAINER}, or leave it out",
+        )
+    names = _first(_SANDBOXES, annotations)
+    if names is None or not annotations[names]:
+        raise PodError(
+            f"annotation {key} is {_CONTAINER}, and no sandbox is named", remedy=f"give {_SANDBOXES[0]}"
+        )
+    return str(annotations[names])
+
+
+def _first(keys: tuple[str, ...], annotations: Mapping[str, str]) -> str | None:
+    return next((key for key in keys if key in annotations), None)
+
+
+def as_in_sandbox(
+    options: RunOptions, base_path: str, sandbox_id: str, *, network_is_chosen: bool
+) -> tuple[RunOptions, dict[str, str]]:
+    """The `options` with the sandbox's own runsc and network where none was chosen, and what `state` is to say.
+
+    Those that were given where there is no such sandbox: `join` says so, and is recorded.
+    """
+    with contextlib.suppress(OSError, UntrustedPathError), contextlib.ExitStack() as held:
+        base = artifacts.open_existing_base(base_path)
+        if base is not None:
+            held.callback(base.close)
+            directory = open_private_directory(base.descriptor, base.path, artifacts.component(sandbox_id))
+            held.callback(directory.close)
+            noted = record.read(directory)
+            if noted is not None and noted.program is not None:
+                if options.runsc is None:
+                    options = replace(options, runsc=os.path.join(directory.path, noted.program.path))
+                if not network_is_chosen:
+                    network = noted.flags[noted.flags.index("--network") + 1]
+                    why = noted.annotations.get(ANNOTATION)
+                    return replace(options, network=Network(network)), {ANNOTATION: why} if why else {}
+    return options, {}
+
+
+def join(base: PrivateDirectory, sandbox_id: str) -> tuple[Joined, Sandbox, int]:
+    """The live sandbox of this id, as a run uses it and as a record names it, and a descriptor that holds its lock.
+
+    While that is held the sandbox is not deleted; afterwards the record of who joined keeps its directory. Raises
+    `SecureRootError` where there is none, or none that lives; `UntrustedPathError` and `OSError`.
+    """
+
+    def refused(why: str) -> SecureRootError:
+        return SecureRootError(f"sandbox {sandbox_id!r} {why}", remedy=_REMEDY)
+
+    with contextlib.ExitStack() as undo:
+        try:
+            directory = open_private_directory(base.descriptor, base.path, artifacts.component(sandbox_id))
+        except FileNotFoundError:
+            raise refused("does not exist here") from None
+        undo.callback(directory.close)
+        noted = record.read(directory)
+        if noted is None or noted.id != sandbox_id:
+            raise refused("does not exist here")
+        lock = artifacts.wait_for_lock(directory, _PATIENCE)
+        if lock is None:
+            raise refused("is being created or deleted by another command")
+        undo.callback(os.close, lock)
+        noted = record.read(directory)
+        if noted is None or noted.program is None:
+            raise refused("does not exist here")
+        if noted.sandbox is not None:
+            raise refused(f"is itself in the sandbox {noted.sandbox.id!r}")
+        status = record.look(base, directory, noted).status
+        if status not in (Status.CREATED, Status.RUNNING):
+            raise refused("does not exist here" if status is Status.DELETED else f"is {status}")
+        root = artifacts.open_runsc_root(directory)
+        undo.pop_all()
+    joined = Joined(sandbox_id, directory, root, noted.program.sha256)
+    return joined, Sandbox(sandbox_id, noted.creation, noted.program), lock
+
+
+def left_in_sandbox(base: PrivateDirectory, container: PrivateDirectory) -> list[tuple[str, str]]:
+    """The root in which runsc still has a file about a member, and the member's id. Raises `OSError`."""
+    noted = record.read(container)
+    if noted is None or noted.sandbox is None:
+        return []
+    try:
+        with contextlib.closing(record.open_runsc_root(base, container, noted)) as root:
+            os.stat(noted.state_file, dir_fd=root.descriptor, follow_symlinks=False)
+            return [(root.path, noted.id)]
+    except FileNotFoundError:
+        return []
+
+
+def strike_out(base: PrivateDirectory, container: PrivateDirectory, noted: Record) -> None:
+    """Remove runsc's own files about a container that runsc will not delete. Raises `OSError`."""
+    with contextlib.closing(record.open_runsc_root(base, container, noted)) as root:
+        for name in (noted.state_file, noted.state_file.removesuffix(".state") + ".lock"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=root.descriptor)
+
+
+def forget(base: PrivateDirectory, container: PrivateDirectory) -> bool:
+    """Remove the record, and say whether there was one. With the last member's goes what is left of its sandbox.
+
+    The caller holds the lock of `container`. Raises `OSError`.
+    """
+    noted = None
+    with contextlib.suppress(UntrustedPathError):
+        noted = record.read(container)
+    gone = record.remove(container)
+    if noted is not None and noted.sandbox is not None:
+        _leave(base, noted.sandbox)
+    return gone
+
+
+def _leave(base: PrivateDirectory, sandbox: Sandbox) -> None:
+    """Take away the directory of a sandbox that was deleted before its last member was.
+
+    Whoever deletes it after this looked counts its members after that, and does it itself.
+    """
+    try:
+        directory = open_private_directory(base.descriptor, base.path, artifacts.component(sandbox.id))
+    except (FileNotFoundError, UntrustedPathError):
+        return
+    with contextlib.closing(directory), contextlib.suppress(UntrustedPathError):
+        if not _is_over(base, directory, sandbox):
+            return
+        lock = artifacts.wait_for_lock(directory, _PATIENCE)
+        if lock is None:
+            return
+        try:
+            if _is_over(base, directory, sandbox) and not artifacts.why_kept(base, directory):
+                artifacts.remove_container(base, directory)
+        finally:
+            os.close(lock)
+
+
+def _is_over(base: PrivateDirectory, directory: PrivateDirectory, sandbox: Sandbox) -> bool:
+    noted = record.read(directory)
+    if noted is None or noted.creation != sandbox.creation:
+        return False
+    return record.look(base, directory, noted).status is Status.DELETED

@@ -1,0 +1,32 @@
+"""`restore`: a container whose processes go on from where `checkpoint` left them."""
+
+from __future__ import annotations
+
+import os
+
+from engine.errors import UsageError
+from engine.oci.call import Call
+from engine.oci.creation import start
+from engine.oci.flags import Kind, Table
+
+FLAGS: Table = {
+    "bundle": Kind.VALUE,
+    "pid-file": Kind.VALUE,
+    "console-socket": Kind.VALUE,
+    "image-path": Kind.VALUE,
+    "detach": Kind.SWITCH,
+    "work-path": Kind.IGNORED_VALUE,
+    "no-subreaper": Kind.IGNORED_SWITCH,
+    "no-pivot": Kind.IGNORED_SWITCH,
+}
+SHORT = {"b": "bundle", "d": "detach"}
+
+
+def main(call: Call) -> int:
+    """Restore from `--image-path`, through the same lifecycle as a new container."""
+    image = call.flags.value("image-path")
+    if not image:
+        raise UsageError("restore needs --image-path", remedy="name the directory that checkpoint wrote")
+    detach = call.flags.has("detach")
+    flags = ("--image-path", os.path.abspath(image), *(("--detach",) if detach else ()))
+    return start(call, flags, ends_with_runsc=not detach)

@@ -1,0 +1,18 @@
+"""`resume`: a paused container goes on."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from engine.oci.call import Call
+from engine.oci.container import delegate
+from engine.oci.flags import Table
+from engine.oci.machine import Verb
+
+FLAGS: Table = {}
+SHORT: dict[str, str] = {}
+
+
+def main(call: Call) -> NoReturn:
+    """Become runsc, which does it."""
+    delegate(call, Verb.RESUME, call.container_id())

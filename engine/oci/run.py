@@ -1,0 +1,27 @@
+"""`run`: create, start and, unless `--detach`, wait for a container, and leave nothing of it."""
+
+from __future__ import annotations
+
+from engine.oci.call import Call
+from engine.oci.creation import start
+from engine.oci.flags import Kind, Table
+
+FLAGS: Table = {
+    "bundle": Kind.VALUE,
+    "pid-file": Kind.VALUE,
+    "console-socket": Kind.VALUE,
+    "preserve-fds": Kind.VALUE,
+    "detach": Kind.SWITCH,
+    "no-pivot": Kind.IGNORED_SWITCH,
+    "no-new-keyring": Kind.IGNORED_SWITCH,
+    "no-subreaper": Kind.IGNORED_SWITCH,
+}
+SHORT = {"b": "bundle", "d": "detach"}
+
+
+def main(call: Call) -> int:
+    """Run the container: its exit code, or runsc's when it is detached."""
+    preserved = call.flags.number("preserve-fds")
+    passed = [f"--pass-fd={number}:{number}" for number in range(3, 3 + preserved)]
+    detach = call.flags.has("detach")
+    return start(call, (*(("--detach",) if detach else ()), *passed), ends_with_runsc=not detach)

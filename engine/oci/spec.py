@@ -1,0 +1,38 @@
+"""`spec`: a first config.json, as the installed runsc writes it."""
+
+from __future__ import annotations
+
+import os
+from typing import NoReturn
+
+from engine import runsc
+from engine.errors import EngineError, UsageError, remedy_for
+from engine.lifecycle.exec import build_environment
+from engine.linux.process import HeldProcess, keep_only_descriptors, replace_process
+from engine.oci.call import Call
+from engine.oci.flags import Kind, Table
+
+FLAGS: Table = {"bundle": Kind.VALUE, "cwd": Kind.VALUE, "netns": Kind.VALUE}
+SHORT = {"b": "bundle"}
+
+
+def main(call: Call) -> NoReturn:
+    """Become the runsc that a run would use, which writes the file. Arguments are the command it is to name."""
+    bundle = os.path.abspath(call.flags.value("bundle") or ".")
+    if os.path.lexists(os.path.join(bundle, "config.json")):
+        raise UsageError(f"{bundle!r} has a config.json", remedy="remove it first: it is not overwritten")
+    flags = [part for name in ("cwd", "netns") if (v := call.flags.value(name)) for part in (f"--{name}", v)]
+    command = ("--", *call.arguments) if call.arguments else ()
+    binary = runsc.find(call.common.value("runsc"), call.environment)
+    argv = (binary.path, "spec", "--bundle", bundle, *flags, *command)
+    with HeldProcess() as process:
+        try:
+            keep_only_descriptors(())
+            process.release()
+            replace_process(binary.descriptor, argv, build_environment("/nonexistent"))
+        except OSError as error:
+            process.retake()
+            raise EngineError(
+                f"runsc cannot be executed: {error.strerror}", remedy=remedy_for(error, "install it anew")
+            ) from None
+    raise AssertionError("unreachable: this process is runsc by now")

@@ -1,0 +1,26 @@
+"""`start`: what was created runs."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from engine.oci import machine
+from engine.oci.call import Call
+from engine.oci.container import find
+from engine.oci.flags import Table
+from engine.oci.machine import Verb
+
+FLAGS: Table = {}
+SHORT: dict[str, str] = {}
+
+
+def main(call: Call) -> NoReturn:
+    """Become runsc, which does it. What a pod's container reads and writes is what its `create` was given."""
+    container_id = call.container_id()
+    with find(call, container_id) as found:
+        machine.require(Verb.START, found.status(), container_id)
+        if found.record.sandbox is not None:
+            from engine.oci import waiter
+
+            waiter.take_streams(found.directory)
+        found.become_runsc(call, call.verb)

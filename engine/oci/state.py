@@ -1,0 +1,44 @@
+"""`state`: what is true of a container, in the form that the OCI runtime specification gives it."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from engine.oci.call import Call
+from engine.oci.container import Found, NoSuchError, find
+from engine.oci.flags import Table
+from engine.oci.machine import Status
+
+FLAGS: Table = {}
+SHORT: dict[str, str] = {}
+
+
+def main(call: Call) -> int:
+    """Print it. A container that was deleted, or whose creation was killed and left nothing alive, does not exist."""
+    container_id = call.container_id()
+    with find(call, container_id) as found:
+        state = describe(found)
+    if state is None:
+        raise NoSuchError(call.verb, container_id)
+    print(json.dumps(state, indent=2))
+    return 0
+
+
+def describe(found: Found) -> dict[str, Any] | None:
+    """The state of the container, runtime.md (State), and as runc its time of creation and owner; None for none."""
+    truth = found.truth()
+    if truth.status is Status.DELETED:
+        return None
+    record = found.record
+    return {
+        "ociVersion": record.oci_version,
+        "id": record.id,
+        "status": str(truth.status),
+        "pid": truth.pid,
+        "bundle": record.bundle,
+        "annotations": dict(record.annotations),
+        "created": record.created,
+        "owner": str(os.geteuid()),
+    }

@@ -1,0 +1,114 @@
+"""A process that stands for a pod's container: it ends when the container does, and with its exit code.
+
+Managers wait for the process that the pid file names: conmon and containerd's shim as its reaper, podman by asking
+whether it is there. A container in another's sandbox has none; runsc names the sandbox's, whose end is another's. So
+one is made that waits with `runsc wait`. It belongs to whoever reaps the manager's children.
+
+It also keeps what `create` was given to read from and write to: runsc gives such a container what `start` has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import socket
+from typing import NoReturn
+
+from engine import artifacts, runsc
+from engine.linux.files import PrivateDirectory
+from engine.oci import record
+from engine.oci.machine import Status
+from engine.oci.record import Record
+
+#: Where nobody can tell the exit code any more: the sandbox was killed, or the container deleted.
+_KILLED = 128 + 9
+#: Seconds between two looks whether it was started; runsc cannot wait before.
+_LOOK = 0.1
+#: A socket in the container's directory, where `start` is given the three descriptors.
+_STREAMS = "streams"
+_PATIENCE = 5.0
+
+
+def begin(base: PrivateDirectory, container: PrivateDirectory, noted: Record, program: int) -> int:
+    """Its process id. `program` is the container's copy of runsc, open. Raises `OSError` and `UntrustedPathError`."""
+    with (
+        contextlib.closing(record.open_runsc_root(base, container, noted)) as root,
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as streams,
+    ):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(_STREAMS, dir_fd=container.descriptor)
+        streams.bind(_address(container))
+        streams.listen()
+        child = os.fork()
+        if child == 0:
+            _become(container, root, noted, program, streams)
+    return child
+
+
+def take_streams(container: PrivateDirectory) -> None:
+    """Take as 0, 1 and 2 what `create` was given as such; leave them where nobody has it. Raises `OSError`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as streams:
+        streams.settimeout(_PATIENCE)
+        try:
+            streams.connect(_address(container))
+            given = socket.recv_fds(streams, 1, 3)[1]
+        except OSError:
+            return
+    for standard, descriptor in enumerate(given):
+        os.dup2(descriptor, standard)
+        os.close(descriptor)
+
+
+def _address(container: PrivateDirectory) -> str:
+    """By descriptor, and never too long for a socket, unix(7)."""
+    return f"/proc/self/fd/{container.descriptor}/{_STREAMS}"
+
+
+def _become(
+    container: PrivateDirectory, root: PrivateDirectory, noted: Record, program: int, streams: socket.socket
+) -> NoReturn:
+    code = _KILLED
+    try:
+        os.setsid()
+        os.chdir("/")
+        _close_all_but({0, 1, 2, root.descriptor, program, streams.fileno()})
+        while (file := record.state_file(root, noted.state_file)) is not None:
+            if file.status not in (Status.CREATING, Status.CREATED):
+                break
+            if select.select([streams], [], [], _LOOK)[0]:
+                with streams.accept()[0] as start:
+                    socket.send_fds(start, [b"0"], [0, 1, 2])
+        null = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1, 2):
+            os.dup2(null, standard)  # whoever reads what the container writes must see its end
+        streams.close()
+        if file is not None:
+            runtime = os.path.join(container.path, artifacts.RUNSC_ROOT, artifacts.RUNTIME)
+            done = runsc.ask(program, [*noted.flags, "wait", noted.id], runtime, seconds=None)
+            if done.returncode == 0:
+                code = int(json.loads(done.stdout)["exitStatus"]) & 0xFF
+    finally:
+        os._exit(code)
+
+
+def _close_all_but(kept: set[int]) -> None:
+    for name in os.listdir("/proc/self/fd"):
+        if (descriptor := int(name)) not in kept:
+            with contextlib.suppress(OSError):  # the listing's own
+                os.close(descriptor)
+
+
+def write_pid_file(path: str, pid: int) -> None:
+    """Put `pid` where the manager reads it, as a whole or not at all. Raises `OSError`."""
+    directory, name = os.path.split(path)
+    unfinished = os.path.join(directory, f".{name}.{os.getpid()}")
+    descriptor = os.open(
+        unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644
+    )
+    try:
+        os.write(descriptor, str(pid).encode())
+    finally:
+        os.close(descriptor)
+    os.rename(unfinished, path)

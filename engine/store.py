@@ -1,0 +1,306 @@
+"""Binaries that were staged before, kept to be linked instead of copied: `<base>/staged/`.
+
+    <base>/staged/<key>         a staged copy, mode 0500; each container that runs it has a hard link to it
+    <base>/staged/<key>.json    what it is: the file it was made from, its SHA-256, its own identity when last used
+                                (null where the digest alone is kept)
+
+`<key>` is the identity of the pinned file: device, inode, size, mtime and ctime. Any write to that file moves its
+ctime (but see `SETTLED_NS`), so equal keys mean equal bytes. The copy has an identity too, recorded after each link,
+as a link moves its ctime: while that is as it was recorded nobody has written it; otherwise its digest decides.
+
+A link is another name for one file, so it is no weaker than a copy only if nobody can write that file:
+
+- Other users cannot reach it: it lies in 0700 directories of the effective user.
+- What broke out of a container still has the program at hand that it was started from, /proc/self/exe. While any
+  container executes it, open(2) answers ETXTBSY. From before it is judged until execve a run holds a read lease on it,
+  fcntl(2), which there is none of while it is open for writing, and for which whoever opens it for writing waits.
+  A write in between moves its ctime, and the record of that is out of reach, so the digest is asked and differs.
+- One who acts as its owner, outside of any confinement, can write the record as well. So a copy is only kept where he
+  could as well write the binary itself: where that is the effective user's own (`stage`). Elsewhere each run makes its
+  copy from the pinned file, and the store tells no more than the digest of that: no byte that runs comes from it.
+
+Linux 6.11, and 6.12 before 6.12.2, let a program be written while it is executed; update those.
+
+Whoever uses the store holds the lock of its directory, flock(2), so of many first starts one copies and the others
+link, and nothing is removed while it is linked. No fsync: after a crash of the machine a record that is torn, or a
+copy that is not what its record says, is made anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import signal
+import stat
+import time
+from collections.abc import Iterator
+
+from engine.linux.files import PrivateDirectory, make_private_directory, open_private_directory
+from engine.linux.identity import Identity
+from engine.records import dataclass
+
+STORE = "staged"
+#: Nanoseconds. The kernel's clock for ctime ticks every few milliseconds, so a file that was written in this very
+#: tick can be written again and keep its identity; one that has been left alone for this long cannot.
+SETTLED_NS = 2_000_000_000
+
+#: Seconds that a run waits for another that has the store: a copy takes hundredths of one.
+PATIENCE = 2.0
+
+_CHUNK = 1 << 18
+_NEW = "new"
+#: Bytes: ten numbers and a digest take some four hundred.
+_LONGEST_RECORD = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A copy, open for reading on `descriptor`: made from the file `made_from`, its SHA-256 in hexadecimal.
+
+    `hashed` says whether this run read it for that, or has it from the record of an earlier one.
+    """
+
+    descriptor: int
+    made_from: Identity
+    digest: str
+    hashed: bool
+
+
+@contextlib.contextmanager
+def opened(base: PrivateDirectory) -> Iterator[PrivateDirectory | None]:
+    """The store under `base`, made if there is none, locked while entered; None where another keeps it too long.
+
+    Raises `UntrustedPathError` where it is a link, foreign or no directory, and `OSError`.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        with contextlib.closing(make_private_directory(base.descriptor, base.path, STORE)) as store:
+            if not _lock(store, deadline):
+                yield None
+                return
+            if store.is_named_in(base.descriptor):  # else gc removed it while we waited
+                yield store
+                return
+
+
+def _lock(store: PrivateDirectory, deadline: float) -> bool:
+    """Lock it, unless somebody else has it until the `deadline` of the monotonic clock."""
+    while True:
+        try:
+            fcntl.flock(store.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.001)
+        else:
+            return True
+
+
+def hold(kept: int) -> bool:
+    """Keep others from writing the file open for reading on `kept`, as long as it is open; False where that cannot be.
+
+    A read lease, fcntl(2): it is not given while anybody has the file open for writing. Whoever then opens it so waits,
+    and this process is sent a signal, here one that it need not notice, to let go: `is_held` tells.
+    """
+    try:
+        fcntl.fcntl(kept, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(kept, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError:  # open for writing, or a file system that knows no leases
+        return False
+    return True
+
+
+def is_held(kept: int) -> bool:
+    """Whether nobody has asked to write the file since `hold`."""
+    return fcntl.fcntl(kept, fcntl.F_GETLEASE) == fcntl.F_RDLCK
+
+
+def find(store: PrivateDirectory, identity: Identity) -> Kept | None:
+    """The kept copy of the file with this `identity`, held; None, and nothing left of it, where there is no good one.
+
+    A directory in its place is left for gc to name: the run has a copy of its own. Raises `OSError`.
+    """
+    key = _key(identity)
+    try:
+        descriptor = os.open(
+            key, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=store.descriptor
+        )
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        _remove(store, key)
+        return None
+    try:
+        if hold(descriptor) and (good := _judge(store, identity, descriptor)):
+            return good
+        _remove(store, key)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+def find_digest(store: PrivateDirectory, identity: Identity) -> str | None:
+    """The SHA-256, in hexadecimal, that was recorded of the file with this `identity`. Raises `OSError`."""
+    record = _read_record(store, identity)
+    return None if record is None else record.digest
+
+
+def keep(store: PrivateDirectory, made: Kept) -> bool:
+    """Keep the copy that was `made` for the next run, and hold it. Says whether it did.
+
+    Not a copy of a file that was changed just now, nor one that has no name any more.
+    """
+    if not _is_settled(made) or not hold(made.descriptor):
+        return False
+    try:
+        link(made, store, _key(made.made_from))
+    except OSError:  # a file system without links, or no room: the next run copies, too
+        return False
+    note(store, made)
+    return True
+
+
+def keep_digest(store: PrivateDirectory, made: Kept) -> None:
+    """Keep only the digest of the copy that was `made`, unless its file was changed just now."""
+    if _is_settled(made):
+        with contextlib.suppress(OSError):
+            _write_record(store, made, None)
+
+
+def _is_settled(made: Kept) -> bool:
+    return time.time_ns() - made.made_from.ctime_ns >= SETTLED_NS
+
+
+def link(kept: Kept, directory: PrivateDirectory, name: str) -> None:
+    """Give the very file that is open another name, by the kernel's link to it, proc(5). Raises `OSError`."""
+    os.link(f"/proc/self/fd/{kept.descriptor}", name, dst_dir_fd=directory.descriptor, follow_symlinks=True)
+
+
+def note(store: PrivateDirectory, kept: Kept) -> None:
+    """Record what the copy is, and that it now is as it should be: called after each link.
+
+    Where that cannot be written the next run asks the digest, or copies.
+    """
+    with contextlib.suppress(OSError):
+        _write_record(store, kept, Identity.of(os.fstat(kept.descriptor)))
+
+
+def _write_record(store: PrivateDirectory, made: Kept, copy: Identity | None) -> None:
+    record = {
+        "made_from": made.made_from.facts(),
+        "sha256": made.digest,
+        "copy": None if copy is None else copy.facts(),
+    }
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    name = f"{_key(made.made_from)}.json"
+    descriptor = os.open(_NEW, flags, 0o600, dir_fd=store.descriptor)
+    try:
+        os.write(descriptor, json.dumps(record).encode())
+    finally:
+        os.close(descriptor)
+    os.replace(_NEW, name, src_dir_fd=store.descriptor, dst_dir_fd=store.descriptor)
+
+
+def collect(base: PrivateDirectory) -> list[str]:
+    """Remove each copy that no container has a link to, and the store when that empties it: what is gone.
+
+    Nothing where another keeps the store too long: whoever collects next has it. Raises `UntrustedPathError` and
+    `OSError`.
+    """
+    try:
+        store = open_private_directory(base.descriptor, base.path, STORE)
+    except FileNotFoundError:
+        return []
+    gone = []
+    with contextlib.closing(store):
+        if not _lock(store, time.monotonic() + PATIENCE):
+            return []
+        names = set(os.listdir(store.descriptor))
+        used = {name for name in names if _is_linked(store, name)}
+        for name in sorted(names - used - {f"{key}.json" for key in used}):
+            os.unlink(name, dir_fd=store.descriptor)
+            gone.append(os.path.join(store.path, name))
+        if not used and store.is_named_in(base.descriptor):
+            os.rmdir(STORE, dir_fd=base.descriptor)
+            gone.append(store.path)
+    return gone
+
+
+def digest_of(descriptor: int) -> str:
+    """The SHA-256, in hexadecimal, of all that is open on `descriptor`. Raises `OSError`."""
+    import hashlib  # only where there is much to read: it is costly to import
+
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(_CHUNK))  # one buffer: a new one a turn costs more than the hashing
+    offset = 0
+    while count := os.preadv(descriptor, [buffer], offset):
+        digest.update(buffer[:count])
+        offset += count
+    return digest.hexdigest()
+
+
+def _key(identity: Identity) -> str:
+    return "-".join(f"{number:x}" for number in identity.facts().values())
+
+
+def _judge(store: PrivateDirectory, identity: Identity, descriptor: int) -> Kept | None:
+    """The copy open on `descriptor` where it still is what its record says, else None."""
+    status = os.fstat(descriptor)
+    if not (
+        stat.S_ISREG(status.st_mode)
+        and stat.S_IMODE(status.st_mode) == 0o500
+        and status.st_uid == os.geteuid()
+        and status.st_size == identity.size
+    ):
+        return None
+    record = _read_record(store, identity)
+    if record is None:
+        return None
+    hashed = record.copy != Identity.of(status).facts()
+    if hashed and digest_of(descriptor) != record.digest:
+        return None
+    return Kept(descriptor, identity, record.digest, hashed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    digest: str
+    copy: object
+
+
+def _read_record(store: PrivateDirectory, identity: Identity) -> _Record | None:
+    """What was recorded of the file with this `identity`; None where that is nothing, or not to be read."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(f"{_key(identity)}.json", flags, dir_fd=store.descriptor)
+        try:
+            record = json.loads(os.read(descriptor, _LONGEST_RECORD))
+        finally:
+            os.close(descriptor)
+        if record["made_from"] != identity.facts() or not _is_digest(record["sha256"]):
+            return None
+        return _Record(record["sha256"], record["copy"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_digest(text: object) -> bool:
+    return isinstance(text, str) and len(text) == 64 and not text.strip("0123456789abcdef")
+
+
+def _is_linked(store: PrivateDirectory, name: str) -> bool:
+    status = os.stat(name, dir_fd=store.descriptor, follow_symlinks=False)
+    return stat.S_ISREG(status.st_mode) and status.st_nlink > 1
+
+
+def _remove(store: PrivateDirectory, key: str) -> None:
+    for name in (key, f"{key}.json"):
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+            os.unlink(name, dir_fd=store.descriptor)

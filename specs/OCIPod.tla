@@ -1,0 +1,262 @@
+------------------------------- MODULE OCIPod -------------------------------
+(***************************************************************************)
+(* A pod: a sandbox, which is a container itself, and members, which live  *)
+(* in it.  Each has a record and a lock of its own, as OCIRuntime models   *)
+(* for one; what they share is modelled here: runsc's root, which lies in  *)
+(* the sandbox's directory and has runsc's file about every one of them.   *)
+(*                                                                         *)
+(* Managers create and delete them in any order, several commands at once, *)
+(* and any command is killed between any two of its steps.  A member's     *)
+(* lock is taken before the sandbox's, never after it.                     *)
+(*                                                                         *)
+(* Left out on purpose.                                                    *)
+(*   - What a creation checks, and its steps: GVisorRuntime has them.      *)
+(*   - created, running, paused: OCIRuntime has them; here it is alive.    *)
+(*   - gc: what it takes is what a delete takes, where runsc has no file.  *)
+(***************************************************************************)
+EXTENDS Naturals
+
+CONSTANTS
+    Commands,   \* engine processes that act on the pod
+    Members,    \* containers that can be in the sandbox
+    Nobody,     \* holds a lock that is free
+    Crashes     \* how often a command is killed in one behaviour
+
+VARIABLES
+    lock,       \* by container: who holds it
+    doing,      \* by command: what it does
+    at,         \* by command: to which container
+    record,     \* by container: the engine's record of it is there; a member's names the sandbox
+    file,       \* by container: runsc's own file about it is there, in the sandbox's root
+    alive,      \* by container: it has processes
+    root,       \* the sandbox's root is there
+    crashes     \* how many commands have been killed
+
+vars == <<lock, doing, at, record, file, alive, root, crashes>>
+
+Sandbox == "sandbox"
+Containers == Members \cup {Sandbox}
+
+HasMembers == \E m \in Members : record[m]
+\* It was deleted, and its record stays as long as its members need its directory.
+IsOver == record[Sandbox] /\ ~file[Sandbox] /\ ~alive[Sandbox]
+
+Init ==
+    /\ lock = [c \in Containers |-> Nobody]
+    /\ doing = [v \in Commands |-> "nothing"]
+    /\ at = [v \in Commands |-> Sandbox]
+    /\ record = [c \in Containers |-> FALSE]
+    /\ file = [c \in Containers |-> FALSE]
+    /\ alive = [c \in Containers |-> FALSE]
+    /\ root = FALSE
+    /\ crashes = 0
+
+Goes(v, what) == doing' = [doing EXCEPT ![v] = what]
+Take(v, c) ==
+    /\ lock[c] = Nobody
+    /\ lock' = [lock EXCEPT ![c] = v]
+Begin(v, c, what) ==
+    /\ doing[v] = "nothing"
+    /\ Take(v, c)
+    /\ Goes(v, what)
+    /\ at' = [at EXCEPT ![v] = c]
+\* Whatever it holds.
+LetGo(v) ==
+    /\ lock' = [c \in Containers |-> IF lock[c] = v THEN Nobody ELSE lock[c]]
+    /\ Goes(v, "nothing")
+    /\ at' = [at EXCEPT ![v] = Sandbox]
+
+-----------------------------------------------------------------------------
+(* The sandbox is created.                                                 *)
+
+\* Nothing of it lives, and no member of an earlier one is left.  The root is made anew.
+Make(v) ==
+    /\ Begin(v, Sandbox, "make")
+    /\ ~file[Sandbox] /\ ~alive[Sandbox] /\ ~HasMembers
+    /\ record' = [record EXCEPT ![Sandbox] = TRUE]
+    /\ root' = TRUE
+    /\ file' = [c \in Containers |-> FALSE]
+    /\ UNCHANGED <<alive, crashes>>
+
+Up(v) ==
+    /\ doing[v] = "make"
+    /\ file' = [file EXCEPT ![Sandbox] = TRUE]
+    /\ alive' = [alive EXCEPT ![Sandbox] = TRUE]
+    /\ LetGo(v)
+    /\ UNCHANGED <<record, root, crashes>>
+
+-----------------------------------------------------------------------------
+(* A member is created.                                                    *)
+
+Own(v, m) ==
+    /\ Begin(v, m, "own")
+    /\ ~record[m]
+    /\ UNCHANGED <<record, file, alive, root, crashes>>
+
+\* With the sandbox's lock nobody deletes it meanwhile ...
+Join(v) ==
+    /\ doing[v] = "own"
+    /\ Take(v, Sandbox)
+    /\ Goes(v, "join")
+    /\ UNCHANGED <<at, record, file, alive, root, crashes>>
+
+\* ... and before that is let go of, the record says who needs its directory.
+Note(v) ==
+    /\ doing[v] = "join"
+    /\ record[Sandbox] /\ file[Sandbox] /\ alive[Sandbox]
+    /\ record' = [record EXCEPT ![at[v]] = TRUE]
+    /\ lock' = [lock EXCEPT ![Sandbox] = Nobody]
+    /\ Goes(v, "create")
+    /\ UNCHANGED <<at, file, alive, root, crashes>>
+
+\* There is no such sandbox, or it does not live.
+Refuse(v) ==
+    /\ doing[v] \in {"own", "join"}
+    /\ LetGo(v)
+    /\ UNCHANGED <<record, file, alive, root, crashes>>
+
+\* runsc asks the sandbox, which it finds in the root.
+Enter(v) ==
+    /\ doing[v] = "create"
+    /\ root /\ alive[Sandbox]
+    /\ file' = [file EXCEPT ![at[v]] = TRUE]
+    /\ alive' = [alive EXCEPT ![at[v]] = TRUE]
+    /\ LetGo(v)
+    /\ UNCHANGED <<record, root, crashes>>
+
+\* runsc refuses, or the sandbox died meanwhile: the keeper takes away what there is.
+GiveUp(v) ==
+    /\ doing[v] = "create"
+    /\ Goes(v, "delete")
+    /\ UNCHANGED <<lock, at, record, file, alive, root, crashes>>
+
+-----------------------------------------------------------------------------
+(* Ends, and deletions.                                                    *)
+
+\* A sandbox takes its members along.
+End(c) ==
+    /\ alive[c]
+    /\ alive' = [d \in Containers |-> IF c \in {d, Sandbox} THEN FALSE ELSE alive[d]]
+    /\ UNCHANGED <<lock, doing, at, record, file, root, crashes>>
+
+TakeToDelete(v, c) ==
+    /\ Begin(v, c, "delete")
+    /\ record[c] /\ ~alive[c]
+    /\ UNCHANGED <<record, file, alive, root, crashes>>
+
+\* runsc deletes it.
+Delete(v) ==
+    /\ doing[v] = "delete"
+    /\ file' = [file EXCEPT ![at[v]] = FALSE]
+    /\ Goes(v, "forget")
+    /\ UNCHANGED <<lock, at, record, alive, root, crashes>>
+
+ForgetMember(v) ==
+    /\ doing[v] = "forget" /\ at[v] # Sandbox
+    /\ record' = [record EXCEPT ![at[v]] = FALSE]
+    /\ Goes(v, "leave")
+    /\ UNCHANGED <<lock, at, file, alive, root, crashes>>
+
+\* Whoever deletes the sandbox after this has looked counts the members after that, too.
+Leave(v) ==
+    /\ doing[v] = "leave"
+    /\ ~IsOver
+    /\ LetGo(v)
+    /\ UNCHANGED <<record, file, alive, root, crashes>>
+
+\* A member that finds its sandbox deleted looks after what is left of it.
+LookAfter(v) ==
+    /\ doing[v] = "leave"
+    /\ IsOver
+    /\ Take(v, Sandbox)
+    /\ Goes(v, "forget")
+    /\ at' = [at EXCEPT ![v] = Sandbox]
+    /\ UNCHANGED <<record, file, alive, root, crashes>>
+
+\* The root stays for the members ...
+Keep(v) ==
+    /\ doing[v] = "forget" /\ at[v] = Sandbox
+    /\ HasMembers
+    /\ LetGo(v)
+    /\ UNCHANGED <<record, file, alive, root, crashes>>
+
+\* ... and goes when there are none; the record goes last.
+RemoveRoot(v) ==
+    /\ doing[v] = "forget" /\ at[v] = Sandbox
+    /\ ~HasMembers
+    /\ root' = FALSE
+    /\ file' = [c \in Containers |-> FALSE]
+    /\ Goes(v, "last")
+    /\ UNCHANGED <<lock, at, record, alive, crashes>>
+
+Forget(v) ==
+    /\ doing[v] = "last"
+    /\ record' = [record EXCEPT ![Sandbox] = FALSE]
+    /\ LetGo(v)
+    /\ UNCHANGED <<file, alive, root, crashes>>
+
+-----------------------------------------------------------------------------
+(* A command is killed.  Its locks fall with it; all else stays as it is.  *)
+
+Crash(v) ==
+    /\ doing[v] # "nothing"
+    /\ crashes < Crashes
+    /\ crashes' = crashes + 1
+    /\ lock' = [c \in Containers |-> IF lock[c] = v THEN Nobody ELSE lock[c]]
+    /\ Goes(v, "nothing")
+    /\ at' = [at EXCEPT ![v] = Sandbox]
+    /\ UNCHANGED <<record, file, alive, root>>
+
+Next ==
+    \/ \E v \in Commands :
+        \/ Make(v) \/ Up(v) \/ Join(v) \/ Note(v) \/ Refuse(v) \/ Enter(v) \/ GiveUp(v)
+        \/ Delete(v) \/ ForgetMember(v) \/ Leave(v) \/ LookAfter(v) \/ Keep(v) \/ RemoveRoot(v) \/ Forget(v)
+        \/ Crash(v)
+        \/ \E m \in Members : Own(v, m)
+        \/ \E c \in Containers : TakeToDelete(v, c)
+    \/ \E c \in Containers : End(c)
+
+Spec == Init /\ [][Next]_vars
+
+\* A command that can go on does, one that waits for a lock gets it, all that lives ends.  A manager deletes every
+\* container that it knows of, and does not ask again for one that is deleted.
+Fairness ==
+    /\ \A v \in Commands :
+        /\ WF_vars(Up(v)) /\ WF_vars(Note(v)) /\ WF_vars(Refuse(v)) /\ WF_vars(Enter(v)) /\ WF_vars(GiveUp(v))
+        /\ WF_vars(Delete(v)) /\ WF_vars(ForgetMember(v)) /\ WF_vars(Leave(v)) /\ SF_vars(LookAfter(v))
+        /\ WF_vars(Keep(v)) /\ WF_vars(RemoveRoot(v)) /\ WF_vars(Forget(v))
+        /\ \A c \in Containers : SF_vars(file[c] /\ TakeToDelete(v, c))
+    /\ \A c \in Containers : WF_vars(End(c))
+
+FairSpec == Spec /\ Fairness
+
+-----------------------------------------------------------------------------
+TypeOK ==
+    /\ lock \in [Containers -> Commands \cup {Nobody}]
+    /\ doing \in [Commands -> {"nothing", "make", "own", "join", "create", "delete", "forget", "leave", "last"}]
+    /\ at \in [Commands -> Containers]
+    /\ record \in [Containers -> BOOLEAN]
+    /\ file \in [Containers -> BOOLEAN]
+    /\ alive \in [Containers -> BOOLEAN]
+    /\ root \in BOOLEAN
+    /\ crashes \in 0 .. Crashes
+
+\* Without it runsc could neither act on the member nor delete it.
+MembersHaveTheirRoot == HasMembers => root /\ record[Sandbox]
+
+\* What runsc knows of a container it knows until it has deleted that container, whatever is done to the others.
+OnlyADeleteTakesAFile ==
+    [][\A c \in Containers : file[c] /\ ~file'[c] => \E v \in Commands : doing[v] = "delete" /\ at[v] = c]_vars
+
+\* What was created without a sandbox, or goes on after it, is nowhere.
+MembersLiveInTheSandbox == \A m \in Members : alive[m] => alive[Sandbox]
+
+\* What nobody can find, nobody can end or remove.
+NoOrphan == \A c \in Containers : alive[c] \/ file[c] => record[c]
+
+\* Whoever acts on a container is alone with it.
+OneAtATime == \A v \in Commands : doing[v] # "nothing" => lock[at[v]] = v
+
+\* Whichever is deleted first, nothing is left when all are, unless a new sandbox has taken the place.
+NothingIsLeft == IsOver ~> ~IsOver
+=============================================================================

@@ -1,0 +1,224 @@
+"""Pods: containers that live in another's sandbox, as containerd, cri-o and podman annotate them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.formal.trace_check import verify
+from engine.gc import collect
+from engine.store import STORE
+from tests.integration.harness import Engine, wait_for
+from tests.integration.oci_runtime import Oci
+
+FOREVER = "while :; do sleep 1000; done"
+CONTAINERD = ("io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id")
+CRI_O = ("io.kubernetes.cri-o.ContainerType", "io.kubernetes.cri-o.SandboxID")
+
+
+@pytest.fixture
+def oci(root_engine: Engine) -> Oci:
+    return Oci(root_engine)
+
+
+_NAMES = itertools.count()
+
+
+def shell(oci: Oci, script: str) -> Path:
+    return oci.engine.shell(script, name=f"bundle-{next(_NAMES)}")
+
+
+def annotated(bundle: Path, **annotations: str) -> Path:
+    path = bundle / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "annotations": annotations}))
+    return bundle
+
+
+def sandbox_bundle(oci: Oci) -> Path:
+    return annotated(shell(oci, FOREVER), **{CONTAINERD[0]: "sandbox"})
+
+
+def member_bundle(oci: Oci, sandbox: str, script: str = FOREVER, keys: tuple[str, str] = CONTAINERD) -> Path:
+    return annotated(shell(oci, script), **dict(zip(keys, ("container", sandbox), strict=True)))
+
+
+def state(oci: Oci, container_id: str) -> dict[str, Any] | None:
+    finished = oci("state", container_id)
+    return json.loads(finished.stdout) if finished.code == 0 else None
+
+
+def status(oci: Oci, container_id: str) -> str | None:
+    found = state(oci, container_id)
+    return None if found is None else str(found["status"])
+
+
+def is_there(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] != b"Z"
+    except OSError:
+        return False
+
+
+def facts(oci: Oci, container_id: str, trigger: str) -> dict[str, Any]:
+    (trace,) = oci.traces(container_id)
+    lines = [json.loads(line) for line in trace.read_text().splitlines()]
+    found: dict[str, Any] = next(line["facts"] for line in lines if line.get("trigger") == trigger)
+    return found
+
+
+def only_traces_are_left(oci: Oci) -> None:
+    assert {*os.listdir(oci.engine.base)} - {STORE} == {"traces"}
+    paths = [str(path) for path in (oci.engine.base / "traces").iterdir()]
+    assert all(result.verdict.is_good for result in verify(paths))
+
+
+@pytest.mark.parametrize("keys", [CONTAINERD, CRI_O], ids=["containerd", "cri-o"])
+def test_a_member_lives_in_the_sandbox_that_its_annotation_names(oci: Oci, keys: tuple[str, str]) -> None:
+    sandbox = oci.running(sandbox_bundle(oci))
+    script = "echo out; echo err >&2; read line; echo got $line; exec sleep 1000"
+    member, pid_file = oci.engine.new_id(), oci.engine.directory / "pid"
+    bundle = member_bundle(oci, sandbox, script, keys)
+    said, complained = oci.engine.directory / "said", oci.engine.directory / "complained"
+    given, give = os.pipe()
+    with said.open("wb") as out, complained.open("wb") as err:
+        create = oci.start(
+            "create",
+            "--bundle",
+            bundle,
+            "--pid-file",
+            pid_file,
+            member,
+            stdin=given,
+            stdout=out,
+            stderr=err,
+        )
+        assert create.wait(timeout=60) == 0
+    os.close(given)
+    assert status(oci, member) == "created"
+    oci.ok("start", member)
+    os.write(give, b"a line\n")
+    os.close(give)
+    wait_for("what it says where create said it", lambda: said.read_text() == "out\ngot a line\n")
+    assert complained.read_text() == "err\n"
+    running = state(oci, member)
+    assert running is not None
+    assert running["status"] == "running"
+    assert running["pid"] == int(pid_file.read_text())
+    assert is_there(running["pid"])
+    assert oci.ok("exec", member, "sh", "-c", "echo inside") == "inside\n"
+
+    root = str(oci.engine.container(sandbox) / "runsc-root")
+    assert facts(oci, member, "exec")["argv"][1:3] == ["--root", root]
+    joined = facts(oci, member, "secure_root")["sandbox"]
+    assert (joined["id"], joined["directories"][1]["path"]) == (sandbox, root)
+    assert joined["sha256"] == facts(oci, member, "stage")["sha256"]
+
+    oci.ok("kill", member, "KILL")
+    wait_for("the end of the member", lambda: status(oci, member) == "stopped")
+    wait_for("the end of what stands for it", lambda: not is_there(running["pid"]))
+    assert status(oci, sandbox) == "running"
+    oci.ok("delete", member)
+    assert status(oci, member) is None
+    assert status(oci, sandbox) == "running"
+    oci.ok("delete", "--force", sandbox)
+    only_traces_are_left(oci)
+
+
+def test_a_member_that_ends_by_itself_is_stopped_while_its_sandbox_runs(oci: Oci) -> None:
+    sandbox = oci.running(sandbox_bundle(oci))
+    member = oci.running(member_bundle(oci, sandbox, "exit 3"))
+    wait_for("the end of the member", lambda: status(oci, member) == "stopped")
+    assert status(oci, sandbox) == "running"
+    oci.ok("delete", member)
+    oci.ok("delete", "--force", sandbox)
+    only_traces_are_left(oci)
+
+
+def test_a_sandbox_takes_its_members_along_and_its_directory_stays_until_they_are_deleted(oci: Oci) -> None:
+    bundle = sandbox_bundle(oci)
+    sandbox = oci.running(bundle)
+    started, created = oci.running(member_bundle(oci, sandbox)), oci.create(member_bundle(oci, sandbox))
+    oci.ok("kill", sandbox, "KILL")
+    ended = ["stopped"] * 3
+    wait_for("the end of all", lambda: [status(oci, one) for one in (sandbox, started, created)] == ended)
+    oci.ok("delete", sandbox)
+    assert status(oci, sandbox) is None
+    assert (oci.engine.container(sandbox) / "runsc-root").exists()
+    assert collect({"ENGINE_ARTIFACT_BASE": str(oci.engine.base)}).removed == ()
+    refused = oci("create", "--bundle", bundle, sandbox)
+    assert refused.code == 125
+    assert repr(started) in refused.stderr
+    assert status(oci, started) == "stopped"
+    oci.ok("delete", started)
+    assert oci.engine.container(sandbox).exists()
+    oci.ok("delete", created)
+    only_traces_are_left(oci)
+
+
+def test_what_is_no_live_sandbox_of_ours_is_not_joined(oci: Oci, tmp_path: Path) -> None:
+    sandbox = oci.running(sandbox_bundle(oci))
+    member = oci.create(member_bundle(oci, sandbox))
+    dead = oci.running(sandbox_bundle(oci))
+    oci.ok("kill", dead, "KILL")
+    wait_for("the end of the sandbox", lambda: status(oci, dead) == "stopped")
+    unnamed = annotated(shell(oci, FOREVER), **{CONTAINERD[0]: "container"})
+    odd = annotated(shell(oci, FOREVER), **{CONTAINERD[0]: "pod"})
+    for bundle, why in (
+        (member_bundle(oci, "unheard-of"), "sandbox 'unheard-of' does not exist here"),
+        (member_bundle(oci, member), f"sandbox {member!r} is itself in the sandbox {sandbox!r}"),
+        (member_bundle(oci, dead), f"sandbox {dead!r} is stopped"),
+        (unnamed, "no sandbox is named"),
+        (odd, "annotation io.kubernetes.cri.container-type is 'pod'"),
+    ):
+        container_id = oci.engine.new_id()
+        refused = oci("create", "--bundle", bundle, container_id)
+        assert refused.code == 125
+        assert why in refused.stderr
+        assert refused.stderr.count("\n") == 1
+        assert oci.left(container_id) == []
+    for one in (member, sandbox, dead):
+        oci.ok("delete", "--force", one)
+    only_traces_are_left(oci)
+
+
+def test_a_member_runs_the_very_runsc_that_its_sandbox_runs(oci: Oci) -> None:
+    sandbox = oci.running(sandbox_bundle(oci))
+    other = oci.engine.directory / "runsc"
+    own = next((oci.engine.container(sandbox) / "runsc-root").glob("exec-allow/*/runsc"))
+    other.write_bytes(own.read_bytes() + b"another")
+    other.chmod(0o755)
+    container_id = oci.engine.new_id()
+    newer = Oci(oci.engine, (f"--runsc={other}",))
+    refused = newer("create", "--bundle", member_bundle(oci, sandbox), container_id)
+    assert refused.code == 125
+    assert f"is not the one that sandbox {sandbox!r} runs" in refused.stderr
+    assert oci.left(container_id) == []
+    oci.ok("delete", "--force", sandbox)
+    only_traces_are_left(oci)
+
+
+def test_a_creation_in_a_sandbox_killed_anywhere_leaves_nothing_that_delete_does_not_find(oci: Oci) -> None:
+    sandbox = oci.running(sandbox_bundle(oci))
+    bundle = member_bundle(oci, sandbox)
+    for at in itertools.count(2, 4):
+        container_id = oci.engine.new_id()
+        ended = oci("create", "--bundle", bundle, container_id, killed_at=at)
+        if ended.code == 0:
+            break
+        assert ended.code in (-signal.SIGKILL, 128 + signal.SIGKILL), ended
+        state(oci, container_id)
+        oci.ok("delete", "--force", container_id)
+        assert not oci.engine.container(container_id).exists()
+        assert status(oci, sandbox) == "running"
+    assert at > 10
+    oci.ok("delete", "--force", container_id)
+    oci.ok("delete", "--force", sandbox)
+    only_traces_are_left(oci)

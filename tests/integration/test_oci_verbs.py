@@ -1,0 +1,226 @@
+"""Each verb as a manager uses it, with the real runsc: what it answers, and which runsc does it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from engine.formal.trace_check import Verdict, verify
+from tests.integration.harness import Engine, executable, read_trace, wait_for
+from tests.integration.oci_runtime import Oci
+
+FOREVER = "while :; do sleep 1000; done"
+
+
+@pytest.fixture
+def oci(root_engine: Engine) -> Oci:
+    return Oci(root_engine)
+
+
+@pytest.fixture
+def bundle(root_engine: Engine) -> Path:
+    return root_engine.shell(FOREVER, annotations={"org.example.who": "me"})
+
+
+def test_a_container_goes_through_its_life_and_state_tells_each_part(
+    oci: Oci, bundle: Path, root_engine: Engine
+) -> None:
+    pid_file = root_engine.directory / "pid"
+    container_id = root_engine.new_id()
+    oci.ok("create", "--bundle", bundle, "--pid-file", pid_file, container_id)
+    state = oci.state(container_id)
+    assert state is not None
+    assert state["pid"] == int(pid_file.read_text())
+    assert {
+        name: state[name] for name in ("ociVersion", "id", "status", "bundle", "annotations", "owner")
+    } == {
+        "ociVersion": "1.0.2",
+        "id": container_id,
+        "status": "created",
+        "bundle": str(bundle),
+        "annotations": {"org.example.who": "me"},
+        "owner": "0",
+    }
+    oci.ok("start", container_id)
+    assert oci.status(container_id) == "running"
+    assert oci("start", container_id).code == 1
+    assert oci("delete", container_id).code == 1
+    assert oci("exec", container_id, "/bin/sh", "-c", "echo out; exit 7").code == 7
+    assert oci.ok("exec", "--env", "A=b", container_id, "/bin/sh", "-c", "echo $A") == "b\n"
+    assert "sleep" in oci.ok("ps", container_id)
+    assert json.loads(oci.ok("events", "--stats", container_id))["id"] == container_id
+    oci.ok("pause", container_id)
+    assert oci.status(container_id) == "paused"
+    refused = oci("kill", container_id, "KILL")
+    assert (refused.code, "is paused" in refused.stderr) == (1, True)
+    oci.ok("resume", container_id)
+    assert [entry["status"] for entry in json.loads(oci.ok("list", "-f", "json"))] == ["running"]
+    assert oci.ok("list", "-q") == f"{container_id}\n"
+    oci.ok("kill", container_id, "KILL")
+    oci.wait_for(container_id, "stopped")
+    refused = oci("kill", container_id, "KILL")
+    assert (refused.code, "container not running" in refused.stderr) == (1, True)
+    oci.ok("delete", container_id)
+    assert oci.left(container_id) == []
+    assert oci("delete", container_id).code == 1
+    oci.ok("delete", "--force", container_id)
+    (trace,) = oci.traces(container_id)
+    (*_, last) = read_trace(trace)
+    assert last["next"] == "handed_off"
+    assert "create" in last["facts"]["argv"]
+
+
+def test_run_ends_with_the_containers_exit_code_and_leaves_its_trace(oci: Oci, root_engine: Engine) -> None:
+    container_id = root_engine.new_id()
+    done = oci("run", "--bundle", root_engine.shell("echo out; echo err >&2; exit 42"), container_id)
+    assert (done.code, done.stdout, done.stderr) == (42, b"out\n", "err\n")
+    assert oci.left(container_id) == []
+    (result,) = verify([str(path) for path in oci.traces(container_id)])
+    assert result.verdict is Verdict.CONFORMS
+
+
+def test_a_refused_creation_leaves_its_trace_and_nothing_else(oci: Oci, root_engine: Engine) -> None:
+    container_id = root_engine.new_id()
+    log = root_engine.directory / "log.json"
+    log_flags = (f"--log={log}", "--log-format=json", "--runsc=/nonexistent/runsc")
+    done = Oci(root_engine, log_flags)("create", "--bundle", root_engine.shell("true"), container_id)
+    assert done.code == 125
+    (line,) = map(json.loads, log.read_text().splitlines())
+    assert (line["level"], line["msg"]) == ("error", done.stderr.removeprefix("engine-oci: ").rstrip("\n"))
+    assert oci.left(container_id) == []
+    (trace,) = oci.traces(container_id)
+    assert read_trace(trace)[-1]["next"] == "refused"
+
+
+def test_what_runsc_refuses_is_in_the_managers_log_and_is_taken_away(oci: Oci, root_engine: Engine) -> None:
+    container_id = root_engine.new_id()
+    log = root_engine.directory / "log.json"
+    bundle = root_engine.bundle("/bin/none-such")
+    done = Oci(root_engine, (f"--log={log}", "--log-format=json"))("run", "--bundle", bundle, container_id)
+    assert done.code not in (0, 125)
+    assert "none-such" in json.loads(log.read_text().splitlines()[-1])["msg"]
+    assert oci.left(container_id) == []
+
+
+def test_later_verbs_are_done_by_the_copy_that_created_the_container(
+    root_engine: Engine, runsc: Path, bundle: Path
+) -> None:
+    own = root_engine.own_runsc(runsc)
+    oci = Oci(root_engine, (f"--runsc={own}",))
+    container_id = oci.create(bundle)
+    own.unlink()
+    own.write_text("#!/bin/sh\nexit 0\n")
+    own.chmod(0o755)
+    oci.ok("start", container_id)
+    assert oci.status(container_id) == "running"
+    copy = root_engine.staged(container_id)
+    waiting = oci.start("exec", container_id, "/bin/sleep", "1000")
+    wait_for("runsc exec", lambda: executable(waiting.pid) == str(copy) or None)
+    waiting.kill()
+    oci.ok("kill", container_id, "KILL")
+    oci.is_gone_after_delete(container_id)
+
+
+def test_a_copy_that_was_changed_is_not_executed_and_the_container_can_still_be_removed(
+    oci: Oci, bundle: Path, root_engine: Engine
+) -> None:
+    container_id = oci.running(bundle)
+    copy = root_engine.staged(container_id)
+    marker = root_engine.directory / "was-here"
+    copy.rename(copy.with_name("elsewhere"))
+    copy.write_text(f"#!/bin/sh\ntouch {marker}\n")
+    copy.chmod(0o500)
+    for verb in ("kill", "pause", "ps"):
+        refused = oci(verb, container_id)
+        assert (refused.code, "is not the copy of runsc that created" in refused.stderr) == (1, True), refused
+    assert oci.status(container_id) == "running"
+    oci.ok("delete", "--force", container_id)
+    assert not marker.exists()
+    assert not root_engine.container(container_id).exists()
+
+
+def test_a_record_that_is_a_link_or_anothers_is_not_believed(
+    oci: Oci, bundle: Path, root_engine: Engine
+) -> None:
+    container_id, other = oci.create(bundle), oci.create(bundle)
+    record = root_engine.container(container_id) / "oci.json"
+    kept = record.read_bytes()
+    record.unlink()
+    record.symlink_to(root_engine.container(other) / "oci.json")
+    assert "is a symbolic link" in oci("state", container_id).stderr
+    record.unlink()
+    shutil.copyfile(root_engine.container(other) / "oci.json", record)
+    assert "is another container's" in oci("delete", "--force", container_id).stderr
+    record.write_bytes(b"{}")
+    assert "is no record of this engine" in oci("state", container_id).stderr
+    record.write_bytes(kept)
+    for one in (container_id, other):
+        oci.is_gone_after_delete(one)
+
+
+def test_ending_one_container_ends_no_other_of_the_same_runsc(oci: Oci, bundle: Path) -> None:
+    first, second = oci.running(bundle), oci.running(bundle)
+    oci.ok("delete", "--force", first)
+    assert oci.status(second) == "running"
+    oci.is_gone_after_delete(second)
+
+
+def test_a_root_that_others_can_write_is_refused(oci: Oci, bundle: Path, root_engine: Engine) -> None:
+    root_engine.base.mkdir(mode=0o700)
+    root_engine.base.chmod(0o777)
+    refused = oci("create", "--bundle", bundle, root_engine.new_id())
+    assert (refused.code, "has permissions 0777" in refused.stderr) == (125, True), refused
+    assert os.listdir(root_engine.base) == []
+
+
+def test_a_root_deep_in_directories_that_are_missing_is_made(root_engine: Engine, bundle: Path) -> None:
+    deep = Engine(
+        root_engine.caller, root_engine.directory, root_engine.rootfs, root_engine.directory / "a/b/base"
+    )
+    oci = Oci(deep)
+    container_id = oci.create(bundle, root_engine.new_id())
+    modes = [(root_engine.directory / name).stat().st_mode & 0o777 for name in ("a", "a/b", "a/b/base")]
+    assert not any(mode & 0o022 for mode in modes)
+    assert modes[-1] == 0o700
+    oci.is_gone_after_delete(container_id)
+
+
+def test_the_engines_own_run_of_a_managers_id_is_refused(oci: Oci, bundle: Path, root_engine: Engine) -> None:
+    container_id = oci.create(bundle)
+    refused = root_engine.run(bundle, "--id", container_id).refusal()
+    assert f"container '{container_id}' exists" in refused
+    oci.is_gone_after_delete(container_id)
+
+
+def test_an_ordinary_user_runs_containers_and_is_told_that_runsc_creates_none(
+    unprivileged_engine: Engine,
+) -> None:
+    oci = Oci(unprivileged_engine, ("--rootless", "--ignore-cgroups"))
+    bundle, container_id = unprivileged_engine.shell("echo out; exit 9"), unprivileged_engine.new_id()
+    refused = oci("create", "--bundle", bundle, container_id)
+    assert (refused.code, "runsc has no create with --rootless" in refused.stderr) == (2, True), refused
+    done = oci("run", "--bundle", bundle, container_id)
+    assert (done.code, done.stdout) == (9, b"out\n"), done
+    assert oci.left(container_id) == []
+    (result,) = verify([str(path) for path in oci.traces(container_id)])
+    assert result.verdict is Verdict.CONFORMS
+
+
+def test_a_container_goes_on_from_its_checkpoint_through_the_lifecycle(
+    oci: Oci, bundle: Path, root_engine: Engine
+) -> None:
+    first, second = oci.running(bundle), root_engine.new_id()
+    image = root_engine.directory / "image"
+    oci.ok("checkpoint", "--image-path", image, first)
+    oci.wait_for(first, "stopped")
+    oci.is_gone_after_delete(first)
+    oci.ok("restore", "--detach", "--image-path", image, "--bundle", bundle, second)
+    assert oci.status(second) == "running"
+    assert "sleep" in oci.ok("ps", second)
+    (trace,) = oci.traces(second)
+    assert read_trace(trace)[-1]["next"] == "handed_off"
+    oci.is_gone_after_delete(second)

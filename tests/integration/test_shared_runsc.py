@@ -1,0 +1,108 @@
+"""What containers share of runsc: one file, which no container can change for another, alive or after its end."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.integration.harness import Engine, processes_about, wait_for
+
+
+def kept(engine: Engine) -> Path:
+    """The one copy in the store."""
+    (copy,) = (path for path in (engine.base / "staged").iterdir() if path.suffix != ".json")
+    return copy
+
+
+def staged(engine: Engine, container_id: str) -> dict[str, object]:
+    """What the run recorded of its copy."""
+    facts: dict[str, object] = engine.trace(container_id)[4]["facts"]
+    return facts
+
+
+def run(engine: Engine) -> tuple[dict[str, object], Path]:
+    """Run one container to its end: what it recorded of its copy, and where that is."""
+    container_id = engine.new_id()
+    assert engine.run(engine.shell("exit 42", name=container_id), "--id", container_id).code == 42
+    return staged(engine, container_id), engine.staged(container_id)
+
+
+def write_through(link: str) -> None:
+    """As one may who has the file at hand and acts as its owner: loosen the mode, write, restore all but ctime."""
+    before = os.stat(link)
+    os.chmod(link, 0o700)
+    try:
+        descriptor = os.open(link, os.O_WRONLY | os.O_NONBLOCK)
+        os.pwrite(descriptor, b"poison", before.st_size // 2)
+        os.close(descriptor)
+    finally:
+        os.chmod(link, 0o500)
+    os.utime(link, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_containers_of_root_share_one_runsc(root_engine: Engine) -> None:
+    first, second = run(root_engine), run(root_engine)
+    assert [facts["shared"] for facts, _ in (first, second)] == [True, True]
+    assert [facts["from_store"] for facts, _ in (first, second)] == [False, True]
+    assert [facts["hashed"] for facts, _ in (first, second)] == [True, False]
+    assert first[0]["sha256"] == second[0]["sha256"]
+    assert first[1].samefile(second[1])
+    assert kept(root_engine).stat().st_nlink == 3
+
+
+def test_an_unprivileged_users_containers_each_have_their_own_of_a_runsc_that_is_roots(
+    unprivileged_engine: Engine,
+) -> None:
+    (first, one), (second, other) = run(unprivileged_engine), run(unprivileged_engine)
+    assert [(facts["shared"], facts["from_store"]) for facts in (first, second)] == [(False, False)] * 2
+    assert (first["hashed"], second["hashed"]) == (True, False)
+    assert first["sha256"] == second["sha256"]
+    assert not one.samefile(other)
+    assert one.stat().st_nlink == 1
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_nobody_can_write_what_a_container_runs(root_engine: Engine) -> None:
+    run(root_engine)
+    container_id = root_engine.new_id()
+    process = root_engine.start_waiting(container_id)
+    for link in (kept(root_engine), root_engine.staged(container_id), f"/proc/{process.pid}/exe"):
+        with pytest.raises(OSError) as refused:  # noqa: PT011 (the number is looked at)
+            write_through(str(link))
+        assert refused.value.errno == errno.ETXTBSY
+    assert root_engine.finish(process, b"\n").code == 9
+
+
+@pytest.mark.parametrize("by_the_store", [True, False])
+def test_what_was_written_after_a_containers_end_is_not_run_by_the_next(
+    root_engine: Engine, by_the_store: bool
+) -> None:
+    """By any name: what broke out of a container may have kept its own program at hand."""
+    facts, own = run(root_engine)
+    wait_for("the end of every process", lambda: not processes_about(root_engine.directory))
+    write_through(str(kept(root_engine) if by_the_store else own))
+    again, copy = run(root_engine)
+    assert (again["from_store"], again["hashed"], again["sha256"]) == (False, True, facts["sha256"])
+    assert copy.samefile(kept(root_engine))
+    assert not copy.samefile(own)
+    assert run(root_engine)[0]["from_store"] is True
+
+
+def test_an_upgrade_is_run_by_the_next_container_and_gc_forgets_the_old_one(
+    root_engine: Engine, runsc: Path
+) -> None:
+    own = root_engine.own_runsc(runsc)
+    bundle = root_engine.shell("exit 42")
+    digests = []
+    for content in (b"one", b"two"):
+        with own.open("ab") as file:
+            file.write(content)  # behind the ELF file's end, where nothing looks
+        container_id = root_engine.new_id()
+        assert root_engine.run(bundle, "--id", container_id, "--runsc", own).code == 42
+        digests.append(staged(root_engine, container_id)["sha256"])
+    assert digests[0] != digests[1]
+    assert root_engine.call("gc").code == 0
+    assert root_engine.leftovers() == []

@@ -1,0 +1,166 @@
+"""Engines spoiled on purpose, one way each, to show that the stateful tests notice.
+
+Each is applied in the engine's own process, before the tests' stops are put in; the names are those of the
+mistakes somebody might make.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from engine import store
+from engine.errors import EngineError, FailedError, PolicyError, TraceError
+from engine.lifecycle import resolve, runner, secure_root, stage, validate
+from engine.lifecycle.machine import Trigger
+from engine.lifecycle.stage import Staged
+from engine.linux.files import Opened
+from engine.store import Kept
+from engine.trace import Trace
+
+
+def stage_is_triggered_before_validate() -> None:
+    def walk(run: Any) -> None:
+        found = run._lifecycle.perform(
+            Trigger.RESOLVE, lambda: resolve.resolve(run._options.runsc, run._environment)
+        )
+
+        def copy() -> Staged:
+            binary = run._keep(validate.validate(found, run._options.platform))
+            return stage.stage(binary, run._secure_root())
+
+        run._lifecycle.perform(Trigger.STAGE, lambda: run._keep(copy()))
+
+    _spoil(runner._Run, "_walk", walk)
+
+
+def validation_is_moved_after_staging() -> None:
+    """The edges stay as they are: what validate records is made up, and the file is judged once it was copied."""
+    judge, copy = validate._judge, stage._copy
+    postponed: list[Callable[[], None]] = []
+
+    def later(opened: Opened, status: os.stat_result, owners: tuple[int, ...]) -> None:
+        postponed.append(lambda: judge(opened, status, owners))
+
+    def validated(found: Any, platform: Any) -> validate.Validated:
+        return replace(real_validate(found, platform), mode=0o755, owner=0)
+
+    def copy_and_judge(*given: Any) -> Kept:
+        copied = copy(*given)
+        try:
+            for judged in postponed:
+                judged()
+        except EngineError:
+            os.close(copied.descriptor)
+            raise
+        return copied
+
+    real_validate = validate.validate
+    _spoil(validate, "_judge", later)
+    _spoil(runner, "validate", validated)
+    _spoil(stage, "_copy", copy_and_judge)
+
+
+def stage_reopens_the_pinned_binary_by_its_path() -> None:
+    copy, copy_bytes = stage._copy, stage._copy_bytes
+    paths: list[str] = []
+
+    def remember(binary: validate.Validated, *directories: Any) -> Kept:
+        paths.append(binary.path)
+        return copy(binary, *directories)
+
+    def copy_what_is_there_now(_pinned: int, target: int) -> int:
+        source = os.open(paths[-1], os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return copy_bytes(source, target)
+        finally:
+            os.close(source)
+
+    _spoil(stage, "_copy", remember)
+    _spoil(stage, "_copy_bytes", copy_what_is_there_now)
+
+
+def a_refused_run_is_handed_off_all_the_same() -> None:
+    def go(run: Any) -> None:
+        try:
+            run._walk()
+        except (EngineError, OSError) as failure:
+            error = failure if isinstance(failure, EngineError) else FailedError(run._step, failure)
+            copies = [os.dup(made.descriptor) for made in run._made if isinstance(made, Staged)]
+            run._refuse(error)
+            if copies:
+                os.execve(copies[0], ["runsc"], {})
+            raise error from None
+
+    _spoil(runner._Run, "go", go)
+
+
+def a_trace_that_cannot_be_written_is_passed_over() -> None:
+    append = Trace._append
+
+    def append_if_possible(trace: Trace, fields: Any) -> None:
+        with contextlib.suppress(TraceError):
+            append(trace, fields)
+
+    _spoil(Trace, "_append", append_if_possible)
+
+
+def the_lock_is_not_kept() -> None:
+    real = secure_root.SecuredRoot.facts
+
+    def facts(root: Any) -> dict[str, Any]:
+        os.dup2(os.open("/dev/null", os.O_RDONLY), root.lock)
+        return real(root)
+
+    _spoil(secure_root.SecuredRoot, "facts", facts)
+
+
+def a_kept_copy_is_linked_unread() -> None:
+    """What its record says is taken for what it is."""
+
+    def believe(directory: Any, identity: Any, descriptor: int) -> Kept | None:
+        record = store._read_record(directory, identity)
+        return None if record is None else Kept(descriptor, identity, record.digest, hashed=False)
+
+    _spoil(store, "_judge", believe)
+
+
+def a_kept_copy_is_not_held() -> None:
+    """It was judged, and may be written between that and execve."""
+    _spoil(store, "hold", lambda _kept: True)
+    _spoil(store, "is_held", lambda _kept: True)
+
+
+def a_refusal_leaves_the_copy() -> None:
+    _spoil(Staged, "discard", lambda _staged: [])
+
+
+def a_refusal_blames_another_step() -> None:
+    _spoil(PolicyError, "step", "stage")
+
+
+def _spoil(where: Any, name: str, how: Any) -> None:
+    if not hasattr(where, name):
+        raise AttributeError(f"the engine no longer has {where!r}.{name}: this sabotage would change nothing")
+    setattr(where, name, how)
+
+
+#: All of them, by name.
+SABOTAGES: dict[str, Callable[[], None]] = {
+    spoil.__name__: spoil
+    for spoil in (
+        stage_is_triggered_before_validate,
+        validation_is_moved_after_staging,
+        stage_reopens_the_pinned_binary_by_its_path,
+        a_refused_run_is_handed_off_all_the_same,
+        a_trace_that_cannot_be_written_is_passed_over,
+        the_lock_is_not_kept,
+        a_kept_copy_is_linked_unread,
+        a_kept_copy_is_not_held,
+        a_refusal_leaves_the_copy,
+        a_refusal_blames_another_step,
+    )
+}

@@ -1,0 +1,98 @@
+"""The OCI lifecycle's table against TLC's graph of specs/OCIRuntime.tla: in every state the spec reaches, both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from engine.formal.graph import Graph, explore, lifecycle_edges
+from engine.formal.models import load
+from engine.formal.tlc import Tlc, find_jar, find_java
+from engine.formal.values import flatten
+from engine.oci import machine
+from engine.oci.machine import EDGES, OCI_LIFECYCLE, Status, Verb
+
+#: The spec's action for each verb that is one. A signal is sent once in the spec; a free lock is waited for.
+ACTIONS = {
+    Verb.START: "Start",
+    Verb.PAUSE: "Pause",
+    Verb.RESUME: "Resume",
+    Verb.KILL: "Kill",
+    Verb.CREATE: "Create",
+    Verb.DELETE: "TakeToDelete",
+    Verb.FORCE_DELETE: "TakeByForce",
+}
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    return explore(load(), Tlc(find_java(), find_jar()), "OCIRuntime")
+
+
+def moments(graph: Graph) -> Iterator[tuple[Mapping[str, Any], frozenset[str]]]:
+    """Each state of the spec, its variables by name, with the actions it has."""
+    actions: dict[str, set[str]] = {name: set() for name in graph.states}
+    for edge in graph.edges:
+        actions[edge.source].add(edge.action)
+    for name, state in graph.states.items():
+        flat = {key: v if isinstance(v, bool) else str(v) for key, v in flatten(state).items()}
+        yield flat, frozenset(actions[name])
+
+
+def doings(now: Mapping[str, Any]) -> list[str]:
+    return [str(value) for key, value in now.items() if key.startswith("doing")]
+
+
+def found_out(now: Mapping[str, Any]) -> Status:
+    """What the engine makes out of that state."""
+    if not now["record"]:
+        return Status.DELETED
+    return machine.status(
+        known=None if now["file"] == "none" else now["file"],
+        lives=now["alive"],
+        is_being_created="create" in doings(now),
+    )
+
+
+def place(now: Mapping[str, Any]) -> str:
+    (where,) = (value for key, value in now.items() if key.startswith("state"))
+    return str(where)
+
+
+def test_in_every_state_the_status_that_is_found_out_is_the_true_one(graph: Graph) -> None:
+    wrong = [now for now, _ in moments(graph) if found_out(now) != place(now)]
+    assert not wrong, wrong[0]
+
+
+def could_go_on(verb: Verb, now: Mapping[str, Any]) -> bool:
+    """Whether only the table is in the way of `verb`: the rest that it waits for is there."""
+    is_free, idle = "Nobody" in now["lock"], "nothing" in doings(now)
+    if verb is Verb.CREATE:
+        run = next(value for key, value in now.items() if key.startswith("run"))
+        return is_free and run == "validated" and "begin" in doings(now)
+    if verb in (Verb.DELETE, Verb.FORCE_DELETE):
+        return is_free and idle and bool(now["record"])
+    return verb is not Verb.KILL or not now["killed"]
+
+
+@pytest.mark.parametrize("verb", ACTIONS, ids=lambda verb: verb.name.lower())
+def test_the_table_permits_a_verb_where_the_spec_has_it_and_nowhere_else(graph: Graph, verb: Verb) -> None:
+    (row,) = (row for row in OCI_LIFECYCLE if row.verb is verb)
+    asked = 0
+    for now, actions in moments(graph):
+        if could_go_on(verb, now):
+            asked += 1
+            assert (found_out(now) in row.sources) == (ACTIONS[verb] in actions), (verb, now, sorted(actions))
+    assert asked > 5
+
+
+def test_the_edges_are_those_of_the_spec(graph: Graph) -> None:
+    spec = {(edge.state, edge.trigger.removesuffix("_created"), edge.next) for edge in lifecycle_edges(graph)}
+    assert {(str(a), str(by), str(b)) for a, by, b in EDGES} == spec
+
+
+def test_every_verb_has_one_row_and_every_status_is_met(graph: Graph) -> None:
+    assert sorted(row.verb for row in OCI_LIFECYCLE) == sorted(Verb)
+    assert {place(now) for now, _ in moments(graph)} == set(Status)

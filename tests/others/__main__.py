@@ -1,0 +1,144 @@
+"""Writes docs/oci-conformance.md: the tests of others, against bare runsc and ours at the same time.
+
+usage: python -m tests.others [PREFIX]     (as root; with the beginning of tests' names, those are run and printed)
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setup import SetupError, say
+from tests.managers.arena import open_arena
+from tests.others.sources import ROOT, Suites, prepare
+from tests.others.suites import Outcome, remove_cgroups, run_crun, run_runtime_tools
+
+_DOCUMENT = ROOT / "docs" / "oci-conformance.md"
+_SUITES = {"runtime-tools": run_runtime_tools, "crun": run_crun}
+
+#: What fails with ours alone because the engine means it to, and why.
+BY_DECISION = {
+    "test_hooks/test-hook-env-inherit": "by decision: nothing of the caller's environment reaches runsc, or a hook",
+}
+
+#: Outcomes of one suite by test, then by runtime.
+Table = dict[str, dict[str, Outcome]]
+
+
+def runtimes() -> dict[str, str]:
+    """The runtimes that are compared, by the heading of their column."""
+    ours = Path(__file__).with_name("ours.sh")
+    found = {"runsc": shutil.which("runsc"), "ours": str(ours)}
+    if missing := [name for name, path in found.items() if path is None]:
+        raise SetupError(f"no {', '.join(missing)}; ./just oci-suites installs it")
+    return {name: path for name, path in found.items() if path}
+
+
+def measure(suites: Suites, prefix: str) -> dict[str, Table]:
+    """Run every test whose name begins with `prefix`, against each runtime at the same time."""
+    began = time.time()
+    with ThreadPoolExecutor() as pool:
+        measured = {
+            (suite, name): pool.submit(_measure_one, suites, prefix, suite, name, path)
+            for suite in _SUITES
+            for name, path in runtimes().items()
+        }
+        outcomes = {key: future.result() for key, future in measured.items()}
+    remove_cgroups(began)
+    names = list(runtimes())
+    return {
+        suite: {
+            test: {name: outcomes[suite, name][test] for name in names} for test in outcomes[suite, names[0]]
+        }
+        for suite in _SUITES
+    }
+
+
+def _measure_one(suites: Suites, prefix: str, suite: str, name: str, runtime: str) -> dict[str, Outcome]:
+    """The outcomes of one suite with one runtime, by test."""
+    found = {}
+    with tempfile.TemporaryDirectory(prefix="ge-others-") as directory:
+        arena = open_arena(Path(directory))
+        try:
+            for test, outcome in _SUITES[suite](arena, suites, runtime, prefix):
+                found[test] = outcome
+                print(f"{suite} {name} {test}: {outcome}", flush=True)
+        finally:
+            arena.close()
+    return found
+
+
+def ours_alone(outcomes: dict[str, Outcome]) -> set[str]:
+    """What fails with ours and not with a bare runsc."""
+    return outcomes["ours"].failures() - outcomes["runsc"].failures()
+
+
+def unexplained(tables: dict[str, Table]) -> list[str]:
+    """The tests that fail with ours alone, and not by decision."""
+    return [
+        test
+        for table in tables.values()
+        for test, outcomes in table.items()
+        if ours_alone(outcomes) and test not in BY_DECISION
+    ]
+
+
+def document(tables: dict[str, Table], suites: Suites) -> str:
+    """The Markdown of the tables."""
+    lines = [
+        "# Others' tests",
+        "",
+        "Written by `./just oci-suites`, which fetches the suites from Debian, builds them and runs each test by",
+        "itself against a bare runsc and the engine's `engine-oci`, in namespaces of their own. A cell counts the",
+        "results that passed; `shared` is what a bare runsc fails, too.",
+        "Ours is called with `--network sandbox`, a bare runsc's default ([oci-runtime](oci-runtime.md)).",
+        "crun's tests go through `tests/others/crun_dialect.sh`, which takes crun's own options out for all alike.",
+        "",
+        f"Measured on {_versions()}.",
+    ]
+    for suite, table in tables.items():
+        alone = unexplained({suite: table})
+        lines += ["", f"## {suite} {suites.versions[suite]}", ""]
+        for name in runtimes():
+            passed = sum(outcomes[name].passed for outcomes in table.values())
+            lines.append(f"- {name}: {passed} of {len(table)} passed or skipped whole")
+        decided = [test for test in table if test in BY_DECISION]
+        lines.append(
+            f"- failures of ours alone: {', '.join(alone) or 'none'}; by decision: {', '.join(decided) or 'none'}"
+        )
+        lines += ["", "| test | runsc | ours | |", "|---|---|---|---|"]
+        for test, outcomes in table.items():
+            mark = "shared" if not outcomes["ours"].passed else ""
+            if ours_alone(outcomes):
+                mark = BY_DECISION.get(test, "**ours alone**")
+            cells = [str(outcomes[name]) for name in runtimes()]
+            lines.append(f"| {' | '.join([test, *cells, mark])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _versions() -> str:
+    runsc = subprocess.check_output(["runsc", "--version"], text=True).splitlines()[0]
+    return f"{runsc}, Linux {Path('/proc/sys/kernel/osrelease').read_text().split('-')[0].strip()}"
+
+
+def main(prefix: str) -> int:
+    try:
+        suites = prepare()
+        tables = measure(suites, prefix)
+    except (SetupError, RuntimeError) as error:
+        say(str(error))
+        return 1
+    if not prefix:
+        _DOCUMENT.write_text(document(tables, suites))
+    alone = unexplained(tables)
+    say(f"failures of ours alone: {', '.join(alone) or 'none'}")
+    return 1 if alone else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main("".join(sys.argv[1:2])))

@@ -1,0 +1,571 @@
+"""Locked mounts: what the kernel holds a process to once it has confined itself, and how a trial is answered."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from engine.linux import locked_mounts, namespaces, seccomp
+from engine.linux.locked_mounts import Tree, UnusableError, confine, explain, probe
+from engine.linux.mounts import MountFlag, clear_flags
+from engine.linux.namespaces import IdMaps, Range, possible_maps
+from engine.linux.syscall import MOUNT_SETATTR, MOVE_MOUNT, OPEN_TREE, library_call
+from tests.unit.forked import become_ordinary, can_run, failure, in_a_child
+from tests.unit.old_kernel import forget, skip_if_it_cannot_be_made
+
+SINGLE = IdMaps((Range(0, 1000, 1),), (Range(0, 1000, 1),), "single")
+MANY = IdMaps((Range(0, 0, 10),), (Range(0, 0, 10),), "all")
+NEW_MOUNT_NAMESPACE, RECURSIVE, PRIVATE, SHARED = 0x00020000, 0x4000, 1 << 18, 1 << 20
+FLAGS = MountFlag.NO_EXEC | MountFlag.NO_SUID
+
+
+def tree(path: Path, *, read_only: bool = False) -> Tree:
+    status = path.stat()
+    return Tree(str(path), (status.st_dev, status.st_ino), read_only)
+
+
+def status_of(key: str) -> str:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(line.split()[1] for line in lines if line.startswith(f"{key}:"))
+
+
+def mount(source: str, target: Path | str, kind: str, flags: int) -> int:
+    """mount(2): its error number, or 0."""
+    try:
+        library_call("mount", source.encode(), str(target).encode(), kind.encode(), flags, 0)
+    except OSError as error:
+        return error.errno or 255
+    return 0
+
+
+def write(directory: Path) -> int:
+    """The number of the error that keeps a file from being made in the directory, or 0."""
+    try:
+        (directory / "made").touch()
+    except OSError as error:
+        return error.errno or 255
+    return 0
+
+
+def new_mount_namespace(propagation: int = PRIVATE) -> None:
+    library_call("unshare", NEW_MOUNT_NAMESPACE)
+    assert mount("", "/", "", propagation | RECURSIVE) == 0
+
+
+def descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+@pytest.fixture
+def programs(private: Path) -> tuple[Path, Path]:
+    """Two directories, each with a program that needs no other file; `inner` in the first has one, too."""
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        pytest.skip("needs busybox-static: a program that loads no other file")
+    kept, other = private / "kept", private / "other"
+    for place in (kept, other, kept / "inner"):
+        place.mkdir()
+        shutil.copy(busybox, place / "true")
+    return kept, other
+
+
+@pytest.mark.parametrize("which", [0, -1], ids=["every id", "one id"])
+@pytest.mark.parametrize("sealed", [True, False])
+@pytest.mark.parametrize("read_only", [True, False])
+def test_only_what_lies_in_a_tree_can_be_executed_and_it_cannot_be_undone(
+    programs: tuple[Path, Path], which: int, sealed: bool, read_only: bool
+) -> None:
+    kept, other = programs
+    if sealed and not seccomp.is_known_machine():
+        pytest.skip(f"no filter is written for {os.uname().machine}")
+
+    def act() -> dict[str, Any]:
+        confine(possible_maps()[which], [tree(kept, read_only=read_only)], sealed=sealed)
+        return {
+            "runs": [can_run(str(path)) for path in (kept / "true", other / "true", Path("/bin/true"))],
+            "undone": [failure(lambda flag=flag: clear_flags("/", flag))[0] for flag in FLAGS],  # type: ignore[misc]
+            "flags": os.statvfs("/").f_flag & (os.ST_NOEXEC | os.ST_NOSUID),
+            "write": [write(kept), write(other)],
+            "mount": mount("tmpfs", other, "tmpfs", 0) if sealed else errno.EPERM,
+            "new_privileges": status_of("NoNewPrivs"),
+            "filter": status_of("Seccomp"),
+        }
+
+    expected: dict[str, Any] = {
+        "runs": [0, 13, 13],
+        "undone": [errno.ENOSYS if sealed else errno.EPERM] * 2,
+        "flags": os.ST_NOEXEC | os.ST_NOSUID,
+        "write": [errno.EROFS if read_only else 0, 0],
+        "mount": errno.EPERM,
+        "new_privileges": "1",
+        "filter": "2" if sealed else "0",
+    }
+    assert in_a_child(act) == expected
+    assert can_run("/bin/true") == 0
+
+
+@pytest.mark.usefixtures("needs_root")
+def test_an_ordinary_user_confines_itself_as_well(programs: tuple[Path, Path]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)  # the tests' own is of root alone
+        kept, other = (Path(shutil.copytree(place, directory / place.name)) for place in programs)
+
+        def act() -> list[Any]:
+            become_ordinary()
+            maps = possible_maps()[-1]
+            assert probe([tree(kept)], sealed=False) == maps
+            confine(maps, [tree(kept)], sealed=False)
+            return [can_run(str(path)) for path in (kept / "true", other / "true", Path("/bin/true"))]
+
+        assert in_a_child(act) == [0, 13, 13]
+
+
+def test_whoever_had_every_id_still_has_them(programs: tuple[Path, Path]) -> None:
+    kept, _ = programs
+
+    def act() -> bool:
+        before = Path("/proc/self/uid_map").read_text().split()
+        confine(possible_maps()[0], [tree(kept)], sealed=False)
+        return Path("/proc/self/uid_map").read_text().split() == before
+
+    assert in_a_child(act)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_tree_in_another_keeps_what_is_its_own(programs: tuple[Path, Path], order: int) -> None:
+    kept, _ = programs
+    trees = [tree(kept), tree(kept / "inner", read_only=True)][::order]
+
+    def act() -> list[int]:
+        confine(possible_maps()[0], trees, sealed=False)
+        return [
+            write(kept),
+            write(kept / "inner"),
+            can_run(str(kept / "inner" / "true")),
+        ]
+
+    assert in_a_child(act) == [0, errno.EROFS, 0]
+
+
+def test_what_is_mounted_in_a_tree_is_as_the_tree_and_what_is_mounted_elsewhere_as_the_rest(
+    programs: tuple[Path, Path],
+) -> None:
+    kept, other = programs
+
+    def act() -> list[int]:
+        new_mount_namespace()
+        for directory in (kept / "inner", other):
+            assert mount("tmpfs", directory, "tmpfs", 0) == 0
+            shutil.copy(kept / "true", directory / "true")
+        confine(possible_maps()[0], [tree(kept, read_only=True)], sealed=False)
+        return [
+            can_run(str(kept / "inner" / "true")),
+            write(kept / "inner"),
+            can_run(str(other / "true")),
+        ]
+
+    assert in_a_child(act) == [0, errno.EROFS, errno.EACCES]
+
+
+def test_what_is_mounted_outside_later_does_not_come_in(programs: tuple[Path, Path]) -> None:
+    kept, other = programs
+
+    def act() -> int:
+        new_mount_namespace(SHARED)
+        mounted, told = os.pipe()
+
+        def confined() -> int:
+            confine(possible_maps()[0], [tree(kept)], sealed=False)
+            os.write(ready, b"\n")
+            os.read(mounted, 1)
+            return can_run(str(other / "true"))
+
+        go, ready = os.pipe()
+        if os.fork() == 0:
+            try:
+                os.read(go, 1)
+                assert mount(str(kept), other, "", 0x1000) == 0
+            finally:
+                os.write(told, b"\n")
+                os._exit(0)
+        answer = in_a_child(confined)
+        os.wait()
+        assert can_run(str(other / "true")) == 0
+        assert (other / "inner").exists()
+        return answer
+
+    assert in_a_child(act) == errno.EACCES
+
+
+def test_a_socket_that_is_bound_into_the_container_is_a_tree_too(programs: tuple[Path, Path]) -> None:
+    """It cannot be opened but by O_PATH."""
+    kept, _ = programs
+    path = kept / "socket"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+
+    def act() -> bool:
+        confine(possible_maps()[0], [tree(path, read_only=True)], sealed=False)
+        return not os.statvfs(path).f_flag & os.ST_NOEXEC
+
+    assert in_a_child(act)
+
+
+@pytest.mark.parametrize(
+    ("number", "read_only", "is_the_tree"),
+    [
+        (OPEN_TREE, False, True),
+        (MOVE_MOUNT, False, True),
+        (MOUNT_SETATTR, False, False),
+        (MOUNT_SETATTR, True, True),
+    ],
+)
+def test_a_kernel_that_lacks_one_of_the_calls_is_too_old(
+    programs: tuple[Path, Path], number: int, read_only: bool, is_the_tree: bool
+) -> None:
+    kept, _ = programs
+    skip_if_it_cannot_be_made()
+
+    def act() -> str:
+        forget(number)
+        try:
+            probe([tree(kept, read_only=read_only)], sealed=False)
+        except UnusableError as error:
+            return error.why
+        raise AssertionError("it was usable")
+
+    assert in_a_child(act) == f"{kept if is_the_tree else '/'}: Function not implemented; it takes Linux 5.12"
+
+
+def test_it_leaves_no_descriptor_by_which_the_old_mounts_could_be_reached(
+    programs: tuple[Path, Path],
+) -> None:
+    kept, _ = programs
+
+    def act() -> bool:
+        before = descriptors()
+        confine(possible_maps()[0], [tree(kept, read_only=True)], sealed=False)
+        return descriptors() == before
+
+    assert in_a_child(act)
+
+
+def test_a_tree_that_was_replaced_is_not_taken(private: Path) -> None:
+    (private / "a").mkdir()
+    known = tree(private / "a")
+    (private / "a").rmdir()
+    (private / "b").mkdir()
+    (private / "a").mkdir()
+    before = len(os.listdir("/proc/self/fd"))
+    for wrong in (
+        Tree(known.path, (known.identity[0], known.identity[1] + 1_000_000), read_only=False),
+        Tree(known.path, (known.identity[0] + 1, tree(private / "a").identity[1]), read_only=False),
+    ):
+        assert failure(lambda wrong=wrong: locked_mounts._open(wrong)) == (  # type: ignore[misc]
+            errno.ESTALE,
+            "it was replaced meanwhile",
+            str(private / "a"),
+        )
+    assert len(os.listdir("/proc/self/fd")) == before
+    place = locked_mounts._open(tree(private / "a"))
+    assert not os.get_inheritable(place)
+    os.close(place)
+
+
+# --- The order ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is asked of a kernel that does nothing, in its order; descriptors are the letters of the paths."""
+    told: list[Any] = []
+
+    def tell(name: str, answer: Callable[..., Any] = lambda *_: None) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            told.append((name, *arguments))
+            return answer(*arguments)
+
+        return call
+
+    monkeypatch.setattr(namespaces, "enter", tell("enter"))
+    monkeypatch.setattr(namespaces, "possible_maps", lambda: [MANY, SINGLE])
+    monkeypatch.setattr(locked_mounts, "_open", lambda tree: f"open {tree.path}")
+    for name in ("set_flags", "set_flags_everywhere", "attach_tree"):
+        monkeypatch.setattr(locked_mounts, name, tell(name))
+    monkeypatch.setattr(locked_mounts, "clone_tree", tell("clone", lambda _, path: f"clone {path}"))
+    monkeypatch.setattr(locked_mounts, "os", SimpleNamespace(close=tell("close")))
+    monkeypatch.setattr(seccomp, "set_no_new_privileges", tell("no_new_privileges"))
+    monkeypatch.setattr(seccomp, "forbid_executable_mounts", tell("filter"))
+    return told
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_exceptions_are_cloned_before_the_flags_are_set_and_the_second_namespace_locks_them(
+    asked: list[Any], sealed: bool
+) -> None:
+    confine(
+        SINGLE, [Tree("/a/b", (1, 2), read_only=True), Tree("/c", (1, 3), read_only=False)], sealed=sealed
+    )
+    assert asked == [
+        ("enter", SINGLE),
+        ("clone", "open /c", "/c"),
+        ("clone", "open /a/b", "/a/b"),
+        ("set_flags", "clone /a/b", MountFlag.READ_ONLY, "/a/b"),
+        ("set_flags_everywhere", FLAGS),
+        ("attach_tree", "clone /c", "open /c", "/c"),
+        ("attach_tree", "clone /a/b", "open /a/b", "/a/b"),
+        *(
+            ("close", each)
+            for each in ("open /a/b", "open /c", "clone /a/b", "open /a/b", "clone /c", "open /c")
+        ),
+        ("enter", MANY),
+        ("no_new_privileges",),
+        *([("filter",)] if sealed else []),
+    ]
+
+
+# --- The trial ------------------------------------------------------------------------------------------------
+
+
+def test_the_trial_leaves_its_caller_free_and_answers_with_the_ids() -> None:
+    before = os.readlink("/proc/self/ns/user"), os.readlink("/proc/self/ns/mnt")
+    descriptors = len(os.listdir("/proc/self/fd"))
+    for sealed in (False, seccomp.is_known_machine()):
+        assert probe([], sealed=sealed) in possible_maps()
+    assert (os.readlink("/proc/self/ns/user"), os.readlink("/proc/self/ns/mnt")) == before
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert can_run("/bin/true") == 0
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> dict[str, OSError | None]:
+    """What stands in the way of each kind of ids."""
+    answers: dict[str, OSError | None] = {}
+
+    def try_it(maps: IdMaps, trees: Any, *, sealed: bool) -> OSError | None:
+        assert (trees, sealed) == ((), True)
+        return answers[maps.kind]
+
+    monkeypatch.setattr(namespaces, "possible_maps", lambda: [MANY, SINGLE])
+    monkeypatch.setattr(namespaces, "sysctl", lambda _: None)
+    monkeypatch.setattr(locked_mounts, "_tried_in_a_child", try_it)
+    return answers
+
+
+REFUSED = OSError(errno.EPERM, "Operation not permitted", "a new user namespace")
+
+
+@pytest.mark.parametrize(("all_ids", "maps"), [(None, MANY), (REFUSED, SINGLE)])
+def test_the_most_ids_that_can_be_had_are_taken(
+    tried: dict[str, OSError | None], all_ids: OSError | None, maps: IdMaps
+) -> None:
+    tried |= {"all": all_ids, "single": None}
+    assert probe((), sealed=True) is maps
+
+
+def test_what_stands_in_the_way_of_the_fewest_ids_is_what_is_said(tried: dict[str, OSError | None]) -> None:
+    tried |= {"all": OSError(1, "another", "x"), "single": REFUSED}
+    with pytest.raises(UnusableError) as refusal:
+        probe((), sealed=True)
+    error = refusal.value
+    assert str(error) == error.why == "a new user namespace: Operation not permitted"
+    assert error.remedy == (
+        "allow user namespaces and mounts in them where this system is confined (seccomp, a container)"
+    )
+
+
+def test_a_proc_that_cannot_be_read_makes_it_unusable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def possible_maps() -> list[IdMaps]:
+        raise OSError(errno.ENOENT, "No such file or directory", "/proc/self/status")
+
+    monkeypatch.setattr(namespaces, "possible_maps", possible_maps)
+    with pytest.raises(UnusableError, match=r"^/proc/self/status: No such file or directory$"):
+        probe((), sealed=False)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (b"0 ", None),
+        (b"28 /a \xff b\0No space left", (28, "No space left", "/a \udcff b")),
+        (b"", (errno.EIO, "the trial ended without an answer", "locked mounts")),
+    ],
+)
+def test_the_childs_answer_is_read_as_it_was_told(
+    monkeypatch: pytest.MonkeyPatch, answer: bytes, expected: tuple[int, str, str] | None
+) -> None:
+    def trial(maps: IdMaps, trees: Any, *, sealed: bool) -> bytes:
+        return answer if (maps, trees, sealed) == (SINGLE, (), True) else b"1 wrong\0question"
+
+    monkeypatch.setattr(locked_mounts, "_trial", trial)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    found = locked_mounts._tried_in_a_child(SINGLE, (), sealed=True)
+    assert (found and (found.errno, found.strerror, found.filename)) == expected
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail() -> None:
+    raise RuntimeError("a fault")
+
+
+@pytest.mark.parametrize("end", [die, fail])
+def test_a_trial_that_ends_without_an_answer_is_no_success(
+    monkeypatch: pytest.MonkeyPatch, end: Callable[[], None]
+) -> None:
+    monkeypatch.setattr(seccomp, "set_no_new_privileges", end)
+    with pytest.raises(UnusableError, match=r"^locked mounts: the trial ended without an answer$"):
+        probe([], sealed=False)
+
+
+@pytest.fixture
+def in_the_child(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What a trial does, of which nothing is done; `/` has the flag, and a list of what was asked is kept."""
+    told: list[Any] = []
+    monkeypatch.setattr(locked_mounts, "_lock", lambda *arguments: told.append(arguments))
+    monkeypatch.setattr(locked_mounts, "clear_flags", lambda *arguments: told.append(arguments))
+    monkeypatch.setattr(
+        os, "statvfs", lambda path: SimpleNamespace(f_flag=os.ST_NOEXEC if path == "/" else 0)
+    )
+    monkeypatch.setattr(seccomp, "set_no_new_privileges", lambda: told.append("no_new_privileges"))
+    monkeypatch.setattr(seccomp, "forbid_executable_mounts", lambda: told.append("filter"))
+    return told
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_the_trial_does_all_of_it_and_tries_to_undo_it(in_the_child: list[Any], sealed: bool) -> None:
+    assert locked_mounts._trial(SINGLE, ("trees",), sealed=sealed) == b"0 "  # type: ignore[arg-type]
+    assert in_the_child == [
+        (SINGLE, ("trees",)),
+        ("/", MountFlag.NO_EXEC),
+        "no_new_privileges",
+        *(["filter"] if sealed else []),
+    ]
+
+
+def test_flags_that_could_be_undone_are_no_success(
+    in_the_child: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=os.ST_RDONLY | os.ST_NOSUID))
+    expected = f"{errno.EOPNOTSUPP} /\0this kernel does not lock the flags of mounts".encode()
+    assert locked_mounts._trial(SINGLE, (), sealed=True) == expected
+    assert "filter" not in in_the_child
+
+
+def test_flags_that_cannot_be_cleared_are_what_is_hoped_for(
+    in_the_child: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: Any) -> None:
+        raise PermissionError(1, "Operation not permitted", "/")
+
+    monkeypatch.setattr(locked_mounts, "clear_flags", refuses)
+    assert locked_mounts._trial(SINGLE, (), sealed=True) == b"0 "
+
+
+def test_what_failed_in_the_trial_is_told_with_its_name(
+    in_the_child: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: Any) -> None:
+        raise OSError(28, "No space", "/\udcff")
+
+    monkeypatch.setattr(locked_mounts, "_lock", refuses)
+    assert locked_mounts._trial(SINGLE, (), sealed=False) == b"28 /\xff\0No space"
+
+
+@pytest.mark.parametrize("name", ["gone", "gone-\udcff"])
+def test_a_tree_that_is_not_there_is_named(private: Path, name: str) -> None:
+    with pytest.raises(UnusableError) as refusal:
+        probe([Tree(str(private / name), (1, 2), read_only=False)], sealed=False)
+    assert refusal.value.why == f"{private / name}: No such file or directory"
+
+
+def test_the_trial_tries_to_take_the_flags_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the first namespace alone that can be done, as on a kernel that does not lock them."""
+    entered: list[IdMaps] = []
+
+    def enter(maps: IdMaps) -> None:
+        if not entered:
+            enter_namespaces(maps)
+        entered.append(maps)
+
+    enter_namespaces = namespaces.enter
+    monkeypatch.setattr(namespaces, "enter", enter)
+    with pytest.raises(UnusableError, match=r"^/: this kernel does not lock the flags of mounts$"):
+        probe([], sealed=False)
+
+
+# --- What the kernel meant ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "why", "remedy"),
+    [
+        (
+            OSError(errno.ENOSYS, "Function not implemented", "/a"),
+            "/a: Function not implemented; it takes Linux 5.12",
+            "boot a newer kernel",
+        ),
+        (
+            OSError(errno.EINVAL, "Invalid argument", "a new user namespace"),
+            "a new user namespace: Invalid argument: this process has threads",
+            "start the run from a process of its own",
+        ),
+        (
+            OSError(errno.EINVAL, "Invalid argument", "/a"),
+            "/a: Invalid argument",
+            "allow user namespaces and mounts in them where this system is confined (seccomp, a container)",
+        ),
+    ],
+)
+def test_what_stood_in_the_way_is_named_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch, error: OSError, why: str, remedy: str
+) -> None:
+    monkeypatch.setattr(namespaces, "sysctl", lambda _: None)
+    found = explain(error)
+    assert (found.why, found.remedy) == (why, remedy)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("user.max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"),
+        ("kernel.unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"),
+        (
+            "kernel.apparmor_restrict_unprivileged_userns",
+            "1",
+            (
+                "give this Python an AppArmor profile with `userns,`, "
+                "or sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+            ),
+        ),
+    ],
+)
+def test_each_ban_is_named_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, remedy: str
+) -> None:
+    monkeypatch.setattr(namespaces, "sysctl", {name: value}.get)
+    found = explain(OSError(errno.EPERM, "Operation not permitted", "a new user namespace"))
+    assert found.why == (
+        f"user namespaces are forbidden by {name} = {value} (a new user namespace: Operation not permitted)"
+    )
+    assert found.remedy == remedy
+    monkeypatch.setattr(namespaces, "sysctl", {name: "2"}.get)
+    assert "forbidden" not in explain(OSError(errno.EPERM, "Operation not permitted", "x")).why

@@ -1,0 +1,296 @@
+"""The OCI command line as managers write it, and what they read: exit codes, one line on stderr, one in the log."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import __version__
+from engine.errors import UsageError
+from engine.oci import cgroups, machine, network
+from engine.oci.cli import VERBS, main
+from engine.oci.flags import Kind, parse
+from engine.oci.machine import NotPermittedError, Status, Verb, require
+from engine.options import Network
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A base that is there and has nothing in it."""
+    path = tmp_path / "root"
+    path.mkdir(mode=0o700)
+    return path
+
+
+def at(root: Path, *arguments: str) -> int:
+    return main([f"--root={root}", *arguments])
+
+
+# -- flags
+
+
+TABLE = {
+    "all": Kind.SWITCH,
+    "bundle": Kind.VALUE,
+    "env": Kind.VALUES,
+    "rootless": Kind.CHOICE,
+    "no-pivot": Kind.IGNORED_SWITCH,
+    "preserve-fds": Kind.VALUE,
+}
+
+
+@pytest.mark.parametrize(
+    "given", ["--bundle=/b", "-bundle=/b", "--bundle /b", "-bundle /b", "-b /b", "-b=/b"]
+)
+def test_a_flag_is_written_in_gos_way_or_gnus(given: str) -> None:
+    flags, rest = parse([*given.split(), "id"], TABLE, {"b": "bundle"}, among_arguments=False)
+    assert (flags.value("bundle"), rest) == ("/b", ["id"])
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("--all", True), ("--all=true", True), ("--all=false", False), ("--all --all=0", False)],
+)
+def test_a_switch_takes_no_value_but_after_an_equals_sign(given: str, expected: bool) -> None:
+    flags, rest = parse([*given.split(), "id"], TABLE, {}, among_arguments=False)
+    assert (flags.has("all"), rest) == (expected, ["id"])
+
+
+@pytest.mark.parametrize(
+    ("given", "value", "rest"),
+    [
+        ("--rootless create", "true", ["create"]),
+        ("--rootless auto create", "auto", ["create"]),
+        ("--rootless=false x", "false", ["x"]),
+    ],
+)
+def test_rootless_is_runcs_and_runscs(given: str, value: str, rest: list[str]) -> None:
+    flags, left = parse(given.split(), TABLE, {}, among_arguments=False)
+    assert (flags.value("rootless"), left) == (value, rest)
+
+
+def test_flags_may_follow_the_id_but_not_a_command() -> None:
+    assert parse(["id", "--all", "9"], TABLE, {}, among_arguments=True)[1] == ["id", "9"]
+    flags, rest = parse(["--env", "A=1", "--env=B=2", "id", "ls", "--all"], TABLE, {}, among_arguments=False)
+    assert (flags.lists["env"], flags.has("all"), rest) == (("A=1", "B=2"), False, ["id", "ls", "--all"])
+    assert parse(["id", "--", "--all"], TABLE, {}, among_arguments=True)[1] == ["id", "--all"]
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [("--nonsense", "unknown flag"), ("--all=maybe", "--all is 'maybe'"), ("--bundle", "is given no value")],
+)
+def test_a_flag_that_is_not_known_or_not_whole_is_refused(given: str, what: str) -> None:
+    with pytest.raises(UsageError, match=what):
+        parse([given], TABLE, {}, among_arguments=False)
+
+
+def test_a_number_is_one(tmp_path: Path) -> None:
+    flags, _ = parse(["--preserve-fds", "-1"], TABLE, {}, among_arguments=False)
+    with pytest.raises(UsageError, match="not a number"):
+        flags.number("preserve-fds")
+
+
+# -- answers
+
+
+def test_the_version_names_the_engine_and_the_specification(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"engine-oci version {__version__}\nspec: 1.2.0\n"
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"\n  {verb} " in said for verb in VERBS)
+    assert main([]) == 2
+    for verb in VERBS:
+        assert main([verb, "--help"]) == 0
+        assert f"usage: engine-oci {verb} " in capsys.readouterr().out
+
+
+def test_features_are_those_of_the_specification(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["features"]) == 0
+    features = json.loads(capsys.readouterr().out)
+    assert (features["ociVersionMin"], features["ociVersionMax"]) == ("1.0.0", "1.2.0")
+    assert features["linux"]["apparmor"] == {"enabled": False}
+
+
+@pytest.mark.parametrize("verb", ["state", "start", "kill", "delete", "pause", "resume", "ps", "events"])
+def test_what_does_not_exist_is_said_in_the_words_that_managers_look_for(
+    root: Path, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert at(root, verb, "web") == 1
+    said = capsys.readouterr()
+    assert (said.out, said.err) == (
+        "",
+        f"engine-oci: {verb}: container 'web' does not exist; engine-oci list shows those that do\n",
+    )
+    assert main([f"--root={root}/not/made", verb, "web"]) == 1
+    assert "container 'web' does not exist" in capsys.readouterr().err
+    assert not (root / "not").exists()
+
+
+def test_what_does_not_exist_is_deleted_by_force(root: Path) -> None:
+    assert at(root, "delete", "--force", "web") == 0
+    assert at(root, "delete", "web", "--force") == 0
+
+
+def test_where_nothing_is_the_list_is_empty(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert at(root, "list", "--format", "json") == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert at(root, "list") == 0
+    assert capsys.readouterr().out.split() == ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"]
+
+
+def test_an_error_is_a_line_of_json_in_the_log_where_that_is_asked_for(root: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log.json"
+    for _ in range(2):
+        at(root, "--log", str(log), "--log-format", "json", "state", "web")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [set(line) for line in lines] == [{"msg", "level", "time"}] * 2
+    assert lines[0]["level"] == "error"
+    assert "container 'web' does not exist" in lines[0]["msg"]
+
+
+def test_an_error_is_a_line_of_text_in_the_log_else(root: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    at(root, "--log", str(log), "state", "web")
+    assert " level=error msg=\"state: container 'web' does not exist" in log.read_text()
+
+
+def test_a_log_that_is_a_link_is_not_written(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "log").symlink_to(tmp_path / "elsewhere")
+    at(root, "--log", str(tmp_path / "log"), "state", "web")
+    assert not (tmp_path / "elsewhere").exists()
+    assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["update", "web"], "there is no verb 'update'"),
+        (["state"], "state takes one container id"),
+        (["state", ".."], "is not a plain name"),
+        (["state", "--nonsense", "web"], "unknown flag '--nonsense'"),
+        (["--network", "all", "create", "web"], "--network is 'all'"),
+        (["--log-format", "xml", "state", "web"], "--log-format is 'xml'"),
+        (["--cgroup-manager", "mine", "state", "web"], "--cgroup-manager is 'mine'"),
+        (["--rootless=perhaps", "state", "web"], "--rootless is 'perhaps'"),
+        (["create", "--preserve-fds", "1", "web"], "runsc create passes no descriptors on"),
+        (["restore", "web"], "restore needs --image-path"),
+        (["checkpoint", "web"], "checkpoint needs --image-path"),
+        (["exec", "web"], "exec is given no command"),
+        (["exec", "--apparmor", "p", "web", "ls"], "unknown flag '--apparmor'"),
+        (["events", "--interval", "1m", "web"], "--interval is '1m'"),
+        (["ps", "web", "-ef"], "unknown flag '-ef'"),
+        (["list", "web"], "list takes no arguments"),
+        (["list", "--format", "xml"], "--format is 'xml'"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_changes_nothing(
+    root: Path, arguments: list[str], what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert at(root, *arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert what in said.err
+    assert list(root.iterdir()) == []
+
+
+# -- the table
+
+
+@pytest.mark.parametrize(
+    ("verb", "status", "words"),
+    [
+        (Verb.KILL, Status.STOPPED, "container not running: 'c' is stopped"),
+        (Verb.DELETE, Status.RUNNING, "not stopped: 'c' is running"),
+        (Verb.START, Status.DELETED, "container 'c' does not exist"),
+        (Verb.RESUME, Status.RUNNING, "container not paused: 'c' is running"),
+    ],
+)
+def test_a_verb_out_of_its_place_says_where_the_container_is(verb: Verb, status: Status, words: str) -> None:
+    with pytest.raises(NotPermittedError, match=words) as refusal:
+        require(verb, status, "c")
+    assert refusal.value.exit_code == 1
+
+
+def test_the_status_is_what_is_found() -> None:
+    found = machine.status
+    assert found(known="running", lives=True, is_being_created=False) is Status.RUNNING
+    assert found(known="running", lives=False, is_being_created=False) is Status.STOPPED
+    assert found(known=None, lives=True, is_being_created=False) is Status.CREATING
+    assert found(known=None, lives=False, is_being_created=True) is Status.CREATING
+    assert found(known=None, lives=False, is_being_created=False) is Status.DELETED
+
+
+# -- network and cgroups
+
+
+def spaces(*kinds: dict[str, str]) -> dict[str, Any]:
+    return {"linux": {"namespaces": [{"type": "pid"}, *kinds]}}
+
+
+def test_an_empty_network_namespace_needs_no_network() -> None:
+    assert network.settle(spaces({"type": "network"}), None, {}, rootless=False) == (Network.NONE, None)
+
+
+def test_the_hosts_network_is_not_given_unasked() -> None:
+    with pytest.raises(network.NetworkError, match="shares the host's network"):
+        network.settle(spaces(), None, {}, rootless=False)
+
+
+@pytest.mark.parametrize(
+    ("shows", "knows", "given"),
+    [(False, False, Network.SANDBOX), (True, True, Network.SANDBOX), (True, False, Network.NONE)],
+)
+def test_a_network_that_somebody_set_up_is_gvisors_where_this_runsc_can(
+    monkeypatch: pytest.MonkeyPatch, shows: bool, knows: bool, given: Network
+) -> None:
+    monkeypatch.setattr(network, "_shows_in_new_namespace", lambda _: shows)
+    monkeypatch.setattr(network, "_knows_new_sign", lambda *_: knows)
+    config = spaces({"type": "network", "path": "/run/netns/x"})
+    found, why = network.settle(config, None, {}, rootless=False)
+    assert (found, why is None) == (given, given is Network.SANDBOX)
+
+
+@pytest.mark.parametrize(
+    ("text", "knows"),
+    [
+        (network._OLD_SIGN, False),
+        (network._NEW_SIGN, True),
+        (network._OLD_SIGN + network._NEW_SIGN, True),
+        ("", True),
+    ],
+)
+def test_which_sign_a_runsc_looks_for_is_told_by_reading_it(tmp_path: Path, text: str, knows: bool) -> None:
+    program = tmp_path / "runsc"
+    program.write_bytes(b"\x7fELF" + bytes((1 << 20) - 10) + text.encode() + bytes(9))
+    program.chmod(0o755)
+    assert network._knows_new_sign(str(program), {}) == knows
+
+
+def test_cgroups_that_are_there_are_their_managers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cpu" / "mine").mkdir(parents=True)
+    monkeypatch.setattr(cgroups, "_hierarchies", lambda: iter([(str(tmp_path / "cpu"), "/mine")]))
+    top = str(tmp_path / "cpu")
+    absolute = {"linux": {"cgroupsPath": "/mine/pod/c"}}
+    assert cgroups.missing(absolute, "c") == (f"{top}/mine/pod/c", f"{top}/mine/pod")
+    assert cgroups.missing({"linux": {"cgroupsPath": "c"}}, "c") == (f"{top}/mine/c",)
+    assert cgroups.missing({}, "c") == (f"{top}/c",)
+    assert cgroups.missing({"linux": {"cgroupsPath": "a.slice:b:c"}}, "c") == ()
+    assert cgroups.missing({"linux": {"cgroupsPath": "/../../etc"}}, "c") == ()
+    made = cgroups.missing(absolute, "c")
+    os.makedirs(made[0])
+    assert cgroups.remove(made) == []
+    assert os.path.isdir(f"{top}/mine")
+    os.makedirs(f"{made[1]}/others")
+    assert cgroups.remove(made) == [made[1]]

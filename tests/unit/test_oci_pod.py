@@ -1,0 +1,124 @@
+"""Where a pod's container belongs, and who still needs a sandbox's directory: told from annotations and records."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import artifacts
+from engine.errors import SecureRootError
+from engine.linux.files import PrivateDirectory
+from engine.oci import pod, record
+from engine.oci.record import Program, Record, Sandbox
+
+TYPE, NAME = "io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id"
+CRIO_TYPE, CRIO_NAME = "io.kubernetes.cri-o.ContainerType", "io.kubernetes.cri-o.SandboxID"
+PROGRAM = Program("runsc-root/exec-allow/stage-1/runsc", "ab" * 32, 1, 2, 3, 4)
+POD = Record("pod", "/bundle", "1f", (1, 1), "2026-01-01T00:00:00Z", "1.0.2", {}, program=PROGRAM)
+MEMBER = replace(POD, id="member", creation="2f", sandbox=Sandbox("pod", "1f", PROGRAM), waiter=(1, 2))
+
+
+@pytest.fixture
+def base(private: Path) -> PrivateDirectory:
+    return artifacts.open_base(str(private / "base"))
+
+
+def keep(base: PrivateDirectory, noted: Record) -> PrivateDirectory:
+    container, lock = artifacts.open_container(base, artifacts.component(noted.id))
+    assert lock is not None
+    os.close(lock)
+    record.write(container, noted)
+    return container
+
+
+@pytest.mark.parametrize(
+    ("annotations", "sandbox"),
+    [
+        ({}, None),
+        ({TYPE: "sandbox", NAME: "pod"}, None),
+        ({NAME: "pod"}, None),
+        ({TYPE: "container", NAME: "pod"}, "pod"),
+        ({CRIO_TYPE: "container", CRIO_NAME: "pod"}, "pod"),
+        ({TYPE: "sandbox", CRIO_TYPE: "container", CRIO_NAME: "pod"}, None),
+        ({TYPE: "container", NAME: "pod", CRIO_NAME: "other"}, "pod"),
+    ],
+)
+def test_a_container_belongs_where_runsc_would_put_it(
+    annotations: dict[str, str], sandbox: str | None
+) -> None:
+    assert pod.sandbox_of({"annotations": annotations}) == sandbox
+
+
+def test_a_bundle_without_annotations_has_a_sandbox_of_its_own() -> None:
+    assert pod.sandbox_of({}) is None
+
+
+@pytest.mark.parametrize(
+    "annotations", [{TYPE: "pod"}, {TYPE: "container"}, {TYPE: "container", NAME: ""}, {CRIO_TYPE: ""}]
+)
+def test_annotations_that_say_nothing_are_refused(annotations: dict[str, str]) -> None:
+    with pytest.raises(pod.PodError, match=r"annotation io\.kubernetes\.cri"):
+        pod.sandbox_of({"annotations": annotations})
+
+
+def test_a_record_of_a_member_is_read_as_it_was_written(base: PrivateDirectory) -> None:
+    assert record.read(keep(base, MEMBER)) == MEMBER
+    assert MEMBER.state_file == "member_sandbox:pod.state"
+    assert POD.state_file == "pod_sandbox:pod.state"
+
+
+def test_members_are_those_of_this_very_sandbox(base: PrivateDirectory) -> None:
+    for noted in (POD, MEMBER, replace(MEMBER, id="later", sandbox=Sandbox("pod", "3f", PROGRAM))):
+        keep(base, noted)
+    assert record.members(base, POD) == ["member"]
+    assert record.members(base, replace(POD, creation="3f")) == ["later"]
+    assert record.members(base, MEMBER) == []
+
+
+def test_a_deleted_sandbox_is_kept_for_its_members_and_goes_with_the_last(base: PrivateDirectory) -> None:
+    container = keep(base, POD)
+    members = [keep(base, replace(MEMBER, id=name)) for name in ("a", "b")]
+    assert record.why_kept(base, container) == "is gone, and containers of its sandbox are not: 'a', 'b'"
+    assert pod.forget(base, members[0])
+    assert Path(container.path).exists()
+    assert pod.forget(base, members[1])
+    assert not Path(container.path).exists()
+
+
+@pytest.mark.parametrize("changes", [{"creation": "3f"}, {"sandbox": Sandbox("other", "4f", PROGRAM)}])
+def test_a_member_takes_away_no_other_sandbox(base: PrivateDirectory, changes: dict[str, Any]) -> None:
+    container = keep(base, replace(POD, **changes))
+    keep(base, replace(MEMBER, id="else", sandbox=Sandbox("pod", "3f", PROGRAM)))
+    pod.forget(base, keep(base, MEMBER))
+    assert Path(container.path).exists() == (changes.get("creation") == "3f")
+
+
+@pytest.mark.parametrize(
+    ("noted", "why"),
+    [
+        (None, "'pod' does not exist here"),
+        (replace(POD, id="another"), "'pod' does not exist here"),
+        (replace(POD, program=None), "'pod' does not exist here"),
+        (POD, "'pod' does not exist here"),
+        (replace(POD, sandbox=Sandbox("other", "4f", PROGRAM)), "is itself in the sandbox 'other'"),
+    ],
+    ids=["nothing", "another", "never handed off", "deleted", "a member"],
+)
+def test_what_is_no_live_sandbox_is_not_joined(
+    base: PrivateDirectory, noted: Record | None, why: str
+) -> None:
+    if noted is not None:
+        os.rename(keep(base, noted).path, os.path.join(base.path, artifacts.component("pod")))
+    with pytest.raises(SecureRootError, match=why):
+        pod.join(base, "pod")
+
+
+@pytest.mark.usefixtures("needs_root")
+def test_a_foreign_sandbox_is_not_joined(base: PrivateDirectory) -> None:
+    os.chown(keep(base, POD).path, 12345, 12345)
+    with pytest.raises(Exception, match="is owned by uid 12345"):
+        pod.join(base, "pod")

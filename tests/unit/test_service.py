@@ -1,0 +1,121 @@
+"""A detached run: what systemd is asked for, and who is told what where there is none."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import service
+from engine.cli import main
+from engine.service import ServiceError, command, start, unit_name
+
+UNIT = Path(__file__).parents[2] / "examples" / "systemd" / "engine@.service"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    (tmp_path / "rootfs").mkdir()
+    (tmp_path / "config.json").write_text(
+        '{"ociVersion": "1.0.2", "root": {"path": "rootfs"}, "process": {"cwd": "/", "args": ["/bin/true"],'
+        ' "user": {"uid": 0, "gid": 0}}}'
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
+    """A systemd that takes every service: what it was asked."""
+    calls: list[list[str]] = []
+
+    def run(arguments: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
+        calls.append(arguments)
+        return subprocess.CompletedProcess(arguments, 0, b"", b"")
+
+    monkeypatch.setattr(service, "BOOTED", str(tmp_path))
+    monkeypatch.setattr(service, "SYSTEMD_RUN", sys.executable)
+    monkeypatch.setattr(subprocess, "run", run)
+    return calls
+
+
+def test_a_service_runs_the_same_run_and_nothing_of_the_environment_but_what_the_engine_reads() -> None:
+    environment = {"ENGINE_ARTIFACT_BASE": "/run/base", "SECRET": "s", "PATH": ""}
+    line = command("engine-a.service", ["/b", "--id", "a"], environment, user=0, directory="/here")
+    assert line[-8:] == [sys.executable, "-P", "-m", "engine", "run", "/b", "--id", "a"]
+    assert "--setenv=ENGINE_ARTIFACT_BASE=/run/base" in line
+    assert not any("SECRET" in part or "PATH=" in part.replace("ARTIFACT", "") for part in line)
+    assert "--user" not in line
+    assert "--user" in command("engine-a.service", ["/b"], {}, user=1000, directory="/here")
+
+
+@pytest.mark.parametrize(
+    ("container_id", "unit"), [("a_1.b", "engine-a_1.b.service"), ("a+b-c", "engine-a\\x2bb\\x2dc.service")]
+)
+def test_a_units_name_is_one_that_systemd_accepts(container_id: str, unit: str) -> None:
+    assert unit_name(container_id) == unit
+
+
+def test_every_option_reaches_the_service(
+    bundle: Path, asked: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--network", "host", "--rootless", "--require-exec-policy", "--runsc", "/opt/runsc"]
+    assert main(["run", str(bundle), "--detach", "--id", "web", *options]) == 0
+    ((*_, last),) = asked
+    run = asked[0][asked[0].index("run") + 1 :]
+    assert run[:3] == [str(bundle), "--id", "web"]
+    assert run[3:] == [
+        *("--network", "host", "--platform", "auto", "--rootless", "--exec-policy", "auto"),
+        *("--require-exec-policy", "--runsc", "/opt/runsc"),
+    ]
+    assert last == "/opt/runsc"
+    said = capsys.readouterr()
+    assert said.out == "web\n"
+    assert "-u engine-web.service" in said.err
+
+
+def test_where_systemd_is_not_the_manager_it_is_refused_with_another_way(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(service, "BOOTED", str(bundle / "nowhere"))
+    assert main(["run", str(bundle), "--detach"]) == 125
+    assert capsys.readouterr().err == (
+        "engine: detach: systemd does not manage this system, and detached runs are its; run it without --detach "
+        "and in the background (setsid engine run … &), or give the bundle to a manager: podman --runtime engine-oci\n"
+    )
+
+
+def test_what_systemd_says_is_passed_on(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(arguments: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.CompletedProcess(arguments, 1, b"", b"Unit exists.\n")
+
+    monkeypatch.setattr(service, "BOOTED", str(bundle))
+    monkeypatch.setattr(service, "SYSTEMD_RUN", sys.executable)
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(ServiceError, match="systemd did not take it: Unit exists"):
+        start("a", ["/b"], {})
+
+
+def test_a_bad_bundle_is_told_at_once(
+    tmp_path: Path, asked: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(tmp_path), "--detach"]) == 125
+    assert "has no config.json" in capsys.readouterr().err
+    assert asked == []
+
+
+def test_systemd_finds_no_fault_with_the_example_unit(tmp_path: Path) -> None:
+    engine = Path(sys.executable).with_name("engine")
+    unit = tmp_path / "engine@.service"
+    unit.write_text(UNIT.read_text().replace("/usr/local/bin/engine", str(engine)))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", tmp_path / "engine@web.service", unit],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={"SYSTEMD_UNIT_PATH": f"{tmp_path}:", "PATH": "/usr/bin:/bin"},
+    )
+    assert [line for line in done.stderr.splitlines() if "engine" in line] == []
+    assert done.returncode == 0, done.stderr

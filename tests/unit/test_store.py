@@ -1,0 +1,372 @@
+"""The store of staged binaries: a link is what a copy would have been, and nothing in it outlives its use."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from engine import store
+from engine.errors import StageError
+from engine.gc import collect
+from engine.lifecycle.resolve import Resolved
+from engine.lifecycle.secure_root import secure_root
+from engine.lifecycle.stage import Staged, stage
+from engine.lifecycle.validate import Validated, validate
+from engine.linux.identity import Identity
+from engine.options import Platform
+
+
+class World:
+    """One artifact base, in which any number of containers stage one binary."""
+
+    def __init__(self, base: Path, binary: Path) -> None:
+        self.base = base
+        self.binary = binary
+        self.environment = {"ENGINE_ARTIFACT_BASE": str(base)}
+        self._runs = 0
+
+    def stage(self) -> Staged:
+        """What the next container stages; its lock is let go, so that it counts as over."""
+        return self._stage(validate(Resolved(str(self.binary), "option"), Platform.AUTO))
+
+    def stage_as_anothers(self) -> Staged:
+        """As if the binary were trusted and somebody else's: root's, where root does not run this."""
+        pinned = validate(Resolved(str(self.binary), "option"), Platform.AUTO)
+        return self._stage(replace(pinned, owner=pinned.owner + 1))
+
+    def _stage(self, pinned: Validated) -> Staged:
+        self._runs += 1
+        root = secure_root(f"run-{self._runs}", self.environment)
+        try:
+            return stage(pinned, root)
+        finally:
+            os.close(root.lock)
+
+    @property
+    def kept(self) -> list[Path]:
+        """The kept copies."""
+        return [path for path in (self.base / store.STORE).glob("*") if path.suffix != ".json"]
+
+
+@pytest.fixture
+def world(private: Path, binary: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(store, "SETTLED_NS", 0)  # the binary was made just now
+    return World(private / "base", binary)
+
+
+def test_the_second_run_links_what_the_first_copied(world: World) -> None:
+    first, second, third = world.stage(), world.stage(), world.stage()
+    assert [staged.from_store for staged in (first, second, third)] == [False, True, True]
+    assert os.path.samestat(os.fstat(first.descriptor), os.fstat(third.descriptor))
+    assert third.digest == first.digest
+    assert third.facts()["made_from"] == third.facts()["pinned"]
+    assert Path(third.path).read_bytes() == world.binary.read_bytes()
+    assert (third.mode, third.size) == (0o500, world.binary.stat().st_size)
+
+
+def test_a_binary_that_was_upgraded_is_copied_anew(world: World) -> None:
+    world.stage()
+    world.binary.write_bytes(b"\x7fELF anew" + world.binary.read_bytes()[9:])
+    again = world.stage()
+    assert not again.from_store
+    assert Path(again.path).read_bytes() == world.binary.read_bytes()
+
+
+def test_a_write_in_place_that_hides_its_time_is_copied_anew(world: World) -> None:
+    before = world.binary.stat()
+    world.stage()
+    with world.binary.open("r+b") as file:
+        file.seek(100)
+        file.write(b"anew")
+    os.utime(world.binary, ns=(before.st_atime_ns, before.st_mtime_ns))  # ctime cannot be set
+    again = world.stage()
+    assert not again.from_store
+    assert Path(again.path).read_bytes() == world.binary.read_bytes()
+
+
+def test_a_binary_that_was_changed_just_now_is_not_kept(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "SETTLED_NS", 10**18)
+    world.stage()
+    assert not world.stage().from_store
+    assert world.kept == []
+
+
+@pytest.mark.parametrize("hide_the_time", [False, True])
+def test_a_kept_copy_that_was_written_is_never_run(world: World, hide_the_time: bool) -> None:
+    first = world.stage()
+    first.close()  # or the write would have to wait for it
+    (kept,) = world.kept
+    before = kept.stat()
+    kept.chmod(0o700)
+    with kept.open("r+b") as file:
+        file.seek(100)
+        file.write(b"trojan")
+    kept.chmod(0o500)
+    if hide_the_time:
+        os.utime(kept, ns=(before.st_atime_ns, before.st_mtime_ns))
+    again = world.stage()
+    assert not again.from_store
+    assert Path(again.path).read_bytes() == world.binary.read_bytes()
+
+
+def test_a_kept_copy_whose_links_went_is_used_again_once_its_digest_was_found_right(world: World) -> None:
+    world.stage()
+    second = world.stage()
+    second.discard()  # moves the ctime of the copy
+    assert world.stage().from_store
+
+
+@pytest.mark.parametrize("record", [b"", b"{", b"[]", b"null", b'{"made_from": {}}', b"\xff"])
+def test_a_copy_with_a_broken_record_is_made_anew(world: World, record: bytes) -> None:
+    world.stage()
+    (written,) = (world.base / store.STORE).glob("*.json")
+    written.write_bytes(record)
+    assert not world.stage().from_store
+    assert world.stage().from_store
+
+
+def test_a_record_of_another_file_is_not_believed(world: World) -> None:
+    world.stage()
+    (written,) = (world.base / store.STORE).glob("*.json")
+    record = json.loads(written.read_bytes())
+    record["made_from"]["inode"] += 1
+    written.write_text(json.dumps(record))
+    assert not world.stage().from_store
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o555, 0o400])
+def test_a_kept_copy_with_another_mode_is_made_anew(world: World, mode: int) -> None:
+    world.stage()
+    world.kept[0].chmod(mode)
+    again = world.stage()
+    assert not again.from_store
+    assert again.mode == 0o500
+
+
+@pytest.mark.parametrize("code", [errno.EMLINK, errno.EPERM, errno.EXDEV, errno.ENOENT])
+def test_where_the_file_system_takes_no_link_it_is_copied(
+    world: World, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    world.stage()
+
+    def link(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("os.link", link)
+    staged = world.stage()
+    assert not staged.from_store
+    assert Path(staged.path).read_bytes() == world.binary.read_bytes()
+
+
+def test_while_a_run_holds_what_it_shares_nobody_can_open_it_for_writing(world: World) -> None:
+    first, second = world.stage(), world.stage()
+    (kept,) = world.kept
+    kept.chmod(0o700)
+    for staged in (first, second):
+        assert staged.changed() is None
+    with pytest.raises(BlockingIOError):
+        os.open(kept, os.O_WRONLY | os.O_NONBLOCK)
+    expected = "which other containers share, was opened for writing"
+    assert [staged.changed() for staged in (first, second)] == [
+        f"{s.path!r}, {expected}" for s in (first, second)
+    ]
+    first.close()
+    second.close()
+    os.close(os.open(kept, os.O_WRONLY | os.O_NONBLOCK))
+
+
+def test_a_kept_copy_that_is_open_for_writing_is_not_linked(world: World) -> None:
+    first = world.stage()
+    first.close()
+    (kept,) = world.kept
+    kept.chmod(0o700)
+    with kept.open("r+b"):
+        kept.chmod(0o500)
+        again = world.stage()
+    assert (again.from_store, again.shared) == (False, True)
+    assert not os.path.samestat(os.fstat(again.descriptor), os.stat(first.path))
+
+
+def test_where_the_file_system_knows_no_leases_each_run_has_its_own(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fcntl(*_: object) -> int:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr("fcntl.fcntl", fcntl)
+    for _ in range(2):
+        staged = world.stage()
+        assert (staged.from_store, staged.shared, staged.changed()) == (False, False, None)
+    assert world.kept == []
+
+
+def test_a_binary_of_another_owner_is_copied_by_each_run_and_hashed_by_the_first(world: World) -> None:
+    runs = [world.stage_as_anothers() for _ in range(3)]
+    assert [(run.from_store, run.shared, run.hashed) for run in runs] == [
+        (False, False, True),
+        (False, False, False),
+        (False, False, False),
+    ]
+    assert len({run.digest for run in runs}) == 1
+    assert len({os.fstat(run.descriptor).st_ino for run in runs}) == 3
+    assert {Path(run.path).read_bytes() for run in runs} == {world.binary.read_bytes()}
+    assert world.kept == []
+
+
+def test_a_kept_copy_is_not_linked_for_a_binary_of_another_owner(world: World) -> None:
+    shared = world.stage()
+    own = world.stage_as_anothers()
+    assert (own.from_store, own.shared, own.hashed) == (False, False, False)
+    assert not os.path.samestat(os.fstat(own.descriptor), os.fstat(shared.descriptor))
+
+
+@pytest.mark.parametrize("digest", ["", "ab", "AB" * 32, "g" * 64, "ab" * 33, 7, None, ["ab" * 32]])
+def test_what_is_no_digest_is_not_taken_for_one(world: World, digest: object) -> None:
+    first = world.stage_as_anothers()
+    (written,) = (world.base / store.STORE).glob("*.json")
+    written.write_text(json.dumps({**json.loads(written.read_bytes()), "sha256": digest}))
+    again = world.stage_as_anothers()
+    assert again.hashed
+    assert again.digest == first.digest
+
+
+def test_a_run_does_not_wait_for_ever_for_another_that_has_the_store(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.stage()
+    monkeypatch.setattr(store, "PATIENCE", 0.01)
+    descriptor = os.open(world.base / store.STORE, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    staged = world.stage()
+    os.close(descriptor)
+    assert (staged.from_store, staged.shared, staged.hashed) == (False, False, True)
+    assert world.stage().from_store
+
+
+def test_what_is_kept_is_recorded_for_the_next(world: World) -> None:
+    first = world.stage()
+    (written,) = (world.base / store.STORE).glob("*.json")
+    pinned = first.facts()["pinned"]
+    assert written.name == "-".join(f"{pinned[name]:x}" for name in pinned) + ".json"
+    assert json.loads(written.read_bytes()) == {
+        "made_from": pinned,
+        "sha256": hashlib.sha256(world.binary.read_bytes()).hexdigest(),
+        "copy": Identity.of(os.fstat(first.descriptor)).facts(),
+    }
+    assert written.stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in (world.base / store.STORE).iterdir()) == [written.stem, written.name]
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_a_link_that_fails_otherwise_is_a_refusal_and_leaves_nothing_open(
+    world: World, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    world.stage()
+    root = secure_root("another", world.environment)
+    pinned = validate(Resolved(str(world.binary), "option"), Platform.AUTO)
+
+    def link(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("os.link", link)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(StageError, match=os.strerror(code)):
+        stage(pinned, root)
+    assert os.listdir("/proc/self/fd") == before
+    assert os.listdir(f"{root.runsc_root.path}/exec-allow") == []
+
+
+def test_a_copy_that_cannot_be_kept_is_not_shared(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr("os.link", link)
+    staged = world.stage()
+    assert (staged.shared, staged.from_store, staged.hashed) == (False, False, True)
+    assert staged.changed() is None
+
+
+def test_a_record_that_cannot_be_written_costs_the_next_run_a_copy(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_file = os.replace
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.replace", fail)
+    first, others = world.stage(), world.stage_as_anothers()
+    assert (first.shared, others.hashed) == (True, True)
+    monkeypatch.setattr("os.replace", replace_file)
+    second, third = world.stage(), world.stage()
+    assert [staged.from_store for staged in (second, third)] == [False, True]
+    assert not os.path.samestat(os.fstat(first.descriptor), os.fstat(second.descriptor))
+
+
+def test_a_directory_in_the_place_of_a_record_is_not_read(world: World) -> None:
+    opened = [len(os.listdir("/proc/self/fd"))]
+    world.stage_as_anothers()
+    opened.append(len(os.listdir("/proc/self/fd")))
+    (written,) = (world.base / store.STORE).glob("*.json")
+    written.unlink()
+    written.mkdir()
+    assert world.stage_as_anothers().hashed
+    opened.append(len(os.listdir("/proc/self/fd")))
+    assert opened[2] - opened[1] == opened[1] - opened[0]
+
+
+def test_a_linked_store_is_refused_and_not_followed(world: World, private: Path) -> None:
+    world.base.mkdir(mode=0o700)
+    (private / "victim").mkdir()
+    (world.base / store.STORE).symlink_to(private / "victim")
+    with pytest.raises(StageError, match="staged' is a symbolic link"):
+        world.stage()
+    assert list((private / "victim").iterdir()) == []
+
+
+def test_gc_removes_a_kept_copy_that_nobody_links_and_no_other(world: World) -> None:
+    root = secure_root("alive", world.environment)
+    alive = stage(validate(Resolved(str(world.binary), "option"), Platform.AUTO), root)
+    world.stage()
+    assert collect(world.environment).failed == ()
+    assert len(world.kept) == 1
+    assert os.path.samestat(world.kept[0].stat(), os.fstat(alive.descriptor))
+    assert world.stage().from_store
+    os.close(root.lock)
+    assert collect(world.environment).foreign == ()
+    assert list(world.base.iterdir()) == []
+
+
+def test_a_run_that_is_taken_back_leaves_nothing_in_the_store(world: World) -> None:
+    world.stage().discard()
+    assert not (world.base / store.STORE).exists()
+
+
+def test_a_run_that_is_taken_back_leaves_what_an_earlier_one_kept(world: World) -> None:
+    first, second = world.stage(), world.stage()
+    first.discard()
+    assert second.discard() == [second.directory.path]
+    assert len(world.kept) == 1
+
+
+def test_a_binary_that_changes_while_its_kept_copy_is_linked_is_refused_and_nothing_is_left_open(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.stage()
+    monkeypatch.setattr(store, "note", lambda *_: world.binary.chmod(0o700))
+    with pytest.raises(StageError) as refusal:
+        world.stage()
+    assert refusal.value.what == f"runsc {str(world.binary)!r} was changed after it was validated"
+    links = Path("/proc/self/fd")
+    kept = {path.stat().st_ino for path in world.kept}
+    opened = [os.fstat(int(name)).st_ino for name in os.listdir(links) if (links / name).exists()]
+    assert sum(inode in kept for inode in opened) == 1  # that of the first run
