@@ -29,6 +29,7 @@ copy that is not what its record says, is made anew.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -120,7 +121,7 @@ def is_held(kept: int) -> bool:
 def find(store: PrivateDirectory, identity: Identity) -> Kept | None:
     """The kept copy of the file with this `identity`, held; None, and nothing left of it, where there is no good one.
 
-    Raises `OSError`.
+    A directory in its place is left for gc to name: the run has a copy of its own. Raises `OSError`.
     """
     key = _key(identity)
     try:
@@ -128,6 +129,11 @@ def find(store: PrivateDirectory, identity: Identity) -> Kept | None:
             key, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=store.descriptor
         )
     except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        _remove(store, key)
         return None
     try:
         if hold(descriptor) and (good := _judge(store, identity, descriptor)):
@@ -205,7 +211,8 @@ def _write_record(store: PrivateDirectory, made: Kept, copy: Identity | None) ->
 def collect(base: PrivateDirectory) -> list[str]:
     """Remove each copy that no container has a link to, and the store when that empties it: what is gone.
 
-    Raises `UntrustedPathError` and `OSError`.
+    Nothing where another keeps the store too long: whoever collects next has it. Raises `UntrustedPathError` and
+    `OSError`.
     """
     try:
         store = open_private_directory(base.descriptor, base.path, STORE)
@@ -213,7 +220,8 @@ def collect(base: PrivateDirectory) -> list[str]:
         return []
     gone = []
     with contextlib.closing(store):
-        fcntl.flock(store.descriptor, fcntl.LOCK_EX)
+        if not _lock(store, time.monotonic() + PATIENCE):
+            return []
         names = set(os.listdir(store.descriptor))
         used = {name for name in names if _is_linked(store, name)}
         for name in sorted(names - used - {f"{key}.json" for key in used}):
@@ -294,5 +302,5 @@ def _is_linked(store: PrivateDirectory, name: str) -> bool:
 
 def _remove(store: PrivateDirectory, key: str) -> None:
     for name in (key, f"{key}.json"):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
             os.unlink(name, dir_fd=store.descriptor)

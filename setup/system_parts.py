@@ -75,6 +75,11 @@ TEST_PARTS: tuple[Part, ...] = (
     ("netavark", "podman's networks", lambda: is_there("/usr/lib/podman/netavark")),
     ("iptables", "the firewall rules of podman's networks", lambda: is_there("/usr/sbin/iptables")),
     ("containerd", "another manager, the one of Kubernetes", lambda: on_path("containerd", "ctr")),
+    (
+        "containernetworking-plugins",
+        "the networks of containerd's pods",
+        lambda: is_there("/usr/lib/cni/ptp"),
+    ),
 )
 #: Beside the tests' parts, what fetches and builds the OCI suites of others.
 SUITE_PARTS: tuple[Part, ...] = (

@@ -30,6 +30,7 @@ _HOLDER = """
 set -eu
 hide=$1; shift
 ip link set lo up
+mkdir -p /var/lib/cni  # network plugins make it, and it must be private before they do
 for private; do [ ! -d "$private" ] || mount -t tmpfs -o mode=0755 none "$private"; done
 mkdir -p /run/lock
 if [ "$hide" = yes ]; then

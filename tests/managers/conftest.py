@@ -20,8 +20,9 @@ import pytest
 from setup.busybox import BUSYBOX_PATHS, static_busybox
 from setup.make_rootfs import make_rootfs
 from tests.managers.arena import Arena, eventually, open_arena
-from tests.managers.containerd import Containerd
-from tests.managers.image import NAME, write_image
+from tests.managers.containerd import SOCKET, Containerd
+from tests.managers.image import NAME, PAUSE, write_image
+from tests.managers.kubelet import NAMESPACE, Kubelet
 from tests.managers.podman import Podman
 
 
@@ -78,6 +79,7 @@ def image(directory: Path) -> Path:
     rootfs = directory / "rootfs"
     make_rootfs(str(rootfs), busybox)
     write_image(rootfs, directory / "image.tar")
+    write_image(rootfs, directory / "pause.tar", PAUSE, ["/bin/sleep", "2147483647"])
     return directory / "image.tar"
 
 
@@ -137,6 +139,28 @@ def containerd(containerd_service: Containerd, arena: Arena) -> Iterator[Contain
     nothing_is_left(arena, before)
 
 
+@pytest.fixture(scope="session")
+def kubelet_service(containerd_service: Containerd, kernel_has_bridges: None) -> Kubelet:
+    """A client of containerd's Kubernetes interface, which has the images."""
+    arena = containerd_service.arena
+    for archive in ("image.tar", "pause.tar"):
+        images = ["ctr", f"--address={SOCKET}", f"--namespace={NAMESPACE}", "images", "import"]
+        arena.run(*images, "--snapshotter=native", arena.directory / archive).ok()
+    kubelet = Kubelet(containerd_service)
+    eventually("the network is ready", kubelet.is_ready)
+    return kubelet
+
+
+@pytest.fixture
+def kubelet(kubelet_service: Kubelet, arena: Arena) -> Iterator[Kubelet]:
+    """The kubelet's part, whose pods are removed after the test, whereupon nothing of them is left."""
+    before = arena.mounts()
+    yield kubelet_service
+    for pod in kubelet_service("ListPodSandbox")["items"]:
+        kubelet_service.remove_pod(pod["id"])
+    nothing_is_left(arena, before)
+
+
 def nothing_is_left(arena: Arena, mounts: set[str]) -> None:
     """Hold that no process, mount or cgroup of a container outlives it by more than a moment."""
     service = arena.directory / "containerd"
@@ -158,6 +182,16 @@ def nothing_is_left(arena: Arena, mounts: set[str]) -> None:
         eventually("the end of what containers left", lambda: not left(), patience=10)
     except TimeoutError:
         pytest.fail(f"left behind: {left()}")
+
+
+def verify_traces(arena: Arena, directory: str, *containers: str) -> None:
+    """Hold that each container left one trace below `directory`, and that it conforms, to the hand-off."""
+    names = [path.name for path in Path(f"/proc/{arena.init}/root{directory}").iterdir()]
+    for container in containers:
+        (trace,) = (name for name in names if name.startswith(container))
+        verified = arena.run("engine", "trace", "verify", "--complete", f"{directory}/{trace}")
+        assert "conforms" in verified.ok()
+        assert "handed_off" in verified.ok()
 
 
 def _needs(*programs: str) -> None:

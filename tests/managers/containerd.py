@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Sequence
@@ -10,23 +11,47 @@ from pathlib import Path
 from typing import Any
 
 from tests.managers.arena import Arena, Done, eventually
-from tests.managers.image import NAME
+from tests.managers.image import NAME, PAUSE
 
-#: Version 2 of containerd's configuration. What needs other file systems, or Kubernetes, is left out.
-_CONFIG = """
-version = 2
+SOCKET = "/run/containerd.sock"
+
+#: What a node's administrator is told to put into containerd's configuration.
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "kubernetes" / "containerd-config.toml"
+
+#: Before the example, whose `version` is among these: keys of no table.
+_SERVICE = """
 root = "{directory}/root"
 state = "/run/containerd"
 disabled_plugins = [
-    "io.containerd.grpc.v1.cri",
     "io.containerd.snapshotter.v1.aufs",
     "io.containerd.snapshotter.v1.btrfs",
     "io.containerd.snapshotter.v1.devmapper",
     "io.containerd.snapshotter.v1.zfs",
 ]
-[grpc]
-address = "/run/containerd.sock"
 """
+
+#: After it: what a node has by default, here without other file systems, and an image that need not be fetched.
+_TABLES = """
+[grpc]
+address = "{socket}"
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "{pause}"
+restrict_oom_score_adj = true
+[plugins."io.containerd.grpc.v1.cri".containerd]
+snapshotter = "native"
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "/usr/lib/cni"
+conf_dir = "{directory}/networks"
+"""
+
+#: What a node's network plugin makes for each pod: a pair of devices, one inside.
+_NETWORK = {
+    "cniVersion": "0.4.0",
+    "name": "pods",
+    "plugins": [
+        {"type": "ptp", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.88.7.0/24"}]]}},
+    ],
+}
 
 
 @dataclass
@@ -40,8 +65,15 @@ class Containerd:
 
     def serve(self) -> None:
         self.directory.mkdir()
-        config = self.directory / "config.toml"
-        config.write_text(_CONFIG.format(directory=self.directory))
+        (self.directory / "networks").mkdir()
+        (self.directory / "networks" / "pods.conflist").write_text(json.dumps(_NETWORK))
+        example = EXAMPLE.read_text()
+        installed = "/opt/gvisor-engine/bin/engine-oci"
+        assert installed in example
+        said = {"directory": self.directory, "socket": SOCKET, "pause": PAUSE}
+        (self.directory / "config.toml").write_text(
+            _SERVICE.format(**said) + example.replace(installed, str(self.runtime)) + _TABLES.format(**said)
+        )
         self.resume()
 
     def resume(self) -> None:
@@ -61,7 +93,7 @@ class Containerd:
         self.process.wait(timeout=30)
 
     def command(self, *arguments: str | Path) -> list[str]:
-        options = ["--address=/run/containerd.sock", f"--namespace={self.arena.name}"]
+        options = [f"--address={SOCKET}", f"--namespace={self.arena.name}"]
         return ["ctr", *options, *map(str, arguments)]
 
     def __call__(self, *arguments: str | Path, given: str | None = None) -> Done:

@@ -10,17 +10,21 @@ import io
 import json
 import platform
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 #: How managers know it.
 NAME = "localhost/tested:latest"
 
+#: What the first container of a Kubernetes pod is made of: it only waits.
+PAUSE = "localhost/pause:latest"
+
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
-def write_image(rootfs: Path, archive: Path) -> None:
-    """Write the OCI archive of an image whose only layer is `rootfs`."""
+def write_image(rootfs: Path, archive: Path, name: str = NAME, command: Sequence[str] = ("/bin/sh",)) -> None:
+    """Write the OCI archive of an image whose only layer is `rootfs`, and which runs `command` by itself."""
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as tar:
         tar.add(rootfs, arcname=".")
@@ -39,7 +43,7 @@ def write_image(rootfs: Path, archive: Path) -> None:
     config = {
         "architecture": _ARCHITECTURES[platform.machine()],
         "os": "linux",
-        "config": {"Env": ["PATH=/bin"], "Cmd": ["/bin/sh"]},
+        "config": {"Env": ["PATH=/bin"], "Cmd": [*command]},
         "rootfs": {"type": "layers", "diff_ids": [layers[0]["digest"]]},
     }
     manifest = {
@@ -51,8 +55,8 @@ def write_image(rootfs: Path, archive: Path) -> None:
     listed = blob("manifest.v1+json", json.dumps(manifest).encode())
     # Both names: containerd's own annotation, and the specification's, which podman reads.
     listed["annotations"] = {
-        "io.containerd.image.name": NAME,
-        "org.opencontainers.image.ref.name": NAME,
+        "io.containerd.image.name": name,
+        "org.opencontainers.image.ref.name": name,
     }
     files = {f"blobs/sha256/{digest}": content for digest, content in blobs.items()}
     files["oci-layout"] = json.dumps({"imageLayoutVersion": "1.0.0"}).encode()

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from tests.managers.arena import PATIENCE, Arena
-from tests.managers.conftest import Refuse
+from tests.managers.conftest import Refuse, verify_traces
 from tests.managers.image import NAME
 from tests.managers.podman import Podman
 
 #: Runs until it is told to stop, then says so.
 OBEDIENT = "trap 'echo stopping; exit 7' TERM; echo ready; while :; do sleep 0.1; done"
 
-#: Without it podman marks a pod's container as one inside the pod's sandbox, where its monitor cannot wait for it.
+#: Without it podman marks a pod's container as one inside the pod's sandbox.
 SANDBOX_EACH = "--annotation=io.kubernetes.cri-o.ContainerType=sandbox"
 
 
@@ -306,12 +306,15 @@ def test_build_runs_its_steps_in_the_runtime(podman: Podman, tmp_path: Path, gvi
         podman("rmi", "localhost/built").ok()
 
 
-def test_a_pod_starts_and_stops_as_one(podman: Podman) -> None:
+def test_a_pod_starts_and_stops_as_one(podman: Podman, arena: Arena, is_ours: bool) -> None:
     infra = [f"--infra-image={NAME}", "--infra-command=sleep 1000", f"--cgroup-parent=/{podman.arena.name}"]
     podman("pod", "create", "--name=together", "--network=none", "--share=ipc,uts,net", *infra).ok()
     first = podman.shell(OBEDIENT, "--pod=together")
     second = podman.shell(OBEDIENT, "--pod=together")
-    assert len(podman("ps", "--filter=pod=together", "--quiet").ok().split()) == 3
+    members = podman("ps", "--filter=pod=together", "--quiet", "--no-trunc").ok().split()
+    assert len(members) == 3
+    if is_ours:
+        verify_traces(arena, "/run/nucleus-gvisor/traces", *members)
     for container in (first, second):
         podman.wait_for_log(container, "ready")
         said = podman("exec", container, "sh", "-c", "echo inside; exit 4")
@@ -384,8 +387,4 @@ def test_every_container_leaves_a_trace_that_verifies(podman: Podman, arena: Are
     container = podman.shell("echo traced")
     podman("wait", container).ok()
     podman("rm", container).ok()
-    traces = Path(f"/proc/{arena.init}/root/run/nucleus-gvisor/traces")
-    (trace,) = (path.name for path in traces.iterdir() if container in path.name)
-    verified = arena.run("engine", "trace", "verify", "--complete", f"/run/nucleus-gvisor/traces/{trace}")
-    assert "conforms" in verified.ok()
-    assert "handed_off" in verified.ok()
+    verify_traces(arena, "/run/nucleus-gvisor/traces", container)

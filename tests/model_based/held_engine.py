@@ -22,14 +22,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-from tests.model_based.two_steps import choose_the_kernel, make_staging_small
+from tests.model_based.two_steps import can_be_done_without, choose_the_kernel, make_staging_small
 
 #: A run makes some 150 calls; one that makes this many goes round in circles.
 _RUNAWAY = 5_000
 #: Seconds after which an engine that says nothing hangs.
 _PATIENCE = 60.0
 
-#: Which functions of os are stopped at; `flock`, `openat2` and the built-in `open` of a step are, too.
+#: Which functions of os are stopped at; `flock`, `fcntl`, `openat2` and the built-in `open` of a step are, too.
 OS_CALLS = (
     *(
         "open",
@@ -46,19 +46,24 @@ OS_CALLS = (
         "rmdir",
     ),
     *("readlink", "listdir", "scandir", "ftruncate", "fstatvfs", "set_inheritable", "execve"),
+    *("mkfifo", "link", "replace", "preadv", "copy_file_range", "sendfile", "lseek"),
 )
 #: Which are not, and why.
 NOT_STOPPED_AT = {
     **dict.fromkeys(
-        ("geteuid", "getpid", "umask", "uname"), "cannot fail, and what it tells nobody can change"
+        ("geteuid", "getegid", "getpid", "getppid", "umask", "uname"),
+        "cannot fail, and what it tells nobody can change",
     ),
     **dict.fromkeys(("strerror", "fsencode", "waitstatus_to_exitcode"), "is no system call"),
     **dict.fromkeys(
-        ("fork", "waitpid", "_exit"), "is of Landlock's probe, which says here what the test chose"
+        ("fork", "waitpid", "_exit", "pipe", "access", "posix_spawn", "statvfs"),
+        "is of a policy's probe, which says here what the test chose",
     ),
     "urandom": "fails on no kernel that the engine runs on, getrandom(2)",
     "getcwd": "is called for a relative base only",
 }
+
+_FCNTL = fcntl.fcntl
 
 #: The phase of a run that is between two steps, or takes back what it made.
 CLEAN_UP = "clean_up"
@@ -79,6 +84,7 @@ class _Stops:
         self._calls = 0
         self._fails: dict[str, int] = {}
         self._faults: list[tuple[str, str, int]] = []
+        self._done_without: list[tuple[str, str, int]] = []
         self.phase = "start"
 
     def mark(self, name: str, **more: Any) -> None:
@@ -104,6 +110,8 @@ class _Stops:
         if number is None:
             return real(*arguments, **named)
         self._faults.append((self.phase, name, number))
+        if can_be_done_without(number, sys._getframe(1)):
+            self._done_without.append((self.phase, name, number))
         if name == "close":
             real(
                 *arguments
@@ -112,7 +120,7 @@ class _Stops:
 
     def _ask(self, message: Message) -> Message:
         so_far = {"phase": self.phase, "calls": self._calls, "faults": self._faults}
-        self._asks.send(json.dumps({**so_far, **message}).encode())
+        self._asks.send(json.dumps({**so_far, "done_without": self._done_without, **message}).encode())
         answer = self._asks.recv(4096)
         if not answer:
             os._exit(98)  # whoever held us is gone
@@ -124,7 +132,7 @@ class _Stops:
 
 def _is_written(descriptor: int) -> bool:
     """Whether closing it can fail, close(2): only what was written can turn out not to have been."""
-    return fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+    return _FCNTL(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
 
 
 def _failure(number: int, arguments: Sequence[Any]) -> OSError:
@@ -163,14 +171,16 @@ def _install(stops: _Stops, job: Message) -> None:
     _replace(machine.Lifecycle, "perform", perform)
     _replace(secure_root.SecuredRoot, "changed", changed)
     _replace(runner, "resolve", partial(resolve.resolve, trusted_paths=job.get("trusted_paths", [])))
-    make_staging_small(_replace)
+    make_staging_small(_replace, settled=job.get("settled", True))
     choose_the_kernel(
         _replace,
-        enforceable=job.get("enforceable", False),
+        kernel=job.get("kernel", "cannot"),
         restricted=lambda allowed: stops.mark("restrict", allowed=allowed),
+        in_part=lambda: stops.mark("in part"),
     )
     _replace(bundle, "openat2", partial(stops.call, "openat2", vars(bundle)["openat2"]))
     _replace(fcntl, "flock", partial(stops.call, "flock", fcntl.flock))
+    _replace(fcntl, "fcntl", partial(stops.call, "fcntl", fcntl.fcntl))
     _replace(mounts, "open", partial(stops.call, "open", open), new_name=True)
     for name in OS_CALLS:
         _replace(os, name, partial(stops.call, name, getattr(os, name)))

@@ -12,11 +12,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from engine.errors import EngineError, PolicyError, TraceError
+from engine import store
+from engine.errors import EngineError, FailedError, PolicyError, TraceError
 from engine.lifecycle import resolve, runner, secure_root, stage, validate
 from engine.lifecycle.machine import Trigger
 from engine.lifecycle.stage import Staged
 from engine.linux.files import Opened
+from engine.store import Kept
 from engine.trace import Trace
 
 
@@ -46,7 +48,7 @@ def validation_is_moved_after_staging() -> None:
     def validated(found: Any, platform: Any) -> validate.Validated:
         return replace(real_validate(found, platform), mode=0o755, owner=0)
 
-    def copy_and_judge(*given: Any) -> Staged:
+    def copy_and_judge(*given: Any) -> Kept:
         copied = copy(*given)
         try:
             for judged in postponed:
@@ -66,11 +68,11 @@ def stage_reopens_the_pinned_binary_by_its_path() -> None:
     copy, copy_bytes = stage._copy, stage._copy_bytes
     paths: list[str] = []
 
-    def remember(binary: validate.Validated, *directories: Any) -> Staged:
+    def remember(binary: validate.Validated, *directories: Any) -> Kept:
         paths.append(binary.path)
         return copy(binary, *directories)
 
-    def copy_what_is_there_now(_pinned: int, target: int) -> tuple[str, int]:
+    def copy_what_is_there_now(_pinned: int, target: int) -> int:
         source = os.open(paths[-1], os.O_RDONLY | os.O_CLOEXEC)
         try:
             return copy_bytes(source, target)
@@ -85,12 +87,13 @@ def a_refused_run_is_handed_off_all_the_same() -> None:
     def go(run: Any) -> None:
         try:
             run._walk()
-        except EngineError as error:
+        except (EngineError, OSError) as failure:
+            error = failure if isinstance(failure, EngineError) else FailedError(run._step, failure)
             copies = [os.dup(made.descriptor) for made in run._made if isinstance(made, Staged)]
             run._refuse(error)
             if copies:
                 os.execve(copies[0], ["runsc"], {})
-            raise
+            raise error from None
 
     _spoil(runner._Run, "go", go)
 
@@ -113,6 +116,22 @@ def the_lock_is_not_kept() -> None:
         return real(root)
 
     _spoil(secure_root.SecuredRoot, "facts", facts)
+
+
+def a_kept_copy_is_linked_unread() -> None:
+    """What its record says is taken for what it is."""
+
+    def believe(directory: Any, identity: Any, descriptor: int) -> Kept | None:
+        record = store._read_record(directory, identity)
+        return None if record is None else Kept(descriptor, identity, record.digest, hashed=False)
+
+    _spoil(store, "_judge", believe)
+
+
+def a_kept_copy_is_not_held() -> None:
+    """It was judged, and may be written between that and execve."""
+    _spoil(store, "hold", lambda _kept: True)
+    _spoil(store, "is_held", lambda _kept: True)
 
 
 def a_refusal_leaves_the_copy() -> None:
@@ -139,6 +158,8 @@ SABOTAGES: dict[str, Callable[[], None]] = {
         a_refused_run_is_handed_off_all_the_same,
         a_trace_that_cannot_be_written_is_passed_over,
         the_lock_is_not_kept,
+        a_kept_copy_is_linked_unread,
+        a_kept_copy_is_not_held,
         a_refusal_leaves_the_copy,
         a_refusal_blames_another_step,
     )

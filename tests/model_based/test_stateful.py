@@ -21,6 +21,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
@@ -42,17 +43,20 @@ from hypothesis.stateful import (
 from engine import artifacts
 from engine.lifecycle.machine import Trigger
 from engine.lifecycle.spec_graph import spec_graph
+from engine.store import STORE
 from tests.model_based.held_engine import CLEAN_UP, NOT_STOPPED_AT, OS_CALLS, Engine, ForkServer
 from tests.model_based.sabotage import SABOTAGES
 from tests.model_based.spec_coverage import PROPERTY, Tally
 from tests.model_based.spec_path import FAILURE, edge, edge_of, reason, step_of, taken, why_no_path
-from tests.model_based.two_steps import POLICIES, STAGED_PROGRAM, is_to_be_enforced
+from tests.model_based.two_steps import KERNELS, POLICIES, STAGED_PROGRAM, outcome_of_policy
 from tests.model_based.world import (
     BINARY_MOVES,
     BUNDLE_MOVES,
     DIRECTORY_MOVES,
     HANDED_OVER,
+    KEPT_MOVES,
     LEVELS,
+    RECORD_MOVES,
     Identity,
     World,
     identity,
@@ -66,15 +70,34 @@ DEEP = "deep"
 #: What a failing call fails with. ENOENT is no failure but a statement, so only calls that look up a name make it.
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EINTR, errno.EACCES, errno.EMFILE, errno.ENOENT)
 SOON = (1, 1, 2, 3, 5, 8, 13, 21, 34)
-_LOOK_UPS = ("open", "mkdir", "unlink", "rmdir", "readlink", "openat2")
+_LOOK_UPS = ("open", "mkdir", "unlink", "rmdir", "readlink", "openat2", "mkfifo", "link", "replace")
 #: What goes on failing once it has begun: with what, and which calls.
-LASTING = {
-    "full disk": (errno.ENOSPC, ("write", "mkdir")),
-    "read-only disk": (errno.EROFS, ("write", "mkdir", "unlink", "rmdir", "fchmod", "ftruncate")),
-    "dying disk": (errno.EIO, ("read", "pread", "write", "fstat", "unlink", "rmdir", "listdir", "ftruncate")),
+LASTING: Mapping[str, tuple[int, tuple[str, ...]]] = {
+    "full disk": (errno.ENOSPC, ("write", "mkdir", "mkfifo", "link", "copy_file_range", "sendfile")),
+    "read-only disk": (
+        errno.EROFS,
+        ("write", "mkdir", "mkfifo", "unlink", "rmdir", "fchmod", "ftruncate", "link", "replace"),
+    ),
+    "dying disk": (
+        errno.EIO,
+        (
+            "read",
+            "pread",
+            "preadv",
+            "write",
+            "fstat",
+            "unlink",
+            "rmdir",
+            "listdir",
+            "ftruncate",
+            "sendfile",
+        ),
+    ),
     "no descriptors": (errno.EMFILE, ("open", "openat2", "listdir", "scandir")),
+    "no leases": (errno.EINVAL, ("fcntl",)),
+    "no copying within the file system": (errno.EXDEV, ("copy_file_range", "link")),
 }
-CALLS = (*(call for call in OS_CALLS if call != "execve"), "flock", "openat2", "execve")
+CALLS = (*(call for call in OS_CALLS if call != "execve"), "flock", "fcntl", "openat2", "execve")
 
 #: Before its lifecycle an engine looks for its own files; what is wrong with them is no run's to refuse.
 NOT_OF_A_RUN = (("start", "stat"),)
@@ -105,13 +128,17 @@ class Actor:
         self.bundle = world.bundle_state(self.id) if self.is_run else None
         self.marks: list[tuple[int, str, str]] = []
         self.faults: set[tuple[str, str, int]] = set()
+        self.swallowed: set[tuple[str, str, int]] = set()
         self.failed_twice_in_a_step = False
         self.signals: list[str] = []
         self.was_killed = False
         self.has_company = False
+        self.is_alone = True
         self.lasting_fault = False
         self.wrote_half = False
         self.restricted: list[str] | None = None
+        self.is_confined_in_part = False
+        self.executed: bytes | None = None
         self.held: set[Identity] = set()
         self.own: dict[str, Identity] = {}
         self.judged = False
@@ -155,6 +182,8 @@ class Actor:
         if at is None:
             return
         self.faults = {(phase, call, number) for phase, call, number in at["faults"]}
+        needed = Counter(tuple(fault) for fault in at["faults"])
+        self.swallowed = {*(needed - Counter(tuple(fault) for fault in at["done_without"]))}
         self.failed_twice_in_a_step = len({phase for phase, _, _ in at["faults"]}) < len(at["faults"])
         if at.get("call") == "execve":
             self.held = self.engine.held()
@@ -165,6 +194,7 @@ class Actor:
             self.marks.append((self.world.clock, at["phase"], mark))
             if mark == "restrict":
                 self.restricted = at["allowed"]
+            self.is_confined_in_part |= mark == "in part"
             if (at["phase"], mark) == ("stage", "begin"):
                 for level in HANDED_OVER[1:]:
                     path = self.world.directory(level, self.id)
@@ -245,7 +275,8 @@ CHOICES: dict[str, Any] = {
     "rootless": st.booleans(),
     "required": st.sampled_from((False, False, False, True)),
     "policy": st.sampled_from(POLICIES),
-    "enforceable": st.booleans(),
+    "kernel": st.sampled_from(KERNELS),
+    "settled": st.sampled_from((True, True, True, False)),
     "found_by": st.sampled_from(("option", "option", "option", "trusted path", "PATH")),
     "trace": st.booleans(),
     "to": st.sampled_from((None, *STEPS)),
@@ -293,7 +324,8 @@ class Runs(RuleBasedStateMachine):
         rootless: bool,
         required: bool,
         policy: str,
-        enforceable: bool,
+        kernel: str,
+        settled: bool,
         found_by: str,
         trace: bool,
         to: str | None,
@@ -312,7 +344,8 @@ class Runs(RuleBasedStateMachine):
                     "runsc": binary if found_by == "option" else None,
                 },
                 "trusted_paths": [binary] if found_by == "trusted path" else [],
-                "enforceable": enforceable,
+                "kernel": kernel,
+                "settled": settled,
                 "trace": str(self.world.traces / f"{self.number}.jsonl") if trace else None,
             }
         )
@@ -351,6 +384,8 @@ class Runs(RuleBasedStateMachine):
         job["sabotage"] = self.sabotage
         actor = Actor(self.world, self.fork_server.start(job), job)
         for other in self.actors:
+            if other.is_going:
+                other.is_alone = actor.is_alone = False
             if (other.is_going or other.is_container) and (
                 other.id == actor.id or not (other.is_run and actor.is_run)
             ):
@@ -412,6 +447,13 @@ class Runs(RuleBasedStateMachine):
                 )
 
     @invariant()
+    def what_a_container_is_executed_from_stays_as_it_is(self) -> None:
+        for actor in self.actors:
+            if actor.is_container:
+                executed = Path(f"/proc/{actor.engine.pid}/exe").read_bytes()
+                assert executed == actor.executed, "a program was changed while it was executed"
+
+    @invariant()
     def the_living_keep_theirs(self) -> None:
         for actor in self.actors:
             secured = actor.time_of("secure_root")
@@ -432,12 +474,14 @@ class Runs(RuleBasedStateMachine):
     def _lock_is_free(self, container_id: str) -> bool:
         container = self.world.directory("container", container_id)
         assert container is not None
-        with (container / artifacts.LOCK).open("rb") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            return True
+        lock = os.open(container / artifacts.LOCK, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(lock)
+        return True
 
     def _judge(self, actor: Actor) -> None:
         if actor.engine.became_runsc:
@@ -463,6 +507,8 @@ class Runs(RuleBasedStateMachine):
             assert facts["sha256"] in digests, f"{taken} the copy is not what was validated"
         elif line["trigger"] == Trigger.APPLY_POLICY:
             assert actor.restricted or not options["require_exec_policy"], f"{taken} nothing is enforced"
+            assert not actor.is_confined_in_part, f"{taken} the process is confined in part"
+            self._judge_policy(actor, facts["outcome"], taken)
         elif line["trigger"] == Trigger.REFUSE:
             steps = {step_of(line["state"]), "trace"}
             assert line["error"]["step"] in steps, f"{edge(line)} blames {line['error']}"
@@ -473,21 +519,35 @@ class Runs(RuleBasedStateMachine):
             why = reason(line, failed=actor.failed_in(line["state"]))
             assert self._is_so(actor, why), f"{edge(line)} ({why}) has no cause: {line['error']}"
 
+    def _judge_policy(self, actor: Actor, outcome: str, taken: str) -> None:
+        assert (outcome == "enforced") == (actor.restricted is not None), (
+            f"{taken} {outcome} is not what is so"
+        )
+        wanted = outcome_of_policy(actor.job["options"], actor.job["kernel"])
+        disturbed = actor.failed_in("staged") or actor.lasting_fault or actor.moved_ever("bundle")
+        excused = disturbed and outcome == "unavailable"
+        assert outcome == wanted or excused, f"{taken} {outcome} was to be {wanted}"
+
     def _is_so(self, actor: Actor, why: str) -> bool:
         """Whether the world, or what was done to the run, is a cause to refuse for the spec's reason `why`."""
         moved = actor.moved_ever
         options = actor.job["options"]
         cause: dict[str, Callable[[], object]] = {
-            FAILURE: lambda: actor.signals or actor.has_company or moved(*LEVELS, "copy", "binary", "bundle"),
+            FAILURE: lambda: (
+                actor.signals
+                or actor.has_company
+                or moved(*LEVELS, STORE, "copy", "kept", "binary", "bundle")
+            ),
             # As root a trusted path that leads nowhere any more is told in the same words.
             "path_searched_as_root": lambda: os.geteuid() == 0 and (actor.searches_path or moved("binary")),
             "not_found": lambda: moved("binary"),
             "not_trusted": lambda: moved("binary"),
             "alive": lambda: actor.has_company,
             "root_not_private": lambda: moved(*LEVELS),
-            "stage_not_own": lambda: moved(*LEVELS),
+            "stage_not_own": lambda: moved(*LEVELS, STORE),
             "not_what_was_pinned": lambda: moved("binary", "copy", *LEVELS),
             "policy_not_enforced": lambda: options["require_exec_policy"] and actor.restricted is None,
+            "policy_in_part": lambda: actor.is_confined_in_part,
             "bundle_changed": lambda: moved("bundle"),
             "root_changed": lambda: actor.has_company or moved(*LEVELS),
         }
@@ -525,7 +585,7 @@ class Runs(RuleBasedStateMachine):
 
     def _judge_hand_off(self, actor: Actor) -> None:
         world, pid = self.world, actor.engine.pid
-        executed = Path(f"/proc/{pid}/exe").read_bytes()
+        executed = actor.executed = Path(f"/proc/{pid}/exe").read_bytes()
         lines = actor.lines()
         assert lines[-1].get("trigger") == Trigger.EXEC, f"something was executed after {edge(lines[-1])}"
         actor.check_path(ended=True)
@@ -545,16 +605,19 @@ class Runs(RuleBasedStateMachine):
                 f"{taken} with a bundle that nobody validated"
             )
 
-        options, outcome = actor.job["options"], lines[5]["facts"]["outcome"]
-        assert (outcome == "enforced") == (actor.restricted is not None)
-        assert not options["require_exec_policy"] or actor.restricted is not None
+        assert not actor.job["options"]["require_exec_policy"] or actor.restricted is not None
 
         early = [phase for phase in actor.signals if phase not in ("exec", CLEAN_UP)]
         assert not early, f"{taken}, and a signal in {early} was forgotten"
         # A directory or lock that is gone when it is looked for is made anew: gc may have been at it.
-        made_anew = ("secure_root", "open"), ("secure_root", "stat"), ("stage", "open")
+        made_anew = (
+            ("secure_root", "open"),
+            ("secure_root", "stat"),
+            ("secure_root", "mkfifo"),
+            ("stage", "open"),
+        )
         swallowed = [
-            fault for fault in actor.faults if fault[2] != errno.ENOENT or fault[:2] not in made_anew
+            fault for fault in actor.swallowed if fault[2] != errno.ENOENT or fault[:2] not in made_anew
         ]
         assert not swallowed, f"{taken}, though {swallowed} had failed"
         self._judge_process(actor, lines[-1]["facts"])
@@ -637,23 +700,25 @@ class Runs(RuleBasedStateMachine):
             allowed |= {container, f"{container}/{artifacts.LOCK}"}
         left = self.world.everything_in_base() - actor.before - allowed
         # A lock that could not be taken may be another's by now, so it is nobody's to remove.
-        locking = ("secure_root", "flock"), ("secure_root", "fstat"), ("secure_root", "stat")
+        locking = {("secure_root", call) for call in ("open", "flock", "fstat", "stat")}
         if (
             any((phase, call) in locking for phase, call, _ in actor.faults)
             and f"{container}/{artifacts.LOCK}" in left
         ):
             allowed |= {container, f"{container}/{artifacts.LOCK}"}
             left -= allowed
-        left = {path for path in left if path.startswith(container) and not _TRACE.search(path)}
+        mine = [container]
+        if actor.is_alone and not actor.failed and not actor.moved_ever(STORE, "kept"):
+            mine.append(f"base/{STORE}")
+        left = {path for path in left if path.startswith(tuple(mine)) and not _TRACE.search(path)}
         assert not left, f"left behind by a refused run: {sorted(left)}"
 
     def _judge_reason(self, actor: Actor, ended: Mapping[str, Any]) -> None:
         """Refusing everything would be safe, too: where nobody did anything, what the options allow is done."""
         options = actor.job["options"]
-        enforced = is_to_be_enforced(options, enforceable=actor.job["enforceable"])
-        permissible = (enforced or not options["require_exec_policy"]) and not (
-            actor.searches_path and os.geteuid() == 0
-        )
+        outcome = outcome_of_policy(options, actor.job["kernel"])
+        permitted = outcome == "enforced" or (outcome is not None and not options["require_exec_policy"])
+        permissible = permitted and not (actor.searches_path and os.geteuid() == 0)
         troubled = self.world.moves or actor.failed or actor.signals or actor.has_company
         assert troubled or not permissible, f"a good run was refused: {ended}"
 
@@ -695,7 +760,7 @@ class Runs(RuleBasedStateMachine):
         self._finish(gc)
         ended = gc.engine.ended
         assert ended is not None
-        moved = any(move.what in (*LEVELS, "copy") for move in self.world.moves)
+        moved = any(move.what in (*LEVELS, STORE, "copy", "kept") for move in self.world.moves)
         if "refused" in ended:
             assert moved, f"gc refused the base: {ended['why']}"
             return
@@ -705,6 +770,8 @@ class Runs(RuleBasedStateMachine):
         elif self.world.base.is_dir():
             named = {*ended["foreign"], *(path for path, _ in ended["failed"])}
             left = {str(path) for path in self.world.base.iterdir()}
+            if self.world.is_store_in_use():  # by what was moved away
+                left -= {str(self.world.base / STORE)}
             assert left <= named, f"gc left {sorted(left - named)} and did not say so"
 
 
@@ -724,6 +791,16 @@ class Adversary(Runs):
     def move_directory(self, level: str, kind: str, which: int) -> None:
         if self.world.move_directory(level, kind, self.ids[which % len(self.ids)]):
             self._befell("directory")
+
+    @rule(kind=st.sampled_from(DIRECTORY_MOVES))
+    def move_store(self, kind: str) -> None:
+        if self.world.move_directory(STORE, kind, self.ids[0]):
+            self._befell("store")
+
+    @rule(kind=st.sampled_from((*KEPT_MOVES, *RECORD_MOVES)))
+    def spoil_kept(self, kind: str) -> None:
+        if self.world.spoil_kept(kind):
+            self._befell("kept copy")
 
     @rule(which=st.integers(0, 1))
     def replace_copy(self, which: int) -> None:
@@ -940,7 +1017,8 @@ GOOD: dict[str, Any] = {
     "rootless": True,
     "required": False,
     "policy": "auto",
-    "enforceable": True,
+    "kernel": "can",
+    "settled": True,
     "found_by": "option",
     "trace": False,
     "to": None,
@@ -987,7 +1065,7 @@ def nothing_is_there(runs: Runs) -> dict[str, Any]:
 
 
 def a_container_has_ended(runs: Runs) -> dict[str, Any]:
-    """What an earlier run left is there to be removed."""
+    """What an earlier run left is there to be removed, and the copy that it kept to be linked."""
     runs._start_a_run(**GOOD)
     runs._finish(runs.actors[-1])
     forget(runs, runs.actors[-1])
@@ -1014,9 +1092,12 @@ def test_whichever_call_fails_the_run_is_refused(
             forget(runs, actor)
             continue
         runs._go(actor, 1, fail=number)
+        can_do_without = not actor.swallowed
         runs._finish(actor)
-        assert actor.engine.ended is not None, f"the run went on after its call {nth}, {call}, had failed"
-        assert "refused" in actor.engine.ended
+        hold_all(runs)
+        if not (can_do_without and actor.is_container):
+            assert actor.engine.ended is not None, f"the run went on after its call {nth}, {call}, had failed"
+            assert "refused" in actor.engine.ended
         failed.add(call)
         forget(runs, actor)
     # Of these, apply_policy makes none but the kernel's own for a policy.
@@ -1024,27 +1105,58 @@ def test_whichever_call_fails_the_run_is_refused(
     record_property(PROPERTY, runs.tally.to_json())
 
 
+def two_versions_are_kept(runs: Runs) -> None:
+    """A run of the binary as it was kept a copy, and one as it is now keeps another."""
+    a_container_has_ended(runs)
+    runs.world.swap_binary("rewrite")
+    runs._befell("binary")
+    a_container_has_ended(runs)
+
+
+def hold_all(runs: Runs) -> None:
+    """What must hold after each rule."""
+    runs.what_would_be_executed_is_what_was_validated()
+    runs.what_a_container_is_executed_from_stays_as_it_is()
+    runs.the_living_keep_theirs()
+
+
 def between_two_steps(machine: type[Runs], what: str) -> None:
-    """Each of the adversary's moves on `what`, before each step of a run."""
-    kinds = {"binary": BINARY_MOVES, "bundle": BUNDLE_MOVES}.get(what, DIRECTORY_MOVES)
+    """Each of the adversary's moves on `what`, before each step of a run, and after it another run."""
+    kinds = {
+        "binary": BINARY_MOVES,
+        "bundle": BUNDLE_MOVES,
+        "kept": (*KEPT_MOVES, *RECORD_MOVES),
+    }.get(what, DIRECTORY_MOVES)
     for kind, step in itertools.product(kinds, STEPS):
         runs = machine()
         try:
+            if what in ("kept", STORE):
+                two_versions_are_kept(runs)
             runs._start_a_run(**{**GOOD, "trace": True, "to": step})
             if what == "binary":
                 runs.world.swap_binary(kind)
             elif what == "bundle":
                 runs.world.change_bundle(runs.ids[0], kind)
+            elif what == "kept":
+                assert runs.world.spoil_kept(kind), "no copy is kept"
             else:
                 runs.world.move_directory(what, kind, runs.ids[0])
             runs._befell("directory" if what in LEVELS else what)
             runs._finish(runs.actors[-1])
-            runs.the_living_keep_theirs()
+            hold_all(runs)
+            if what in ("kept", STORE):
+                forget(runs, runs.actors[-1])
+                runs._start_a_run(**{**GOOD, "trace": True})
+                runs._finish(runs.actors[-1])
+                hold_all(runs)
+                assert what == STORE or runs.actors[-1].is_container, (
+                    f"no run starts after {kind} of the kept copy: {runs.actors[-1].engine.ended}"
+                )
         finally:
             runs.teardown()
 
 
-@pytest.mark.parametrize("what", ["binary", "bundle", *LEVELS])
+@pytest.mark.parametrize("what", ["binary", "bundle", *LEVELS, STORE, "kept"])
 def test_whatever_is_done_between_two_steps_no_promise_is_broken(
     what: str, record_property: Callable[[str, object], None]
 ) -> None:
@@ -1053,9 +1165,12 @@ def test_whatever_is_done_between_two_steps_no_promise_is_broken(
     record_property(PROPERTY, Adversary.tally.to_json())
 
 
-def test_wherever_it_is_killed_the_next_run_starts_clean(runs: Everything) -> None:
+@pytest.mark.parametrize("before", [nothing_is_there, a_container_has_ended])
+def test_wherever_it_is_killed_the_next_run_starts_clean(
+    runs: Everything, before: Callable[[Runs], dict[str, Any]]
+) -> None:
     for nth in itertools.count(1):
-        actor = to_call(runs, nth)
+        actor = to_call(runs, nth, **before(runs))
         if actor is None:
             break
         actor.was_killed = actor.judged = True
@@ -1073,7 +1188,7 @@ def test_wherever_it_is_killed_the_next_run_starts_clean(runs: Everything) -> No
 
 def test_no_call_of_the_steps_goes_without_a_stop() -> None:
     engine = Path(artifacts.__file__).parent
-    steps = [engine / name for name in ("artifacts.py", "bundle.py", "gc.py", "trace.py")]
+    steps = [engine / name for name in ("artifacts.py", "bundle.py", "gc.py", "store.py", "trace.py")]
     for path in (*steps, *engine.joinpath("lifecycle").glob("*.py"), *engine.joinpath("linux").glob("*.py")):
         called = {
             node.attr
@@ -1094,7 +1209,7 @@ NOTICED: dict[str, tuple[type[Runs] | str, str]] = {
     ),
     "validation_is_moved_after_staging": (
         Adversary,
-        "resolved --validate--> validated was taken, and there was no program to be trusted",
+        r"resolved --validate--> validated was taken, and there was no program|root_secured --refuse--> .*validate",
     ),
     "stage_reopens_the_pinned_binary_by_its_path": (
         "binary",
@@ -1114,6 +1229,14 @@ NOTICED: dict[str, tuple[type[Runs] | str, str]] = {
     "the_lock_is_not_kept": (
         Runs,
         "validated --secure_root--> root_secured was taken, and nobody holds the lock",
+    ),
+    "a_kept_copy_is_linked_unread": (
+        "kept",
+        "root_secured --stage--> staged was taken, and the copy is not what was validated",
+    ),
+    "a_kept_copy_is_not_held": (
+        "kept",
+        r"staged was taken, and what would be executed is not|handed_off was taken, and what was executed is not",
     ),
     "a_refusal_leaves_the_copy": (Failures, "left behind by a refused run.*stage-"),
     "a_refusal_blames_another_step": (Runs, "staged --refuse--> refused blames .*stage"),

@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+import stat
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from engine.options import ExecPolicy
@@ -25,20 +26,71 @@ STAGE_REASONS: Mapping[str, str] = {
 }
 POLICY_REASONS: Mapping[str, str] = {
     "policy_not_enforced": r"^the required execute policy is not enforced",
+    "policy_in_part": r"^applied in part only",
 }
 
 #: The engine's moves that leave it in its state, and whether a line of a trace, with the reason if it is a refusal,
 #: shows that the run made one: what the line says cannot be had without.
 INNER_MOVES: Mapping[str, Callable[[Mapping[str, Any], str | None], bool]] = {
     "OpenLock": lambda line, why: line["trigger"] == "secure_root" or why == "alive",
-    "Copy": lambda line, why: line["trigger"] == "stage" or why == "not_what_was_pinned",
+    "Copy": lambda line, why: line["trigger"] == "stage" and not line["facts"]["from_store"],
+    "Link": lambda line, why: line["trigger"] == "stage" and line["facts"]["from_store"],
+    "Keep": lambda line, why: (
+        line["trigger"] == "stage" and line["facts"]["shared"] and not line["facts"]["from_store"]
+    ),
+    "Probe": lambda line, why: (
+        (line["trigger"] == "apply_policy" and _was_probed(line)) or why == "policy_in_part"
+    ),
+    "Confine": lambda line, why: (
+        (line["trigger"] == "apply_policy" and line["facts"]["outcome"] == "enforced")
+        or why == "policy_in_part"
+    ),
     "LastLook": lambda line, why: line["trigger"] == "exec",
 }
+
+
+def _was_probed(line: Mapping[str, Any]) -> bool:
+    facts = line["facts"]
+    turned_off = "turned off" in (facts["reason"] or "")
+    return bool(facts["outcome"] == "enforced" or (facts["outcome"] == "unavailable" and not turned_off))
+
+
+#: Where the engine can do without a call: in which function of which module one that fails, with one of these errors
+#: or (None) with any, is answered by another way to the same promise, or by saying that there is less.
+DISPENSABLE: Mapping[tuple[str, str], Collection[int] | None] = {
+    # Without the store, or its record, or a lease, or a further name for the file, a run has a copy of its own.
+    ("engine.store", "hold"): None,
+    ("engine.store", "keep"): None,
+    ("engine.store", "note"): None,
+    ("engine.store", "_read_record"): None,
+    ("engine.store", "opened"): {errno.ENOENT},
+    ("engine.store", "_remove"): {errno.ENOENT},
+    ("engine.lifecycle.stage", "_link"): {errno.ENOENT, errno.EXDEV, errno.EPERM, errno.EMLINK},
+    ("engine.lifecycle.stage", "_copy_bytes"): {errno.EXDEV},
+    # On the way out of a refusal, which must stay what is said.
+    ("engine.lifecycle.stage", "_empty_the_store"): None,
+    ("engine.lifecycle.stage", "_remove_what_can_be"): None,
+    # A policy that cannot be had is `unavailable`, unless it is required.
+    ("engine.lifecycle.policy", "_locked_mounts"): None,
+    ("engine.lifecycle.policy", "_landlock"): None,
+}
+
+
+def can_be_done_without(number: int, frame: FrameType | None) -> bool:
+    """Whether the engine may go on though the call made in `frame` fails with this error."""
+    while frame is not None:
+        where = str(frame.f_globals.get("__name__")), frame.f_code.co_name
+        if where in DISPENSABLE and ((numbers := DISPENSABLE[where]) is None or number in numbers):
+            return True
+        frame = frame.f_back
+    return False
+
 
 # -- stage --------------------------------------------------------------------------------------------------------
 
 #: The name of a staged program's open file, /proc/PID/fd: what the kernel will be given to execute.
-STAGED_PROGRAM = re.compile(r"/stage-[^/]*/runsc( \(deleted\))?$")
+STAGED_PROGRAM = re.compile(r"/(stage-[^/]*/runsc|staged/[0-9a-f-]+)( \(deleted\))?$")
+_KEY = re.compile(r"[0-9a-f]+(-[0-9a-f]+)+")
 #: Bytes copied at once. runsc is copied by the megabyte; the binary here is small and takes several goes too.
 CHUNK = 4096
 
@@ -48,41 +100,84 @@ def stage_directory(exec_allow: Path) -> Path | None:
     return next(iter(sorted(exec_allow.glob("stage-*"))), None)
 
 
-def make_staging_small(replace: Callable[..., None]) -> None:
-    """In the engine's process: have it copy in several goes."""
+def kept_copy(store: Path) -> Path | None:
+    """The copy in the `store` that was used last; None when there is none."""
+    kept = [
+        path for path in store.glob("*-*") if _KEY.fullmatch(path.name) and stat.S_ISREG(path.lstat().st_mode)
+    ]
+    return max(kept, key=lambda path: path.lstat().st_ctime_ns, default=None)
+
+
+def make_staging_small(replace: Callable[..., None], *, settled: bool) -> None:
+    """In the engine's process: have it copy in several goes, and keep copies of a binary if it is `settled`.
+
+    That takes two seconds in which nobody writes it; here it is as the test says, and the world sees to it that no two
+    versions of a file bear one time. Nor does a run wait for another that has the store, which here stands still.
+    """
+    from engine import store
     from engine.lifecycle import stage, validate
 
     replace(validate, "_CHUNK", CHUNK)
-    replace(stage, "_CHUNK", CHUNK)
+    replace(stage, "_PIECE", CHUNK)
+    replace(store, "_CHUNK", CHUNK)
+    replace(store, "SETTLED_NS", 0 if settled else 1 << 62)
+    replace(store, "PATIENCE", 0.0)
 
 
 # -- apply_policy -------------------------------------------------------------------------------------------------
 
 #: What `--exec-policy` may be.
 POLICIES = tuple(str(policy) for policy in ExecPolicy)
+#: What the kernel answers: that it can confine a process; that it cannot; and that it can, and then it cannot.
+KERNELS = ("can", "cannot", "changes")
 
 
-def is_to_be_enforced(options: Mapping[str, Any], *, enforceable: bool) -> bool:
-    """Whether a run with these options has its policy enforced, on a kernel that can or cannot."""
-    return bool(options["rootless"] and options["exec_policy"] != ExecPolicy.OFF and enforceable)
+def outcome_of_policy(options: Mapping[str, Any], kernel: str) -> str | None:
+    """What must come of the policy of a run with these options; None where it must be refused as applied in part."""
+    policy = options["exec_policy"]
+    if not options["rootless"]:
+        return "not_applicable"
+    if policy == ExecPolicy.OFF or kernel == "cannot":
+        return "unavailable"
+    if kernel == "changes":  # a Landlock domain is there or not: no part of one can be
+        return "unavailable" if policy == ExecPolicy.LANDLOCK else None
+    return "enforced"
 
 
 def choose_the_kernel(
-    replace: Callable[..., None], *, enforceable: bool, restricted: Callable[[list[str]], None]
+    replace: Callable[..., None],
+    *,
+    kernel: str,
+    restricted: Callable[[Sequence[str]], None],
+    in_part: Callable[[], None],
 ) -> None:
-    """In the engine's process: have the kernel enforce policies, or not, and tell `restricted` what was asked of it.
+    """In the engine's process: have the kernel answer as `kernel` says, and tell what was asked of it.
 
-    So either kernel can be had on any machine. What a policy forbids is tried in tests/unit/test_policy.py.
+    `restricted` is told what may still be executed, `in_part` that confining failed half-way. So each kernel can be had
+    on any machine. What the policies forbid is tried in tests/unit/test_policy.py and tests/integration.
     """
-    from engine.lifecycle import policy, runner
+    from engine.linux import landlock, locked_mounts
     from engine.linux.landlock import Landlock
+    from engine.linux.locked_mounts import Tree, UnusableError
+    from engine.linux.namespaces import IdMaps, Range
 
-    def probe() -> Landlock:
-        return Landlock.USABLE if enforceable else Landlock.FORBIDS_MOUNT
+    def probe(_trees: Sequence[Tree], *, sealed: bool) -> IdMaps:
+        if kernel == "cannot":
+            raise UnusableError("this kernel was told not to", "tell it otherwise")
+        return IdMaps((Range(0, 0, 1),), (Range(0, 0, 1),), "single")
+
+    def confine(_maps: IdMaps, trees: Sequence[Tree], *, sealed: bool) -> None:
+        if kernel == "changes":
+            in_part()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a new user namespace")
+        restricted([tree.path for tree in trees])
 
     def restrict(allowed: Sequence[str]) -> None:
-        if not enforceable:
+        if kernel == "changes":
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         restricted(list(allowed))
 
-    replace(runner, "apply_policy", partial(policy.apply_policy, probe=probe, restrict=restrict))
+    replace(locked_mounts, "probe", probe)
+    replace(locked_mounts, "confine", confine)
+    replace(landlock, "probe", lambda: Landlock.UNAVAILABLE if kernel == "cannot" else Landlock.FORBIDS_MOUNT)
+    replace(landlock, "restrict_execute", restrict)

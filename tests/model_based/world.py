@@ -7,6 +7,7 @@ lay where at which time. It never asks the engine: what it says, it read from th
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import platform
@@ -17,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine import artifacts
-from tests.model_based.two_steps import stage_directory
+from engine.store import STORE
+from tests.model_based.two_steps import kept_copy, stage_directory
 
 #: A user that owns nothing here.
 NOBODY = 65534
@@ -39,8 +41,8 @@ CONFIG = {
 }
 
 #: The directories on the way to a run's staged copy, from the outermost in. The first two all containers share.
-LEVELS = ("above", "base", "container", "runsc_root", "runtime", "exec_allow", "stage")
-SHARED = ("above", "base")
+LEVELS: tuple[str, ...] = ("above", "base", "container", "runsc_root", "runtime", "exec_allow", "stage")
+SHARED = ("above", "base", STORE)
 #: Those whose paths runsc is given or that lead there.
 HANDED_OVER = LEVELS[:5]
 
@@ -61,7 +63,7 @@ def program(nonce: int, *, size: int = 9000) -> bytes:
         header += value.to_bytes(width, "little")
     content = header + text + b"gvisor.dev/gvisor/pkg/sentry/platform/systrap"
     mark = f" build {nonce}.".encode()
-    return content + mark * ((size - len(content)) // len(mark))
+    return content + (mark * (size // len(mark)))[: size - len(content)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,7 @@ class World:
         return {
             "above": self.above,
             "base": self.base,
+            STORE: self.base / STORE,
             "container": container,
             "runsc_root": root,
             "runtime": root / artifacts.RUNTIME,
@@ -235,9 +238,7 @@ class World:
     def _rewrite(self, content: bytes, *, truncate: bool) -> None:
         """Write into the file itself, as a careless upgrade does, and give it its old mtime."""
         before = self.binary.stat()
-        # Within one tick of the kernel's clock two versions would bear one ctime; Linux before 6.13 has no finer.
-        while time.clock_gettime_ns(_CLOCK_REALTIME_COARSE) <= before.st_ctime_ns:
-            time.sleep(0.001)
+        _wait_for_another_time(before)
         flags = os.O_WRONLY | (os.O_TRUNC if truncate else 0)
         descriptor = os.open(self.binary, flags)
         os.write(descriptor, content)
@@ -311,6 +312,82 @@ class World:
         self._moved("copy", container_id)
         _put(stage / "runsc", self._new_program(), 0o500)
         return True
+
+    def spoil_kept(self, kind: str) -> bool:
+        """Do to the kept copy that was used last, or to its record, what `kind` says: one of `KEPT_MOVES` or
+        `RECORD_MOVES`. Says whether anything was tried.
+        """
+        store = self.base / STORE
+        kept = kept_copy(store) if _is_real_directory(store) else None
+        if kept is None:
+            return False
+        record = kept.with_name(f"{kept.name}.json")
+        older = [path for path in store.glob("*-*.json") if path != record and path.with_suffix("").is_file()]
+        if (kind in RECORD_MOVES and not record.is_file()) or (kind.startswith("older") and not older):
+            return False
+        self._moved("kept", None)
+        content = self._new_program(len(kept.read_bytes()))
+        if kind in ("write", "truncate", "lengthen"):
+            self._write_kept(
+                kept, {"write": content, "truncate": content[:-1], "lengthen": content + b"."}[kind]
+            )
+        elif kind == "replace":
+            _put(kept, content, 0o500)
+        elif kind == "replace_by_the_binary_of_now":
+            _put(kept, self.binary.read_bytes() if self.binary.is_file() else content, 0o500)
+        elif kind == "loosen_file":
+            kept.chmod(0o777)
+        elif kind in ("remove", "remove_record"):
+            (kept if kind == "remove" else record).unlink()
+        elif kind in ("link_in_its_place", "link_for_the_record"):
+            place = kept if kind == "link_in_its_place" else record
+            place.unlink()
+            place.symlink_to(self.canary / "precious")
+        elif kind in ("directory_in_its_place", "directory_for_the_record"):
+            place = kept if kind == "directory_in_its_place" else record
+            place.unlink()
+            place.mkdir(0o700)
+        elif kind == "torn_record":
+            record.write_bytes(record.read_bytes()[:-9])
+        elif kind == "empty_record":
+            record.write_bytes(b"")
+        elif kind == "record_of_other_bytes":
+            facts = json.loads(record.read_bytes())
+            record.write_text(json.dumps({**facts, "sha256": "0" * 64, "copy": None}))
+        elif kind == "older_record":
+            record.write_bytes(older[0].read_bytes())
+        elif kind == "older_copy":
+            _put(kept, older[0].with_suffix("").read_bytes(), 0o500)
+        return True
+
+    def is_store_in_use(self) -> bool:
+        """Whether a kept copy has another name somewhere."""
+        store = self.base / STORE
+        return _is_real_directory(store) and any(
+            stat.S_ISREG((status := path.lstat()).st_mode) and status.st_nlink > 1 for path in store.iterdir()
+        )
+
+    def _write_kept(self, kept: Path, content: bytes) -> None:
+        """Write into the file itself, as what broke out of a container does that was started from it.
+
+        Where a run holds it, or a container executes it, the kernel must refuse that.
+        """
+        before = kept.stat()
+        _wait_for_another_time(before)
+        if os.geteuid() != 0:
+            kept.chmod(0o700)
+        try:
+            descriptor = os.open(kept, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno not in (errno.ETXTBSY, errno.EWOULDBLOCK):
+                raise
+        else:
+            os.write(descriptor, content)
+            os.ftruncate(descriptor, len(content))
+            os.close(descriptor)
+            os.utime(kept, ns=(before.st_atime_ns, before.st_mtime_ns))
+        if os.geteuid() != 0:
+            kept.chmod(0o500)
 
     def _to_the_attic(self, path: Path) -> None:
         if not os.path.lexists(path):
@@ -407,6 +484,23 @@ BUNDLE_MOVES = ("edit", "same_again", "rootfs", "directory")
 if os.geteuid() == 0:
     BINARY_MOVES = (*BINARY_MOVES, "foreign_owner")
     DIRECTORY_MOVES = (*DIRECTORY_MOVES, "chown")
+
+
+#: What is done to the kept copy, and to the record of what it is.
+KEPT_MOVES = (
+    *("write", "truncate", "lengthen", "replace", "replace_by_the_binary_of_now", "loosen_file", "remove"),
+    *("link_in_its_place", "directory_in_its_place", "older_copy"),
+)
+RECORD_MOVES = (
+    *("torn_record", "empty_record", "record_of_other_bytes", "older_record", "remove_record"),
+    *("link_for_the_record", "directory_for_the_record"),
+)
+
+
+def _wait_for_another_time(before: os.stat_result) -> None:
+    """Within one tick of the kernel's clock two versions would bear one ctime; Linux before 6.13 has no finer."""
+    while time.clock_gettime_ns(_CLOCK_REALTIME_COARSE) <= before.st_ctime_ns:
+        time.sleep(0.001)
 
 
 def identity(path: Path) -> Identity:

@@ -216,8 +216,7 @@ class TestHeldProcess:
                 assert now() == (set(), True, True, 0o027)
                 held.retake()
                 assert now() == (signals, False, False, 0o077)
-                # To this thread, as the engine has but one: another test may have left more here.
-                signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+                signal.pthread_kill(threading.get_ident(), signal.SIGTERM)  # no other thread may take it
                 assert held.arrived == "SIGTERM"
             assert now() == (set(), False, False, 0o027)
         finally:

@@ -14,6 +14,7 @@ import pytest
 
 from engine.bundle import Bundle, open_bundle
 from engine.errors import PolicyError
+from engine.lifecycle import executable
 from engine.lifecycle import policy as policy_step
 from engine.lifecycle.executable import executable_trees
 from engine.lifecycle.machine import PolicyOutcome
@@ -217,7 +218,7 @@ def test_a_bundle_that_cannot_be_looked_at_is_named(
     def executable_trees(_: Bundle) -> list[Any]:
         raise PermissionError(13, "Permission denied", "/somewhere")
 
-    monkeypatch.setattr("engine.lifecycle.executable.executable_trees", executable_trees)
+    monkeypatch.setattr(executable, "executable_trees", executable_trees)
     assert refusal(bundle, options(required=True)) == (
         f"{NOT_ENFORCED}/somewhere: Permission denied",
         "look at what it names",

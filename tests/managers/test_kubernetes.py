@@ -1,0 +1,45 @@
+"""A pod of Kubernetes, from containerd's own interface for it down to gVisor, with the example's configuration."""
+
+from __future__ import annotations
+
+from tests.managers.arena import Arena, eventually
+from tests.managers.conftest import verify_traces
+from tests.managers.kubelet import NAMESPACE, Kubelet
+
+#: Serves a page until it is told to stop, then ends with 7.
+SERVE = """
+trap 'exit 7' TERM
+mkdir -p /www && echo served >/www/index.html && httpd -p 80 -h /www && echo up
+while :; do sleep 0.1; done
+"""
+FETCH = "for i in 1 2 3 4 5 6 7 8 9; do wget -qO- http://127.0.0.1/ && exit 3; sleep 0.3; done; exit 1"
+
+#: The example's `Root`, in which runc's shim makes one for each namespace.
+TRACES = f"/run/containerd/gvisor-engine/{NAMESPACE}/traces"
+
+
+def test_two_containers_of_a_pod_share_its_sandbox_end_with_codes_of_their_own_and_go(
+    kubelet: Kubelet, arena: Arena, is_ours: bool
+) -> None:
+    pod = kubelet.run_pod("two")
+    server = kubelet.create(pod, "server", SERVE)
+    kubelet.start(server)
+    eventually("the server is up", lambda: "stdout: up" in kubelet.log("two", "server"))
+    client = kubelet.create(pod, "client", FETCH)
+    kubelet.start(client)
+    assert kubelet.exit_code(client) == 3
+    assert kubelet.log("two", "client") == ["stdout: served"]
+    said = kubelet.exec(server, "sh", "-c", "dmesg | grep -c 'Starting gVisor'; echo err >&2; exit 4")
+    assert said == (4, "1\n", "err\n")
+    assert kubelet.status(server)["state"] == "CONTAINER_RUNNING"
+
+    kubelet("StopContainer", container_id=server, timeout=20)
+    assert kubelet.exit_code(server) == 7
+    kubelet("StopPodSandbox", pod_sandbox_id=pod.id)
+    asked = kubelet("PodSandboxStatus", pod_sandbox_id=pod.id)
+    assert asked["status"]["state"] == "SANDBOX_NOTREADY"
+    kubelet("RemovePodSandbox", pod_sandbox_id=pod.id)
+    assert kubelet("ListPodSandbox")["items"] == []
+    assert kubelet("ListContainers")["containers"] == []
+    if is_ours:
+        verify_traces(arena, TRACES, pod.id, server, client)
