@@ -370,3 +370,13 @@ def test_a_binary_that_changes_while_its_kept_copy_is_linked_is_refused_and_noth
     kept = {path.stat().st_ino for path in world.kept}
     opened = [os.fstat(int(name)).st_ino for name in os.listdir(links) if (links / name).exists()]
     assert sum(inode in kept for inode in opened) == 1  # that of the first run
+
+
+def test_what_is_in_the_place_of_the_store_by_now_is_left_to_whoever_put_it_there(
+    world: World, private: Path
+) -> None:
+    staged = world.stage()
+    (world.base / store.STORE).rename(private / "moved")
+    (world.base / store.STORE).symlink_to(private / "moved")
+    assert staged.discard() == [staged.directory.path]
+    assert len(list((private / "moved").iterdir())) == 2  # the copy and its record
