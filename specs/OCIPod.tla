@@ -202,9 +202,7 @@ Crash(v) ==
     /\ doing[v] # "nothing"
     /\ crashes < Crashes
     /\ crashes' = crashes + 1
-    /\ lock' = [c \in Containers |-> IF lock[c] = v THEN Nobody ELSE lock[c]]
-    /\ Goes(v, "nothing")
-    /\ at' = [at EXCEPT ![v] = Sandbox]
+    /\ LetGo(v)
     /\ UNCHANGED <<record, file, alive, root>>
 
 Next ==
