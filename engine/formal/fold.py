@@ -103,13 +103,18 @@ def fold(graph: Graph, *, name: str, spec: str, model: str) -> Fold:
     )
 
 
+#: What only the engine's moves beside its steps change: the copy, its being kept, the policy's trial, the last look.
+_ENGINES_OWN = ("copied", "shared", "probed", "inForce", "seen")
+
+
 def _actor(before: Mapping[str, Value], after: Mapping[str, Value]) -> Actor:
     """Told by what changed: the adversary's moves are counted, the engine's are what the spec calls `Acts`."""
     if before["moves"] != after["moves"]:
         return Actor.ADVERSARY
     if _only(after, "handle") == "current" != _only(before, "handle"):
         return Actor.ENGINE
-    return Actor.ENGINE if any(before[name] != after[name] for name in ("copied", "seen")) else Actor.WORLD
+    moved = any(before[name] != after[name] for name in _ENGINES_OWN)
+    return Actor.ENGINE if moved else Actor.WORLD
 
 
 def _only(state: Mapping[str, Value], name: str) -> str:
