@@ -52,7 +52,7 @@ compile: (_parts "test")
 diagrams: (_parts "test") _rootfs
     @exec {{ python }} -P {{ here }}/setup/make_diagrams.py
 
-# Change the code one place at a time and see that a test notices (as root, a quarter of an hour on two cores); writes docs/mutants.md
+# Change the code one place at a time and see that a test notices (as root, some twenty minutes on two busy cores); writes docs/mutants.md
 [no-exit-message]
 mutants: (_parts "test")
     @[ "$(id -u)" = 0 ] || { echo "mutants: without root many tests are skipped, and notice nothing: use sudo" >&2; exit 1; }
