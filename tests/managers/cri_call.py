@@ -24,7 +24,7 @@ def main(socket: str, method: str, request: str) -> int:
     json_format.Parse(request, message)
     with grpc.insecure_channel(f"unix://{socket}") as channel:
         try:
-            stub = api_pb2_grpc.RuntimeServiceStub(channel)
+            stub = api_pb2_grpc.RuntimeServiceStub(channel)  # type: ignore[no-untyped-call]
             answer = getattr(stub, method)(message, timeout=_PATIENCE)
         except grpc.RpcError as error:
             print(f"{error.code().name}: {error.details()}", file=sys.stderr)
