@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 
 from engine import __doc__ as what_it_is
 from engine import __version__
-from engine.errors import EngineError, printable, remedy_for
+from engine.errors import as_refusal, printable
 from engine.options import ExecPolicy, Network, Platform, RunOptions, check_container_id
 from engine.quick import import_transitions
 from engine.records import TYPE_CHECKING
@@ -60,16 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
-    except EngineError as error:
-        refusal = error
-    except OSError as error:
-        refusal = EngineError(f"cannot go on: {error}", remedy=remedy_for(error, "look at what it names"))
-        refusal.__cause__ = error
     except Exception as error:  # a fault of ours must not reach the user as a traceback
-        refusal = EngineError(
-            f"unexpected {type(error).__name__}", remedy="run with --debug and report what it shows"
-        )
-        refusal.__cause__ = error
+        refusal = as_refusal(error)
     else:
         return answer
     _forget_stdout()

@@ -48,6 +48,20 @@ class EngineError(Exception):
         super().__init__(f"{self.step}: {self.what}; {self.remedy}")
 
 
+def as_refusal(error: Exception) -> EngineError:
+    """What a user is told of an error that nothing foresaw: one line, with `error` as its cause for `--debug`."""
+    if isinstance(error, EngineError):
+        return error
+    if isinstance(error, OSError):
+        refusal = EngineError(f"cannot go on: {error}", remedy=remedy_for(error, "look at what it names"))
+    else:
+        refusal = EngineError(
+            f"unexpected {type(error).__name__}", remedy="run with --debug and report what it shows"
+        )
+    refusal.__cause__ = error
+    return refusal
+
+
 class UsageError(EngineError):
     """The command line is wrong; nothing was looked at."""
 

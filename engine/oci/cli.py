@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from engine import __version__
-from engine.errors import EngineError, UsageError, remedy_for
+from engine.errors import EngineError, UsageError, as_refusal
 from engine.oci.call import Call, say
 from engine.oci.flags import Flags, Kind, Table, parse
 
@@ -100,16 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 (each 
         return 1
     except KeyboardInterrupt:
         return 130
-    except EngineError as error:
-        refusal = error
-    except OSError as error:
-        refusal = EngineError(f"cannot go on: {error}", remedy=remedy_for(error, "look at what it names"))
-        refusal.__cause__ = error
     except Exception as error:  # a fault of ours must not reach the user as a traceback
-        refusal = EngineError(
-            f"unexpected {type(error).__name__}", remedy="run with --debug and report what it shows"
-        )
-        refusal.__cause__ = error
+        refusal = as_refusal(error)
     else:
         return answer
     call.report(refusal)

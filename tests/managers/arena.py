@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import pty
 import subprocess
 import sys
 import time
@@ -187,6 +188,24 @@ def eventually(what: str, look: Callable[[], Any], patience: float = 20) -> Any:
             return found
         time.sleep(0.05)
     raise TimeoutError(what)
+
+
+def said_on_a_terminal(start: Callable[[int], subprocess.Popen[str]]) -> bytes:
+    """What the program says that `start` gives a terminal as its standard files, and that then ends well."""
+    ours, theirs = pty.openpty()
+    try:
+        process = start(theirs)
+        os.close(theirs)
+        said = b""
+        try:
+            while piece := os.read(ours, 4096):
+                said += piece
+        except OSError:  # EIO: the other side is closed, pty(7)
+            pass
+        assert process.wait(timeout=PATIENCE) == 0, said
+    finally:
+        os.close(ours)
+    return said
 
 
 def _every_network_has_rmem_default() -> bool:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import subprocess
 
-from tests.managers.arena import PATIENCE, eventually
+from tests.managers.arena import PATIENCE, eventually, said_on_a_terminal
 from tests.managers.conftest import Refuse
 from tests.managers.containerd import Containerd
 
@@ -101,26 +99,12 @@ def test_stdin_reaches_the_container(containerd: Containerd) -> None:
 
 
 def test_a_terminal_is_one(containerd: Containerd) -> None:
-    ours, theirs = pty.openpty()
-    try:
-        process = containerd.start(
-            *containerd.run_command(
-                "seen", "sh", "-c", "[ -t 0 ] && echo a terminal", options=["--rm", "--tty"]
-            ),
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-        )
-        os.close(theirs)
-        said = b""
-        try:
-            while piece := os.read(ours, 4096):
-                said += piece
-        except OSError:  # EIO: the other side is closed, pty(7)
-            pass
-        assert process.wait(timeout=PATIENCE) == 0, said
-    finally:
-        os.close(ours)
+    command = containerd.run_command(
+        "seen", "sh", "-c", "[ -t 0 ] && echo a terminal", options=["--rm", "--tty"]
+    )
+    said = said_on_a_terminal(
+        lambda terminal: containerd.start(*command, stdin=terminal, stdout=terminal, stderr=terminal)
+    )
     assert b"a terminal" in said
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.managers.arena import PATIENCE, Arena
+from tests.managers.arena import PATIENCE, Arena, said_on_a_terminal
 from tests.managers.conftest import Refuse, verify_traces
 from tests.managers.image import NAME
 from tests.managers.podman import Podman
@@ -218,30 +217,11 @@ def test_limits_reach_the_cgroup(podman: Podman, arena: Arena) -> None:
 
 
 def test_a_terminal_is_one(podman: Podman) -> None:
-    ours, theirs = pty.openpty()
-    try:
-        run = podman.of_container("--network=none", "--rm", "--interactive", "--tty")
-        process = podman.start(
-            "run",
-            *run,
-            NAME,
-            "sh",
-            "-c",
-            "[ -t 0 ] && echo a terminal",
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-        )
-        os.close(theirs)
-        said = b""
-        try:
-            while piece := os.read(ours, 4096):
-                said += piece
-        except OSError:  # EIO: the other side is closed, pty(7)
-            pass
-        assert process.wait(timeout=PATIENCE) == 0, said
-    finally:
-        os.close(ours)
+    run = podman.of_container("--network=none", "--rm", "--interactive", "--tty")
+    command = ("run", *run, NAME, "sh", "-c", "[ -t 0 ] && echo a terminal")
+    said = said_on_a_terminal(
+        lambda terminal: podman.start(*command, stdin=terminal, stdout=terminal, stderr=terminal)
+    )
     assert said == b"a terminal\r\n"
 
 
