@@ -235,6 +235,10 @@ def _play(job: Message, asks: socket.socket) -> NoReturn:
     os._exit(0)
 
 
+#: The signals of a terminal, and of its end: engines meet them as a program in the foreground does.
+_AS_BY_DEFAULT = (signal.SIGHUP, signal.SIGINT)
+
+
 def _serve(control: socket.socket) -> None:
     """Fork an engine for each job; the status of one that is over is told when it is asked for."""
     import shutil  # noqa: F401 (it looks at the functions of os when it is imported)
@@ -277,6 +281,11 @@ def _serve(control: socket.socket) -> None:
 # -- in the test's process --------------------------------------------------------------------------------------
 
 
+def _ignored_by_a_new_process() -> int:
+    told = ["/bin/sed", "-n", "s/^SigIgn://p", "/proc/self/status"]
+    return int(subprocess.run(told, capture_output=True, check=True).stdout, 16)
+
+
 class ForkServer:
     """The process from which engines are forked: small, with one thread, and of the signals of no terminal."""
 
@@ -292,6 +301,10 @@ class ForkServer:
                 start_new_session=True,
             )
         self._control.settimeout(_PATIENCE)
+        #: What engines ignore from their start, by the will of whoever started the suite, a bit each.
+        self.ignored = _ignored_by_a_new_process()
+        for number in _AS_BY_DEFAULT:
+            self.ignored &= ~(1 << (number - 1))
 
     def start(self, job: Mapping[str, Any]) -> Engine:
         """A new engine, standing before its first step."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,3 +48,22 @@ def needs_landlock(needs_root: None) -> None:
     """And root: Landlock without no_new_privs takes CAP_SYS_ADMIN."""
     if landlock.abi_version() == 0:
         pytest.skip("needs a kernel with Landlock")
+
+
+@pytest.fixture
+def no_child_left() -> Iterator[None]:
+    """The test leaves no child process behind, ended or not; those that other tests keep are none of its own."""
+    before = _children()
+    yield
+    assert _children() <= before, "a child process is left"
+
+
+def _children() -> set[int]:
+    """The processes whose parent is this one, proc_pid_stat(5)."""
+    found = set()
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # it has ended
+            fields = Path(f"/proc/{name}/stat").read_bytes().rpartition(b")")[2].split()
+            if int(fields[1]) == os.getpid():
+                found.add(int(name))
+    return found
