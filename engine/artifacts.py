@@ -31,7 +31,6 @@ from engine.linux.files import (
     Opened,
     PrivateDirectory,
     UntrustedPathError,
-    judge_directory,
     make_private_directory,
     open_private_directory,
     open_trusted,
@@ -160,7 +159,9 @@ def reach_base(path: str, *, make: bool) -> str:
     missing: list[str] = []
     while True:
         try:
-            parent = open_trusted(parent_path, owners, follow_links=True, unmapped=unmapped_uid())
+            parent = open_trusted(
+                parent_path, owners, follow_links=True, unmapped=unmapped_uid(), directory=bool(missing)
+            )
             break
         except FileNotFoundError:
             if not make:
@@ -169,12 +170,11 @@ def reach_base(path: str, *, make: bool) -> str:
             missing.append(last)
     try:
         while missing:
-            judge_directory(parent, owners)
             where = os.path.join(parent.path, missing[-1])
             with contextlib.suppress(FileExistsError):
                 os.mkdir(missing[-1], 0o711, dir_fd=parent.descriptor)
             os.close(parent.descriptor)
-            parent = open_trusted(where, owners, follow_links=False, unmapped=unmapped_uid())
+            parent = open_trusted(where, owners, follow_links=False, unmapped=unmapped_uid(), directory=True)
             missing.pop()
         return os.path.join(parent.path, name)
     finally:
@@ -189,12 +189,7 @@ def _open_parent(path: str) -> tuple[Opened, str]:
     if name in ("", ".", ".."):
         raise UntrustedPathError(path, "does not end in the name of a directory")
     owners = {0, os.geteuid()}
-    parent = open_trusted(parent_path, owners, follow_links=False, unmapped=unmapped_uid())
-    try:
-        judge_directory(parent, owners)
-    except BaseException:
-        os.close(parent.descriptor)
-        raise
+    parent = open_trusted(parent_path, owners, follow_links=False, unmapped=unmapped_uid(), directory=True)
     return parent, name
 
 

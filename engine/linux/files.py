@@ -62,14 +62,20 @@ def distrust(path: str, status: os.stat_result, owners: Collection[int | None]) 
 
 
 def open_trusted(  # noqa: PLR0912 (one walk)
-    path: str, owners: Collection[int], *, follow_links: bool, unmapped: int | None = None
+    path: str,
+    owners: Collection[int],
+    *,
+    follow_links: bool,
+    unmapped: int | None = None,
+    directory: bool = False,
 ) -> Opened:
     """Open what the absolute `path` names, judging every directory and link on the way from the root.
 
     `owners` are the uids that may own them. With `follow_links` a link is followed after it was judged
     itself, by reading the link that was opened; without it any link is refused, and so is `..`. The last
-    component is opened but, unless it is a link, not judged: that is the caller's. `unmapped` is a uid that
-    may own directories too, but none that lies in a directory of the effective user's own.
+    component is opened but, unless it is a link, not judged: that is the caller's, but for a `directory`, which
+    is judged as those above it. `unmapped` is a uid that may own directories too, but none that lies in a directory
+    of the effective user's own.
 
     Raises `UntrustedPathError`, `FileNotFoundError` and other `OSError`s naming the part that failed.
     """
@@ -116,6 +122,8 @@ def open_trusted(  # noqa: PLR0912 (one walk)
                 while len(stack) > 1:
                     os.close(stack.pop().descriptor)
             pending.extend(_components(target))
+        if directory:
+            judge_directory(stack[-1], trusted)
         return stack.pop()
     finally:
         for opened in stack:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,20 @@ def test_the_engine_runs_inside_an_already_mapped_user_namespace(unprivileged_en
     finished = engine.finish(engine.start(["unshare", "--map-root-user", "--mount", *command]))
     assert finished.code == 42, finished
     assert _policy(engine, container_id)["ids"] == "all"
+
+
+def test_the_base_may_lie_in_a_directory_of_the_hosts_root(
+    needs_root: None, unprivileged_engine: Engine, arena: Path
+) -> None:
+    """As /var/lib/SOMEBODY does. In the namespaces of the policy that directory is of an owner without a name."""
+    engine = unprivileged_engine
+    base = engine.owned(Path(tempfile.mkdtemp(dir=arena)))
+    options = ("--rootless", "--require-exec-policy")
+    chosen = {"ENGINE_ARTIFACT_BASE": str(base)}
+    finished = engine.run(engine.shell("exit 42"), "--id", engine.new_id(), *options, environment=chosen)
+    assert (finished.code, finished.stderr) == (42, "")
+    assert engine.call("gc", environment=chosen).code == 0
+    shutil.rmtree(base)
 
 
 def test_subordinate_ids_are_mapped_where_the_user_has_some(

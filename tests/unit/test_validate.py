@@ -527,6 +527,17 @@ class TestWalk:
                 self.walk(path)
             assert (refused.value.errno, refused.value.filename) == (number, str(part))
 
+    def test_only_a_directory_is_judged_itself_and_only_where_one_is_asked_for(self, private: Path) -> None:
+        open_to_all = private / "open"
+        open_to_all.mkdir()
+        open_to_all.chmod(0o777)
+        (private / "file").touch()
+        assert self.walk(open_to_all) == str(open_to_all)
+        assert self.distrusted(open_to_all, directory=True).startswith(f"'{open_to_all}' ")
+        with pytest.raises(NotADirectoryError):
+            self.walk(private / "file", directory=True)
+        assert self.walk(private, directory=True) == str(private)
+
     @pytest.mark.usefixtures("needs_root")
     def test_an_unmapped_owner_is_trusted_above_but_not_in_a_directory_of_our_own(
         self, private: Path, monkeypatch: pytest.MonkeyPatch
@@ -538,9 +549,12 @@ class TestWalk:
         monkeypatch.setattr(self.__class__, "OWNERS", frozenset({0, 1000}))
         ours = private / "theirs" / "ours"
         assert self.walk(ours, unmapped=65534) == str(ours)
-        assert self.distrusted(ours / "theirs" / "x", unmapped=65534) == (
-            f"'{ours}/theirs' is owned by uid 65534 (expected uid 0 or uid 1000)"
-        )
+        their_own, theirs = private / "theirs", ours / "theirs"
+        assert self.walk(their_own, unmapped=65534, directory=True) == str(their_own)
+        for refused, more in [(theirs / "x", {}), (theirs, {"directory": True})]:
+            assert self.distrusted(refused, unmapped=65534, **more) == (
+                f"'{theirs}' is owned by uid 65534 (expected uid 0 or uid 1000)"
+            )
         assert self.distrusted(ours) == (
             f"'{private}/theirs' is owned by uid 65534 (expected uid 0 or uid 1000)"
         )
