@@ -2,11 +2,11 @@
 
     <base>/staged/<key>         a staged copy, mode 0500; each container that runs it has a hard link to it
     <base>/staged/<key>.json    what it is: the file it was made from, its SHA-256, its own identity when last used
-                                (null where the digest alone is kept)
 
 `<key>` is the identity of the pinned file: device, inode, size, mtime and ctime. Any write to that file moves its
 ctime (but see `SETTLED_NS`), so equal keys mean equal bytes. The copy has an identity too, recorded after each link,
-as a link moves its ctime: while that is as it was recorded nobody has written it; otherwise its digest decides.
+as a link moves its ctime: while that is as it was recorded nobody has written it; otherwise its digest decides. Where
+the record is not to be believed (below), each run compares the copy with the pinned file, byte for byte.
 
 A link is another name for one file, so it is no weaker than a copy only if nobody can write that file:
 
@@ -15,9 +15,9 @@ A link is another name for one file, so it is no weaker than a copy only if nobo
   container executes it, open(2) answers ETXTBSY. From before it is judged until execve a run holds a read lease on it,
   fcntl(2), which there is none of while it is open for writing, and for which whoever opens it for writing waits.
   A write in between moves its ctime, and the record of that is out of reach, so the digest is asked and differs.
-- One who acts as its owner, outside of any confinement, can write the record as well. So a copy is only kept where he
-  could as well write the binary itself: where that is the effective user's own (`stage`). Elsewhere each run makes its
-  copy from the pinned file, and the store tells no more than the digest of that: no byte that runs comes from it.
+- One who acts as its owner, outside of any confinement, can write the record as well. So a record is only believed
+  where he could as well write the binary itself: where that is the effective user's own (`stage`). Elsewhere it tells
+  no more than the digest that the trace then names; what runs was compared, after the lease was had.
 
 Linux 6.11, and 6.12 before 6.12.2, let a program be written while it is executed; update those.
 
@@ -60,13 +60,15 @@ _LONGEST_RECORD = 4096
 class Kept:
     """A copy, open for reading on `descriptor`: made from the file `made_from`, its SHA-256 in hexadecimal.
 
-    `hashed` says whether this run read it for that, or has it from the record of an earlier one.
+    `hashed` says whether this run read it for that, or has it from the record of an earlier one; `compared`, whether
+    this run read it to compare it with the pinned file.
     """
 
     descriptor: int
     made_from: Identity
     digest: str
     hashed: bool
+    compared: bool = False
 
 
 @contextlib.contextmanager
@@ -118,10 +120,11 @@ def is_held(kept: int) -> bool:
     return fcntl.fcntl(kept, fcntl.F_GETLEASE) == fcntl.F_RDLCK
 
 
-def find(store: PrivateDirectory, identity: Identity) -> Kept | None:
+def find(store: PrivateDirectory, identity: Identity, pinned: int | None) -> Kept | None:
     """The kept copy of the file with this `identity`, held; None, and nothing left of it, where there is no good one.
 
-    A directory in its place is left for gc to name: the run has a copy of its own. Raises `OSError`.
+    `pinned` is open on that file where the copy is to be compared with it, None where its record is believed. A
+    directory in its place is left for gc to name: the run has a copy of its own. Raises `OSError`.
     """
     key = _key(identity)
     try:
@@ -136,7 +139,7 @@ def find(store: PrivateDirectory, identity: Identity) -> Kept | None:
         _remove(store, key)
         return None
     try:
-        if hold(descriptor) and (good := _judge(store, identity, descriptor)):
+        if hold(descriptor) and (good := _judge(store, identity, descriptor, pinned)):
             return good
         _remove(store, key)
     except BaseException:
@@ -146,18 +149,12 @@ def find(store: PrivateDirectory, identity: Identity) -> Kept | None:
     return None
 
 
-def find_digest(store: PrivateDirectory, identity: Identity) -> str | None:
-    """The SHA-256, in hexadecimal, that was recorded of the file with this `identity`. Raises `OSError`."""
-    record = _read_record(store, identity)
-    return None if record is None else record.digest
-
-
 def keep(store: PrivateDirectory, made: Kept) -> bool:
     """Keep the copy that was `made` for the next run, and hold it. Says whether it did.
 
     Not a copy of a file that was changed just now, nor one that has no name any more.
     """
-    if not _is_settled(made) or not hold(made.descriptor):
+    if time.time_ns() - made.made_from.ctime_ns < SETTLED_NS or not hold(made.descriptor):
         return False
     try:
         link(made, store, _key(made.made_from))
@@ -165,17 +162,6 @@ def keep(store: PrivateDirectory, made: Kept) -> bool:
         return False
     note(store, made)
     return True
-
-
-def keep_digest(store: PrivateDirectory, made: Kept) -> None:
-    """Keep only the digest of the copy that was `made`, unless its file was changed just now."""
-    if _is_settled(made):
-        with contextlib.suppress(OSError):
-            _write_record(store, made, None)
-
-
-def _is_settled(made: Kept) -> bool:
-    return time.time_ns() - made.made_from.ctime_ns >= SETTLED_NS
 
 
 def link(kept: Kept, directory: PrivateDirectory, name: str) -> None:
@@ -189,17 +175,17 @@ def note(store: PrivateDirectory, kept: Kept) -> None:
     Where that cannot be written the next run asks the digest, or copies.
     """
     with contextlib.suppress(OSError):
-        _write_record(store, kept, Identity.of(os.fstat(kept.descriptor)))
+        _write_record(store, kept)
 
 
-def _write_record(store: PrivateDirectory, made: Kept, copy: Identity | None) -> None:
+def _write_record(store: PrivateDirectory, kept: Kept) -> None:
     record = {
-        "made_from": made.made_from.facts(),
-        "sha256": made.digest,
-        "copy": None if copy is None else copy.facts(),
+        "made_from": kept.made_from.facts(),
+        "sha256": kept.digest,
+        "copy": Identity.of(os.fstat(kept.descriptor)).facts(),
     }
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    name = f"{_key(made.made_from)}.json"
+    name = f"{_key(kept.made_from)}.json"
     descriptor = os.open(_NEW, flags, 0o600, dir_fd=store.descriptor)
     try:
         os.write(descriptor, json.dumps(record).encode())
@@ -246,12 +232,23 @@ def digest_of(descriptor: int) -> str:
     return digest.hexdigest()
 
 
+def _have_equal_bytes(one: int, other: int) -> bool:
+    """Whether two files are the same to their ends. Read, not mapped: one that is cut short then ends nobody."""
+    piece, another = bytearray(_CHUNK), bytearray(_CHUNK)
+    offset = 0
+    while count := os.preadv(one, [piece], offset):
+        if os.preadv(other, [another], offset) != count or piece != another:
+            return False
+        offset += count
+    return not os.preadv(other, [another], offset)
+
+
 def _key(identity: Identity) -> str:
     return "-".join(f"{number:x}" for number in identity.facts().values())
 
 
-def _judge(store: PrivateDirectory, identity: Identity, descriptor: int) -> Kept | None:
-    """The copy open on `descriptor` where it still is what its record says, else None."""
+def _judge(store: PrivateDirectory, identity: Identity, descriptor: int, pinned: int | None) -> Kept | None:
+    """The copy open on `descriptor` where it still is what it should be, else None."""
     status = os.fstat(descriptor)
     if not (
         stat.S_ISREG(status.st_mode)
@@ -263,6 +260,10 @@ def _judge(store: PrivateDirectory, identity: Identity, descriptor: int) -> Kept
     record = _read_record(store, identity)
     if record is None:
         return None
+    if pinned is not None:
+        if not _have_equal_bytes(descriptor, pinned):
+            return None
+        return Kept(descriptor, identity, record.digest, hashed=False, compared=True)
     hashed = record.copy != Identity.of(status).facts()
     if hashed and digest_of(descriptor) != record.digest:
         return None

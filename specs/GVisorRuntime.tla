@@ -137,13 +137,13 @@ Unseen == [bundle |-> "unseen", root |-> "unseen"]
 
 \* stage.py: the binary's owner is the store's owner.  The vendor's file is root's.
 BinaryIsTheStoresOwners(r) == option[r].asRoot
-KeepsCopies == \A r \in Runs : BinaryIsTheStoresOwners(r)
+RecordsAreBelieved == \A r \in Runs : BinaryIsTheStoresOwners(r)
 
 \* Whoever owns the store could write there what he likes, and record it so.  If he owns the binary too, he could as
 \* well write into that; and like root and the caller elsewhere he is then not the adversary.
 KeptAtFirst ==
     LET Kept(b) == {[of |-> Identity("vendor"), bytes |-> b, recorded |-> b]}
-    IN IF KeepsCopies THEN {{}, Kept(Bytes("vendor"))} ELSE {Kept("evil")}
+    IN {{}, Kept(Bytes("vendor"))} \cup IF "kept" \in Moves /\ ~RecordsAreBelieved THEN {Kept("evil")} ELSE {}
 
 \* The run has its container to itself: it holds the lock, or the container that it became does.
 Owns(r) == state[r] \in Past("root_secured") \ {"handed_off"} \/ alive[r]
@@ -214,11 +214,13 @@ StageDirIsOwn(r) == nest[id[r]] = "own"
 \* pin has nothing to compare.
 CopyIsWhatWasPinned(r) == Pinning => Bytes(pinned[r]) = validated[r]
 
-\* store.py, `find`: made from a file of the very identity that was validated, and as it was recorded: by its own
-\* ctime, or else by its digest.
+\* store.py, `find`: made from a file of the very identity that was validated, and as it was recorded, by its own
+\* ctime or else by its digest.  A record that another than the binary's owner could have written tells nothing: the
+\* copy is then compared with the pinned file, byte for byte.
 IdentityValidated(r) == <<pinned[r], validated[r] = "vendor_anew">>
 IsKeptFor(r, kept)   == kept.of = IdentityValidated(r)
-IsAsRecorded(kept)   == kept.bytes = kept.recorded
+IsGood(r, kept) ==
+    IF BinaryIsTheStoresOwners(r) THEN kept.bytes = kept.recorded ELSE kept.bytes = Bytes(pinned[r])
 
 \* stage.py, `hold`: the run has a lease on the file until execve, fcntl(2), and from then on it is being executed,
 \* ETXTBSY of open(2); either way nobody can write it.
@@ -301,17 +303,16 @@ Link(r) ==
     /\ copied[r] = Nothing
     /\ StageDirIsOwn(r)
     /\ Pinning
-    /\ BinaryIsTheStoresOwners(r)
     /\ \E kept \in stored :
           /\ IsKeptFor(r, kept)
-          /\ IsAsRecorded(kept)
+          /\ IsGood(r, kept)
           /\ copied' = [copied EXCEPT ![r] = kept.bytes]
           /\ onDisk' = [onDisk EXCEPT ![r] = kept.bytes]
     /\ shared' = [shared EXCEPT ![r] = TRUE]
     /\ UNCHANGED <<given, state, verdict, binary, stored, locks, policies, handOff, source, dirs, bundle, spent>>
 
 \* The copy is kept for later runs if it still has a name and the pinned file is the version that was validated.  One
-\* that is not what was recorded makes way.
+\* that is not good makes way.
 Keep(r) ==
     /\ state[r] = "root_secured"
     /\ ~failed[r]
@@ -319,9 +320,8 @@ Keep(r) ==
     /\ ~shared[r]
     /\ CopyIsWhatWasPinned(r)
     /\ Pinning
-    /\ BinaryIsTheStoresOwners(r)
     /\ onDisk[r] = copied[r]
-    /\ \A kept \in stored : ~(IsKeptFor(r, kept) /\ IsAsRecorded(kept))
+    /\ \A kept \in stored : ~(IsKeptFor(r, kept) /\ IsGood(r, kept))
     /\ stored' = {kept \in stored : ~IsKeptFor(r, kept)}
                  \cup {[of |-> IdentityValidated(r), bytes |-> copied[r], recorded |-> copied[r]]}
     /\ shared' = [shared EXCEPT ![r] = TRUE]
@@ -488,7 +488,6 @@ GcRemoves(i) ==
 \* What no container links is forgotten, which a run sees as a store that has nothing for it.
 GcForgets ==
     /\ "gc" \in Moves
-    /\ KeepsCopies
     /\ \E kept \in stored :
           /\ \A r \in Runs : ~(shared[r] /\ IsKeptFor(r, kept) /\ onDisk[r] # Nothing)
           /\ stored' = stored \ {kept}
@@ -569,11 +568,10 @@ ReplaceCopy(r) ==
     /\ onDisk' = [onDisk EXCEPT ![r] = "evil"]
     /\ UNCHANGED <<given, state, verdict, binary, copied, stored, shared, locks, policies, handOff, source, dirs, bundle>>
 
-\* What broke out of a container has the file at hand that it was started from, and writes it when it can.  Whoever
-\* shares that file then has it so.
+\* What broke out of a container has the file at hand that it was started from, and writes it when it can; so can one
+\* who acts as the store's owner.  Whoever shares that file then has it so.
 SpoilKept ==
     /\ "kept" \in Moves
-    /\ KeepsCopies
     /\ Spends
     /\ \E kept \in stored :
           /\ kept.bytes # "evil"
@@ -704,7 +702,7 @@ OnlyValidatedBytes == \A r \in Runs : ran[r] # Nothing => ran[r] = validated[r]
 \* A kept copy that is not what its key says would run in the place of what was validated.  store.py: the identity of
 \* the pinned file, with its ctime, is the key, and a copy is kept only after it was compared.
 KeptCopiesAreWhatTheyAreKeptFor ==
-    KeepsCopies => \A kept \in stored :
+    RecordsAreBelieved => \A kept \in stored :
         kept.recorded = CASE kept.of = <<"vendor", FALSE>> -> "vendor"
                           [] kept.of = <<"vendor", TRUE>>  -> "vendor_anew"
                           [] OTHER                         -> "other"

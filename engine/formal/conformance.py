@@ -207,7 +207,8 @@ def _copy(now: _Moment) -> Facts:
         "mode": "0500",
         "pinned": pinned,
         "made_from": pinned,
-        "shared": now.shared,
+        "from_store": now.shared,
+        "compared": now.shared and not now.as_root,
     }
 
 

@@ -100,6 +100,7 @@ class StageFacts(TypedDict):
     made_from: Identity
     shared: bool
     hashed: bool
+    compared: bool
 
 
 class ApplyPolicyFacts(TypedDict):

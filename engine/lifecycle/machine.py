@@ -121,7 +121,11 @@ def _copy_is_what_was_pinned(known: Known) -> bool:
         staged["pinned"] == staged["made_from"] == binary["identity"]
         and staged["size"] == binary["identity"]["size"]
         and staged["mode"] == "0500"
-        and (not staged["shared"] or binary["owner"] == known["header"]["host"]["user"])
+        and (
+            not staged["from_store"]
+            or staged["compared"]
+            or binary["owner"] == known["header"]["host"]["user"]
+        )
         and (joined is None or staged["sha256"] == joined["sha256"])
     )
 

@@ -1,8 +1,8 @@
 """Step `stage`: a private copy of the pinned bytes, which is what will be executed.
 
-The bytes come from the descriptor that `validate` pinned, never from the path; or, where the binary is the effective
-user's own, from a copy that an earlier run made from a file of the very same identity and kept in the store. No fsync:
-nothing here has to survive a crash of the machine, as no container does.
+The bytes come from the descriptor that `validate` pinned, never from the path; or from a copy that an earlier run made
+from a file of the very same identity and kept in the store, which is compared with the pinned file unless that is the
+effective user's own. No fsync: nothing here has to survive a crash of the machine, as no container does.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Staged:
     `digest` is the SHA-256, in hexadecimal, of its bytes. It was made from the file `made_from`, by this run or,
     `from_store`, by an earlier one. `pinned` is the identity that the pinned file still had when it was there.
     Where it is `shared` the store has it under another name, and so have other containers. `hashed` says whether this
-    run read all of it for the digest; if not, that is known from an earlier run of the same file.
+    run read all of it for the digest; if not, that is known from an earlier run of the same file. `compared` says
+    whether this run read all of it to compare it with the pinned file.
     """
 
     exec_allow: PrivateDirectory
@@ -51,6 +52,7 @@ class Staged:
     made_from: Identity
     shared: bool
     hashed: bool
+    compared: bool
     base: PrivateDirectory
 
     def facts(self) -> dict[str, Any]:
@@ -64,6 +66,7 @@ class Staged:
             "made_from": self.made_from.facts(),
             "shared": self.shared,
             "hashed": self.hashed,
+            "compared": self.compared,
         }
 
     def changed(self) -> str | None:
@@ -154,6 +157,7 @@ def _make(
         made_from=kept.made_from,
         shared=shared,
         hashed=kept.hashed,
+        compared=kept.compared,
         base=base,
     )
 
@@ -165,12 +169,6 @@ def _link_or_copy(
     with store.opened(base) as kept_copies:
         if kept_copies is None:
             return _copy(binary, directory), False, False
-        # Whoever owns the store could not have written this binary, and must not be able to through the store.
-        if binary.owner != os.geteuid():
-            copy = _copy(binary, directory, store.find_digest(kept_copies, binary.identity))
-            if copy.hashed:
-                store.keep_digest(kept_copies, copy)
-            return copy, False, False
         if kept := _link(binary, kept_copies, directory):
             return kept, True, True
         copy = _copy(binary, directory)
@@ -179,7 +177,9 @@ def _link_or_copy(
 
 def _link(binary: Validated, kept_copies: PrivateDirectory, directory: PrivateDirectory) -> Kept | None:
     """Link the kept copy of the pinned bytes; None where there is none, or it takes no more links."""
-    kept = store.find(kept_copies, binary.identity)
+    # Whoever owns the store could not have written a binary of another's, and must not be able to through the store.
+    pinned = None if binary.owner == os.geteuid() else binary.descriptor
+    kept = store.find(kept_copies, binary.identity, pinned)
     if kept is None:
         return None
     try:
@@ -193,14 +193,14 @@ def _link(binary: Validated, kept_copies: PrivateDirectory, directory: PrivateDi
     return kept
 
 
-def _copy(binary: Validated, directory: PrivateDirectory, digest: str | None = None) -> Kept:
-    """A copy of the pinned bytes, whose `digest` is computed where it is not known."""
+def _copy(binary: Validated, directory: PrivateDirectory) -> Kept:
+    """A copy of the pinned bytes."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     target = os.open(PROGRAM, flags, 0o500, dir_fd=directory.descriptor)
     try:
         size = _copy_bytes(binary.descriptor, target)
         os.fchmod(target, 0o500)
-        found = digest or store.digest_of(target)
+        digest = store.digest_of(target)
         written = os.fstat(target)
     finally:
         os.close(target)
@@ -222,7 +222,7 @@ def _copy(binary: Validated, directory: PrivateDirectory, digest: str | None = N
     except BaseException:
         os.close(descriptor)
         raise
-    return Kept(descriptor, binary.identity, found, hashed=digest is None)
+    return Kept(descriptor, binary.identity, digest, hashed=True)
 
 
 def _changed(binary: Validated) -> StageError:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 from pathlib import Path
 
 import pytest
 
+from engine.linux.identity import Identity
 from tests.integration.harness import Engine, processes_about, wait_for
 
 
@@ -53,16 +56,36 @@ def test_containers_of_root_share_one_runsc(root_engine: Engine) -> None:
     assert kept(root_engine).stat().st_nlink == 3
 
 
-def test_an_unprivileged_users_containers_each_have_their_own_of_a_runsc_that_is_roots(
-    unprivileged_engine: Engine,
+def test_so_do_an_unprivileged_users_of_a_runsc_that_is_roots_and_each_compares_it(
+    needs_root: None, unprivileged_engine: Engine, runsc: Path
 ) -> None:
     (first, one), (second, other) = run(unprivileged_engine), run(unprivileged_engine)
-    assert [(facts["shared"], facts["from_store"]) for facts in (first, second)] == [(False, False)] * 2
-    assert (first["hashed"], second["hashed"]) == (True, False)
+    assert [facts["shared"] for facts in (first, second)] == [True, True]
+    assert [facts["from_store"] for facts in (first, second)] == [False, True]
+    assert [facts["compared"] for facts in (first, second)] == [False, True]
+    assert [facts["hashed"] for facts in (first, second)] == [True, False]
     assert first["sha256"] == second["sha256"]
-    assert not one.samefile(other)
-    assert one.stat().st_nlink == 1
-    assert one.read_bytes() == other.read_bytes()
+    assert one.samefile(other)
+    assert one.read_bytes() == runsc.read_bytes()
+
+
+def test_what_a_user_wrote_and_recorded_is_not_run_in_the_place_of_roots(
+    needs_root: None, unprivileged_engine: Engine, runsc: Path
+) -> None:
+    """Whoever acted as this user once, and is gone, leaves nothing that a later run executes."""
+    run(unprivileged_engine)
+    wait_for("the end of every process", lambda: not processes_about(unprivileged_engine.directory))
+    copy = kept(unprivileged_engine)
+    write_through(str(copy))
+    record = copy.with_name(f"{copy.name}.json")
+    as_it_is = {
+        "sha256": hashlib.sha256(copy.read_bytes()).hexdigest(),
+        "copy": Identity.of(copy.stat()).facts(),
+    }
+    unprivileged_engine.write(record, json.dumps({**json.loads(record.read_bytes()), **as_it_is}).encode())
+    again, staged_now = run(unprivileged_engine)
+    assert (again["from_store"], again["compared"]) == (False, False)
+    assert staged_now.read_bytes() == runsc.read_bytes()
 
 
 def test_nobody_can_write_what_a_container_runs(root_engine: Engine) -> None:

@@ -121,7 +121,7 @@ def the_lock_is_not_kept() -> None:
 def a_kept_copy_is_linked_unread() -> None:
     """What its record says is taken for what it is."""
 
-    def believe(directory: Any, identity: Any, descriptor: int) -> Kept | None:
+    def believe(directory: Any, identity: Any, descriptor: int, _pinned: int | None) -> Kept | None:
         record = store._read_record(directory, identity)
         return None if record is None else Kept(descriptor, identity, record.digest, hashed=False)
 

@@ -40,7 +40,8 @@ GOOD: dict[Trigger, dict[str, Any]] = {
         "mode": "0500",
         "pinned": IDENTITY,
         "made_from": IDENTITY,
-        "shared": True,
+        "from_store": True,
+        "compared": False,
     },
     Trigger.APPLY_POLICY: {"outcome": "not_applicable"},
     Trigger.EXEC: {"argv": ["/b/runsc", "run"], "bundle": {"sha256": "abc"}},
@@ -341,11 +342,17 @@ def test_the_state_cannot_be_set_from_outside() -> None:
 
 
 @pytest.mark.parametrize(
-    ("owner", "shared", "holds"),
-    [(0, True, True), (0, False, True), (1000, True, False), (1000, False, True)],
+    ("owner", "from_store", "compared", "holds"),
+    [
+        (0, True, False, True),
+        (0, False, False, True),
+        (1000, True, False, False),
+        (1000, True, True, True),
+        (1000, False, False, True),
+    ],
 )
-def test_a_copy_is_shared_only_where_the_binary_is_the_callers_own(
-    owner: int, shared: bool, holds: bool
+def test_a_kept_copy_is_believed_only_where_the_binary_is_the_callers_own_and_else_compared(
+    owner: int, from_store: bool, compared: bool, holds: bool
 ) -> None:
     (row,) = (row for row in LIFECYCLE if row.trigger is Trigger.STAGE)
     (guard,) = row.guards
@@ -353,6 +360,6 @@ def test_a_copy_is_shared_only_where_the_binary_is_the_callers_own(
         "header": HEADER,
         Trigger.VALIDATE: {**GOOD[Trigger.VALIDATE], "owner": owner},
         Trigger.SECURE_ROOT: GOOD[Trigger.SECURE_ROOT],
-        Trigger.STAGE: {**GOOD[Trigger.STAGE], "shared": shared},
+        Trigger.STAGE: {**GOOD[Trigger.STAGE], "from_store": from_store, "compared": compared},
     }
     assert guard.holds(known) is holds

@@ -191,6 +191,7 @@ def test_what_was_staged_is_recorded(root: SecuredRoot, pinned: Validated, binar
         "from_store": False,
         "shared": False,  # the binary was made just now
         "hashed": True,
+        "compared": False,
     }
     assert facts == expected
 

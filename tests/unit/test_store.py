@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -209,24 +210,69 @@ def test_where_the_file_system_knows_no_leases_each_run_has_its_own(
     assert world.kept == []
 
 
-def test_a_binary_of_another_owner_is_copied_by_each_run_and_hashed_by_the_first(world: World) -> None:
+def test_of_a_binary_of_another_owner_the_kept_copy_is_compared_each_time(world: World) -> None:
     runs = [world.stage_as_anothers() for _ in range(3)]
-    assert [(run.from_store, run.shared, run.hashed) for run in runs] == [
-        (False, False, True),
-        (False, False, False),
-        (False, False, False),
+    assert [(run.from_store, run.shared, run.hashed, run.compared) for run in runs] == [
+        (False, True, True, False),
+        (True, True, False, True),
+        (True, True, False, True),
     ]
     assert len({run.digest for run in runs}) == 1
-    assert len({os.fstat(run.descriptor).st_ino for run in runs}) == 3
+    assert len({os.fstat(run.descriptor).st_ino for run in runs}) == 1
     assert {Path(run.path).read_bytes() for run in runs} == {world.binary.read_bytes()}
-    assert world.kept == []
+    assert all(run.changed() is None for run in runs)
 
 
-def test_a_kept_copy_is_not_linked_for_a_binary_of_another_owner(world: World) -> None:
-    shared = world.stage()
-    own = world.stage_as_anothers()
-    assert (own.from_store, own.shared, own.hashed) == (False, False, False)
-    assert not os.path.samestat(os.fstat(own.descriptor), os.fstat(shared.descriptor))
+def test_one_that_is_the_callers_own_is_not_compared(world: World) -> None:
+    assert [world.stage().compared for _ in range(2)] == [False, False]
+    assert world.stage_as_anothers().compared
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: b"x" + content[1:],
+        lambda content: content[:-1] + b"x",
+        lambda content: content[: len(content) // 2] + b"x" + content[len(content) // 2 + 1 :],
+    ],
+    ids=["first", "last", "middle"],
+)
+def test_a_record_of_anothers_is_not_believed_whatever_it_says(
+    world: World, monkeypatch: pytest.MonkeyPatch, change: Callable[[bytes], bytes]
+) -> None:
+    """Its owner wrote the copy, and recorded it as what it now is; a piece is less than the file and divides it not."""
+    monkeypatch.setattr(store, "_CHUNK", 1000)
+    first = world.stage_as_anothers()
+    (kept,) = world.kept
+    poison = change(kept.read_bytes())
+    assert poison != world.binary.read_bytes()
+    kept.chmod(0o700)
+    kept.write_bytes(poison)
+    kept.chmod(0o500)
+    record = kept.with_name(f"{kept.name}.json")
+    as_it_is = {"sha256": hashlib.sha256(poison).hexdigest(), "copy": Identity.of(kept.stat()).facts()}
+    record.write_text(json.dumps({**json.loads(record.read_bytes()), **as_it_is}))
+    again = world.stage_as_anothers()
+    assert (again.from_store, again.compared, again.digest) == (False, False, first.digest)
+    assert Path(again.path).read_bytes() == world.binary.read_bytes()
+    assert world.stage_as_anothers().compared
+
+
+def test_a_file_that_ends_before_the_other_is_not_the_same(
+    private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_CHUNK", 4)
+    opened = []
+    for number, content in enumerate(
+        [b"12345678", b"12345678", b"1234567", b"123456789", b"12345678abcd", b""]
+    ):
+        (private / str(number)).write_bytes(content)
+        opened.append(os.open(private / str(number), os.O_RDONLY))
+    found = [[store._have_equal_bytes(one, other) for other in opened] for one in opened]
+    same = {(0, 1), (1, 0)} | {(each, each) for each in range(len(opened))}
+    assert found == [[(row, column) in same for column in range(len(opened))] for row in range(len(opened))]
+    for descriptor in opened:
+        os.close(descriptor)
 
 
 @pytest.mark.parametrize("digest", ["", "ab", "AB" * 32, "g" * 64, "ab" * 33, 7, None, ["ab" * 32]])
