@@ -213,8 +213,8 @@ def _facts(trigger: str, header: Header, recorded: Mapping[str, Mapping[str, Any
             binary = recorded.get(Trigger.VALIDATE, {})
             before = binary.get("identity")
             same = before == facts["pinned"] == facts["made_from"] and facts["size"] == before["size"]
-            believed = binary.get("owner") == header.host["user"]
-            words["unchanged"] = same and (not facts["from_store"] or facts["compared"] or believed)
+            believed = not facts["from_store"] or binary["owner"] == header.host["user"]
+            words["unchanged"] = same and facts["compared"] is not believed
         case Trigger.APPLY_POLICY:
             words["policy"] = str(facts["outcome"])
         case Trigger.EXEC:

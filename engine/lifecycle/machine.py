@@ -121,11 +121,8 @@ def _copy_is_what_was_pinned(known: Known) -> bool:
         staged["pinned"] == staged["made_from"] == binary["identity"]
         and staged["size"] == binary["identity"]["size"]
         and staged["mode"] == "0500"
-        and (
-            not staged["from_store"]
-            or staged["compared"]
-            or binary["owner"] == known["header"]["host"]["user"]
-        )
+        and staged["compared"]
+        is (staged["from_store"] and binary["owner"] != known["header"]["host"]["user"])
         and (joined is None or staged["sha256"] == joined["sha256"])
     )
 

@@ -349,6 +349,8 @@ def test_the_state_cannot_be_set_from_outside() -> None:
         (1000, True, False, False),
         (1000, True, True, True),
         (1000, False, False, True),
+        (1000, False, True, False),
+        (0, True, True, False),
     ],
 )
 def test_a_kept_copy_is_believed_only_where_the_binary_is_the_callers_own_and_else_compared(
