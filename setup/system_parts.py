@@ -69,7 +69,11 @@ TEST_PARTS: tuple[Part, ...] = (
     ("default-jre-headless", "Java, for the model checker TLC", lambda: on_path("java")),
     ("graphviz", "draws the state diagrams", lambda: on_path("dot")),
     ("chromium", "the browser in which the reports are tested", lambda: on_path("chromium")),
-    ("systemd", "checks the example's unit file", lambda: on_path("systemd-analyze")),
+    (
+        "systemd",
+        "services are tested with one that is booted for it",
+        lambda: on_path("systemd-analyze", "systemd-run") and is_there("/usr/lib/systemd/systemd"),
+    ),
     ("uidmap", "maps subordinate ids for rootless containers", lambda: on_path("newuidmap", "newgidmap")),
     ("podman", "a manager that the OCI runtime is tested with", lambda: on_path("podman")),
     ("netavark", "podman's networks", lambda: is_there("/usr/lib/podman/netavark")),
