@@ -224,3 +224,25 @@ def test_a_container_goes_on_from_its_checkpoint_through_the_lifecycle(
     (trace,) = oci.traces(second)
     assert read_trace(trace)[-1]["next"] == "handed_off"
     oci.is_gone_after_delete(second)
+
+
+def test_gc_removes_the_old_trace_of_a_container_only_when_its_manager_has_deleted_it(
+    oci: Oci, root_engine: Engine, bundle: Path
+) -> None:
+    container_id = oci.running(bundle)
+    (trace,) = oci.traces(container_id)
+    os.utime(trace, (0, 0))
+
+    def collected() -> list[str]:
+        done = root_engine.call("gc", "--traces-older-than=30d")
+        assert done.code == 0, done
+        return [line for line in done.stdout.decode().splitlines() if container_id in line]
+
+    assert collected() == []
+    oci.ok("kill", container_id, "KILL")
+    oci.wait_for(container_id, "stopped")
+    assert collected() == []
+    assert trace.exists()
+    oci.ok("delete", container_id)
+    assert collected() == [f"removed: {trace}"]
+    assert not trace.exists()
