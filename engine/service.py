@@ -85,6 +85,7 @@ def start(container_id: str, arguments: Sequence[str], environment: Mapping[str,
     except OSError as error:
         raise ServiceError(f"{SYSTEMD_RUN!r}: {error.strerror}", remedy=_NO_SYSTEMD) from None
     if done.returncode != 0:
+        own = "" if os.geteuid() == 0 else " --user"
         said = done.stderr.decode("utf-8", "replace").strip()
-        raise ServiceError(f"systemd did not take it: {said}", remedy=f"see systemctl status {unit}")
+        raise ServiceError(f"systemd did not take it: {said}", remedy=f"see systemctl{own} status {unit}")
     return unit

@@ -21,6 +21,9 @@ from tests.managers.arena import PATIENCE, Done, cgroups_named, eventually, remo
 
 SYSTEMD = Path("/usr/lib/systemd/systemd")
 
+#: The ordinary user that there is, whose manager is `user@UID.service`.
+USER = 4242
+
 #: Of the system's own units those that are wanted; the rest would set up devices, clocks and the kernel.
 _UNITS = (
     "systemd-journald.service",
@@ -33,15 +36,26 @@ _UNITS = (
 )
 _OWN_UNITS = {
     "sysinit.target": f"[Unit]\nWants={' '.join(_UNITS[:3])}\n",
+    "user@.service": f"""
+[Service]
+User=%i
+Slice=user-%i.slice
+Type=notify
+ExecStart={SYSTEMD} --user
+Delegate=yes
+Environment=XDG_RUNTIME_DIR=/run/user/%i
+RuntimeDirectory=user/%i
+RuntimeDirectoryMode=0700
+""",
     "default.target": "[Unit]\nRequires=sysinit.target basic.target\nAfter=sysinit.target basic.target\n",
 }
 
 #: `$1` is where the root is made, `$2` the cgroup, `$3` has the directories `units`, `bin` (what `/usr/local/bin` has
-#: beside the machine's own) and `bundles`; the rest are directories that it has read-only.
+#: beside the machine's own) and `bundles`, `$4` is an ordinary user; the rest are directories that it has read-only.
 #: "ready" is said when nothing but systemd itself is missing.
 _BOOT = """
 set -eu
-root=$1 cgroup=$2 given=$3; shift 3
+root=$1 cgroup=$2 given=$3 user=$4; shift 4
 mount -t tmpfs -o mode=0755 root "$root"
 cd "$root"
 mkdir -p proc sys dev run tmp etc/systemd root var/lib var/log var/tmp old
@@ -56,6 +70,8 @@ mkdir var/lib/gvisor-engine
 mount --bind "$given/bundles" var/lib/gvisor-engine
 cp -R "$given/units" etc/systemd/system
 cp /etc/ld.so.cache /etc/passwd /etc/group /etc/nsswitch.conf etc/
+echo "somebody:x:$user:$user::/tmp:/bin/sh" >>etc/passwd
+echo "somebody:x:$user:" >>etc/group
 tr -d - </proc/sys/kernel/random/uuid >etc/machine-id
 mount -t proc proc proc
 mount --bind proc/sys proc/sys
@@ -133,6 +149,13 @@ class Booted:
         )
         return Done(asked, done.returncode, done.stdout, done.stderr)
 
+    def run_as_user(self, *command: str | Path) -> Done:
+        """Run it as `USER`, in whose session that user's systemd is found."""
+        ids = [f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
+        return self.run(
+            "setpriv", *ids, *command, environment=[f"XDG_RUNTIME_DIR=/run/user/{USER}", "HOME=/tmp"]
+        )
+
     def show(self, unit: str, what: str) -> str:
         """One property of a unit, systemctl(1)."""
         return self.run("systemctl", "show", "--value", f"--property={what}", unit).ok().strip()
@@ -194,7 +217,7 @@ def boot(directory: Path, units: Sequence[Path]) -> Iterator[Booted]:
         shutil.copy(path, known)
     cgroup = f"ge-booted-{os.getpid()}"
     namespaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--fork", "--kill-child"]
-    script = [_BOOT, "sh", str(directory / "root"), cgroup, str(directory), *_shared()]
+    script = [_BOOT, "sh", str(directory / "root"), cgroup, str(directory), str(USER), *_shared()]
     log = directory / "console"
     into = [path / cgroup for path in _hierarchies()]
     for path in into:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from engine.service import unit_name
 from setup.busybox import static_busybox
 from setup.make_rootfs import make_rootfs
 from tests.managers.arena import Done, eventually
-from tests.managers.booted import Booted, boot, why_not
+from tests.managers.booted import USER, Booted, boot, why_not
 
 UNIT = Path(__file__).parents[2] / "examples" / "systemd" / "engine@.service"
 #: Where the example's unit looks for bundles, and where containers of it and others leave what they leave.
@@ -187,3 +188,34 @@ def test_the_examples_unit_of_no_bundle_starts_nothing(booted: Booted) -> None:
     booted.run("systemctl", "start", "engine@missing").ok()
     assert booted.show("engine@missing", "ConditionResult") == "no"
     assert booted.show("engine@missing", "ActiveState") == "inactive"
+
+
+@pytest.fixture
+def users_manager(booted: Booted) -> Iterator[Booted]:
+    """The same with the systemd of an ordinary user."""
+    unit = f"user@{USER}"
+    booted.run("systemctl", "start", unit).ok()
+    yield booted
+    booted.run("systemctl", "stop", unit).ok()
+
+
+def test_an_ordinary_users_detached_run_is_a_unit_of_that_users_own_systemd(users_manager: Booted) -> None:
+    booted = users_manager
+    path = bundle(booted, "users", "echo mine; exec sleep 1000")
+    for part in (booted.bundles / "users", *(booted.bundles / "users").rglob("*")):
+        os.chown(part, USER, USER, follow_symlinks=False)
+    rootless = ("--rootless", "--ignore-cgroups")
+    started = booted.run_as_user(ENGINE, "run", path, "--detach", "--id", "users", *rootless)
+    assert started.ok() == "users\n"
+    assert "journalctl --user -u engine-users.service" in started.stderr
+    mine = f"_SYSTEMD_USER_UNIT={unit_name('users')}"
+    eventually("its output is in the journal", lambda: "mine" in booted.journal(mine, "--output=cat"))
+    state = ["systemctl", "--user", "show", "--value", "--property=ActiveState", unit_name("users")]
+    assert booted.run_as_user(*state).ok() == "active\n"
+    again = booted.run_as_user(ENGINE, "run", path, "--detach", "--id", "users", *rootless)
+    assert again.code == 125
+    assert "see systemctl --user status engine-users.service" in again.stderr
+    booted.run_as_user("systemctl", "--user", "stop", unit_name("users")).ok()
+    assert booted.run_as_user(*state).ok() == "inactive\n"
+    (container,) = booted.root(f"/run/user/{USER}/nucleus-gvisor").iterdir()
+    assert sorted(left.name.partition("-")[0] for left in container.iterdir()) == ["lock", "trace"]
