@@ -92,6 +92,7 @@ SUITE_PARTS: tuple[Part, ...] = (
     ("libc6-dev", "what C programs are linked with", lambda: is_there("/usr/include/stdlib.h")),
     ("bats", "runs podman's tests", lambda: on_path("bats")),
     ("jq", "what podman's tests read answers with", lambda: on_path("jq")),
+    ("catatonit", "what holds podman's pods", lambda: on_path("catatonit")),
     ("socat", "the terminals of podman's tests", lambda: on_path("socat")),
     ("dpkg-dev", "reads Debian's source packages", lambda: on_path("dpkg-source")),
     ("golang-go", "builds the runtime-tools", lambda: on_path("go")),
