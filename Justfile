@@ -37,10 +37,11 @@ lint:
 check *OPTIONS: (_parts "test")
     @exec {{ python }} -P -m engine check --mutants "$@"
 
-# Run the OCI suites of crun and runtime-tools against a bare runsc and ours: docs/oci-conformance.md (as root, half an hour)
+# Run the OCI suites of crun, runtime-tools and podman against a bare runsc and ours: docs/oci-conformance.md (as root, half an hour)
 [no-exit-message]
-oci-suites: (_parts "oci-suites")
-    @exec {{ python }} -P -m tests.others
+[positional-arguments]
+oci-suites *SUITE: (_parts "oci-suites")
+    @exec {{ python }} -P -m tests.others "$@"
 
 # Compile the spec's lifecycle into what every run is held to: after each change of specs/GVisorRuntime.tla
 [no-exit-message]

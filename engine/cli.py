@@ -106,6 +106,15 @@ def _positive(text: str) -> int:
     return number
 
 
+def _age(text: str) -> int:
+    """So many seconds. Raises `ArgumentTypeError`."""
+    seconds = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+    number, unit = text[:-1], text[-1:]
+    if unit not in seconds or not (number.isascii() and number.isdecimal() and 0 < int(number) < 1_000_000):
+        raise argparse.ArgumentTypeError(f"{text!r} is no age: give a number and m, h, d or w, as in 30d")
+    return int(number) * seconds[unit]
+
+
 class _Formatter(argparse.HelpFormatter):
     """As argparse's, which makes one for each option that is added, without an import of `shutil` for the width."""
 
@@ -170,7 +179,14 @@ def _add_run(commands: Any) -> None:
 
 def _add_others(commands: Any) -> None:
     collect = _command(commands, "gc", _gc, "remove what finished containers left under the artifact base")
-    collect.add_argument("--keep-traces", action="store_true", help="leave the traces where they are")
+    traces = collect.add_mutually_exclusive_group()
+    traces.add_argument("--keep-traces", action="store_true", help="leave the traces where they are")
+    traces.add_argument(
+        "--traces-older-than",
+        type=_age,
+        metavar="AGE",
+        help="leave the younger traces, and remove the older, also of managers' containers: 90m, 12h, 30d, 8w",
+    )
 
     check = _command(
         commands, "check", _check, "check the specs with TLC: every property, every reachable state"
@@ -370,7 +386,7 @@ def _detach(bundle: str, chosen: RunOptions, options: argparse.Namespace) -> int
 def _gc(options: argparse.Namespace) -> int:
     from engine.gc import collect
 
-    found = collect(os.environ, keep_traces=options.keep_traces)
+    found = collect(os.environ, keep_traces=options.keep_traces, traces_older_than=options.traces_older_than)
     if options.json:
         print(
             json.dumps(

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
-from engine import artifacts, store
+from engine import artifacts, old_traces, store
 from engine.errors import EngineError, remedy_for
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
+from engine.old_traces import Old
 from engine.records import dataclass
 
 _REMEDY = "look at it, and remove it by hand if it is not needed"
-#: The store is emptied last; traces stay, as managers' containers are over sooner than anybody has read about them.
+#: The store is emptied last; managers' traces stay for as long as is asked, as their containers are over sooner than
+#: anybody has read about them.
 _NO_CONTAINERS = frozenset({store.STORE, artifacts.TRACES})
 
 
@@ -40,49 +43,102 @@ class Collected:
     failed: tuple[tuple[str, str], ...]
 
 
-def collect(environment: Mapping[str, str], *, keep_traces: bool = False) -> Collected:
+def collect(
+    environment: Mapping[str, str], *, keep_traces: bool = False, traces_older_than: float | None = None
+) -> Collected:
     """Remove every container directory under the artifact base whose lock can be taken.
 
-    With `keep_traces` the traces stay, and with them the directory. Entries that are not the engine's are
-    left and named. Raises `GcError` when the base may not be relied on.
+    With `keep_traces` the traces stay, and with them the directory. With `traces_older_than`, in seconds, so do the
+    younger ones, while the older go, those of managers' containers too. Entries that are not the engine's are left
+    and named. Raises `GcError` when the base may not be relied on.
     """
-    removed: list[str] = []
-    alive: list[str] = []
-    foreign: list[str] = []
-    failed: list[tuple[str, str]] = []
     path, base = _open_base(environment)
-    if base is not None:
-        with contextlib.closing(base):
+    if base is None:
+        return Collected(path, (), (), (), ())
+    before = None if traces_older_than is None else time.time() - traces_older_than
+    with contextlib.closing(base):
+        try:
+            names = sorted(os.listdir(base.descriptor))
+        except OSError as error:
+            raise GcError(f"{path!r}: {error.strerror}", remedy=remedy_for(error, _REMEDY)) from None
+        sweep = _Sweep(base, before, keep_traces=keep_traces)
+        for name in names:
+            if artifacts.is_component(name):
+                sweep.do(name, sweep.container)
+            elif name not in _NO_CONTAINERS:
+                sweep.foreign.append(os.path.join(path, name))
+        if before is not None:
+            sweep.do(artifacts.TRACES, sweep.managers_traces)
+        sweep.do(store.STORE, sweep.store)  # last: now nothing links to what only finished containers used
+    return Collected(
+        path, tuple(sweep.removed), tuple(sweep.alive), tuple(sweep.foreign), tuple(sweep.failed)
+    )
+
+
+class _Sweep:
+    """One collection of what is in `base`, and what became of each. Traces written `before` then go, time(2)."""
+
+    def __init__(self, base: PrivateDirectory, before: float | None, *, keep_traces: bool) -> None:
+        self._base = base
+        self._before = before
+        self._keep_traces = keep_traces or before is not None
+        self.removed: list[str] = []
+        self.alive: list[str] = []
+        self.foreign: list[str] = []
+        self.failed: list[tuple[str, str]] = []
+
+    def do(self, name: str, collect: Callable[[str], None]) -> None:
+        """Have the entry `name` of the base collected, and note why it was not."""
+        where = os.path.join(self._base.path, name)
+        try:
+            collect(name)
+        except UntrustedPathError:
+            self.foreign.append(where)
+        except FileNotFoundError:
+            pass  # another engine collected it meanwhile
+        except OSError as error:
+            self.failed.append((where, error.strerror or str(error)))
+
+    def container(self, name: str) -> None:
+        """Remove one container's directory, or all but traces that stay, unless it is alive."""
+        with contextlib.closing(
+            open_private_directory(self._base.descriptor, self._base.path, name)
+        ) as container:
+            lock = artifacts.take_lock(container)
+            if lock is None:
+                self.alive.append(container.path)
+                return
             try:
-                names = sorted(os.listdir(base.descriptor))
-            except OSError as error:
-                raise GcError(f"{path!r}: {error.strerror}", remedy=remedy_for(error, _REMEDY)) from None
-            for name in names:
-                where = os.path.join(path, name)
-                if name in _NO_CONTAINERS:
-                    continue
-                if not artifacts.is_component(name):
-                    foreign.append(where)
-                    continue
-                try:
-                    gone = _collect(base, name, keep_traces=keep_traces)
-                except UntrustedPathError:
-                    foreign.append(where)
-                except FileNotFoundError:
-                    pass  # another engine collected it meanwhile
-                except OSError as error:
-                    failed.append((where, error.strerror or str(error)))
+                if artifacts.why_kept(self._base, container):
+                    self.alive.append(container.path)
                 else:
-                    removed += gone or []
-                    alive += [where] if gone is None else []
-            where = os.path.join(path, store.STORE)
-            try:
-                store.collect(base)  # last: now nothing links to what only finished containers used
-            except UntrustedPathError:
-                foreign.append(where)
-            except OSError as error:
-                failed.append((where, error.strerror or str(error)))
-    return Collected(path, tuple(removed), tuple(alive), tuple(foreign), tuple(failed))
+                    self._finished(container)
+            finally:
+                os.close(lock)
+
+    def _finished(self, container: PrivateDirectory) -> None:
+        gone: list[str] = []
+        if self._keep_traces:
+            gone = artifacts.remove_leftovers(self._base, container)
+            if self._before is not None:
+                gone += self._noted(old_traces.remove_in_container(container, self._before))
+            whole = artifacts.remove_if_unused(self._base, container)
+        else:
+            whole = artifacts.remove_container(self._base, container)
+        self.removed += [container.path] if whole else gone
+
+    def managers_traces(self, _: str) -> None:
+        if self._before is not None:
+            self.removed += self._noted(old_traces.remove_of_managers(self._base, self._before))
+
+    def store(self, _: str) -> None:
+        store.collect(self._base)
+
+    def _noted(self, old: Old) -> tuple[str, ...]:
+        """What is gone of old traces, when the rest has been noted."""
+        self.foreign += old.foreign
+        self.failed += old.failed
+        return old.removed
 
 
 def _open_base(environment: Mapping[str, str]) -> tuple[str, PrivateDirectory | None]:
@@ -96,19 +152,3 @@ def _open_base(environment: Mapping[str, str]) -> tuple[str, PrivateDirectory | 
     except OSError as error:
         raise GcError(f"{path or error.filename!r}: {error.strerror}", remedy=_REMEDY) from None
     return path, base
-
-
-def _collect(base: PrivateDirectory, name: str, *, keep_traces: bool) -> list[str] | None:
-    """Remove one container's directory, or all but its traces: what is gone; None when it is alive."""
-    with contextlib.closing(open_private_directory(base.descriptor, base.path, name)) as container:
-        lock = artifacts.take_lock(container)
-        if lock is None:
-            return None
-        try:
-            if artifacts.why_kept(base, container):
-                return None
-            gone = artifacts.remove_leftovers(base, container) if keep_traces else []
-            whole = artifacts.remove_if_unused if keep_traces else artifacts.remove_container
-            return [container.path] if whole(base, container) else gone
-        finally:
-            os.close(lock)

@@ -1,6 +1,6 @@
 """`engine run --detach`: the run as a transient service of systemd's, which keeps what the container says.
 
-Sources: systemd-run(1), sd_booted(3), systemd.unit(5) (names of units).
+Sources: systemd-run(1), sd_booted(3), systemd.unit(5) (names of units), systemd.service(5) (command lines).
 """
 
 from __future__ import annotations
@@ -39,7 +39,12 @@ def unit_name(container_id: str) -> str:
 def command(
     unit: str, arguments: Sequence[str], environment: Mapping[str, str], *, user: int, directory: str
 ) -> list[str]:
-    """What starts `unit`, a run of the engine with these `arguments` in the current `directory`."""
+    """What starts `unit`, a run of the engine with these `arguments` in the current `directory`.
+
+    When it ends, the engine takes away what a runsc that was told to stop leaves: its cgroups and its copy.
+    """
+    engine = (sys.executable, "-P", "-m", "engine")
+    collect = " ".join(_quoted(word) for word in (*engine, "gc", "--keep-traces"))
     given = [f"--setenv={name}={environment[name]}" for name in _PASSED_ON if environment.get(name)]
     return [
         SYSTEMD_RUN,
@@ -52,15 +57,19 @@ def command(
         f"--working-directory={directory}",
         "--property=KillMode=mixed",
         "--property=Delegate=yes",
+        "--property=SyslogIdentifier=engine",
+        f"--property=ExecStopPost=:-{collect}",
         *given,
         "--",
-        sys.executable,
-        "-P",
-        "-m",
-        "engine",
+        *engine,
         "run",
-        *arguments,
+        *(word.replace("$", "$$") for word in arguments),  # else systemd takes it for one of its variables
     ]
+
+
+def _quoted(word: str) -> str:
+    """The word as systemd reads it in a command line."""
+    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def start(container_id: str, arguments: Sequence[str], environment: Mapping[str, str]) -> str:
@@ -76,6 +85,7 @@ def start(container_id: str, arguments: Sequence[str], environment: Mapping[str,
     except OSError as error:
         raise ServiceError(f"{SYSTEMD_RUN!r}: {error.strerror}", remedy=_NO_SYSTEMD) from None
     if done.returncode != 0:
+        own = "" if os.geteuid() == 0 else " --user"
         said = done.stderr.decode("utf-8", "replace").strip()
-        raise ServiceError(f"systemd did not take it: {said}", remedy=f"see systemctl status {unit}")
+        raise ServiceError(f"systemd did not take it: {said}", remedy=f"see systemctl{own} status {unit}")
     return unit

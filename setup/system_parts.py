@@ -69,7 +69,11 @@ TEST_PARTS: tuple[Part, ...] = (
     ("default-jre-headless", "Java, for the model checker TLC", lambda: on_path("java")),
     ("graphviz", "draws the state diagrams", lambda: on_path("dot")),
     ("chromium", "the browser in which the reports are tested", lambda: on_path("chromium")),
-    ("systemd", "checks the example's unit file", lambda: on_path("systemd-analyze")),
+    (
+        "systemd",
+        "services are tested with one that is booted for it",
+        lambda: on_path("systemd-analyze", "systemd-run") and is_there("/usr/lib/systemd/systemd"),
+    ),
     ("uidmap", "maps subordinate ids for rootless containers", lambda: on_path("newuidmap", "newgidmap")),
     ("podman", "a manager that the OCI runtime is tested with", lambda: on_path("podman")),
     ("netavark", "podman's networks", lambda: is_there("/usr/lib/podman/netavark")),
@@ -86,6 +90,10 @@ SUITE_PARTS: tuple[Part, ...] = (
     *TEST_PARTS,
     ("gcc", "builds the program inside crun's tests", lambda: on_path("gcc")),
     ("libc6-dev", "what C programs are linked with", lambda: is_there("/usr/include/stdlib.h")),
+    ("bats", "runs podman's tests", lambda: on_path("bats")),
+    ("jq", "what podman's tests read answers with", lambda: on_path("jq")),
+    ("catatonit", "what holds podman's pods", lambda: on_path("catatonit")),
+    ("socat", "the terminals of podman's tests", lambda: on_path("socat")),
     ("dpkg-dev", "reads Debian's source packages", lambda: on_path("dpkg-source")),
     ("golang-go", "builds the runtime-tools", lambda: on_path("go")),
     *(

@@ -166,6 +166,11 @@ def _become(
 ) -> NoReturn:
     """The child: it ends as runsc, or by saying why not."""
     code = EngineError.exit_code
+
+    def warn(text: str) -> None:
+        if call.verb == "run":  # what `create` says is its container's, and its log is for errors alone
+            say(f"engine-oci: warning: {text}")
+
     try:
         die_with_parent(keeper)
         # The specification lets a bundle be its own root; a manager keeps what it makes of one apart.
@@ -187,13 +192,14 @@ def _become(
                 options = replace(options, network=network)
                 if why is not None:
                     more[ANNOTATION] = why
+                    warn(f"{options.container_id!r} has no network: {why}")
             traces = _open_traces(base_path)
             run(
                 bundle,
                 options,
                 environment,
                 manager=_Creation(options, bundle, asked, traces, creation, more, sandbox_id),
-                warn=lambda text: say(f"engine-oci: warning: {text}") if call.verb == "run" else None,
+                warn=warn,
             )
     except EngineError as error:
         call.report(error)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from engine.formal.trace_check import Verdict, verify
+from engine.oci.network import ANNOTATION, settle
 from tests.integration.harness import Engine, executable, read_trace, wait_for
 from tests.integration.oci_runtime import Oci
 
@@ -224,3 +227,61 @@ def test_a_container_goes_on_from_its_checkpoint_through_the_lifecycle(
     (trace,) = oci.traces(second)
     assert read_trace(trace)[-1]["next"] == "handed_off"
     oci.is_gone_after_delete(second)
+
+
+def test_gc_removes_the_old_trace_of_a_container_only_when_its_manager_has_deleted_it(
+    oci: Oci, root_engine: Engine, bundle: Path
+) -> None:
+    container_id = oci.running(bundle)
+    (trace,) = oci.traces(container_id)
+    os.utime(trace, (0, 0))
+
+    def collected() -> list[str]:
+        done = root_engine.call("gc", "--traces-older-than=30d")
+        assert done.code == 0, done
+        return [line for line in done.stdout.decode().splitlines() if container_id in line]
+
+    assert collected() == []
+    oci.ok("kill", container_id, "KILL")
+    oci.wait_for(container_id, "stopped")
+    assert collected() == []
+    assert trace.exists()
+    oci.ok("delete", container_id)
+    assert collected() == [f"removed: {trace}"]
+    assert not trace.exists()
+
+
+@pytest.fixture
+def network_namespace() -> Iterator[str]:
+    """The path of one that somebody set up."""
+    with subprocess.Popen(
+        ["unshare", "--net", "sh", "-c", "echo made; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        if holder.stdout.readline() != b"made\n":
+            pytest.skip("no network namespace can be made here")
+        yield f"/proc/{holder.pid}/ns/net"
+        holder.communicate()
+
+
+def test_a_container_that_is_given_no_network_says_why_in_its_state_and_where_it_can_be_said(
+    oci: Oci, root_engine: Engine, network_namespace: str
+) -> None:
+    linux = {"namespaces": [{"type": "network", "path": network_namespace}, {"type": "pid"}]}
+    _, why = settle({"linux": linux}, None, os.environ, rootless=False)
+    if why is None:
+        pytest.skip("this runsc has a network in a namespace of this kernel")
+    container_id = root_engine.new_id()
+    ran = oci("run", "--bundle", root_engine.shell("echo out", linux=linux, name="ends"), container_id)
+    assert (ran.code, ran.stdout) == (0, b"out\n")
+    assert f"engine-oci: warning: {container_id!r} has no network: {why}\n" in ran.stderr
+    log = root_engine.directory / "log.json"
+    bundle = root_engine.shell("echo err >&2", linux=linux)
+    creating = Oci(root_engine, (f"--log={log}", "--log-format=json"))
+    created = creating("create", "--bundle", bundle, container_id)
+    assert (created.code, created.stderr) == (0, "")
+    state = oci.state(container_id)
+    assert state is not None
+    assert state["annotations"] == {ANNOTATION: why}
+    assert not log.exists() or log.read_text() == ""
+    oci.ok("delete", "--force", container_id)

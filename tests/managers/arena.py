@@ -147,11 +147,8 @@ class Arena:
         return {line.split()[4] for line in lines}
 
     def cgroups(self) -> list[Path]:
-        """The cgroups beneath those that are named after this, deepest first; cgroups(7), v1 or v2."""
-        root = Path("/sys/fs/cgroup")
-        hierarchies = [root, *(path for path in root.iterdir() if path.is_dir() and not path.is_symlink())]
-        tops = [top for hierarchy in hierarchies if (top := hierarchy / self.name).is_dir()]
-        return [Path(path) for top in tops for path, _, _ in os.walk(top, topdown=False)]
+        """The cgroups beneath those that are named after this, deepest first."""
+        return cgroups_named(self.name)
 
     def close(self) -> None:
         """End the holder, and so, as it is the first process of its namespace, everything here."""
@@ -159,7 +156,7 @@ class Arena:
         for process in self.started:
             process.wait(timeout=PATIENCE)
         for cgroup in self.cgroups():
-            eventually("the end of a cgroup", lambda cgroup=cgroup: _removed(cgroup))  # type: ignore[misc]
+            eventually("the end of a cgroup", lambda cgroup=cgroup: remove_cgroup(cgroup))  # type: ignore[misc]
 
 
 def open_arena(directory: Path) -> Arena:
@@ -223,7 +220,16 @@ def _content(file: IO[str]) -> str:
     return file.read()
 
 
-def _removed(cgroup: Path) -> bool:
+def cgroups_named(name: str) -> list[Path]:
+    """The cgroups of that name in every hierarchy and those beneath, deepest first; cgroups(7), v1 or v2."""
+    root = Path("/sys/fs/cgroup")
+    hierarchies = [root, *(path for path in root.iterdir() if path.is_dir() and not path.is_symlink())]
+    tops = [top for hierarchy in hierarchies if (top := hierarchy / name).is_dir()]
+    return [Path(path) for top in tops for path, _, _ in os.walk(top, topdown=False)]
+
+
+def remove_cgroup(cgroup: Path) -> bool:
+    """Whether the cgroup is gone; False while something is in it."""
     try:
         cgroup.rmdir()
     except OSError as error:

@@ -1,6 +1,6 @@
 """Writes docs/oci-conformance.md: the tests of others, against bare runsc and ours at the same time.
 
-usage: python -m tests.others [PREFIX]     (as root; with the beginning of tests' names, those are run and printed)
+usage: python -m tests.others [SUITE [PREFIX]]     (as root; with the beginning of tests' names, these are only printed)
 """
 
 from __future__ import annotations
@@ -10,16 +10,30 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setup import SetupError, say
 from tests.managers.arena import open_arena
 from tests.others.sources import ROOT, Suites, prepare
-from tests.others.suites import Outcome, remove_cgroups, run_crun, run_runtime_tools
+from tests.others.suites import Outcome, remove_cgroups, run_crun, run_podman, run_runtime_tools
 
 _DOCUMENT = ROOT / "docs" / "oci-conformance.md"
-_SUITES = {"runtime-tools": run_runtime_tools, "crun": run_crun}
+_SUITES = {"runtime-tools": run_runtime_tools, "crun": run_crun, "podman": run_podman}
+
+_INTRODUCTION = """# Others' tests
+
+Written by `./just oci-suites`, which fetches the suites from Debian, builds them and runs each test by
+itself against a bare runsc and the engine's `engine-oci`, in namespaces of their own. A cell counts the
+results that passed; `shared` is what a bare runsc fails, too. With a suite's name it runs that one alone.
+Ours is called with `--network sandbox`, a bare runsc's default ([oci-runtime](oci-runtime.md)).
+crun's tests go through `tests/others/crun_dialect.sh`, which takes crun's own options out for all alike.
+
+podman's are its system tests, each file in one go, with Debian's podman and the runtime as its default. They get an
+image made of a static busybox instead of theirs, so what wants another image, a registry, CRIU, buildah, the journal or
+a program that busybox lacks fails with both, as does what gVisor cannot do ([managers](managers.md)).
+"""
 
 #: What fails with ours alone because the engine means it to, and why.
 BY_DECISION = {
@@ -39,23 +53,24 @@ def runtimes() -> dict[str, str]:
     return {name: path for name, path in found.items() if path}
 
 
-def measure(suites: Suites, prefix: str) -> dict[str, Table]:
-    """Run every test whose name begins with `prefix`, against each runtime at the same time."""
+def measure(suites: Suites, names: Sequence[str], prefix: str) -> dict[str, Table]:
+    """Run every test of the suites of these names that begins with `prefix`, against each runtime at the same time."""
     began = time.time()
     with ThreadPoolExecutor() as pool:
         measured = {
             (suite, name): pool.submit(_measure_one, suites, prefix, suite, name, path)
-            for suite in _SUITES
+            for suite in names
             for name, path in runtimes().items()
         }
         outcomes = {key: future.result() for key, future in measured.items()}
     remove_cgroups(began)
-    names = list(runtimes())
+    columns = list(runtimes())
     return {
         suite: {
-            test: {name: outcomes[suite, name][test] for name in names} for test in outcomes[suite, names[0]]
+            test: {name: outcomes[suite, name][test] for name in columns}
+            for test in outcomes[suite, columns[0]]
         }
-        for suite in _SUITES
+        for suite in names
     }
 
 
@@ -88,36 +103,30 @@ def unexplained(tables: dict[str, Table]) -> list[str]:
     ]
 
 
-def document(tables: dict[str, Table], suites: Suites) -> str:
-    """The Markdown of the tables."""
-    lines = [
-        "# Others' tests",
-        "",
-        "Written by `./just oci-suites`, which fetches the suites from Debian, builds them and runs each test by",
-        "itself against a bare runsc and the engine's `engine-oci`, in namespaces of their own. A cell counts the",
-        "results that passed; `shared` is what a bare runsc fails, too.",
-        "Ours is called with `--network sandbox`, a bare runsc's default ([oci-runtime](oci-runtime.md)).",
-        "crun's tests go through `tests/others/crun_dialect.sh`, which takes crun's own options out for all alike.",
-        "",
-        f"Measured on {_versions()}.",
-    ]
-    for suite, table in tables.items():
-        alone = unexplained({suite: table})
-        lines += ["", f"## {suite} {suites.versions[suite]}", ""]
-        for name in runtimes():
-            passed = sum(outcomes[name].passed for outcomes in table.values())
-            lines.append(f"- {name}: {passed} of {len(table)} passed or skipped whole")
-        decided = [test for test in table if test in BY_DECISION]
-        lines.append(
-            f"- failures of ours alone: {', '.join(alone) or 'none'}; by decision: {', '.join(decided) or 'none'}"
-        )
-        lines += ["", "| test | runsc | ours | |", "|---|---|---|---|"]
-        for test, outcomes in table.items():
-            mark = "shared" if not outcomes["ours"].passed else ""
-            if ours_alone(outcomes):
-                mark = BY_DECISION.get(test, "**ours alone**")
-            cells = [str(outcomes[name]) for name in runtimes()]
-            lines.append(f"| {' | '.join([test, *cells, mark])} |")
+def document(tables: dict[str, Table], suites: Suites, before: str) -> str:
+    """The Markdown of the tables; those that are not among them are as in the document `before`."""
+    kept = {section.partition(" ")[0]: section for section in before.split("\n## ")[1:]}
+    sections = {**kept, **{suite: _section(suite, table, suites) for suite, table in tables.items()}}
+    return "\n## ".join([_INTRODUCTION, *(sections[suite] for suite in _SUITES if suite in sections)])
+
+
+def _section(suite: str, table: Table, suites: Suites) -> str:
+    lines = [f"{suite} {suites.versions[suite]}", "", f"Measured on {_versions()}.", ""]
+    for name in runtimes():
+        passed = sum(outcomes[name].passed for outcomes in table.values())
+        lines.append(f"- {name}: {passed} of {len(table)} passed or skipped whole")
+    alone = unexplained({suite: table})
+    decided = [test for test in table if test in BY_DECISION]
+    lines.append(
+        f"- failures of ours alone: {', '.join(alone) or 'none'}; by decision: {', '.join(decided) or 'none'}"
+    )
+    lines += ["", "| test | runsc | ours | |", "|---|---|---|---|"]
+    for test, outcomes in table.items():
+        mark = "shared" if not outcomes["ours"].passed else ""
+        if ours_alone(outcomes):
+            mark = BY_DECISION.get(test, "**ours alone**")
+        cells = [str(outcomes[name]) for name in runtimes()]
+        lines.append(f"| {' | '.join([test, *cells, mark])} |")
     return "\n".join(lines) + "\n"
 
 
@@ -126,19 +135,26 @@ def _versions() -> str:
     return f"{runsc}, Linux {Path('/proc/sys/kernel/osrelease').read_text().split('-')[0].strip()}"
 
 
-def main(prefix: str) -> int:
+def main(only: str | None, prefix: str) -> int:
+    if only is not None and only not in _SUITES:
+        say(f"no suite {only!r}; there are {', '.join(_SUITES)}")
+        return 2
     try:
         suites = prepare()
-        tables = measure(suites, prefix)
+        tables = measure(suites, [only] if only else list(_SUITES), prefix)
     except (SetupError, RuntimeError) as error:
         say(str(error))
         return 1
     if not prefix:
-        _DOCUMENT.write_text(document(tables, suites))
+        _DOCUMENT.write_text(document(tables, suites, _DOCUMENT.read_text()))
     alone = unexplained(tables)
     say(f"failures of ours alone: {', '.join(alone) or 'none'}")
+    for table in tables.values():
+        for test, outcomes in table.items():
+            for name in sorted(ours_alone(outcomes)):
+                say(f"  {test}: {name}")
     return 1 if alone else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main("".join(sys.argv[1:2])))
+    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else None, "".join(sys.argv[2:3])))

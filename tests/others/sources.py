@@ -29,6 +29,7 @@ class Suites:
 
     crun: Path
     runtime_tools: Path
+    podman: Path
     versions: dict[str, str]
 
 
@@ -44,8 +45,9 @@ def prepare() -> Suites:
         ).touch()  # what ./configure would find out is only for a program that we have no use for
         _do(["gcc", "-static", f"-I{crun / 'tests'}", "-o", init, crun / "tests" / "init.c"], crun)
     _build_runtime_tools(tools)
-    names = {"crun": crun, "runtime-tools": tools}
-    return Suites(crun, tools, {name: path.name.rpartition("-")[2] for name, path in names.items()})
+    podman = _unpacked("libpod", debian.OLD)
+    names = {"crun": crun, "runtime-tools": tools, "podman": podman}
+    return Suites(crun, tools, podman, {name: path.name.rpartition("-")[2] for name, path in names.items()})
 
 
 def _unpacked(package: str, suite: str) -> Path:

@@ -12,17 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.managers.arena import Arena, eventually
+from tests.others import podman_suite
 from tests.others.sources import Suites
 
-#: Seconds for one program: runtime-tools has some that start fifty containers.
+#: Seconds for one program: runtime-tools has some that start fifty containers, and podman fifty tests in a file.
 _TIME_LIMIT = 300
+_TIME_LIMIT_OF_PODMAN = 1200
 _RESULT = re.compile(r"^(not )?ok \d+\s*(?:- )?(.*)$")
 #: What differs from run to run: identities and addresses in a description.
 _RANDOM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[0-9a-f]{32,}\b|\b\d{3,}\b|/\S+")
 _FREEZER = threading.Lock()
-#: Containers' ids in both suites, and the two paths that runtime-tools puts in `linux.cgroupsPath`.
+#: Containers' ids in crun's and runtime-tools', the two paths that these put in `linux.cgroupsPath`, and podman's own.
 _SUITES_CGROUP = re.compile(
-    r"test-tmp\w{8}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|testdir|cgrouptest|frozen"
+    r"test-tmp\w{8}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|testdir|cgrouptest|frozen|libpod_parent"
 )
 
 
@@ -87,9 +89,22 @@ def run_runtime_tools(
         yield program.stem, _outcome(arena, [str(program)], suites.runtime_tools, {"RUNTIME": runtime})
 
 
-def _outcome(arena: Arena, command: list[str], where: Path, environment: dict[str, str]) -> Outcome:
+def run_podman(arena: Arena, suites: Suites, runtime: str, prefix: str) -> Iterator[tuple[str, Outcome]]:
+    """Those files of podman's system tests that use the runtime and need no image but one."""
+    podman_suite.make_ready(arena, runtime)
+    where = suites.podman / "test" / "system"
+    for name in podman_suite.FILES:
+        if name.startswith(prefix):
+            podman_suite.bring_image(arena)
+            command = ["bats", "--tap", f"{name}.bats"]
+            yield name, _outcome(arena, command, where, podman_suite.ENVIRONMENT, _TIME_LIMIT_OF_PODMAN)
+
+
+def _outcome(
+    arena: Arena, command: list[str], where: Path, environment: dict[str, str], limit: int = _TIME_LIMIT
+) -> Outcome:
     variables = [f"{name}={value}" for name, value in environment.items()]
-    inside = ["timeout", "--kill-after=5", str(_TIME_LIMIT), *command]
+    inside = ["timeout", "--kill-after=5", str(limit), *command]
     log = arena.directory / "log"
     with log.open("w") as output:
         done = subprocess.run(
@@ -114,7 +129,7 @@ def _outcome(arena: Arena, command: list[str], where: Path, environment: dict[st
                 results[name] = not failed
     trouble = None
     if done.returncode in {124, 137}:
-        trouble = f"no end within {_TIME_LIMIT} s"
+        trouble = f"no end within {limit} s"
     elif not results and not skipped:
         last = [line for line in text.splitlines() if line.strip() and not line.startswith(("TAP", "1.."))]
         trouble = "ended early" if done.returncode == 0 or not last else "failed"

@@ -48,7 +48,14 @@ def test_a_service_runs_the_same_run_and_nothing_of_the_environment_but_what_the
     assert "--setenv=ENGINE_ARTIFACT_BASE=/run/base" in line
     assert not any("SECRET" in part or "PATH=" in part.replace("ARTIFACT", "") for part in line)
     assert "--user" not in line
+    assert f'--property=ExecStopPost=:-"{sys.executable}" "-P" "-m" "engine" "gc" "--keep-traces"' in line
     assert "--user" in command("engine-a.service", ["/b"], {}, user=1000, directory="/here")
+
+
+def test_systemd_finds_no_variable_in_what_a_service_is_given() -> None:
+    assert (
+        command("engine-a.service", ["/a $PATH", "--id", "a"], {}, user=0, directory="/")[-3] == "/a $$PATH"
+    )
 
 
 @pytest.mark.parametrize(

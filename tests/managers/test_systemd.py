@@ -1,0 +1,221 @@
+"""Services of a systemd that was booted: `engine run --detach`, and the example's unit for bundles."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.service import unit_name
+from setup.busybox import static_busybox
+from setup.make_rootfs import make_rootfs
+from tests.managers.arena import Done, eventually
+from tests.managers.booted import USER, Booted, boot, why_not
+
+UNIT = Path(__file__).parents[2] / "examples" / "systemd" / "engine@.service"
+#: Where the example's unit looks for bundles, and where containers of it and others leave what they leave.
+BUNDLES = Path("/var/lib/gvisor-engine")
+BASE_OF_UNITS = "/run/gvisor-engine"
+BASE = "/run/nucleus-gvisor"
+ENGINE = Path(sys.executable).with_name("engine")
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Booted]:
+    """A systemd that knows the example's unit as it is."""
+    if lacks := why_not():
+        pytest.skip(lacks)
+    with tempfile.TemporaryDirectory(prefix="ge-booted-") as directory, contextlib.ExitStack() as stack:
+        try:
+            made = stack.enter_context(boot(Path(directory), [UNIT]))
+        except RuntimeError as why:
+            pytest.skip(f"no namespaces in which a systemd could be booted: {why}")
+        yield made
+
+
+@pytest.fixture
+def booted(machine: Booted) -> Iterator[Booted]:
+    """The same, in which nothing runs after a test, is mounted or has a cgroup that was not there before."""
+    before = _state(machine)
+    yield machine
+    try:
+        eventually("the end of what a service left", lambda: _state(machine) <= before, patience=10)
+    except TimeoutError:
+        pytest.fail(f"left behind: {sorted(_state(machine) - before)}")
+
+
+def _state(machine: Booted) -> set[str]:
+    return machine.programs() | machine.mounts() | machine.cgroups()
+
+
+def bundle(booted: Booted, name: str, script: str) -> Path:
+    """A bundle in which a shell runs `script`, as it is called there."""
+    here = booted.bundles / name
+    here.mkdir()
+    busybox = static_busybox()
+    assert busybox is not None, "./just setup installs a static busybox"
+    make_rootfs(str(here / "rootfs"), busybox)
+    process = {
+        "cwd": "/",
+        "args": ["/bin/sh", "-c", script],
+        "env": ["PATH=/bin"],
+        "user": {"uid": 0, "gid": 0},
+    }
+    config = {"ociVersion": "1.0.2", "root": {"path": "rootfs"}, "process": process}
+    (here / "config.json").write_text(json.dumps(config))
+    return BUNDLES / name
+
+
+def detach(booted: Booted, path: Path, *options: str) -> Done:
+    return booted.run(ENGINE, "run", path, "--detach", *options)
+
+
+def said(booted: Booted, unit: str) -> list[str]:
+    """What the unit's own processes have put into the journal."""
+    return booted.journal(f"_SYSTEMD_UNIT={unit}", "--output=cat").splitlines()
+
+
+def result(booted: Booted, unit: str) -> str | None:
+    """The exit code that systemd noted for the unit's process, systemd.journal-fields(7); None while there is none."""
+    for line in booted.journal(f"UNIT={unit}", "--output=json").splitlines():
+        if (entry := json.loads(line)).get("EXIT_CODE") == "exited":
+            return str(entry["EXIT_STATUS"])
+    return None
+
+
+def starts(booted: Booted, unit: str, line: str) -> None:
+    """Wait until the container says `line`."""
+    eventually(f"{unit} says {line!r}", lambda: line in said(booted, unit))
+
+
+def stopped(booted: Booted, unit: str) -> None:
+    booted.run("systemctl", "stop", unit).ok()
+    assert booted.show(unit, "ActiveState") == "inactive"
+
+
+def test_a_detached_run_is_an_active_unit_with_its_output_in_the_journal_until_it_is_stopped(
+    booted: Booted,
+) -> None:
+    path = bundle(booted, "stays", "echo to stdout; echo to stderr >&2; exec sleep 1000")
+    started = detach(booted, path, "--id", "stays-1")
+    assert started.ok() == "stays-1\n"
+    unit = unit_name("stays-1")
+    assert f"journalctl -u {unit}" in started.stderr
+    assert booted.show(unit, "ActiveState") == "active"
+    starts(booted, unit, "to stdout")
+    starts(booted, unit, "to stderr")
+    assert any(program.startswith("runsc-sandbox ") for program in booted.programs())
+    stopped(booted, unit)
+
+
+def test_a_detached_runs_exit_code_is_its_units_result(booted: Booted) -> None:
+    path = bundle(booted, "ends", "echo on its way; exit 7")
+    assert detach(booted, path, "--id", "ends").code == 0
+    unit = unit_name("ends")
+    assert eventually("the unit has a result", lambda: result(booted, unit)) == "7"
+    assert "on its way" in said(booted, unit)
+
+
+def test_a_detached_run_leaves_its_trace_and_nothing_else_however_it_ends(booted: Booted) -> None:
+    for how in ("SIGTERM", "SIGKILL"):
+        path = bundle(booted, f"ended-by-{how}", "echo lives; exec sleep 1000")
+        name = detach(booted, path).ok().strip()
+        unit = unit_name(name)
+        starts(booted, unit, "lives")
+        booted.run("systemctl", "kill", f"--signal={how}", unit).ok()
+        eventually("its end", lambda unit=unit: booted.show(unit, "ActiveState") == "inactive")  # type: ignore[misc]
+        kept = [str(path) for path in booted.root(BASE).rglob("*") if not path.is_dir()]
+        assert [path for path in kept if "trace-" not in path and not path.endswith("/lock")] == []
+
+
+def test_an_id_that_is_alive_is_not_taken_again(booted: Booted) -> None:
+    path = bundle(booted, "twice", "echo lives; exec sleep 1000")
+    assert detach(booted, path, "--id", "twice").code == 0
+    starts(booted, unit_name("twice"), "lives")
+    second = detach(booted, path, "--id", "twice")
+    assert (second.code, second.stdout) == (125, "")
+    assert "systemd did not take it" in second.stderr
+    stopped(booted, unit_name("twice"))
+
+
+def test_a_path_reaches_a_detached_run_as_it_is(booted: Booted) -> None:
+    path = bundle(booted, "odd $PATH ${HOME} $$ %n %% \\x20 'q' \"d\"", "echo found; exit 3")
+    done = detach(booted, path, "--id", "odd")
+    assert done.code == 0, done
+    assert eventually("the unit has a result", lambda: result(booted, unit_name("odd"))) == "3"
+    assert "found" in said(booted, unit_name("odd"))
+
+
+def test_what_the_engine_refuses_of_a_detached_run_is_in_the_journal(booted: Booted) -> None:
+    path = bundle(booted, "refused", "true")
+    assert detach(booted, path, "--id", "refused", "--runsc", "/nowhere/runsc").code == 0
+    assert eventually("the unit has a result", lambda: result(booted, unit_name("refused"))) == "125"
+    assert any("engine: resolve: " in line for line in said(booted, unit_name("refused")))
+
+
+def test_the_examples_unit_starts_and_stops_a_bundle_and_keeps_its_trace_alone(booted: Booted) -> None:
+    bundle(booted, "web", "echo serving; exec sleep 1000")
+    booted.run("systemctl", "start", "engine@web").ok()
+    starts(booted, "engine@web.service", "serving")
+    assert booted.show("engine@web", "ActiveState") == "active"
+    stopped(booted, "engine@web")
+    (container,) = (path for path in booted.root(BASE_OF_UNITS).iterdir() if path.name != "staged")
+    assert sorted(path.name.partition("-")[0] for path in container.iterdir()) == ["lock", "trace"]
+
+
+def test_the_examples_unit_restarts_what_fails_and_not_what_is_refused(booted: Booted) -> None:
+    bundle(booted, "fails", "exit 9")
+    bundle(booted, "bad", "true")
+    (booted.bundles / "bad" / "config.json").write_text("{}")
+    booted.run("systemctl", "start", "engine@fails")
+    booted.run("systemctl", "start", "engine@bad")
+    eventually("it is refused", lambda: booted.show("engine@bad", "ActiveState") == "failed")
+    assert booted.show("engine@bad", "ExecMainStatus") == "125"
+    eventually("it is started again", lambda: int(booted.show("engine@fails", "NRestarts")) > 0)
+    assert result(booted, "engine@fails.service") == "9"
+    booted.run("systemctl", "stop", "engine@fails")
+    assert booted.show("engine@bad", "NRestarts") == "0"
+    booted.run("systemctl", "reset-failed").ok()
+
+
+def test_the_examples_unit_of_no_bundle_starts_nothing(booted: Booted) -> None:
+    booted.run("systemctl", "start", "engine@missing").ok()
+    assert booted.show("engine@missing", "ConditionResult") == "no"
+    assert booted.show("engine@missing", "ActiveState") == "inactive"
+
+
+@pytest.fixture
+def users_manager(booted: Booted) -> Iterator[Booted]:
+    """The same with the systemd of an ordinary user."""
+    unit = f"user@{USER}"
+    booted.run("systemctl", "start", unit).ok()
+    yield booted
+    booted.run("systemctl", "stop", unit).ok()
+
+
+def test_an_ordinary_users_detached_run_is_a_unit_of_that_users_own_systemd(users_manager: Booted) -> None:
+    booted = users_manager
+    path = bundle(booted, "users", "echo mine; exec sleep 1000")
+    for part in (booted.bundles / "users", *(booted.bundles / "users").rglob("*")):
+        os.chown(part, USER, USER, follow_symlinks=False)
+    rootless = ("--rootless", "--ignore-cgroups")
+    started = booted.run_as_user(ENGINE, "run", path, "--detach", "--id", "users", *rootless)
+    assert started.ok() == "users\n"
+    assert "journalctl --user -u engine-users.service" in started.stderr
+    mine = f"_SYSTEMD_USER_UNIT={unit_name('users')}"
+    eventually("its output is in the journal", lambda: "mine" in booted.journal(mine, "--output=cat"))
+    state = ["systemctl", "--user", "show", "--value", "--property=ActiveState", unit_name("users")]
+    assert booted.run_as_user(*state).ok() == "active\n"
+    again = booted.run_as_user(ENGINE, "run", path, "--detach", "--id", "users", *rootless)
+    assert again.code == 125
+    assert "see systemctl --user status engine-users.service" in again.stderr
+    booted.run_as_user("systemctl", "--user", "stop", unit_name("users")).ok()
+    assert booted.run_as_user(*state).ok() == "inactive\n"
+    (container,) = booted.root(f"/run/user/{USER}/nucleus-gvisor").iterdir()
+    assert sorted(left.name.partition("-")[0] for left in container.iterdir()) == ["lock", "trace"]
