@@ -108,7 +108,10 @@ def possible_maps() -> list[IdMaps]:
     """
     single = IdMaps((Range(0, os.geteuid(), 1),), (Range(0, os.getegid(), 1),), "single")
     if os.geteuid() == 0 and _may_set_ids():
-        return [IdMaps(_present("uid_map"), _present("gid_map"), "all"), single]
+        everything = IdMaps(_present("uid_map"), _present("gid_map"), "all")
+        if (everything.uids, everything.gids) == (single.uids, single.gids):
+            return [single]  # there is no other id, and for one's own nobody outside is needed
+        return [everything, single]
     newuidmap, newgidmap = _find("newuidmap"), _find("newgidmap")
     uids, gids = (subordinate_ids(f"/etc/{kind}", os.geteuid()) for kind in ("subuid", "subgid"))
     if newuidmap is None or newgidmap is None or not uids or not gids:

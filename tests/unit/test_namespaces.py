@@ -145,6 +145,20 @@ def test_root_keeps_each_id_as_itself_where_it_may_say_so(monkeypatch: pytest.Mo
     assert possible_maps() == ([everything, single] if may else [single])
 
 
+@pytest.mark.parametrize(("uids", "gids", "alone"), [(1, 1, True), (2, 1, False), (1, 2, False)])
+def test_where_there_is_one_id_alone_it_is_mapped_without_help_from_outside(
+    monkeypatch: pytest.MonkeyPatch, uids: int, gids: int, alone: bool
+) -> None:
+    present = {"uid_map": (Range(0, 0, uids),), "gid_map": (Range(0, 0, gids),)}
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "getegid", lambda: 0)
+    monkeypatch.setattr(namespaces, "_may_set_ids", lambda: True)
+    monkeypatch.setattr(namespaces, "_present", present.__getitem__)
+    single = IdMaps((Range(0, 0, 1),), (Range(0, 0, 1),), "single")
+    everything = IdMaps(present["uid_map"], present["gid_map"], "all")
+    assert possible_maps() == ([single] if alone else [everything, single])
+
+
 @pytest.mark.usefixtures("needs_root")
 @pytest.mark.parametrize(("lost", "may"), [(None, True), (6, False), (7, False), (0, True)])
 def test_whether_root_may_set_ids_is_a_matter_of_capabilities(lost: int | None, may: bool) -> None:
