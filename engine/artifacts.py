@@ -39,11 +39,12 @@ from engine.linux.namespaces import read_uid_map, root_maps_to_unprivileged, unm
 
 _BASE_NAME = "nucleus-gvisor"
 _BASE_VARIABLES = ("ENGINE_ARTIFACT_BASE", "NUCLEUS_GVISOR_ARTIFACT_BASE")
-_PLAIN_COMPONENT = re.compile(r"[0-9A-Fa-f]{32}", re.ASCII)
-_COMPONENT = re.compile(r"[0-9A-Fa-f]{32}|id-[0-9a-f]{32}", re.ASCII)
+# Patterns are compiled where they are first used: a run needs one of them.
+_PLAIN_COMPONENT = r"[0-9A-Fa-f]{32}"
+_COMPONENT = r"[0-9A-Fa-f]{32}|id-[0-9a-f]{32}"
 
 #: How runsc names the state of a container that is the first of its sandbox, as all are but a pod's further ones.
-_STATE_FILE = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.+-]*)_sandbox:\1\.state", re.ASCII)
+_STATE_FILE = r"([A-Za-z0-9_][A-Za-z0-9_.+-]*)_sandbox:\1\.state"
 
 LOCK = "lock"
 RUNSC_ROOT = "runsc-root"
@@ -75,14 +76,14 @@ def artifact_base(environment: Mapping[str, str], *, user: int, root_is_mapped: 
 
 def component(container_id: str) -> str:
     """The directory name of one container: its id when that is 32 hexadecimal digits, else a digest of it."""
-    if _PLAIN_COMPONENT.fullmatch(container_id):
+    if re.fullmatch(_PLAIN_COMPONENT, container_id):
         return container_id
     return "id-" + sha256(container_id.encode())[:32]
 
 
 def is_component(name: str) -> bool:
     """Whether `name` is one that `component` gives; anything else under the base is not ours to remove."""
-    return _COMPONENT.fullmatch(name) is not None
+    return re.fullmatch(_COMPONENT, name) is not None
 
 
 def chosen_base(environment: Mapping[str, str]) -> str:
@@ -341,7 +342,7 @@ def _delete_the_killed(base: PrivateDirectory, container: PrivateDirectory) -> N
         killed = [
             (root.path, match[1])
             for name in os.listdir(root.descriptor)
-            if (match := _STATE_FILE.fullmatch(name))
+            if (match := re.fullmatch(_STATE_FILE, name))
         ]
         if _has_record(container):
             from engine.oci import pod  # only where a manager was
