@@ -652,7 +652,9 @@ class Runs(RuleBasedStateMachine):
         status = dict(line.split(":\t", 1) for line in process.joinpath("status").read_text().splitlines())
         assert int(status["SigBlk"], 16) == 0, "runsc was given blocked signals"
         ignored = int(status["SigIgn"], 16)
-        assert ignored == self.fork_server.ignored, "runsc was given other ignored signals than its caller had"
+        assert ignored == self.fork_server.ignored, (
+            "runsc was given other ignored signals than its caller had"
+        )
 
     def _judge_end(self, actor: Actor, ended: Mapping[str, Any]) -> None:
         assert "raised" not in ended, f"no refusal but {ended.get('raised')}:\n{ended.get('traceback')}"
