@@ -9,9 +9,14 @@
 (* and any command is killed between any two of its steps.  A member's     *)
 (* lock is taken before the sandbox's, never after it.                     *)
 (*                                                                         *)
+(* A member has no process on the host, so its creation leaves one that    *)
+(* waits for it and ends with its exit code: the waiter.  Managers wait    *)
+(* for that; the engine itself asks runsc, as a waiter can be killed.      *)
+(*                                                                         *)
 (* Left out on purpose.                                                    *)
 (*   - What a creation checks, and its steps: GVisorRuntime has them.      *)
 (*   - created, running, paused: OCIRuntime has them; here it is alive.    *)
+(*   - A new creation of an id while the waiter of the last one ends.      *)
 (*   - gc: what it takes is what a delete takes, where runsc has no file.  *)
 (***************************************************************************)
 EXTENDS Naturals
@@ -30,9 +35,12 @@ VARIABLES
     file,       \* by container: runsc's own file about it is there, in the sandbox's root
     alive,      \* by container: it has processes
     root,       \* the sandbox's root is there
-    crashes     \* how many commands have been killed
+    waiter,     \* by member: a process waits for its end
+    told,       \* how the waiter that ended last did: with the member's exit code, or without one
+    crashes     \* how many commands, and waiters, have been killed
 
-vars == <<lock, doing, at, record, file, alive, root, crashes>>
+vars == <<lock, doing, at, record, file, alive, root, waiter, told, crashes>>
+standing == <<waiter, told>>
 
 Sandbox == "sandbox"
 Containers == Members \cup {Sandbox}
@@ -49,6 +57,8 @@ Init ==
     /\ file = [c \in Containers |-> FALSE]
     /\ alive = [c \in Containers |-> FALSE]
     /\ root = FALSE
+    /\ waiter = [m \in Members |-> FALSE]
+    /\ told = "code"
     /\ crashes = 0
 
 Goes(v, what) == doing' = [doing EXCEPT ![v] = what]
@@ -76,29 +86,29 @@ Make(v) ==
     /\ record' = [record EXCEPT ![Sandbox] = TRUE]
     /\ root' = TRUE
     /\ file' = [c \in Containers |-> FALSE]
-    /\ UNCHANGED <<alive, crashes>>
+    /\ UNCHANGED <<alive, crashes, standing>>
 
 Up(v) ==
     /\ doing[v] = "make"
     /\ file' = [file EXCEPT ![Sandbox] = TRUE]
     /\ alive' = [alive EXCEPT ![Sandbox] = TRUE]
     /\ LetGo(v)
-    /\ UNCHANGED <<record, root, crashes>>
+    /\ UNCHANGED <<record, root, crashes, standing>>
 
 -----------------------------------------------------------------------------
 (* A member is created.                                                    *)
 
 Own(v, m) ==
     /\ Begin(v, m, "own")
-    /\ ~record[m]
-    /\ UNCHANGED <<record, file, alive, root, crashes>>
+    /\ ~record[m] /\ ~waiter[m]
+    /\ UNCHANGED <<record, file, alive, root, crashes, standing>>
 
 \* With the sandbox's lock nobody deletes it meanwhile ...
 Join(v) ==
     /\ doing[v] = "own"
     /\ Take(v, Sandbox)
     /\ Goes(v, "join")
-    /\ UNCHANGED <<at, record, file, alive, root, crashes>>
+    /\ UNCHANGED <<at, record, file, alive, root, crashes, standing>>
 
 \* ... and before that is let go of, the record says who needs its directory.
 Note(v) ==
@@ -107,13 +117,13 @@ Note(v) ==
     /\ record' = [record EXCEPT ![at[v]] = TRUE]
     /\ lock' = [lock EXCEPT ![Sandbox] = Nobody]
     /\ Goes(v, "create")
-    /\ UNCHANGED <<at, file, alive, root, crashes>>
+    /\ UNCHANGED <<at, file, alive, root, standing, crashes>>
 
 \* There is no such sandbox, or it does not live.
 Refuse(v) ==
     /\ doing[v] \in {"own", "join"}
     /\ LetGo(v)
-    /\ UNCHANGED <<record, file, alive, root, crashes>>
+    /\ UNCHANGED <<record, file, alive, root, crashes, standing>>
 
 \* runsc asks the sandbox, which it finds in the root.
 Enter(v) ==
@@ -121,14 +131,21 @@ Enter(v) ==
     /\ root /\ alive[Sandbox]
     /\ file' = [file EXCEPT ![at[v]] = TRUE]
     /\ alive' = [alive EXCEPT ![at[v]] = TRUE]
+    /\ Goes(v, "stand")
+    /\ UNCHANGED <<lock, at, record, root, crashes, standing>>
+
+\* The keeper leaves the waiter.  Killed before, it leaves none.
+Stand(v) ==
+    /\ doing[v] = "stand"
+    /\ waiter' = [waiter EXCEPT ![at[v]] = TRUE]
     /\ LetGo(v)
-    /\ UNCHANGED <<record, root, crashes>>
+    /\ UNCHANGED <<record, file, alive, root, told, crashes>>
 
 \* runsc refuses, or the sandbox died meanwhile: the keeper takes away what there is.
 GiveUp(v) ==
     /\ doing[v] = "create"
     /\ Goes(v, "delete")
-    /\ UNCHANGED <<lock, at, record, file, alive, root, crashes>>
+    /\ UNCHANGED <<lock, at, record, file, alive, root, crashes, standing>>
 
 -----------------------------------------------------------------------------
 (* Ends, and deletions.                                                    *)
@@ -137,32 +154,32 @@ GiveUp(v) ==
 End(c) ==
     /\ alive[c]
     /\ alive' = [d \in Containers |-> IF c \in {d, Sandbox} THEN FALSE ELSE alive[d]]
-    /\ UNCHANGED <<lock, doing, at, record, file, root, crashes>>
+    /\ UNCHANGED <<lock, doing, at, record, file, root, crashes, standing>>
 
 TakeToDelete(v, c) ==
     /\ Begin(v, c, "delete")
     /\ record[c] /\ ~alive[c]
-    /\ UNCHANGED <<record, file, alive, root, crashes>>
+    /\ UNCHANGED <<record, file, alive, root, crashes, standing>>
 
 \* runsc deletes it.
 Delete(v) ==
     /\ doing[v] = "delete"
     /\ file' = [file EXCEPT ![at[v]] = FALSE]
     /\ Goes(v, "forget")
-    /\ UNCHANGED <<lock, at, record, alive, root, crashes>>
+    /\ UNCHANGED <<lock, at, record, alive, root, crashes, standing>>
 
 ForgetMember(v) ==
     /\ doing[v] = "forget" /\ at[v] # Sandbox
     /\ record' = [record EXCEPT ![at[v]] = FALSE]
     /\ Goes(v, "leave")
-    /\ UNCHANGED <<lock, at, file, alive, root, crashes>>
+    /\ UNCHANGED <<lock, at, file, alive, root, crashes, standing>>
 
 \* Whoever deletes the sandbox after this has looked counts the members after that, too.
 Leave(v) ==
     /\ doing[v] = "leave"
     /\ ~IsOver
     /\ LetGo(v)
-    /\ UNCHANGED <<record, file, alive, root, crashes>>
+    /\ UNCHANGED <<record, file, alive, root, crashes, standing>>
 
 \* A member that finds its sandbox deleted looks after what is left of it.
 LookAfter(v) ==
@@ -171,14 +188,14 @@ LookAfter(v) ==
     /\ Take(v, Sandbox)
     /\ Goes(v, "forget")
     /\ at' = [at EXCEPT ![v] = Sandbox]
-    /\ UNCHANGED <<record, file, alive, root, crashes>>
+    /\ UNCHANGED <<record, file, alive, root, crashes, standing>>
 
 \* The root stays for the members ...
 Keep(v) ==
     /\ doing[v] = "forget" /\ at[v] = Sandbox
     /\ HasMembers
     /\ LetGo(v)
-    /\ UNCHANGED <<record, file, alive, root, crashes>>
+    /\ UNCHANGED <<record, file, alive, root, crashes, standing>>
 
 \* ... and goes when there are none; the record goes last.
 RemoveRoot(v) ==
@@ -187,13 +204,35 @@ RemoveRoot(v) ==
     /\ root' = FALSE
     /\ file' = [c \in Containers |-> FALSE]
     /\ Goes(v, "last")
-    /\ UNCHANGED <<lock, at, record, alive, crashes>>
+    /\ UNCHANGED <<lock, at, record, alive, crashes, standing>>
 
 Forget(v) ==
     /\ doing[v] = "last"
     /\ record' = [record EXCEPT ![Sandbox] = FALSE]
     /\ LetGo(v)
-    /\ UNCHANGED <<file, alive, root, crashes>>
+    /\ UNCHANGED <<file, alive, root, crashes, standing>>
+
+-----------------------------------------------------------------------------
+(* The waiter asks the sandbox, which answers when the member is over, and *)
+(* with its exit code as long as the sandbox lives and runsc knows of it.  *)
+
+Answers(m) == alive[Sandbox] /\ file[m]
+WaiterEnds(m) ==
+    /\ waiter[m] /\ ~alive[m]
+    /\ waiter' = [waiter EXCEPT ![m] = FALSE]
+    /\ told' = IF Answers(m) THEN "code" ELSE "killed"
+    /\ UNCHANGED <<lock, doing, at, record, file, alive, root, crashes>>
+
+WaiterIsKilled(m) ==
+    /\ waiter[m]
+    /\ crashes < Crashes
+    /\ crashes' = crashes + 1
+    /\ waiter' = [waiter EXCEPT ![m] = FALSE]
+    /\ told' = "killed"
+    /\ UNCHANGED <<lock, doing, at, record, file, alive, root>>
+
+\* What `state` finds out of a member that runsc knows of: whether it lives, and by which process.
+SaysAlive(m) == record[m] /\ file[m] /\ alive[m]
 
 -----------------------------------------------------------------------------
 (* A command is killed.  Its locks fall with it; all else stays as it is.  *)
@@ -203,16 +242,17 @@ Crash(v) ==
     /\ crashes < Crashes
     /\ crashes' = crashes + 1
     /\ LetGo(v)
-    /\ UNCHANGED <<record, file, alive, root>>
+    /\ UNCHANGED <<record, file, alive, root, standing>>
 
 Next ==
     \/ \E v \in Commands :
-        \/ Make(v) \/ Up(v) \/ Join(v) \/ Note(v) \/ Refuse(v) \/ Enter(v) \/ GiveUp(v)
+        \/ Make(v) \/ Up(v) \/ Join(v) \/ Note(v) \/ Refuse(v) \/ Enter(v) \/ Stand(v) \/ GiveUp(v)
         \/ Delete(v) \/ ForgetMember(v) \/ Leave(v) \/ LookAfter(v) \/ Keep(v) \/ RemoveRoot(v) \/ Forget(v)
         \/ Crash(v)
         \/ \E m \in Members : Own(v, m)
         \/ \E c \in Containers : TakeToDelete(v, c)
     \/ \E c \in Containers : End(c)
+    \/ \E m \in Members : WaiterEnds(m) \/ WaiterIsKilled(m)
 
 Spec == Init /\ [][Next]_vars
 
@@ -220,23 +260,26 @@ Spec == Init /\ [][Next]_vars
 \* container that it knows of, and does not ask again for one that is deleted.
 Fairness ==
     /\ \A v \in Commands :
-        /\ WF_vars(Up(v)) /\ WF_vars(Note(v)) /\ WF_vars(Refuse(v)) /\ WF_vars(Enter(v)) /\ WF_vars(GiveUp(v))
-        /\ WF_vars(Delete(v)) /\ WF_vars(ForgetMember(v)) /\ WF_vars(Leave(v)) /\ SF_vars(LookAfter(v))
-        /\ WF_vars(Keep(v)) /\ WF_vars(RemoveRoot(v)) /\ WF_vars(Forget(v))
-        /\ \A c \in Containers : SF_vars(file[c] /\ TakeToDelete(v, c))
+        /\ WF_vars(Up(v) \/ Stand(v) \/ Forget(v)) /\ WF_vars(Note(v) \/ Refuse(v)) /\ WF_vars(Enter(v) \/ GiveUp(v))
+        /\ WF_vars(Delete(v) \/ ForgetMember(v) \/ Keep(v) \/ RemoveRoot(v))
+        /\ WF_vars(Leave(v)) /\ SF_vars(LookAfter(v))
+    /\ \A c \in Containers : SF_vars(\E v \in Commands : file[c] /\ TakeToDelete(v, c))
     /\ \A c \in Containers : WF_vars(End(c))
+    /\ \A m \in Members : WF_vars(WaiterEnds(m))
 
 FairSpec == Spec /\ Fairness
 
 -----------------------------------------------------------------------------
 TypeOK ==
     /\ lock \in [Containers -> Commands \cup {Nobody}]
-    /\ doing \in [Commands -> {"nothing", "make", "own", "join", "create", "delete", "forget", "leave", "last"}]
+    /\ doing \in [Commands -> {"nothing", "make", "own", "join", "create", "stand", "delete", "forget", "leave", "last"}]
     /\ at \in [Commands -> Containers]
     /\ record \in [Containers -> BOOLEAN]
     /\ file \in [Containers -> BOOLEAN]
     /\ alive \in [Containers -> BOOLEAN]
     /\ root \in BOOLEAN
+    /\ waiter \in [Members -> BOOLEAN]
+    /\ told \in {"code", "killed"}
     /\ crashes \in 0 .. Crashes
 
 \* Without it runsc could neither act on the member nor delete it.
@@ -254,6 +297,21 @@ NoOrphan == \A c \in Containers : alive[c] \/ file[c] => record[c]
 
 \* Whoever acts on a container is alone with it.
 OneAtATime == \A v \in Commands : doing[v] # "nothing" => lock[at[v]] = v
+
+\* `state` is right whether or not a waiter was left, and was killed.
+StateNeedsNoWaiter == \A m \in Members : file[m] => (SaysAlive(m) <=> alive[m])
+
+\* A manager takes the waiter's end for the member's, so unless it is killed it comes no sooner ...
+NoWaiterEndsEarly ==
+    [][\A m \in Members : waiter[m] /\ ~waiter'[m] /\ crashes' = crashes => ~alive[m]]_vars
+
+\* ... with the exit code, where that can be known ...
+NoExitCodeIsLost ==
+    [][\A m \in Members : waiter[m] /\ ~waiter'[m] /\ crashes' = crashes /\ alive[Sandbox] /\ file[m]
+           => told' = "code"]_vars
+
+\* ... and it comes.
+NoWaiterIsLeft == \A m \in Members : waiter[m] ~> ~waiter[m]
 
 \* Whichever is deleted first, nothing is left when all are, unless a new sandbox has taken the place.
 NothingIsLeft == IsOver ~> ~IsOver

@@ -17,6 +17,12 @@
 (* heart of it.  engine/oci/machine.py has the same table of verbs, and a  *)
 (* test compares the two in every state.                                   *)
 (*                                                                         *)
+(* start, pause and resume are runsc's, and take it two steps: first the   *)
+(* sandbox does it, then runsc writes its file anew, which is empty in     *)
+(* between.  Killed there, runsc leaves a file that is wrong, or cannot be *)
+(* read, and it believes that file ever after.  So the engine notes what   *)
+(* it is about to have done, and the next command finds out what was.      *)
+(*                                                                         *)
 (* Modelled: several commands at once on one id, a refusal at every step,  *)
 (* a runsc that fails at create or start, a container that ends by itself, *)
 (* and a crash of any command between any two of its steps.                *)
@@ -27,8 +33,8 @@
 (*   - restore and run: they are a create, the latter with a start.        *)
 (*   - Other ids and roots: each pair has a directory and a lock of its    *)
 (*     own.                                                                *)
-(*   - A crash inside start, kill, pause and resume: runsc does each of    *)
-(*     them under a lock of its own, and the engine has nothing to undo.   *)
+(*   - A crash inside kill: a signal is sent or not.                       *)
+(*   - A message to the sandbox that is on its way when its sender dies.   *)
 (***************************************************************************)
 EXTENDS Naturals
 
@@ -43,13 +49,15 @@ VARIABLES
     lock,       \* who holds the lock
     doing,      \* by command: what it does; all but "begin" under the lock
     record,     \* the engine's record of the container is there
-    file,       \* what runsc's own state file says; "none" when there is no such file
+    file,       \* what runsc's own state file says; "none" when there is no such file, "cut" when it is empty
+    inside,     \* what the sandbox does, as long as it lives
+    attempt,    \* which of start, pause and resume the engine noted last; "none" before the first
     alive,      \* some process executes the staged copy of runsc
     handedOff,  \* the run of this very container was handed off
     killed,     \* somebody has sent it a signal that ends it
     crashes     \* how many commands have been killed
 
-vars == <<state, run, lock, doing, record, file, alive, handedOff, killed, crashes>>
+vars == <<state, run, lock, doing, record, file, inside, attempt, alive, handedOff, killed, crashes>>
 
 \* There is one; it has a name so that the state graph can be read as GVisorRuntime's is.
 Containers == {"c"}
@@ -74,9 +82,22 @@ Edges ==
 \* The process that the record names as the creator lives, first as the engine, then as `runsc create`.
 BeingCreated == \E v \in Commands : doing[v] = "create"
 
+\* start, pause or resume is being done: noted, done by the sandbox, its file empty.  They wait for one another.
+Trying == {"try", "tell", "write"}
+BeingTried == \E v \in Commands : doing[v] \in Trying
+From(verb) == CASE verb = "start" -> "created" [] verb = "pause" -> "running" [] verb = "resume" -> "paused"
+To(verb)   == CASE verb = "start" -> "running" [] verb = "pause" -> "paused"  [] verb = "resume" -> "running"
+
+\* An empty file was emptied after the sandbox had done what was noted.  One that is as it was before says nothing of
+\* whether the sandbox has, once nobody does it any more: the sandbox is asked.
+Known ==
+    IF file = "cut" THEN To(attempt)
+    ELSE IF attempt # "none" /\ ~BeingTried /\ file = From(attempt) THEN inside
+    ELSE file
+
 \* What the verb `state` says.  A container without runsc's file is one that is being made, or that nobody goes on making.
 Reported ==
-    IF file # "none" THEN IF alive THEN file ELSE "stopped"
+    IF file # "none" THEN IF alive THEN Known ELSE "stopped"
     ELSE IF record /\ (alive \/ BeingCreated) THEN "creating"
     ELSE "deleted"
 
@@ -87,6 +108,8 @@ Init ==
     /\ doing = [v \in Commands |-> "nothing"]
     /\ record = FALSE
     /\ file = "none"
+    /\ inside = "created"
+    /\ attempt = "none"
     /\ alive = FALSE
     /\ handedOff = FALSE
     /\ killed = FALSE
@@ -104,17 +127,17 @@ Begin(v) ==
     /\ RunAt = "none"
     /\ RunComesTo("start")
     /\ doing' = [doing EXCEPT ![v] = "begin"]
-    /\ UNCHANGED <<state, lock, record, file, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<state, lock, record, file, inside, attempt, alive, handedOff, killed, crashes>>
 
 Resolve(v) ==
     /\ doing[v] = "begin" /\ RunAt = "start"
     /\ RunComesTo("resolved")
-    /\ UNCHANGED <<state, lock, doing, record, file, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<state, lock, doing, record, file, inside, attempt, alive, handedOff, killed, crashes>>
 
 Validate(v) ==
     /\ doing[v] = "begin" /\ RunAt = "resolved"
     /\ RunComesTo("validated")
-    /\ UNCHANGED <<state, lock, doing, record, file, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<state, lock, doing, record, file, inside, attempt, alive, handedOff, killed, crashes>>
 
 \* The lock is free and nothing of this id lives; only then is the record written.
 Vacant == file = "none" /\ ~alive
@@ -130,48 +153,50 @@ Create(v) ==
     /\ killed' = FALSE
     /\ RunComesTo("root_secured")
     /\ Becomes("creating")
-    /\ UNCHANGED <<file, alive, crashes>>
+    /\ attempt' = "none"
+    /\ UNCHANGED <<file, inside, alive, crashes>>
 
 Stage(v) ==
     /\ doing[v] = "create" /\ RunAt = "root_secured"
     /\ RunComesTo("staged")
-    /\ UNCHANGED <<state, lock, doing, record, file, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<state, lock, doing, record, file, inside, attempt, alive, handedOff, killed, crashes>>
 
 ApplyPolicy(v) ==
     /\ doing[v] = "create" /\ RunAt = "staged"
     /\ RunComesTo("policy_settled")
-    /\ UNCHANGED <<state, lock, doing, record, file, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<state, lock, doing, record, file, inside, attempt, alive, handedOff, killed, crashes>>
 
 \* execve into `runsc create`, which holds the lock until it ends.
 Exec(v) ==
     /\ doing[v] = "create" /\ RunAt = "policy_settled"
     /\ RunComesTo("handed_off")
     /\ handedOff' = TRUE
-    /\ UNCHANGED <<state, lock, doing, record, file, alive, killed, crashes>>
+    /\ UNCHANGED <<state, lock, doing, record, file, inside, attempt, alive, killed, crashes>>
 
 \* runsc starts the gofer and the sandbox ...
 Boot(v) ==
     /\ doing[v] = "create" /\ RunAt = "handed_off"
     /\ file = "none" /\ ~alive
     /\ alive' = TRUE
-    /\ UNCHANGED <<state, run, lock, doing, record, file, handedOff, killed, crashes>>
+    /\ UNCHANGED <<state, run, lock, doing, record, file, inside, attempt, handedOff, killed, crashes>>
 
 \* ... and says so in its file when both are up.
 Complete(v) ==
     /\ doing[v] = "create" /\ RunAt = "handed_off"
     /\ alive
     /\ file' = "created"
+    /\ inside' = "created"
     /\ RunComesTo("none")
     /\ Becomes("created")
     /\ LetGo(v)
-    /\ UNCHANGED <<record, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<record, attempt, alive, handedOff, killed, crashes>>
 
 \* A run that is refused before it holds the lock has made nothing.
 RefuseRun(v) ==
     /\ doing[v] = "begin"
     /\ RunComesTo("refused")
     /\ doing' = [doing EXCEPT ![v] = "nothing"]
-    /\ UNCHANGED <<state, lock, record, file, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<state, lock, record, file, inside, attempt, alive, handedOff, killed, crashes>>
 
 \* Afterwards it takes the record back.
 Refuse(v) ==
@@ -180,7 +205,7 @@ Refuse(v) ==
     /\ record' = FALSE
     /\ Becomes("deleted")
     /\ LetGo(v)
-    /\ UNCHANGED <<file, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<file, inside, attempt, alive, handedOff, killed, crashes>>
 
 \* runsc refuses: it ends what it started.  The record stays for the keeper, which is one more command that deletes,
 \* or, if that is killed, for the next.
@@ -190,55 +215,97 @@ RefuseCreate(v) ==
     /\ RunComesTo("none")
     /\ Becomes("deleted")
     /\ LetGo(v)
-    /\ UNCHANGED <<record, file, handedOff, killed, crashes>>
+    /\ UNCHANGED <<record, file, inside, attempt, handedOff, killed, crashes>>
 
 \* The process of a refused run has ended; the next may begin.
 Ended ==
     /\ RunAt = "refused"
     /\ RunComesTo("none")
-    /\ UNCHANGED <<state, lock, doing, record, file, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<state, lock, doing, record, file, inside, attempt, alive, handedOff, killed, crashes>>
 
 -----------------------------------------------------------------------------
-(* The verbs that are runsc's alone.                                       *)
+(* start, pause and resume: the engine notes it and becomes runsc.         *)
 
-Start ==
-    /\ file = "created" /\ alive
-    /\ file' = "running"
-    /\ Becomes("running")
-    /\ UNCHANGED <<run, lock, doing, record, alive, handedOff, killed, crashes>>
+\* One at a time.  What an earlier one that was killed left untold in runsc's file is told first: runsc goes by its file,
+\* and a sandbox that is paused twice, or let go on when it is not paused, is lost.
+Try(v, verb) ==
+    /\ doing[v] = "nothing"
+    /\ ~BeingTried
+    /\ Reported = From(verb)
+    /\ file' = From(verb)
+    /\ attempt' = verb
+    /\ doing' = [doing EXCEPT ![v] = "try"]
 
-Pause ==
-    /\ file = "running" /\ alive
-    /\ file' = "paused"
-    /\ Becomes("paused")
-    /\ UNCHANGED <<run, lock, doing, record, alive, handedOff, killed, crashes>>
+Noted == UNCHANGED <<state, run, lock, record, inside, alive, handedOff, killed, crashes>>
+TryStart(v)  == Try(v, "start") /\ Noted
+TryPause(v)  == Try(v, "pause") /\ Noted
+TryResume(v) == Try(v, "resume") /\ Noted
 
-Resume ==
-    /\ file = "paused" /\ alive
-    /\ file' = "running"
-    /\ Becomes("running")
-    /\ UNCHANGED <<run, lock, doing, record, alive, handedOff, killed, crashes>>
+\* The sandbox does it ...
+Done(v, verb) ==
+    /\ doing[v] = "try" /\ attempt = verb
+    /\ file = From(verb) /\ alive
+    /\ inside' = To(verb)
+    /\ Becomes(To(verb))
+    /\ doing' = [doing EXCEPT ![v] = "tell"]
 
-\* runsc sends no signal to what is paused.
-Kill ==
-    /\ file \in {"created", "running"} /\ alive
-    /\ ~killed
-    /\ killed' = TRUE
-    /\ UNCHANGED <<state, run, lock, doing, record, file, alive, handedOff, crashes>>
+Untold == UNCHANGED <<run, lock, record, file, attempt, alive, handedOff, killed, crashes>>
+Start(v)  == Done(v, "start") /\ Untold
+Pause(v)  == Done(v, "pause") /\ Untold
+Resume(v) == Done(v, "resume") /\ Untold
+
+\* ... runsc empties its file ...
+Empty(v) ==
+    /\ doing[v] = "tell"
+    /\ file' = "cut"
+    /\ doing' = [doing EXCEPT ![v] = "write"]
+    /\ UNCHANGED <<state, run, lock, record, inside, attempt, alive, handedOff, killed, crashes>>
+
+\* ... and writes it.
+Tell(v) ==
+    /\ doing[v] = "write"
+    /\ file' = To(attempt)
+    /\ doing' = [doing EXCEPT ![v] = "nothing"]
+    /\ UNCHANGED <<state, run, lock, record, inside, attempt, alive, handedOff, killed, crashes>>
+
+\* The sandbox is gone, or runsc refuses: nothing was done.
+GiveUp(v) ==
+    /\ doing[v] = "try"
+    /\ doing' = [doing EXCEPT ![v] = "nothing"]
+    /\ UNCHANGED <<state, run, lock, record, file, inside, attempt, alive, handedOff, killed, crashes>>
 
 \* A start that fails ends what was created.
-RefuseStart ==
+RefuseStart(v) ==
+    /\ doing[v] = "try" /\ attempt = "start"
     /\ file = "created" /\ alive
     /\ alive' = FALSE
     /\ Becomes("stopped")
-    /\ UNCHANGED <<run, lock, doing, record, file, handedOff, killed, crashes>>
+    /\ doing' = [doing EXCEPT ![v] = "nothing"]
+    /\ UNCHANGED <<run, lock, record, file, inside, attempt, handedOff, killed, crashes>>
+
+-----------------------------------------------------------------------------
+(* The other verbs that are runsc's alone.                                 *)
+
+\* Whatever goes by runsc's file has it put right first.
+Mend ==
+    /\ ~BeingTried
+    /\ alive /\ file \notin {"none", Known}
+    /\ file' = Known
+    /\ UNCHANGED <<state, run, lock, doing, record, inside, attempt, alive, handedOff, killed, crashes>>
+
+\* runsc sends no signal to what is paused.
+Kill ==
+    /\ alive /\ Reported \in {"created", "running"}
+    /\ ~killed
+    /\ killed' = TRUE
+    /\ UNCHANGED <<state, run, lock, doing, record, file, inside, attempt, alive, handedOff, crashes>>
 
 \* Killed, out of its own, or because it is being deleted.
 End ==
     /\ file # "none" /\ alive
     /\ alive' = FALSE
     /\ Becomes("stopped")
-    /\ UNCHANGED <<run, lock, doing, record, file, handedOff, killed, crashes>>
+    /\ UNCHANGED <<run, lock, doing, record, file, inside, attempt, handedOff, killed, crashes>>
 
 -----------------------------------------------------------------------------
 (* delete and gc.                                                          *)
@@ -251,14 +318,14 @@ TakeToDelete(v) ==
     /\ Reported \in {"created", "stopped", "deleted"}
     /\ lock' = v
     /\ doing' = [doing EXCEPT ![v] = "delete"]
-    /\ UNCHANGED <<state, run, record, file, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<state, run, record, file, inside, attempt, alive, handedOff, killed, crashes>>
 
 \* runsc looks again, under its own lock, whether it was started meanwhile: then it is not deleted ...
 Decline(v) ==
     /\ doing[v] = "delete"
-    /\ alive /\ file \in {"running", "paused"}
+    /\ alive /\ file \in {"running", "paused", "cut"}
     /\ LetGo(v)
-    /\ UNCHANGED <<state, run, record, file, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<state, run, record, file, inside, attempt, alive, handedOff, killed, crashes>>
 
 \* ... and else it is ended first.
 EndCreated(v) ==
@@ -266,7 +333,7 @@ EndCreated(v) ==
     /\ alive /\ file = "created"
     /\ alive' = FALSE
     /\ Becomes("stopped")
-    /\ UNCHANGED <<run, lock, doing, record, file, handedOff, killed, crashes>>
+    /\ UNCHANGED <<run, lock, doing, record, file, inside, attempt, handedOff, killed, crashes>>
 
 \* delete --force ends whatever it finds.
 TakeByForce(v) ==
@@ -276,7 +343,7 @@ TakeByForce(v) ==
     /\ lock' = v
     /\ doing' = [doing EXCEPT ![v] = "delete"]
     /\ killed' = TRUE
-    /\ UNCHANGED <<state, run, record, file, alive, handedOff, crashes>>
+    /\ UNCHANGED <<state, run, record, file, inside, attempt, alive, handedOff, crashes>>
 
 \* gc, and another creation of this id, take away what a creation that was killed left, and nothing that is somebody's.
 Collect(v) ==
@@ -286,17 +353,20 @@ Collect(v) ==
     /\ Vacant
     /\ lock' = v
     /\ doing' = [doing EXCEPT ![v] = "collect"]
-    /\ UNCHANGED <<state, run, record, file, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<state, run, record, file, inside, attempt, alive, handedOff, killed, crashes>>
 
-\* What runsc knows of, runsc deletes once it is over.  Processes that a creation left without a file are ended.
+\* What runsc knows of, runsc deletes once it is over, and not while another runsc writes its file.  Processes that a
+\* creation left without a file are ended, and so is a runsc that was to start, pause or resume it.
 Delete(v) ==
     /\ doing[v] = "delete"
+    /\ \A w \in Commands : doing[w] \notin {"tell", "write"}
     /\ \/ file # "none" /\ ~alive
        \/ file = "none" /\ alive
     /\ file' = "none"
     /\ alive' = FALSE
     /\ Becomes("deleted")
-    /\ UNCHANGED <<run, lock, doing, record, handedOff, killed, crashes>>
+    /\ doing' = [w \in Commands |-> IF doing[w] = "try" THEN "nothing" ELSE doing[w]]
+    /\ UNCHANGED <<run, lock, record, inside, attempt, handedOff, killed, crashes>>
 
 \* The record goes last: as long as anything is left, the next command can find it.
 Forget(v) ==
@@ -304,7 +374,7 @@ Forget(v) ==
     /\ Vacant
     /\ record' = FALSE
     /\ LetGo(v)
-    /\ UNCHANGED <<state, run, file, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<state, run, file, inside, attempt, alive, handedOff, killed, crashes>>
 
 -----------------------------------------------------------------------------
 (* A command is killed.  Its lock falls with it; all else stays as it is.  *)
@@ -319,7 +389,7 @@ Crash(v) ==
     /\ lock' = IF lock = v THEN Nobody ELSE lock
     /\ RunComesTo(IF HoldsTheRun(v) THEN "none" ELSE RunAt)
     /\ Becomes(IF doing[v] = "create" /\ ~alive THEN "deleted" ELSE Now)
-    /\ UNCHANGED <<record, file, alive, handedOff, killed>>
+    /\ UNCHANGED <<record, file, inside, attempt, alive, handedOff, killed>>
 
 Next ==
     \/ \E v \in Commands :
@@ -327,17 +397,19 @@ Next ==
         \/ Boot(v) \/ Complete(v) \/ RefuseRun(v) \/ Refuse(v) \/ RefuseCreate(v)
         \/ TakeToDelete(v) \/ TakeByForce(v) \/ Collect(v)
         \/ Decline(v) \/ EndCreated(v) \/ Delete(v) \/ Forget(v) \/ Crash(v)
-    \/ Ended \/ Start \/ RefuseStart \/ Pause \/ Resume \/ Kill \/ End
+        \/ TryStart(v) \/ TryPause(v) \/ TryResume(v) \/ Start(v) \/ Pause(v) \/ Resume(v)
+        \/ Empty(v) \/ Tell(v) \/ GiveUp(v) \/ RefuseStart(v)
+    \/ Ended \/ Mend \/ Kill \/ End
 
 Spec == Init /\ [][Next]_vars
 
-\* A command that can go on does.  What was killed ends.  A manager that wants a container gone asks until it is.
+\* A command that can go on does, also one that waits for runsc's lock.  What was killed ends.  A manager that wants a container gone asks until it is.
 Fairness ==
     /\ \A v \in Commands :
-        /\ WF_vars(Resolve(v)) /\ WF_vars(Validate(v)) /\ WF_vars(RefuseRun(v))
-        /\ WF_vars(Stage(v)) /\ WF_vars(ApplyPolicy(v)) /\ WF_vars(Exec(v))
-        /\ WF_vars(Boot(v)) /\ WF_vars(Complete(v))
-        /\ WF_vars(Decline(v)) /\ WF_vars(EndCreated(v)) /\ WF_vars(Delete(v)) /\ WF_vars(Forget(v))
+        /\ WF_vars(Resolve(v) \/ Validate(v) \/ RefuseRun(v))
+        /\ WF_vars(Stage(v) \/ ApplyPolicy(v) \/ Exec(v) \/ Boot(v) \/ Complete(v))
+        /\ WF_vars(Start(v) \/ Pause(v) \/ Resume(v) \/ Empty(v) \/ Tell(v) \/ GiveUp(v))
+        /\ SF_vars(Decline(v) \/ EndCreated(v) \/ Delete(v)) /\ WF_vars(Forget(v))
         /\ SF_vars(TakeByForce(v))
     /\ WF_vars(Ended)
     /\ WF_vars(killed /\ End)
@@ -349,16 +421,22 @@ TypeOK ==
     /\ state \in [Containers -> States]
     /\ run \in [Containers -> Runs]
     /\ lock \in Commands \cup {Nobody}
-    /\ doing \in [Commands -> {"nothing", "begin", "create", "delete", "collect"}]
+    /\ doing \in [Commands -> {"nothing", "begin", "create", "delete", "collect"} \cup Trying]
     /\ record \in BOOLEAN
-    /\ file \in Live \cup {"none"}
+    /\ file \in Live \cup {"none", "cut"}
+    /\ inside \in Live
+    /\ attempt \in {"none", "start", "pause", "resume"}
     /\ alive \in BOOLEAN
     /\ handedOff \in BOOLEAN
     /\ killed \in BOOLEAN
     /\ crashes \in 0 .. Crashes
 
-\* A manager acts on what it is told, whatever was killed before it asked.
-StateIsTruthful == Reported = Now
+\* A manager acts on what it is told, whatever was killed before it asked.  While a verb is being done, what was before it
+\* is as true as what is after it.
+StateIsTruthful == Reported = Now \/ (BeingTried /\ Now = To(attempt) /\ Reported = From(attempt))
+
+\* runsc goes by its file and asks nobody.
+RunscIsNotMisled == \A v \in Commands : doing[v] = "try" /\ alive => file = inside
 
 \* What nobody can find, nobody can end.  The record is written first and removed last.
 NoOrphan == alive \/ file # "none" => record

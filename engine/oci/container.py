@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import stat
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
@@ -23,7 +24,7 @@ from engine.linux.process import HeldProcess, end_all, keep_only_descriptors, re
 from engine.oci import cgroups, machine, pod, record
 from engine.oci.call import Call, say
 from engine.oci.machine import Status, Verb
-from engine.oci.record import Record, Truth
+from engine.oci.record import Attempt, Record, Truth
 from engine.options import check_container_id
 
 #: Seconds to wait for another command that creates or deletes the same container.
@@ -32,6 +33,7 @@ PATIENCE = 10.0
 _DELETE = 60.0
 _END = 10.0
 _RUNSC = "runsc"
+_PAST = {"start": "started", "pause": "paused", "resume": "resumed"}
 
 
 class ContainerError(EngineError):
@@ -68,10 +70,24 @@ class Found:
             truth = record.look(self.base, self.directory, self.record)
         except (UntrustedPathError, OSError) as error:
             raise _unreadable(self.verb, error) from None
+        if truth.doubt is not None:
+            return self._found_out(truth, truth.doubt)
         if self.record.sandbox is None or truth.sandbox is None or truth.known == Status.CREATED:
             return truth
         # That the sandbox lives does not say that this container of it does: only the sandbox knows.
         return replace(truth, sandbox=None) if self._runsc_says_stopped() else truth
+
+    def _found_out(self, truth: Truth, doubt: Attempt) -> Truth:
+        from engine.oci import attempt
+
+        try:
+            with self.program() as program:
+                status = attempt.found_out(self.directory, self.record, doubt, program)
+        except OSError as error:
+            raise _unreadable(self.verb, error) from None
+        if status is Status.STOPPED:
+            return replace(truth, sandbox=None)
+        return replace(truth, known=str(status), is_told=status == truth.known)
 
     def _runsc_says_stopped(self) -> bool:
         import subprocess
@@ -88,6 +104,56 @@ class Found:
     def status(self) -> Status:
         """Where it is. Raises `ContainerError`."""
         return self.truth().status
+
+    def mended(self) -> Found:
+        """The container as it is now, and runsc's file about it says so. The caller holds the lock.
+
+        Raises `ContainerError`.
+        """
+        try:
+            noted = record.read(self.directory)
+            if noted is None or noted.creation != self.record.creation:
+                raise NoSuchError(self.verb, self.record.id)
+            now = replace(self, record=noted)
+            truth = now.truth()
+            if not truth.is_told and truth.known is not None:
+                from engine.oci import attempt
+
+                attempt.mend(self.base, self.directory, noted, Status(truth.known))
+        except (UntrustedPathError, OSError) as error:
+            raise _unreadable(self.verb, error) from None
+        return now
+
+    def note_attempt(self, verb: Verb) -> None:
+        """Write down that this process is about to become the runsc that starts, pauses or resumes the container.
+
+        Waits for another that does. Raises `ContainerError`, and `NotPermittedError` where it has moved meanwhile.
+        """
+        end = time.monotonic() + PATIENCE
+        while True:
+            with self.locked(), self.program():  # nothing is noted that cannot be tried
+                now = self.mended()
+                before = now.record.attempt
+                if before is None or not before.goes_on:
+                    machine.require(verb, now.status(), self.record.id)
+                    try:
+                        with contextlib.closing(
+                            record.open_runsc_root(self.base, self.directory, now.record)
+                        ) as root:
+                            found = record.state_file(root, now.record.state_file)
+                        who = (os.getpid(), started(os.getpid()) or 0)
+                        attempt = Attempt(str(verb), who, found[1] if found else "")
+                        record.write(self.directory, replace(now.record, attempt=attempt))
+                    except (UntrustedPathError, OSError) as error:
+                        raise _unreadable(self.verb, error) from None
+                    return
+            if time.monotonic() > end:
+                raise ContainerError(
+                    self.verb,
+                    f"container {self.record.id!r} is being {_PAST[before.verb]} by another command",
+                    remedy="wait for it, or end it",
+                )
+            time.sleep(0.01)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -208,7 +274,8 @@ class Found:
         What runsc will not delete is said; with `force` it is then removed without runsc. Of a sandbox that others
         have joined the directory stays until the last of them is deleted. Raises `ContainerError`.
         """
-        if not force and self.status() is Status.CREATED and (failed := self._have_runsc_delete("delete")):
+        status = self._status_to_delete(force=force)
+        if not force and status is Status.CREATED and (failed := self._have_runsc_delete("delete")):
             raise ContainerError(self.verb, failed, remedy="delete it with --force")
         failed = self._have_runsc_delete() if self._runsc_knows() else None
         if noted := self.record.program:
@@ -243,6 +310,18 @@ class Found:
                 f"{error.filename or self.directory.path!r}: {error.strerror}",
                 remedy=remedy_for(error, "delete it again"),
             ) from None
+
+    def _status_to_delete(self, *, force: bool) -> Status | None:
+        """Where it is, once runsc's file says so. What cannot be told is no reason to keep it, with `force`."""
+        try:
+            status = self.mended().status()
+        except ContainerError:
+            if not force:
+                raise
+            return None
+        if not force:
+            machine.require(Verb.DELETE, status, self.record.id)
+        return status
 
     def _runsc_knows(self) -> bool:
         try:
@@ -378,5 +457,11 @@ def delegate(
 ) -> NoReturn:
     """Become the container's runsc for `call.verb`, where the machine has `permission` in its status."""
     with find(call, container_id) as found:
-        machine.require(permission, found.status(), container_id)
+        truth = found.truth()
+        machine.require(permission, truth.status, container_id)
+        if permission in (Verb.START, Verb.PAUSE, Verb.RESUME):
+            found.note_attempt(permission)
+        elif not truth.is_told:
+            with found.locked():
+                found.mended()
         found.become_runsc(call, call.verb, flags, arguments, preserved)

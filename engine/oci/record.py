@@ -18,12 +18,21 @@ from dataclasses import asdict, dataclass
 from engine import artifacts
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.linux.process import arguments, executing, runs, started
-from engine.oci.machine import Status, status
+from engine.oci.machine import OCI_LIFECYCLE, Status, Verb, status
 
 FORMAT = 1
 _NEW = artifacts.OCI_RECORD + ".new"
 #: Seconds. runsc writes its state file in place; whoever looks meanwhile looks again.
 _MID_WRITE = 2.0
+#: The same where nobody is known to write it.
+_AT_REST = 0.1
+#: The verbs that move a container, each from one status to another.
+_MOVES = {
+    str(row.verb): (source, row.target)
+    for row in OCI_LIFECYCLE
+    if row.verb in (Verb.START, Verb.PAUSE, Verb.RESUME) and row.target
+    for source in row.sources
+}
 #: By what runsc's own processes of a container are told from commands about it, which execute the same file.
 _PARTS = frozenset({b"boot", b"gofer", b"umount"})
 
@@ -63,6 +72,37 @@ class Sandbox:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """`verb` (start, pause or resume) was noted to be done by the process `who`: its id, and when it started.
+
+    `file` is what runsc's file said before.
+    """
+
+    verb: str
+    who: tuple[int, int]
+    file: str
+
+    @property
+    def source(self) -> Status:
+        """Where the container was before."""
+        return _MOVES[self.verb][0]
+
+    @property
+    def target(self) -> Status:
+        """Where it is once that is done."""
+        return _MOVES[self.verb][1]
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it is still being done."""
+        return started(self.who[0]) == self.who[1]
+
+    def file_saying(self, status: Status) -> str:
+        """runsc's file as it is in this status."""
+        return json.dumps({**json.loads(self.file), "status": str(status)}, separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """Who the container is. `program` and `flags` (runsc's global ones) are there from when it is handed off.
 
@@ -71,6 +111,7 @@ class Record:
 
     `creation` tells two creations of one id apart; `creator` is the process that takes the run's steps and becomes
     `runsc create`, and when it started; `created` is RFC 3339, UTC; `cgroups` are those that runsc is to make.
+    `attempt` is the last of start, pause and resume.
     """
 
     id: str
@@ -86,6 +127,7 @@ class Record:
     cgroups: tuple[str, ...] = ()
     sandbox: Sandbox | None = None
     waiter: tuple[int, int] | None = None
+    attempt: Attempt | None = None
 
     @property
     def state_file(self) -> str:
@@ -145,6 +187,8 @@ def read(container: PrivateDirectory) -> Record | None:
         program = fields.pop("program")
         if sandbox := fields.pop("sandbox", None):
             fields["sandbox"] = Sandbox(**{**sandbox, "program": Program(**sandbox["program"])})
+        if attempt := fields.pop("attempt", None):
+            fields["attempt"] = Attempt(str(attempt["verb"]), tuple(attempt["who"]), str(attempt["file"]))
         fields["flags"], fields["cgroups"] = tuple(fields["flags"]), tuple(fields["cgroups"])
         for name in ("creator", "waiter"):
             if fields.get(name) is not None:
@@ -193,26 +237,41 @@ def about(base: PrivateDirectory, container: PrivateDirectory, record: Record) -
     return os.path.join(sandbox, artifacts.RUNSC_ROOT), record.bundle
 
 
-def state_file(runsc_root: PrivateDirectory, name: str) -> StateFile | None:
-    """What runsc's file `name` says; None where there is none. Raises `OSError`, `UntrustedPathError`."""
-    end = time.monotonic() + _MID_WRITE
+class CutShortError(UntrustedPathError):
+    """runsc's file is empty, or not whole: whoever wrote it was killed."""
+
+
+def state_file(
+    runsc_root: PrivateDirectory, name: str, seconds: float = _MID_WRITE
+) -> tuple[StateFile, str] | None:
+    """What runsc's file `name` says, and the file; None where there is none. Looks again for so many `seconds`.
+
+    Raises `OSError`, `UntrustedPathError`, and of that `CutShortError`.
+    """
+    end = time.monotonic() + seconds
     while (data := _read_own(runsc_root, name)) is not None:
         try:
-            fields = json.loads(data)
-            sandbox = fields.get("sandbox") or {}
-            return StateFile(str(fields["status"]), int(sandbox.get("pid", 0)))
+            return _parsed(data), data.decode()
         except (ValueError, KeyError, TypeError, AttributeError):
             if time.monotonic() > end:
-                raise UntrustedPathError(
+                raise CutShortError(
                     os.path.join(runsc_root.path, name), "is no state file that this engine can read"
                 ) from None
             time.sleep(0.01)
     return None
 
 
+def _parsed(data: bytes | str) -> StateFile:
+    fields = json.loads(data)
+    return StateFile(str(fields["status"]), int((fields.get("sandbox") or {}).get("pid", 0)))
+
+
 @dataclass(frozen=True, slots=True)
 class Truth:
     """What is true of a recorded container.
+
+    `doubt` is an attempt that nobody makes any more, and of which runsc's file does not tell whether the sandbox did
+    it; `is_told` says whether runsc's file says what is `known`.
 
     `known` is what runsc's file says, None when runsc does not know of it (yet, or any more); `sandbox` is the
     sandbox's process, None when it does not run; `processes` are the parts of it that live, looked
@@ -225,6 +284,8 @@ class Truth:
     processes: tuple[int, ...]
     is_being_created: bool
     waiter: int | None = None
+    doubt: Attempt | None = None
+    is_told: bool = True
 
     @property
     def status(self) -> Status:
@@ -252,21 +313,39 @@ def look(base: PrivateDirectory, container: PrivateDirectory, record: Record) ->
     is_being_created = (
         started(pid) == start
     )  # asked first: what a creator that is gone has not made, is not made
-    file = None
+    attempt = record.attempt
+    was_killed = attempt is not None and not attempt.goes_on
+    file, is_told = None, True
     ours = about(base, container, record)
     with contextlib.suppress(FileNotFoundError):
         root = open_runsc_root(base, container, record)
         with contextlib.closing(root):
-            file = state_file(root, record.state_file)
+            try:
+                found = state_file(root, record.state_file, _AT_REST if was_killed else _MID_WRITE)
+                file = found and found[0]
+            except CutShortError:
+                is_told = False
+                if attempt is not None:  # the sandbox had done it: only then runsc writes
+                    file = StateFile(str(attempt.target), _parsed(attempt.file).pid)
     program = (record.program.device, record.program.inode) if record.program else None
     if file is None or file.status == Status.CREATING:
-        found = executing(program, ours) if program else ()
-        parts = tuple(process for process in found if not _PARTS.isdisjoint(arguments(process)))
-        return Truth(None, None, parts, is_being_created)
+        processes = executing(program, ours) if program else ()
+        parts = tuple(process for process in processes if not _PARTS.isdisjoint(arguments(process)))
+        return Truth(None, None, parts, is_being_created, is_told=is_told)
     boot = record.sandbox.program if record.sandbox else record.program
     alive = boot is not None and runs(file.pid, (boot.device, boot.inode), ours[:1])
     waiter = record.waiter[0] if record.waiter and started(record.waiter[0]) == record.waiter[1] else None
-    return Truth(file.status, file.pid if alive else None, (), is_being_created=False, waiter=waiter)
+    return Truth(
+        file.status,
+        file.pid if alive else None,
+        (),
+        is_being_created=False,
+        waiter=waiter,
+        doubt=attempt
+        if alive and attempt is not None and was_killed and file.status == attempt.source
+        else None,
+        is_told=is_told,
+    )
 
 
 def members(base: PrivateDirectory, sandbox: Record) -> list[str]:

@@ -23,4 +23,5 @@ def main(call: Call) -> NoReturn:
             from engine.oci import waiter
 
             waiter.take_streams(found.directory)
+        found.note_attempt(Verb.START)
         found.become_runsc(call, call.verb)

@@ -74,8 +74,8 @@ def _become(
         os.setsid()
         os.chdir("/")
         _close_all_but({0, 1, 2, root.descriptor, program, streams.fileno()})
-        while (file := record.state_file(root, noted.state_file)) is not None:
-            if file.status not in (Status.CREATING, Status.CREATED):
+        while (file := _read(root, noted.state_file)) is not None:
+            if file not in ("", Status.CREATING, Status.CREATED):
                 break
             if select.select([streams], [], [], _LOOK)[0]:
                 with streams.accept()[0] as start:
@@ -91,6 +91,15 @@ def _become(
                 code = int(json.loads(done.stdout)["exitStatus"]) & 0xFF
     finally:
         os._exit(code)
+
+
+def _read(root: PrivateDirectory, name: str) -> str | None:
+    """The status in runsc's file; None without one, "" as long as a `start` that was killed has left it empty."""
+    try:
+        found = record.state_file(root, name)
+    except record.CutShortError:
+        return ""
+    return found and found[0].status
 
 
 def _close_all_but(kept: set[int]) -> None:
