@@ -135,6 +135,12 @@ def _stage(facts: Facts, _: Facts) -> Mapping[str, Shown]:
     return {
         "copy": facts["path"],
         "SHA-256": facts["sha256"],
+        "which comes from": "this run's own reading"
+        if facts["hashed"]
+        else "the record of an earlier run of the same user",
+        "bytes": "compared with the source, one by one"
+        if facts["compared"]
+        else ("those of an earlier run's copy" if facts["from_store"] else "copied from the source"),
         "size": _bytes(facts["size"]),
         "mode": facts["mode"],
         "source after the last byte": f"device {facts['pinned']['device']}, inode {facts['pinned']['inode']}, "
@@ -234,7 +240,8 @@ _CONTROLS: tuple[_Control, ...] = (
         "staged",
         "What runs is the bytes that were judged",
         Trigger.STAGE,
-        "A private copy with mode 0500, read from the file that was held open, which had not changed at the last byte.",
+        "A private copy with mode 0500, read by this run or an earlier one from the file that was held open, which had "
+        "not changed at the last byte.",
         _stage,
     ),
     _Control(

@@ -22,7 +22,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-from tests.model_based.two_steps import can_be_done_without, choose_the_kernel, make_staging_small
+from tests.model_based.two_steps import (
+    can_be_done_without,
+    choose_the_kernel,
+    make_staging_small,
+    make_the_binary_anothers,
+)
 
 #: A run makes some 150 calls; one that makes this many goes round in circles.
 _RUNAWAY = 5_000
@@ -173,6 +178,8 @@ def _install(stops: _Stops, job: Message) -> None:
     _replace(secure_root.SecuredRoot, "changed", changed)
     _replace(runner, "resolve", partial(resolve.resolve, trusted_paths=job.get("trusted_paths", [])))
     make_staging_small(_replace, settled=job.get("settled", True))
+    if job.get("anothers"):
+        make_the_binary_anothers(_replace)
     choose_the_kernel(
         _replace,
         kernel=job.get("kernel", "cannot"),

@@ -128,6 +128,17 @@ def a_kept_copy_is_linked_unread() -> None:
     _spoil(store, "_judge", believe)
 
 
+def a_record_of_anothers_is_believed() -> None:
+    """And said to have been compared."""
+    real = store.find
+
+    def find(directory: Any, identity: Any, _pinned: int | None) -> Kept | None:
+        kept = real(directory, identity, None)
+        return None if kept is None else replace(kept, compared=True)
+
+    _spoil(store, "find", find)
+
+
 def a_kept_copy_is_not_held() -> None:
     """It was judged, and may be written between that and execve."""
     _spoil(store, "hold", lambda _kept: True)
@@ -159,6 +170,7 @@ SABOTAGES: dict[str, Callable[[], None]] = {
         a_trace_that_cannot_be_written_is_passed_over,
         the_lock_is_not_kept,
         a_kept_copy_is_linked_unread,
+        a_record_of_anothers_is_believed,
         a_kept_copy_is_not_held,
         a_refusal_leaves_the_copy,
         a_refusal_blames_another_step,

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import platform
 import shutil
 import stat
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine import artifacts
+from engine.linux.identity import Identity as FileIdentity
 from engine.store import STORE
 from tests.model_based.two_steps import kept_copy, stage_directory
 
@@ -354,6 +357,10 @@ class World:
         elif kind == "record_of_other_bytes":
             facts = json.loads(record.read_bytes())
             record.write_text(json.dumps({**facts, "sha256": "0" * 64, "copy": None}))
+        elif kind == "forged":
+            self._write_kept(kept, content)
+            as_it_is = {"sha256": hashlib.sha256(kept.read_bytes()).hexdigest(), "copy": _identity_of(kept)}
+            record.write_text(json.dumps({**json.loads(record.read_bytes()), **as_it_is}))
         elif kind == "older_record":
             record.write_bytes(older[0].read_bytes())
         elif kind == "older_copy":
@@ -491,6 +498,9 @@ KEPT_MOVES = (
     *("write", "truncate", "lengthen", "replace", "replace_by_the_binary_of_now", "loosen_file", "remove"),
     *("link_in_its_place", "directory_in_its_place", "older_copy"),
 )
+#: The two of them at once, as only one who acts as the owner of both can: where he owns the binary as well he is none
+#: to be kept from anything.
+FORGERIES = ("forged",)
 RECORD_MOVES = (
     *("torn_record", "empty_record", "record_of_other_bytes", "older_record", "remove_record"),
     *("link_for_the_record", "directory_for_the_record"),
@@ -501,6 +511,10 @@ def _wait_for_another_time(before: os.stat_result) -> None:
     """Within one tick of the kernel's clock two versions would bear one ctime; Linux before 6.13 has no finer."""
     while time.clock_gettime_ns(_CLOCK_REALTIME_COARSE) <= before.st_ctime_ns:
         time.sleep(0.001)
+
+
+def _identity_of(path: Path) -> Mapping[str, int]:
+    return FileIdentity.of(path.lstat()).facts()
 
 
 def identity(path: Path) -> Identity:
