@@ -89,8 +89,8 @@ def _starts(starts: Mapping[str, Any]) -> str:
     if "podman" in samples:
         text += (
             f" podman takes {ratios(samples['podman'], samples['engine']):.1f} times as long as the engine, and "
-            f"{ratios(samples['podman'], samples['runsc']):.1f} times as long as the bare runsc that both end up running; "
-            "it also makes a container's storage, runs conmon and removes the container."
+            f"{ratios(samples['podman'], samples['runsc']):.1f} times as long as the bare runsc that both end up "
+            "running; it also makes a container's storage, runs conmon and removes the container."
         )
     if "bindings" in samples:
         text += (
