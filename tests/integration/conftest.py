@@ -277,3 +277,12 @@ def _try_platform(engine: Engine, runsc: Path, name: str) -> str | None:
     except subprocess.TimeoutExpired:
         return f"it took more than {PATIENCE:.0f} s"
     return None if finished.code == 0 else finished.stderr.strip() or f"exit code {finished.code}"
+
+
+@pytest.fixture
+def small_base(root_engine: Engine) -> Iterator[Path]:
+    """A base on a file system of its own, with room for two copies of runsc."""
+    root_engine.base.mkdir(mode=0o700)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80m,mode=700", "tmpfs", root_engine.base], check=True)
+    yield root_engine.base
+    subprocess.run(["umount", root_engine.base], check=True)

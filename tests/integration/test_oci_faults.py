@@ -10,7 +10,6 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -173,15 +172,6 @@ def test_of_managers_that_kill_and_delete_one_container_at_once_none_fails_for_t
     for command in kills:
         command.wait()
     oci.is_gone_after_delete(container_id)
-
-
-@pytest.fixture
-def small_base(root_engine: Engine) -> Iterator[Path]:
-    """A base on a file system of its own, with room for two copies of runsc."""
-    root_engine.base.mkdir(mode=0o700)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80m,mode=700", "tmpfs", root_engine.base], check=True)
-    yield root_engine.base
-    subprocess.run(["umount", root_engine.base], check=True)
 
 
 def test_a_full_disk_refuses_a_creation_and_hinders_no_deletion(
