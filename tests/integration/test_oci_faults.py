@@ -37,18 +37,26 @@ def bundle(root_engine: Engine) -> Path:
     return root_engine.shell(FOREVER)
 
 
-def test_create_killed_before_any_of_its_changes_leaves_nothing_that_delete_does_not_find(
-    oci: Oci, bundle: Path
+@pytest.mark.parametrize(("verb", "then"), [("create", "created"), ("restore", "running")])
+def test_a_creation_killed_before_any_of_its_changes_leaves_nothing_that_delete_does_not_find(
+    oci: Oci, bundle: Path, verb: str, then: str
 ) -> None:
+    options: tuple[str | Path, ...] = ()
+    if verb == "restore":
+        image = oci.engine.make_directory("image")
+        first = oci.running(bundle)
+        oci.ok("checkpoint", "--image-path", image, first)
+        oci.is_gone_after_delete(first)
+        options = ("--detach", "--image-path", image)
     for at in itertools.count(1, STRIDE):
         container_id = oci.engine.new_id()
-        ended = oci("create", "--bundle", bundle, container_id, killed_at=at)
+        ended = oci(verb, *options, "--bundle", bundle, container_id, killed_at=at)
         if ended.code == 0:
             break
         assert ended.code in (-signal.SIGKILL, 128 + signal.SIGKILL), ended
         oci.is_gone_after_delete(container_id)
     assert at > 10
-    assert oci.status(container_id) == "created"
+    assert oci.status(container_id) == then
     oci.is_gone_after_delete(container_id)
 
 
