@@ -326,7 +326,10 @@ class World:
             return False
         record = kept.with_name(f"{kept.name}.json")
         older = [path for path in store.glob("*-*.json") if path != record and path.with_suffix("").is_file()]
-        if (kind in RECORD_MOVES and not record.is_file()) or (kind.startswith("older") and not older):
+        written = _record_in(record)
+        if (kind in (*RECORD_MOVES, *FORGERIES) and written is None) or (
+            kind.startswith("older") and not older
+        ):
             return False
         self._moved("kept", None)
         content = self._new_program(len(kept.read_bytes()))
@@ -355,12 +358,11 @@ class World:
         elif kind == "empty_record":
             record.write_bytes(b"")
         elif kind == "record_of_other_bytes":
-            facts = json.loads(record.read_bytes())
-            record.write_text(json.dumps({**facts, "sha256": "0" * 64, "copy": None}))
+            record.write_text(json.dumps({**(written or {}), "sha256": "0" * 64, "copy": None}))
         elif kind == "forged":
             self._write_kept(kept, content)
             as_it_is = {"sha256": hashlib.sha256(kept.read_bytes()).hexdigest(), "copy": _identity_of(kept)}
-            record.write_text(json.dumps({**json.loads(record.read_bytes()), **as_it_is}))
+            record.write_text(json.dumps({**(written or {}), **as_it_is}))
         elif kind == "older_record":
             record.write_bytes(older[0].read_bytes())
         elif kind == "older_copy":
@@ -511,6 +513,17 @@ def _wait_for_another_time(before: os.stat_result) -> None:
     """Within one tick of the kernel's clock two versions would bear one ctime; Linux before 6.13 has no finer."""
     while time.clock_gettime_ns(_CLOCK_REALTIME_COARSE) <= before.st_ctime_ns:
         time.sleep(0.001)
+
+
+def _record_in(path: Path) -> dict[str, object] | None:
+    """What a record says; None where it is none any more, as after an earlier move."""
+    if path.is_symlink() or not path.is_file():
+        return None
+    try:
+        said: dict[str, object] = json.loads(path.read_bytes())
+    except ValueError:
+        return None
+    return said
 
 
 def _identity_of(path: Path) -> Mapping[str, int]:
