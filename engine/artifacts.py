@@ -190,8 +190,9 @@ def _open_parent(path: str) -> tuple[Opened, str]:
     if name in ("", ".", ".."):
         raise UntrustedPathError(path, "does not end in the name of a directory")
     owners = {0, os.geteuid()}
-    parent = open_trusted(parent_path, owners, follow_links=False, unmapped=unmapped_uid(), directory=True)
-    return parent, name
+    return open_trusted(
+        parent_path, owners, follow_links=False, unmapped=unmapped_uid(), directory=True
+    ), name
 
 
 def open_container(base: PrivateDirectory, name: str) -> tuple[PrivateDirectory, int | None]:

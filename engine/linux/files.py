@@ -91,7 +91,7 @@ def open_trusted(  # noqa: PLR0912 (one walk)
         while pending:
             name = pending.pop()
             here = stack[-1]
-            parent = judge_directory(here, trusted)
+            parent = _judge_directory(here, trusted)
             if parent.st_uid == os.geteuid():
                 trusted.discard(unmapped)
             if name == "..":
@@ -123,7 +123,7 @@ def open_trusted(  # noqa: PLR0912 (one walk)
                     os.close(stack.pop().descriptor)
             pending.extend(_components(target))
         if directory:
-            judge_directory(stack[-1], trusted)
+            _judge_directory(stack[-1], trusted)
         return stack.pop()
     finally:
         for opened in stack:
@@ -135,7 +135,7 @@ def _components(path: str) -> list[str]:
     return [name for name in reversed(path.split("/")) if name not in ("", ".")]
 
 
-def judge_directory(opened: Opened, owners: Collection[int | None]) -> os.stat_result:
+def _judge_directory(opened: Opened, owners: Collection[int | None]) -> os.stat_result:
     """The status of what is `opened`, which must be a directory that only `owners` can rewrite.
 
     Raises `UntrustedPathError`, and `NotADirectoryError`.

@@ -459,7 +459,7 @@ def delegate(
     with find(call, container_id) as found:
         truth = found.truth()
         machine.require(permission, truth.status, container_id)
-        if permission in (Verb.START, Verb.PAUSE, Verb.RESUME):
+        if permission in record.MOVES:
             found.note_attempt(permission)
         elif not truth.is_told:
             with found.locked():

@@ -27,7 +27,7 @@ _MID_WRITE = 2.0
 #: The same where nobody is known to write it.
 _AT_REST = 0.1
 #: The verbs that move a container, each from one status to another.
-_MOVES = {
+MOVES = {
     str(row.verb): (source, row.target)
     for row in OCI_LIFECYCLE
     if row.verb in (Verb.START, Verb.PAUSE, Verb.RESUME) and row.target
@@ -85,12 +85,12 @@ class Attempt:
     @property
     def source(self) -> Status:
         """Where the container was before."""
-        return _MOVES[self.verb][0]
+        return MOVES[self.verb][0]
 
     @property
     def target(self) -> Status:
         """Where it is once that is done."""
-        return _MOVES[self.verb][1]
+        return MOVES[self.verb][1]
 
     @property
     def goes_on(self) -> bool:

@@ -23,7 +23,7 @@ VERBS = {
     "exec": (("/bin/true",), "running"),
     "ps": ((), "running"),
     "events": (("--stats",), "running"),
-    "checkpoint": (("--leave-running", "--image-path=image"), "running"),
+    "checkpoint": (("--leave-running",), "running"),
     "state": ((), "running"),
     "list": ((), "running"),
 }
@@ -90,5 +90,5 @@ class Trial:
             return ["list"]
         flags = [word for word in more if word.startswith("--")]
         if self.verb == "checkpoint":
-            flags[-1] = f"--image-path={self.oci.engine.directory / f'image-{next(self.numbers)}'}"
+            flags.append(f"--image-path={self.oci.engine.directory / f'image-{next(self.numbers)}'}")
         return [self.verb, *flags, subject.id, *(word for word in more if not word.startswith("--"))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -59,11 +58,7 @@ def no_child_left() -> Iterator[None]:
 
 
 def _children() -> set[int]:
-    """The processes whose parent is this one, proc_pid_stat(5)."""
-    found = set()
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):  # it has ended
-            fields = Path(f"/proc/{name}/stat").read_bytes().rpartition(b")")[2].split()
-            if int(fields[1]) == os.getpid():
-                found.add(int(name))
-    return found
+    """The processes whose parent is this one, whichever of its threads made them, proc_tid_children(5)."""
+    return {
+        int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()
+    }
