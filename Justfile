@@ -13,7 +13,7 @@ menu:
 [no-exit-message]
 [positional-arguments]
 run BUNDLE *OPTIONS: (_parts "run")
-    @[ ! "$1" -ef {{ hello }} ] || [ -e {{ hello }}/rootfs ] || {{ python }} {{ here }}/setup/make_rootfs.py {{ hello }}/rootfs
+    @[ ! "$1" -ef {{ hello }} ] || [ -e {{ hello }}/rootfs ] || {{ python }} {{ here }}/tools/make_rootfs.py {{ hello }}/rootfs
     @[ "$(id -u)" = 0 ] || case " $* " in *" --rootless "* | *" --dry-run "*) ;; *) \
         echo "run: you are not root, so runsc will most likely refuse; add --rootless, or use sudo ./just run" >&2 ;; esac
     @exec {{ python }} -P -m engine run "$@"
@@ -46,12 +46,12 @@ oci-suites *SUITE: (_parts "oci-suites")
 # Compile the spec's lifecycle into what every run is held to: after each change of specs/GVisorRuntime.tla
 [no-exit-message]
 compile: (_parts "test")
-    @exec {{ python }} -P {{ here }}/setup/compile_spec.py
+    @exec {{ python }} -P {{ here }}/tools/compile_spec.py
 
 # Draw what is in diagrams/ anew: after a change of the lifecycle, the spec or the pictures (as root, with runsc)
 [no-exit-message]
 diagrams: (_parts "test") _rootfs
-    @exec {{ python }} -P {{ here }}/setup/make_diagrams.py
+    @exec {{ python }} -P {{ here }}/tools/make_diagrams.py
 
 # Change the code one place at a time and see that a test notices (as root, some twenty minutes on two busy cores); writes docs/mutants.md
 [no-exit-message]
@@ -97,8 +97,8 @@ clean:
 
 [no-exit-message]
 _parts GOAL:
-    @{{ python }} {{ here }}/setup/system_parts.py {{ GOAL }}
+    @{{ python }} {{ here }}/tools/system_parts.py {{ GOAL }}
 
 [no-exit-message]
 _rootfs:
-    @{{ python }} {{ here }}/setup/make_rootfs.py {{ hello }}/rootfs
+    @{{ python }} {{ here }}/tools/make_rootfs.py {{ hello }}/rootfs

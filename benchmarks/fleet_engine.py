@@ -16,8 +16,8 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from engine.formal.trace_check import verify
-from engine.formal.workers import DaskCluster, Processes, Workers
+from engine.verify.trace_check import verify
+from engine.verify.workers import DaskCluster, Processes, Workers
 
 
 @contextmanager

@@ -26,11 +26,11 @@ from typing import Any
 
 from benchmarks.pages import PERFORMANCE, STARTS, performance_page
 from benchmarks.sampling import Contender, at_once, in_turn, machine, new_id, peaks
-from engine.artifacts import component
 from engine.lifecycle.resolve import TRUSTED_PATHS
 from engine.options import ExecPolicy
-from setup.make_rootfs import main as make_rootfs
+from engine.state.container import component
 from tests.integration.harness import Caller, unprivileged_user, waiting_program, whoever_runs_the_suite
+from tools.make_rootfs import main as make_rootfs
 
 NETWORK = ("--network", "none")
 

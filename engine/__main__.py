@@ -18,7 +18,7 @@ from engine.quick import import_argparse  # noqa: E402 (after the above)
 
 import_argparse()
 
-from engine.cli import main  # noqa: E402 (after the above)
+from engine.cli.main import main  # noqa: E402 (after the above)
 
 if __name__ == "__main__":
     raise SystemExit(main())

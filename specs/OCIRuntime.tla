@@ -14,7 +14,7 @@
 (* from what a crash cannot take back: the record, runsc's own state file, *)
 (* whether the process that creates it lives, and whether any process      *)
 (* executes the staged copy of runsc.  That the two never differ is the    *)
-(* heart of it.  engine/oci/machine.py has the same table of verbs, and a  *)
+(* heart of it.  engine/state/oci_lifecycle.py has the same table of verbs, and a  *)
 (* test compares the two in every state.                                   *)
 (*                                                                         *)
 (* start, pause and resume are runsc's, and take it two steps: first the   *)

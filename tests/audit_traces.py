@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engine.spec import spec_digest
+from engine.lifecycle.spec_files import spec_digest
 from tests.conformance_traces import Line, Story, read
 
 #: What has one of a few values, or a form of its own; every other text may be anything.

@@ -13,7 +13,7 @@ from typing import Any
 
 from engine.lifecycle.machine import Lifecycle, PolicyOutcome, Trigger
 from engine.lifecycle.spec_graph import spec_graph
-from engine.trace import Trace
+from engine.traces.writer import Trace
 
 Line = dict[str, Any]
 

@@ -24,9 +24,9 @@ from engine import __version__
 from engine.audit.svg import Colour, finish
 from engine.audit.walk import DiagramError, Walk, read_walk
 from engine.errors import printable, remedy_for
-from engine.formal.fold import Actor, Fold, load_fold
 from engine.lifecycle.machine import LIFECYCLE, TERMINAL, State, Transition, Trigger
-from engine.spec import spec_digest
+from engine.lifecycle.spec_files import spec_digest
+from engine.spec.fold import Actor, Fold, load_fold
 
 __all__ = [
     "Format",

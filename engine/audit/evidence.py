@@ -17,11 +17,11 @@ from io import BufferedReader
 from typing import Any
 
 from engine.errors import EngineError, remedy_for
-from engine.formal import trace_check
-from engine.formal.trace_check import TraceResult, Verdict
-from engine.formal.trace_record import BadLineError, Error, Header, Record, read_header, read_record
 from engine.lifecycle.machine import LIFECYCLE, State, Trigger
 from engine.lifecycle.spec_graph import SpecGraph
+from engine.traces.reader import BadLineError, Error, Header, Record, read_header, read_record
+from engine.verify import trace_check
+from engine.verify.trace_check import TraceResult, Verdict
 
 #: The longest trace that is reported on, in bytes. The engine's own are some thousands.
 LARGEST = 16 << 20

@@ -16,8 +16,8 @@ from typing import Any
 
 from engine import __version__
 from engine.audit.evidence import ReportError
-from engine.audit.extra import require
 from engine.errors import printable, remedy_for
+from engine.verify.extra import require
 
 TEMPLATES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates")
 

@@ -14,18 +14,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine import runsc
 from engine.audit import html
 from engine.audit.controls import CIS, NIST, Coverage, Status, controls, matrix, uncovered
 from engine.audit.diagram import lifecycle_svg
 from engine.audit.evidence import Evidence, Outcome, read
 from engine.audit.model_check import ModelCheck
-from engine.audit.signature import NAMESPACE, SUFFIX, Signature, Signers, Standing, look
 from engine.audit.walk import DiagramError, Leg, Refusal, Walk
 from engine.errors import EngineError
-from engine.formal.trace_check import Verdict
 from engine.lifecycle.machine import LIFECYCLE, State, Trigger
 from engine.lifecycle.spec_graph import SpecGraph, spec_graph
+from engine.lifecycle.trusted_runsc import find_runsc
+from engine.runsc.command import version
+from engine.verify.signature import NAMESPACE, SUFFIX, Signature, Signers, Standing, look
+from engine.verify.trace_check import Verdict
 
 #: How much of the lines that are no evidence is shown.
 _RAW_LINES, _RAW_CHARACTERS = 20, 2000
@@ -235,18 +236,18 @@ def _option(value: object) -> str:
 def _version(digest: str) -> str:
     """The version of the runsc with that digest, if this machine's trusted one is it: no other is executed."""
     try:
-        binary = runsc.find(None, os.environ)
+        binary = find_runsc(None, os.environ)
     except EngineError:
         return "not recorded, and no trusted runsc is here to compare with; the digest tells which it is"
     try:
         with open(binary.descriptor, "rb", closefd=False) as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                 return "not recorded, and this machine's runsc is another; the digest tells which it is"
-        return (
-            f"{runsc.version(binary).splitlines()[0]} (told by {binary.path} here, which has the same digest)"
-        )
+        first = version(binary.descriptor, binary.path).splitlines()[0]
     except (EngineError, OSError, IndexError):
         return "not recorded, and this machine's runsc, which has the same digest, does not tell it"
+    else:
+        return f"{first} (told by {binary.path} here, which has the same digest)"
     finally:
         binary.close()
 

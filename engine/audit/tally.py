@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-from engine.audit.signature import Standing
+from engine.verify.signature import Standing
 
 #: How many runs are listed, and how many reasons are told apart.
 LISTED = 10_000

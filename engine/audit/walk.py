@@ -1,7 +1,7 @@
 """One run as a picture shows it: the edges it took, how long each step was, where it stopped and why.
 
 Only what the table has can be drawn, so a line that is no move of the lifecycle ends the reading there. Whether
-a trace is to be believed is asked of `engine.formal.trace_check`; `doubt` is what it has against it.
+a trace is to be believed is asked of `engine.verify.trace_check`; `doubt` is what it has against it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from datetime import datetime
 from typing import Any
 
 from engine.errors import EngineError
-from engine.formal.trace_check import verify
 from engine.lifecycle.machine import LIFECYCLE, TERMINAL, State, Trigger
+from engine.verify.trace_check import verify
 
 #: The longest trace that is read, in bytes. The engine's own are some thousands.
 LARGEST = 16 << 20

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 
-from engine.bundle import Bundle
+from engine.bundle.bundle import Bundle
 from engine.errors import PolicyError
 from engine.lifecycle.machine import PolicyOutcome
 from engine.linux.namespaces import sysctl
@@ -94,7 +94,7 @@ def apply_policy(
 
 def _locked_mounts(bundle: Bundle, exec_allow: str) -> Policy:  # noqa: ARG001 (runsc needs no directory)
     """Every mount noexec but those of the bundle's files, and sealed where these are read-only."""
-    from engine.lifecycle.executable import executable_trees  # by rootless runs alone
+    from engine.bundle.executable import executable_trees  # by rootless runs alone
     from engine.linux import locked_mounts, seccomp
     from engine.linux.locked_mounts import UnusableError
 

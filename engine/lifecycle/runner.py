@@ -9,10 +9,10 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping
 
-from engine import __version__, artifacts
-from engine.bundle import Bundle
+from engine import __version__
+from engine.bundle.bundle import Bundle
 from engine.errors import EngineError, FailedError, SecureRootError, StoppedError, TraceError
-from engine.lifecycle.exec import RUN, Asked, HandOff, build_argv, build_environment, hand_off, prepare
+from engine.lifecycle.exec import HandOff, hand_off, prepare
 from engine.lifecycle.machine import Lifecycle, PolicyOutcome, Trigger
 from engine.lifecycle.policy import apply_policy
 from engine.lifecycle.resolve import resolve
@@ -24,7 +24,10 @@ from engine.linux.files import PrivateDirectory, UntrustedPathError
 from engine.linux.process import HeldProcess
 from engine.options import Platform, RunOptions
 from engine.records import TYPE_CHECKING, dataclass
-from engine.trace import Trace
+from engine.runsc.arguments import RUN, Asked, build_argv, build_environment
+from engine.state.base import chosen_base, open_base
+from engine.state.container import EXEC_ALLOW, RUNSC_ROOT, RUNTIME, component, open_container
+from engine.traces.writer import Trace
 
 if TYPE_CHECKING:
     from typing import Any, NoReturn, Protocol, TypeVar
@@ -103,19 +106,19 @@ class Plan:
 def plan(bundle: Bundle, options: RunOptions, environment: Mapping[str, str]) -> Plan:
     """What `run` would do, told by resolving and validating only: nothing is made. Raises `EngineError`."""
     try:
-        base = artifacts.chosen_base(environment)
+        base = chosen_base(environment)
     except OSError as error:
         raise SecureRootError(
             f"{error.filename!r}: {error.strerror}", remedy="name an absolute base"
         ) from None
     binary = validate(resolve(options.runsc, environment), options.platform)
-    container = os.path.join(base, artifacts.component(options.container_id))
-    root = os.path.join(container, artifacts.RUNSC_ROOT)
-    program = os.path.join(root, artifacts.EXEC_ALLOW, "stage-*", "runsc")
+    container = os.path.join(base, component(options.container_id))
+    root = os.path.join(container, RUNSC_ROOT)
+    program = os.path.join(root, EXEC_ALLOW, "stage-*", "runsc")
     return Plan(
         binary,
         build_argv(program, root, options, binary.platform, bundle.path),
-        build_environment(os.path.join(root, artifacts.RUNTIME)),
+        build_environment(os.path.join(root, RUNTIME)),
     )
 
 
@@ -255,9 +258,9 @@ class _Run:
         Where the container's lock is free it is held meanwhile, so that gc keeps off.
         """
         try:
-            base = artifacts.open_base(artifacts.chosen_base(self._environment))
+            base = open_base(chosen_base(self._environment))
             held.callback(os.close, base.descriptor)
-            container, lock = artifacts.open_container(base, artifacts.component(self._options.container_id))
+            container, lock = open_container(base, component(self._options.container_id))
             held.callback(os.close, container.descriptor)
             if lock is not None:
                 held.callback(os.close, lock)

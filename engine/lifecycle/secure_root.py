@@ -12,10 +12,12 @@ import stat
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
-from engine import artifacts
 from engine.errors import SecureRootError, remedy_for
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
 from engine.records import TYPE_CHECKING, dataclass
+from engine.state.base import base_changed, chosen_base, open_base
+from engine.state.cleanup import remove_if_unused, remove_leftovers, why_kept
+from engine.state.container import EXEC_ALLOW, LOCK, RUNSC_ROOT, RUNTIME, component, open_container
 
 if TYPE_CHECKING:
     from typing import Any
@@ -71,7 +73,7 @@ class SecuredRoot:
         return {
             "user": os.geteuid(),
             "directories": [_facts(directory) for directory in self.directories],
-            "lock": os.path.join(self.container.path, artifacts.LOCK),
+            "lock": os.path.join(self.container.path, LOCK),
             "cleaned": list(self.cleaned),
             **({"sandbox": self.sandbox.facts()} if self.sandbox else {}),
         }
@@ -89,19 +91,19 @@ class SecuredRoot:
             for outer, inner in pairwise(chain):
                 if what := inner.changed(outer.descriptor):
                     return what
-        return artifacts.base_changed(self.base)
+        return base_changed(self.base)
 
     def discard(self) -> list[str]:
         """Remove what this run made and nothing else uses, and say what is gone. Raises `OSError`."""
         gone = []
-        if _remove_if_empty(self.runsc_root.descriptor, artifacts.EXEC_ALLOW):
-            gone.append(os.path.join(self.runsc_root.path, artifacts.EXEC_ALLOW))
+        if _remove_if_empty(self.runsc_root.descriptor, EXEC_ALLOW):
+            gone.append(os.path.join(self.runsc_root.path, EXEC_ALLOW))
         for outer, inner in ((self.runsc_root, self.runtime), (self.container, self.runsc_root)):
             if inner.is_named_in(outer.descriptor) and _remove_if_empty(
                 outer.descriptor, os.path.basename(inner.path)
             ):
                 gone.append(inner.path)
-        if artifacts.remove_if_unused(self.base, self.container):
+        if remove_if_unused(self.base, self.container):
             gone.append(self.container.path)
         return gone
 
@@ -129,9 +131,9 @@ def secure_root(
     """
     with contextlib.ExitStack() as undo:
         try:
-            base = artifacts.open_base(artifacts.chosen_base(environment))
+            base = open_base(chosen_base(environment))
             undo.callback(os.close, base.descriptor)
-            container, lock = artifacts.open_container(base, artifacts.component(container_id))
+            container, lock = open_container(base, component(container_id))
             undo.callback(os.close, container.descriptor)
             if lock is None:
                 raise SecureRootError(
@@ -139,14 +141,14 @@ def secure_root(
                     remedy="stop it, wait for its end (or that of engine gc), or choose another --id",
                 )
             undo.callback(os.close, lock)
-            if why := artifacts.why_kept(base, container):
+            if why := why_kept(base, container):
                 raise SecureRootError(
                     f"container {container_id!r} {why}", remedy="delete what is named, or choose another id"
                 )
             undo.callback(_remove_if_unused, base, container)
-            cleaned = artifacts.remove_leftovers(base, container)
-            runsc_root = _make(container, artifacts.RUNSC_ROOT, undo)
-            runtime = _make(runsc_root, artifacts.RUNTIME, undo)
+            cleaned = remove_leftovers(base, container)
+            runsc_root = _make(container, RUNSC_ROOT, undo)
+            runtime = _make(runsc_root, RUNTIME, undo)
             sandbox = join(base)
         except UntrustedPathError as error:
             raise SecureRootError(str(error), remedy=_REMEDY) from None
@@ -171,7 +173,7 @@ def _remove_if_unused(base: PrivateDirectory, container: PrivateDirectory) -> No
     with contextlib.suppress(
         OSError
     ):  # on the way out of a refusal, which must stay what is said; gc has the rest
-        artifacts.remove_if_unused(base, container)
+        remove_if_unused(base, container)
 
 
 def _remove_if_empty(parent: int, name: str) -> bool:

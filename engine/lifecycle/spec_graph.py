@@ -1,6 +1,6 @@
 """The lifecycle as TLC found it in the spec, compiled to data, and a machine that keeps to it.
 
-`spec_graph.json` is written by `engine.formal.conformance` from TLC's state graph. It knows nothing of the
+`spec_graph.json` is written by `tools.conformance` from TLC's state graph. It knows nothing of the
 machine's table, so a run that keeps to both keeps to the spec even where the table is wrong.
 """
 
@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 
 from engine.errors import EngineError, StepError
 from engine.lifecycle.machine import Facts, Lifecycle, Move, Trigger
+from engine.lifecycle.spec_files import LIFECYCLE_SPEC, spec_digest
 from engine.records import TYPE_CHECKING, dataclass
-from engine.spec import LIFECYCLE_SPEC, spec_digest
 
 if TYPE_CHECKING:
     from engine.lifecycle.machine import Established

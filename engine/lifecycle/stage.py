@@ -12,14 +12,15 @@ import errno
 import os
 import stat
 
-from engine import artifacts, store
 from engine.errors import StageError, remedy_for
 from engine.lifecycle.secure_root import SecuredRoot
 from engine.lifecycle.validate import Validated
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
 from engine.linux.identity import Identity
 from engine.records import TYPE_CHECKING, dataclass
-from engine.store import Kept
+from engine.state import store
+from engine.state.container import EXEC_ALLOW
+from engine.state.store import Kept
 
 if TYPE_CHECKING:
     from typing import Any
@@ -106,9 +107,7 @@ def stage(binary: Validated, root: SecuredRoot) -> Staged:
     with contextlib.ExitStack() as undo:
         undo.callback(_empty_the_store, root.base)
         try:
-            exec_allow = make_private_directory(
-                root.runsc_root.descriptor, root.runsc_root.path, artifacts.EXEC_ALLOW
-            )
+            exec_allow = make_private_directory(root.runsc_root.descriptor, root.runsc_root.path, EXEC_ALLOW)
             undo.callback(os.close, exec_allow.descriptor)
             name = f"stage-{os.getpid()}-{os.urandom(8).hex()}"
             directory = make_private_directory(exec_allow.descriptor, exec_allow.path, name)

@@ -20,12 +20,13 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 
-from engine import artifacts
 from engine.linux.files import PrivateDirectory
-from engine.oci import record
-from engine.oci.machine import Status, Verb
-from engine.oci.record import Attempt, Record
-from engine.runsc import ask
+from engine.runsc.command import ask
+from engine.state.cleanup import remove_tree
+from engine.state.container import RUNSC_ROOT, RUNTIME
+from engine.state.oci_lifecycle import Status, Verb
+from engine.state.record import Attempt, Record
+from engine.state.status import open_state_root
 
 #: Seconds that another runsc may hold its lock of the container, and that the sandbox may take to tell of an end.
 _PATIENCE = 10.0
@@ -74,7 +75,7 @@ def _answer(
     flags = list(noted.flags)
     if root is not None:
         flags[flags.index("--root") + 1] = root
-    runtime = os.path.join(container.path, artifacts.RUNSC_ROOT, artifacts.RUNTIME)
+    runtime = os.path.join(container.path, RUNSC_ROOT, RUNTIME)
     try:
         done = ask(program, [*flags, *verb], runtime, seconds=seconds)
     except subprocess.TimeoutExpired:
@@ -92,7 +93,7 @@ def _aside(container: PrivateDirectory, noted: Record, attempt: Attempt) -> Iter
         _write(os.path.join(name, noted.state_file), attempt.file_saying(Status.PAUSED), container.descriptor)
         yield path
     finally:
-        artifacts.remove_tree(container, name)
+        remove_tree(container, name)
 
 
 def mend(base: PrivateDirectory, container: PrivateDirectory, noted: Record, status: Status) -> None:
@@ -102,7 +103,7 @@ def mend(base: PrivateDirectory, container: PrivateDirectory, noted: Record, sta
     """
     if noted.attempt is None:
         return
-    with contextlib.closing(record.open_runsc_root(base, container, noted)) as root:
+    with contextlib.closing(open_state_root(base, container, noted)) as root:
         lock = os.open(
             noted.state_file.removesuffix(".state") + ".lock",
             os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC,

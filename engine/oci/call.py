@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from engine import artifacts
 from engine.errors import EngineError, SecureRootError, UsageError, remedy_for
 from engine.linux.files import UntrustedPathError
 from engine.oci.flags import Flags
+from engine.state.base import chosen_base, reach_base
 
 _BASE_REMEDY = "name with --root a directory below ones that only root or you can write"
 
@@ -45,8 +45,8 @@ class Call:
         try:
             root = self.common.value("root")
             if root is None:
-                return artifacts.chosen_base(self.environment)
-            return artifacts.reach_base(os.path.abspath(root), make=make)
+                return chosen_base(self.environment)
+            return reach_base(os.path.abspath(root), make=make)
         except UntrustedPathError as error:
             raise SecureRootError(str(error), remedy=_BASE_REMEDY) from None
         except FileNotFoundError:

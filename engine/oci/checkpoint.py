@@ -9,7 +9,7 @@ from engine.errors import UsageError
 from engine.oci.call import Call
 from engine.oci.container import delegate
 from engine.oci.flags import Kind, Table
-from engine.oci.machine import Verb
+from engine.state.oci_lifecycle import Verb
 
 FLAGS: Table = {
     "image-path": Kind.VALUE,

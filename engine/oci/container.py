@@ -16,16 +16,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-from engine import artifacts
 from engine.errors import EngineError, printable, remedy_for
-from engine.lifecycle.exec import build_environment
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.linux.process import HeldProcess, end_all, keep_only_descriptors, replace_process, started
-from engine.oci import cgroups, machine, pod, record
+from engine.oci import cgroups
 from engine.oci.call import Call, say
-from engine.oci.machine import Status, Verb
-from engine.oci.record import Attempt, Record, Truth
 from engine.options import check_container_id
+from engine.runsc.arguments import build_environment
+from engine.state import oci_lifecycle as machine
+from engine.state import record
+from engine.state.base import open_existing_base
+from engine.state.cleanup import remove_container, remove_tree, strike_out
+from engine.state.container import (
+    OCI_RECORD,
+    RUNSC_ROOT,
+    RUNTIME,
+    component,
+    is_component,
+    take_lock,
+    wait_for_lock,
+)
+from engine.state.oci_lifecycle import Status, Verb
+from engine.state.record import Attempt, Record
+from engine.state.status import Truth, about, look, members, open_state_root, state_file
 
 #: Seconds to wait for another command that creates or deletes the same container.
 PATIENCE = 10.0
@@ -67,7 +80,7 @@ class Found:
     def truth(self) -> Truth:
         """What is true of it now. Raises `ContainerError`."""
         try:
-            truth = record.look(self.base, self.directory, self.record)
+            truth = look(self.base, self.directory, self.record)
         except (UntrustedPathError, OSError) as error:
             raise _unreadable(self.verb, error) from None
         if truth.doubt is not None:
@@ -92,9 +105,9 @@ class Found:
     def _runsc_says_stopped(self) -> bool:
         import subprocess
 
-        from engine.runsc import ask
+        from engine.runsc.command import ask
 
-        runtime = os.path.join(self.runsc_root, artifacts.RUNTIME)
+        runtime = os.path.join(self.runsc_root, RUNTIME)
         with contextlib.suppress(OSError, subprocess.TimeoutExpired, ValueError), self.program() as program:
             done = ask(program, [*self.record.flags, "state", self.record.id], runtime)
             if done.returncode == 0:
@@ -138,9 +151,9 @@ class Found:
                     machine.require(verb, now.status(), self.record.id)
                     try:
                         with contextlib.closing(
-                            record.open_runsc_root(self.base, self.directory, now.record)
+                            open_state_root(self.base, self.directory, now.record)
                         ) as root:
-                            found = record.state_file(root, now.record.state_file)
+                            found = state_file(root, now.record.state_file)
                         who = (os.getpid(), started(os.getpid()) or 0)
                         attempt = Attempt(str(verb), who, found[1] if found else "")
                         record.write(self.directory, replace(now.record, attempt=attempt))
@@ -159,7 +172,7 @@ class Found:
     def locked(self) -> Iterator[None]:
         """Alone with it: no other command creates or deletes it meanwhile. Raises `ContainerError`."""
         try:
-            lock = artifacts.wait_for_lock(self.directory, PATIENCE)
+            lock = wait_for_lock(self.directory, PATIENCE)
         except FileNotFoundError:
             raise NoSuchError(self.verb, self.record.id) from None  # another command deleted it
         except (UntrustedPathError, OSError) as error:
@@ -214,7 +227,7 @@ class Found:
     @property
     def runsc_root(self) -> str:
         """The directory in which this container's copy of runsc is."""
-        return os.path.join(self.directory.path, artifacts.RUNSC_ROOT)
+        return os.path.join(self.directory.path, RUNSC_ROOT)
 
     def become_runsc(
         self,
@@ -225,7 +238,7 @@ class Found:
         preserved: int = 0,
     ) -> NoReturn:
         """Become the staged runsc, which does `verb`. Raises `ContainerError`."""
-        environment = build_environment(os.path.join(self.runsc_root, artifacts.RUNTIME))
+        environment = build_environment(os.path.join(self.runsc_root, RUNTIME))
         with self.program() as program, HeldProcess() as process:
             argv = (
                 os.path.join(
@@ -281,7 +294,7 @@ class Found:
         if noted := self.record.program:
             if left := end_all(
                 (noted.device, noted.inode),
-                record.about(self.base, self.directory, self.record),
+                about(self.base, self.directory, self.record),
                 seconds=_END,
             ):
                 raise ContainerError(
@@ -294,14 +307,14 @@ class Found:
                 if not force:
                     raise ContainerError(self.verb, failed, remedy="delete it with --force")
                 say(f"engine-oci: warning: {failed}; removed without it")
-                pod.strike_out(self.base, self.directory, self.record)
-            if record.members(self.base, self.record):
+                strike_out(self.base, self.directory, self.record)
+            if members(self.base, self.record):
                 return
             if failed:
-                artifacts.remove_tree(self.directory, artifacts.RUNSC_ROOT)
+                remove_tree(self.directory, RUNSC_ROOT)
             if kept := cgroups.remove(self.record.cgroups):
                 say(f"engine-oci: warning: cgroups remain: {', '.join(kept)}")
-            artifacts.remove_container(self.base, self.directory)
+            remove_container(self.base, self.directory)
         except FileNotFoundError:
             pass  # gone, which is what was asked for
         except OSError as error:
@@ -325,7 +338,7 @@ class Found:
 
     def _runsc_knows(self) -> bool:
         try:
-            with contextlib.closing(record.open_runsc_root(self.base, self.directory, self.record)) as root:
+            with contextlib.closing(open_state_root(self.base, self.directory, self.record)) as root:
                 os.stat(self.record.state_file, dir_fd=root.descriptor, follow_symlinks=False)
         except (OSError, UntrustedPathError):
             return False
@@ -335,14 +348,12 @@ class Found:
         """Why runsc did not delete it; None when it did."""
         import subprocess
 
-        from engine.runsc import ask
+        from engine.runsc.command import ask
 
         arguments = [*self.record.flags, *(verb or ("delete", "--force")), self.record.id]
         try:
             with self.program() as program:
-                done = ask(
-                    program, arguments, os.path.join(self.runsc_root, artifacts.RUNTIME), seconds=_DELETE
-                )
+                done = ask(program, arguments, os.path.join(self.runsc_root, RUNTIME), seconds=_DELETE)
         except ContainerError as error:
             return error.what
         except subprocess.TimeoutExpired:
@@ -369,7 +380,7 @@ def find(call: Call, container_id: str) -> Iterator[Found]:
     with _base(call) as base, contextlib.ExitStack() as held:
         found = None
         if base is not None:
-            found = _open(call.verb, base, artifacts.component(container_id), held)
+            found = _open(call.verb, base, component(container_id), held)
         if found is None:
             raise NoSuchError(call.verb, container_id)
         if found.record.id != container_id:
@@ -391,16 +402,16 @@ def sweep(call: Call, container_id: str) -> bool:
         if base is None:
             return False
         try:
-            directory = open_private_directory(base.descriptor, base.path, artifacts.component(container_id))
+            directory = open_private_directory(base.descriptor, base.path, component(container_id))
             held.callback(directory.close)
-            lock = artifacts.take_lock(directory)
+            lock = take_lock(directory)
             if lock is None:
                 return False
             held.callback(os.close, lock)
             names = os.listdir(directory.descriptor)
-            if artifacts.OCI_RECORD in names or any(name.startswith("trace-") for name in names):
+            if OCI_RECORD in names or any(name.startswith("trace-") for name in names):
                 return False
-            return artifacts.remove_container(base, directory)
+            return remove_container(base, directory)
         except FileNotFoundError:
             return False
         except (UntrustedPathError, OSError) as error:
@@ -414,14 +425,14 @@ def find_all(call: Call) -> Iterator[Found]:
             return
         for name in sorted(os.listdir(base.descriptor)):
             with contextlib.ExitStack() as held:
-                if artifacts.is_component(name) and (found := _open(call.verb, base, name, held)):
+                if is_component(name) and (found := _open(call.verb, base, name, held)):
                     yield found
 
 
 @contextlib.contextmanager
 def _base(call: Call) -> Iterator[PrivateDirectory | None]:
     try:
-        base = artifacts.open_existing_base(call.base())
+        base = open_existing_base(call.base())
     except FileNotFoundError:
         base = None
     except (UntrustedPathError, OSError) as error:

@@ -16,22 +16,25 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import NoReturn
 
-from engine import artifacts
-from engine.bundle import Bundle, open_bundle
+from engine.bundle.bundle import Bundle, open_bundle
 from engine.errors import EngineError, ExecError, SecureRootError, UsageError, remedy_for
-from engine.lifecycle.exec import Asked, build_global_flags
 from engine.lifecycle.runner import run
 from engine.lifecycle.secure_root import Joined, SecuredRoot
 from engine.lifecycle.stage import Staged
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
 from engine.linux.process import die_with_parent, started
-from engine.oci import cgroups, pod, record
+from engine.oci import cgroups, pod
 from engine.oci.call import Call, say
 from engine.oci.container import ContainerError, NoSuchError, find, sweep
 from engine.oci.network import ANNOTATION, settle
-from engine.oci.record import Program, Record
 from engine.options import ExecPolicy, Network, Platform, RunOptions
-from engine.trace import Trace
+from engine.runsc.arguments import Asked, build_global_flags
+from engine.state import record
+from engine.state.base import open_base
+from engine.state.cleanup import forget
+from engine.state.container import OCI_RECORD, TRACES
+from engine.state.record import Program, Record
+from engine.traces.writer import Trace
 
 _FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
@@ -44,8 +47,8 @@ class _Recorded:
     container: PrivateDirectory
 
     def discard(self) -> list[str]:
-        gone = pod.forget(self.base, self.container)
-        return [os.path.join(self.container.path, artifacts.OCI_RECORD)] if gone else []
+        gone = forget(self.base, self.container)
+        return [os.path.join(self.container.path, OCI_RECORD)] if gone else []
 
     def close(self) -> None:
         """It has no descriptor of its own."""
@@ -279,8 +282,8 @@ def _make_base(call: Call) -> str:
 def _open_traces(base_path: str) -> PrivateDirectory:
     """The directory of the traces, made if need be. Raises `SecureRootError`."""
     try:
-        with contextlib.closing(artifacts.open_base(base_path)) as base:
-            return make_private_directory(base.descriptor, base.path, artifacts.TRACES)
+        with contextlib.closing(open_base(base_path)) as base:
+            return make_private_directory(base.descriptor, base.path, TRACES)
     except UntrustedPathError as error:
         raise SecureRootError(str(error), remedy="name another directory with --root") from None
     except OSError as error:

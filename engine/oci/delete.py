@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from engine.oci import machine
 from engine.oci.call import Call
 from engine.oci.container import NoSuchError, find, sweep
 from engine.oci.flags import Kind, Table
-from engine.oci.machine import Verb
-from engine.oci.record import read
+from engine.state import oci_lifecycle as machine
+from engine.state.oci_lifecycle import Verb
+from engine.state.record import read
 
 FLAGS: Table = {"force": Kind.SWITCH}
 SHORT = {"f": "force"}

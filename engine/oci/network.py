@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
-from engine import runsc
 from engine.errors import EngineError
+from engine.lifecycle.trusted_runsc import find_runsc
 from engine.options import Network
 
 #: Key of the annotation by which `state` says that there is no network, and why.
@@ -78,7 +78,7 @@ def _shows_in_new_namespace(path: str) -> bool:
 def _knows_new_sign(chosen: str | None, environment: Mapping[str, str]) -> bool:
     """Whether the runsc that a run would use has the newer sign among its texts, or not the older one."""
     new, old = _NEW_SIGN.encode(), _OLD_SIGN.encode()
-    with closing(runsc.find(chosen, environment)) as binary:
+    with closing(find_runsc(chosen, environment)) as binary:
         offset, tail, is_old = 0, b"", False
         while chunk := os.pread(binary.descriptor, _CHUNK, offset):
             window = tail + chunk

@@ -7,7 +7,7 @@ from typing import NoReturn
 from engine.oci.call import Call
 from engine.oci.container import delegate
 from engine.oci.flags import Table
-from engine.oci.machine import Verb
+from engine.state.oci_lifecycle import Verb
 
 FLAGS: Table = {}
 SHORT: dict[str, str] = {}

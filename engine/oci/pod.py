@@ -16,15 +16,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from engine import artifacts
 from engine.errors import EngineError, SecureRootError
 from engine.lifecycle.secure_root import Joined
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
-from engine.oci import record
-from engine.oci.machine import Status
 from engine.oci.network import ANNOTATION
-from engine.oci.record import Record, Sandbox
 from engine.options import Network, RunOptions
+from engine.state import record
+from engine.state.base import open_existing_base
+from engine.state.container import component, open_runsc_root, wait_for_lock
+from engine.state.oci_lifecycle import Status
+from engine.state.record import Sandbox
+from engine.state.status import look
 
 #: containerd's key comes before cri-o's, which podman uses too; runsc asks in the same order.
 _TYPES = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
@@ -75,10 +77,10 @@ def as_in_sandbox(
     Those that were given where there is no such sandbox: `join` says so, and is recorded.
     """
     with contextlib.suppress(OSError, UntrustedPathError), contextlib.ExitStack() as held:
-        base = artifacts.open_existing_base(base_path)
+        base = open_existing_base(base_path)
         if base is not None:
             held.callback(base.close)
-            directory = open_private_directory(base.descriptor, base.path, artifacts.component(sandbox_id))
+            directory = open_private_directory(base.descriptor, base.path, component(sandbox_id))
             held.callback(directory.close)
             noted = record.read(directory)
             if noted is not None and noted.program is not None:
@@ -103,14 +105,14 @@ def join(base: PrivateDirectory, sandbox_id: str) -> tuple[Joined, Sandbox, int]
 
     with contextlib.ExitStack() as undo:
         try:
-            directory = open_private_directory(base.descriptor, base.path, artifacts.component(sandbox_id))
+            directory = open_private_directory(base.descriptor, base.path, component(sandbox_id))
         except FileNotFoundError:
             raise refused("does not exist here") from None
         undo.callback(directory.close)
         noted = record.read(directory)
         if noted is None or noted.id != sandbox_id:
             raise refused("does not exist here")
-        lock = artifacts.wait_for_lock(directory, _PATIENCE)
+        lock = wait_for_lock(directory, _PATIENCE)
         if lock is None:
             raise refused("is being created or deleted by another command")
         undo.callback(os.close, lock)
@@ -119,74 +121,10 @@ def join(base: PrivateDirectory, sandbox_id: str) -> tuple[Joined, Sandbox, int]
             raise refused("does not exist here")
         if noted.sandbox is not None:
             raise refused(f"is itself in the sandbox {noted.sandbox.id!r}")
-        status = record.look(base, directory, noted).status
+        status = look(base, directory, noted).status
         if status not in (Status.CREATED, Status.RUNNING):
             raise refused("does not exist here" if status is Status.DELETED else f"is {status}")
-        root = artifacts.open_runsc_root(directory)
+        root = open_runsc_root(directory)
         undo.pop_all()
     joined = Joined(sandbox_id, directory, root, noted.program.sha256)
     return joined, Sandbox(sandbox_id, noted.creation, noted.program), lock
-
-
-def left_in_sandbox(base: PrivateDirectory, container: PrivateDirectory) -> list[tuple[str, str]]:
-    """The root in which runsc still has a file about a member, and the member's id. Raises `OSError`."""
-    noted = record.read(container)
-    if noted is None or noted.sandbox is None:
-        return []
-    try:
-        with contextlib.closing(record.open_runsc_root(base, container, noted)) as root:
-            os.stat(noted.state_file, dir_fd=root.descriptor, follow_symlinks=False)
-            return [(root.path, noted.id)]
-    except FileNotFoundError:
-        return []
-
-
-def strike_out(base: PrivateDirectory, container: PrivateDirectory, noted: Record) -> None:
-    """Remove runsc's own files about a container that runsc will not delete. Raises `OSError`."""
-    with contextlib.closing(record.open_runsc_root(base, container, noted)) as root:
-        for name in (noted.state_file, noted.state_file.removesuffix(".state") + ".lock"):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=root.descriptor)
-
-
-def forget(base: PrivateDirectory, container: PrivateDirectory) -> bool:
-    """Remove the record, and say whether there was one. With the last member's goes what is left of its sandbox.
-
-    The caller holds the lock of `container`. Raises `OSError`.
-    """
-    noted = None
-    with contextlib.suppress(UntrustedPathError):
-        noted = record.read(container)
-    gone = record.remove(container)
-    if noted is not None and noted.sandbox is not None:
-        _leave(base, noted.sandbox)
-    return gone
-
-
-def _leave(base: PrivateDirectory, sandbox: Sandbox) -> None:
-    """Take away the directory of a sandbox that was deleted before its last member was.
-
-    Whoever deletes it after this looked counts its members after that, and does it itself.
-    """
-    try:
-        directory = open_private_directory(base.descriptor, base.path, artifacts.component(sandbox.id))
-    except (FileNotFoundError, UntrustedPathError):
-        return
-    with contextlib.closing(directory), contextlib.suppress(UntrustedPathError):
-        if not _is_over(base, directory, sandbox):
-            return
-        lock = artifacts.wait_for_lock(directory, _PATIENCE)
-        if lock is None:
-            return
-        try:
-            if _is_over(base, directory, sandbox) and not artifacts.why_kept(base, directory):
-                artifacts.remove_container(base, directory)
-        finally:
-            os.close(lock)
-
-
-def _is_over(base: PrivateDirectory, directory: PrivateDirectory, sandbox: Sandbox) -> bool:
-    noted = record.read(directory)
-    if noted is None or noted.creation != sandbox.creation:
-        return False
-    return record.look(base, directory, noted).status is Status.DELETED

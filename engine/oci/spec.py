@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from typing import NoReturn
 
-from engine import runsc
 from engine.errors import EngineError, UsageError, remedy_for
-from engine.lifecycle.exec import build_environment
+from engine.lifecycle.trusted_runsc import find_runsc
 from engine.linux.process import HeldProcess, keep_only_descriptors, replace_process
 from engine.oci.call import Call
 from engine.oci.flags import Kind, Table
+from engine.runsc.arguments import build_environment
 
 FLAGS: Table = {"bundle": Kind.VALUE, "cwd": Kind.VALUE, "netns": Kind.VALUE}
 SHORT = {"b": "bundle"}
@@ -23,7 +23,7 @@ def main(call: Call) -> NoReturn:
         raise UsageError(f"{bundle!r} has a config.json", remedy="remove it first: it is not overwritten")
     flags = [part for name in ("cwd", "netns") if (v := call.flags.value(name)) for part in (f"--{name}", v)]
     command = ("--", *call.arguments) if call.arguments else ()
-    binary = runsc.find(call.common.value("runsc"), call.environment)
+    binary = find_runsc(call.common.value("runsc"), call.environment)
     argv = (binary.path, "spec", "--bundle", bundle, *flags, *command)
     with HeldProcess() as process:
         try:

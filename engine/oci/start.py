@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from engine.oci import machine
 from engine.oci.call import Call
 from engine.oci.container import find
 from engine.oci.flags import Table
-from engine.oci.machine import Verb
+from engine.state import oci_lifecycle as machine
+from engine.state.oci_lifecycle import Verb
 
 FLAGS: Table = {}
 SHORT: dict[str, str] = {}

@@ -9,7 +9,7 @@ from typing import Any
 from engine.oci.call import Call
 from engine.oci.container import Found, NoSuchError, find
 from engine.oci.flags import Table
-from engine.oci.machine import Status
+from engine.state.oci_lifecycle import Status
 
 FLAGS: Table = {}
 SHORT: dict[str, str] = {}

@@ -16,11 +16,12 @@ import select
 import socket
 from typing import NoReturn
 
-from engine import artifacts, runsc
 from engine.linux.files import PrivateDirectory
-from engine.oci import record
-from engine.oci.machine import Status
-from engine.oci.record import Record
+from engine.runsc.command import ask
+from engine.state.container import RUNSC_ROOT, RUNTIME
+from engine.state.oci_lifecycle import Status
+from engine.state.record import Record
+from engine.state.status import CutShortError, open_state_root, state_file
 
 #: Where nobody can tell the exit code any more: the sandbox was killed, or the container deleted.
 _KILLED = 128 + 9
@@ -34,7 +35,7 @@ _PATIENCE = 5.0
 def begin(base: PrivateDirectory, container: PrivateDirectory, noted: Record, program: int) -> int:
     """Its process id. `program` is the container's copy of runsc, open. Raises `OSError` and `UntrustedPathError`."""
     with (
-        contextlib.closing(record.open_runsc_root(base, container, noted)) as root,
+        contextlib.closing(open_state_root(base, container, noted)) as root,
         socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as streams,
     ):
         with contextlib.suppress(FileNotFoundError):
@@ -85,8 +86,8 @@ def _become(
             os.dup2(null, standard)  # whoever reads what the container writes must see its end
         streams.close()
         if file is not None:
-            runtime = os.path.join(container.path, artifacts.RUNSC_ROOT, artifacts.RUNTIME)
-            done = runsc.ask(program, [*noted.flags, "wait", noted.id], runtime, seconds=None)
+            runtime = os.path.join(container.path, RUNSC_ROOT, RUNTIME)
+            done = ask(program, [*noted.flags, "wait", noted.id], runtime, seconds=None)
             if done.returncode == 0:
                 code = int(json.loads(done.stdout)["exitStatus"]) & 0xFF
     finally:
@@ -96,8 +97,8 @@ def _become(
 def _read(root: PrivateDirectory, name: str) -> str | None:
     """The status in runsc's file; None without one, "" as long as a `start` that was killed has left it empty."""
     try:
-        found = record.state_file(root, name)
-    except record.CutShortError:
+        found = state_file(root, name)
+    except CutShortError:
         return ""
     return found and found[0].status
 

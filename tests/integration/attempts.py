@@ -319,7 +319,7 @@ def _try_everything(program: int, argv: Sequence[str], environment: Mapping[str,
 
 
 if __name__ == "__main__":
-    from engine.cli import main
+    from engine.cli.main import main
 
     ctypes.CDLL(None)
     with open(os.environ["ATTEMPTS_PROGRAM"], "rb") as file:

@@ -16,9 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from setup.busybox import BUSYBOX_PATHS, static_busybox
-from setup.make_rootfs import make_rootfs
-from setup.system_parts import OLD_RUNSC
 from tests.integration.harness import (
     PATIENCE,
     Caller,
@@ -30,6 +27,9 @@ from tests.integration.harness import (
     waiting_program,
     whoever_runs_the_suite,
 )
+from tools.busybox import BUSYBOX_PATHS, static_busybox
+from tools.make_rootfs import make_rootfs
+from tools.system_parts import OLD_RUNSC
 
 CALLERS = ("root", "unprivileged")
 

@@ -26,9 +26,9 @@ from typing import IO, Any, TypeVar
 from packaging.requirements import Requirement
 
 import engine
-from engine.artifacts import component
-from engine.formal.trace_check import verify
-from engine.spec import specs_directory
+from engine.lifecycle.spec_files import specs_directory
+from engine.state.container import component
+from engine.verify.trace_check import verify
 
 #: Seconds that anything waited for may take. Two cores that run two tests at once are slow at times.
 PATIENCE = 60.0
@@ -121,7 +121,7 @@ def unprivileged_user(directory: Path, home: Path) -> Caller:
     for python, more in _interpreters(directory):
         user = Caller("unprivileged", uid, uid, python, plain | more, identity, ("--rootless",))
         why = user.runs(
-            python, "-P", "-c", "import engine.lifecycle.runner, engine.gc, ctypes, hashlib, json"
+            python, "-P", "-c", "import engine.lifecycle.runner, engine.state.gc, ctypes, hashlib, json"
         )
         if why is None:
             return user

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.formal.trace_check import verify
+from engine.verify.trace_check import verify
 from tests.integration.harness import Engine, Finished, cgroups_of, executable, processes_about, wait_for
 
 #: Run in the place of `python -m engine.oci`: it kills its process when that is about to change something for the

@@ -18,9 +18,9 @@ from engine.lifecycle.policy import Strength
 from engine.linux import seccomp
 from engine.linux.landlock import abi_version
 from engine.linux.namespaces import sysctl
-from setup.busybox import static_busybox
 from tests.integration.attempts import ATTEMPTS
 from tests.integration.harness import WARNING, Engine, status_of
+from tools.busybox import static_busybox
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "exec-policy.md"
@@ -73,8 +73,8 @@ def test_so_it_does_with_the_runsc_of_debian_12(engine: Engine, old_runsc: Path,
 
 #: The engine, but for the exception that it makes for the bundle's files.
 WITHOUT_EXCEPTIONS = """
-import engine.lifecycle.executable as executable
-from engine.cli import main
+import engine.bundle.executable as executable
+from engine.cli.main import main
 executable.executable_trees = lambda bundle: []
 raise SystemExit(main())
 """

@@ -70,7 +70,7 @@ while time.monotonic() < end:
 
 _COLLECT = """
 import os, time
-from engine.gc import collect
+from engine.state.gc import collect
 end = time.monotonic() + 3
 while time.monotonic() < end:
     if failed := collect(os.environ).failed:

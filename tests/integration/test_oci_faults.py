@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.store import STORE
+from engine.state.store import STORE
 from tests.integration.harness import PATIENCE, Engine, executable, processes_about, wait_for
 from tests.integration.oci_runtime import Oci, kill
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from engine.formal.trace_check import verify
-from engine.gc import collect
-from engine.store import STORE
+from engine.state.gc import collect
+from engine.state.store import STORE
+from engine.verify.trace_check import verify
 from tests.integration.harness import Engine, wait_for
 from tests.integration.oci_runtime import Oci
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.formal.trace_check import Verdict, verify
 from engine.oci.network import ANNOTATION, settle
+from engine.verify.trace_check import Verdict, verify
 from tests.integration.harness import Engine, executable, read_trace, wait_for
 from tests.integration.oci_runtime import Oci
 

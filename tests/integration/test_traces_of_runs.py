@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 import engine as package
+from engine.lifecycle.spec_files import specs_directory
 from engine.linux.landlock import abi_version
-from engine.spec import specs_directory
 from tests.integration.harness import REFUSED, WARNING, Engine, listing, read_trace, waiting_program
 
 KEYS = {"seq", "time", "container", "previous", "state", "trigger", "next", "facts", "error"}

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from engine.service import unit_name
-from setup.busybox import static_busybox
-from setup.make_rootfs import make_rootfs
+from engine.cli.detach import unit_name
 from tests.managers.arena import Done, eventually
 from tests.managers.booted import USER, Booted, boot, why_not
+from tools.busybox import static_busybox
+from tools.make_rootfs import make_rootfs
 
 UNIT = Path(__file__).parents[2] / "examples" / "systemd" / "engine@.service"
 #: Where the example's unit looks for bundles, and where containers of it and others leave what they leave.

@@ -148,7 +148,7 @@ def _failure(number: int, arguments: Sequence[Any]) -> OSError:
 
 def _install(stops: _Stops, job: Message) -> None:
     """Put the questions in: before each call, at each step of the machine, at the last look."""
-    from engine import bundle
+    from engine.bundle import bundle
     from engine.lifecycle import machine, resolve, runner, secure_root
     from engine.linux import mounts
 
@@ -202,11 +202,11 @@ def _replace(where: Any, name: str, new: Any, *, new_name: bool = False) -> None
 
 def _play(job: Message, asks: socket.socket) -> NoReturn:
     """Run the engine as `job` says; end as runsc, or tell how it ended and wait to be dismissed."""
-    from engine.bundle import open_bundle
+    from engine.bundle.bundle import open_bundle
     from engine.errors import EngineError
-    from engine.gc import collect
     from engine.lifecycle import runner
     from engine.options import ExecPolicy, RunOptions
+    from engine.state.gc import collect
 
     # A file that the caller left open for everybody: runsc must not get it.
     os.set_inheritable(os.open(job["bait"], os.O_RDONLY), True)
@@ -250,8 +250,8 @@ def _serve(control: socket.socket) -> None:
     """Fork an engine for each job; the status of one that is over is told when it is asked for."""
     import shutil  # noqa: F401 (it looks at the functions of os when it is imported)
 
-    import engine.gc
-    import engine.lifecycle.runner  # noqa: F401 (imported once, so that each fork has it)
+    import engine.lifecycle.runner
+    import engine.state.gc  # noqa: F401 (as above)
 
     gc.freeze()
     signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -12,14 +12,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from engine import store
 from engine.errors import EngineError, FailedError, PolicyError, TraceError
 from engine.lifecycle import resolve, runner, secure_root, stage, validate
 from engine.lifecycle.machine import Trigger
 from engine.lifecycle.stage import Staged
 from engine.linux.files import Opened
-from engine.store import Kept
-from engine.trace import Trace
+from engine.state import store
+from engine.state.store import Kept
+from engine.traces.writer import Trace
 
 
 def stage_is_triggered_before_validate() -> None:

@@ -9,21 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from engine.formal import conformance
-from engine.formal.compile import compile_graph, lifecycle_graph, stale, write_spec_graph
-from engine.formal.conformance import adversary_graph, compare
-from engine.formal.errors import CheckError
-from engine.formal.graph import Graph, lifecycle_edges
-from engine.formal.models import load
-from engine.formal.tlc import Tlc, find_jar, find_java
-from engine.formal.trace_check import Verdict, verify
-from engine.formal.trace_module import judge
-from engine.formal.values import parse_state
 from engine.lifecycle import machine
 from engine.lifecycle.machine import LIFECYCLE, Guard, PolicyOutcome, State, Transition, Trigger
+from engine.lifecycle.spec_files import LIFECYCLE_SPEC
 from engine.lifecycle.spec_graph import SPEC_GRAPH, SpecGraph, load_spec_graph
-from engine.spec import LIFECYCLE_SPEC
+from engine.spec.errors import CheckError
+from engine.spec.graph import Graph, lifecycle_edges
+from engine.spec.models import load
+from engine.spec.tlc import Tlc, find_jar, find_java
+from engine.spec.trace_module import judge
+from engine.spec.values import parse_state
+from engine.verify.trace_check import Verdict, verify
 from tests.conformance_traces import Story, as_they_are, mutate, save
+from tools import conformance
+from tools.compile import compile_graph, lifecycle_graph, stale, write_spec_graph
+from tools.conformance import adversary_graph, compare
 
 SPECS = load()
 TLC = Tlc(find_java(), find_jar())

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from engine.formal.graph import Graph, explore, lifecycle_edges
-from engine.formal.models import load
-from engine.formal.tlc import Tlc, find_jar, find_java
-from engine.formal.values import flatten
-from engine.oci import machine
-from engine.oci.machine import EDGES, OCI_LIFECYCLE, Status, Verb
+from engine.spec.graph import Graph, explore, lifecycle_edges
+from engine.spec.models import load
+from engine.spec.tlc import Tlc, find_jar, find_java
+from engine.spec.values import flatten
+from engine.state import oci_lifecycle as machine
+from engine.state.oci_lifecycle import EDGES, OCI_LIFECYCLE, Status, Verb
 
 TRIED = (Verb.START, Verb.PAUSE, Verb.RESUME)
 #: By what is noted before runsc does it: where the container was, and where it is then.

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from engine.formal import Verdict, check, render
-from engine.formal.checker import CheckResult
-from engine.formal.errors import ManifestError, SpecError
-from engine.formal.graph import read_graph
-from engine.formal.models import Specs, load
-from engine.formal.teeth import Conjunct, conjuncts, delete
-from engine.formal.tlc import Tlc, find_jar, find_java
+from engine.spec import render
+from engine.spec.checker import CheckResult, Verdict, check
+from engine.spec.errors import ManifestError, SpecError
+from engine.spec.graph import read_graph
+from engine.spec.models import Specs, load
+from engine.spec.tlc import Tlc, find_jar, find_java
+from tools.guard_mutation import Conjunct, conjuncts, delete
 
 ROOT = Path(__file__).parents[2]
 SPECS = load()

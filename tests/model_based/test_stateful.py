@@ -40,10 +40,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from engine import artifacts
+import engine
 from engine.lifecycle.machine import Trigger
 from engine.lifecycle.spec_graph import spec_graph
-from engine.store import STORE
+from engine.state.container import LOCK, component
+from engine.state.store import STORE
 from tests.model_based.held_engine import CLEAN_UP, NOT_STOPPED_AT, OS_CALLS, Engine, ForkServer
 from tests.model_based.sabotage import SABOTAGES
 from tests.model_based.spec_coverage import PROPERTY, Tally
@@ -488,7 +489,7 @@ class Runs(RuleBasedStateMachine):
     def _lock_is_free(self, container_id: str) -> bool:
         container = self.world.directory("container", container_id)
         assert container is not None
-        lock = os.open(container / artifacts.LOCK, os.O_RDONLY | os.O_NONBLOCK)
+        lock = os.open(container / LOCK, os.O_RDONLY | os.O_NONBLOCK)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -665,7 +666,7 @@ class Runs(RuleBasedStateMachine):
         open_in_it = actor.engine.descriptors()
         assert len(open_in_it) == 4, f"runsc was given {open_in_it}"
         [lock] = set(open_in_it) - {0, 1, 2}
-        assert open_in_it[lock].endswith(f"/{artifacts.LOCK}")
+        assert open_in_it[lock].endswith(f"/{LOCK}")
         status = dict(line.split(":\t", 1) for line in process.joinpath("status").read_text().splitlines())
         assert int(status["SigBlk"], 16) == 0, "runsc was given blocked signals"
         ignored = int(status["SigIgn"], 16)
@@ -715,18 +716,15 @@ class Runs(RuleBasedStateMachine):
             or actor.directories_moved_since(actor.started)
         ):
             return
-        container = f"base/{artifacts.component(actor.id)}"
+        container = f"base/{component(actor.id)}"
         allowed: set[str] = set()
         if actor.job["trace"] is None or container in actor.before:
-            allowed |= {container, f"{container}/{artifacts.LOCK}"}
+            allowed |= {container, f"{container}/{LOCK}"}
         left = self.world.everything_in_base() - actor.before - allowed
         # A lock that could not be taken may be another's by now, so it is nobody's to remove.
         locking = {("secure_root", call) for call in ("open", "flock", "fstat", "stat")}
-        if (
-            any((phase, call) in locking for phase, call, _ in actor.faults)
-            and f"{container}/{artifacts.LOCK}" in left
-        ):
-            allowed |= {container, f"{container}/{artifacts.LOCK}"}
+        if any((phase, call) in locking for phase, call, _ in actor.faults) and f"{container}/{LOCK}" in left:
+            allowed |= {container, f"{container}/{LOCK}"}
             left -= allowed
         mine = [container]
         if actor.is_alone and not actor.failed and not actor.moved_ever(STORE, "kept"):
@@ -1215,9 +1213,14 @@ def test_wherever_it_is_killed_the_next_run_starts_clean(
 
 
 def test_no_call_of_the_steps_goes_without_a_stop() -> None:
-    engine = Path(artifacts.__file__).parent
-    steps = [engine / name for name in ("artifacts.py", "bundle.py", "gc.py", "store.py", "trace.py")]
-    for path in (*steps, *engine.joinpath("lifecycle").glob("*.py"), *engine.joinpath("linux").glob("*.py")):
+    package = Path(engine.__file__).parent
+    state = [package / "state" / f"{name}.py" for name in ("base", "container", "cleanup", "gc", "store")]
+    steps = [*state, package / "bundle" / "bundle.py", package / "traces" / "writer.py"]
+    for path in (
+        *steps,
+        *package.joinpath("lifecycle").glob("*.py"),
+        *package.joinpath("linux").glob("*.py"),
+    ):
         called = {
             node.attr
             for node in ast.walk(ast.parse(path.read_text()))

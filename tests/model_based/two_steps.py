@@ -59,12 +59,12 @@ def _was_probed(line: Mapping[str, Any]) -> bool:
 #: or (None) with any, is answered by another way to the same promise, or by saying that there is less.
 DISPENSABLE: Mapping[tuple[str, str], Collection[int] | None] = {
     # Without the store, or its record, or a lease, or a further name for the file, a run has a copy of its own.
-    ("engine.store", "hold"): None,
-    ("engine.store", "keep"): None,
-    ("engine.store", "note"): None,
-    ("engine.store", "_read_record"): None,
-    ("engine.store", "opened"): {errno.ENOENT},
-    ("engine.store", "_remove"): {errno.ENOENT},
+    ("engine.state.store", "hold"): None,
+    ("engine.state.store", "keep"): None,
+    ("engine.state.store", "note"): None,
+    ("engine.state.store", "_read_record"): None,
+    ("engine.state.store", "opened"): {errno.ENOENT},
+    ("engine.state.store", "_remove"): {errno.ENOENT},
     ("engine.lifecycle.stage", "_link"): {errno.ENOENT, errno.EXDEV, errno.EPERM, errno.EMLINK},
     ("engine.lifecycle.stage", "_copy_bytes"): {errno.EXDEV},
     # On the way out of a refusal, which must stay what is said.
@@ -114,8 +114,8 @@ def make_staging_small(replace: Callable[..., None], *, settled: bool) -> None:
     That takes two seconds in which nobody writes it; here it is as the test says, and the world sees to it that no two
     versions of a file bear one time. Nor does a run wait for another that has the store, which here stands still.
     """
-    from engine import store
     from engine.lifecycle import stage, validate
+    from engine.state import store
 
     replace(validate, "_CHUNK", CHUNK)
     replace(stage, "_PIECE", CHUNK)

@@ -19,9 +19,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine import artifacts
+from engine.state.container import EXEC_ALLOW, RUNSC_ROOT, RUNTIME, component
+
 from engine.linux.identity import Identity as FileIdentity
-from engine.store import STORE
+from engine.state.store import STORE
 from tests.model_based.two_steps import kept_copy, stage_directory
 
 #: A user that owns nothing here.
@@ -131,18 +132,18 @@ class World:
 
     def directory(self, level: str, container_id: str) -> Path | None:
         """The path at which that directory should be; None for a staging directory when there is none."""
-        container = self.base / artifacts.component(container_id)
-        root = container / artifacts.RUNSC_ROOT
+        container = self.base / component(container_id)
+        root = container / RUNSC_ROOT
         if level == "stage":
-            return stage_directory(root / artifacts.EXEC_ALLOW)
+            return stage_directory(root / EXEC_ALLOW)
         return {
             "above": self.above,
             "base": self.base,
             STORE: self.base / STORE,
             "container": container,
             "runsc_root": root,
-            "runtime": root / artifacts.RUNTIME,
-            "exec_allow": root / artifacts.EXEC_ALLOW,
+            "runtime": root / RUNTIME,
+            "exec_allow": root / EXEC_ALLOW,
         }[level]
 
     def environment(self) -> dict[str, str]:

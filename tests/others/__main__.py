@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from setup import SetupError, say
 from tests.managers.arena import open_arena
 from tests.others.sources import ROOT, Suites, prepare
 from tests.others.suites import Outcome, remove_cgroups, run_crun, run_podman, run_runtime_tools
+from tools import SetupError, say
 
 _DOCUMENT = ROOT / "docs" / "oci-conformance.md"
 _SUITES = {"runtime-tools": run_runtime_tools, "crun": run_crun, "podman": run_podman}

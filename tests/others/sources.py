@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from setup import SetupError, debian, say
+from tools import SetupError, debian, say
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "others"

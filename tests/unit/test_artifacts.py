@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
-from engine import artifacts
 from engine.linux.files import UntrustedPathError, make_private_directory, open_private_directory
 from engine.linux.namespaces import root_maps_to_unprivileged
+from engine.state.base import artifact_base, open_base
+from engine.state.cleanup import remove_container
+from engine.state.container import LOCK, component, is_component, open_container, take_lock
 
 #: Takes what is to happen, once, in between.
 Interference = Callable[[Callable[[], None]], None]
@@ -45,7 +47,7 @@ Interference = Callable[[Callable[[], None]], None]
 def test_the_artifact_base_follows_the_variables_the_user_and_the_namespace(
     environment: dict[str, str], user: int, mapped: bool, base: str
 ) -> None:
-    assert artifacts.artifact_base(environment, user=user, root_is_mapped=mapped, directory="/cwd") == base
+    assert artifact_base(environment, user=user, root_is_mapped=mapped, directory="/cwd") == base
 
 
 @pytest.mark.parametrize(
@@ -70,84 +72,84 @@ def test_the_uid_map_tells_whether_root_is_an_ordinary_user_outside(uid_map: str
 
 @pytest.mark.parametrize("plain", ["0123456789abcdef" * 2, "0123456789ABCDEF" * 2])
 def test_an_id_of_32_hexadecimal_digits_is_its_own_component(plain: str) -> None:
-    assert artifacts.component(plain) == plain
+    assert component(plain) == plain
 
 
 @pytest.mark.parametrize(
     "container_id", ["web", "0123456789abcdef", "g" * 32, "a" * 33, "\u0663" * 32, "a" * 31 + "\n"]
 )
 def test_any_other_id_becomes_a_digest_that_is_a_plain_name(container_id: str) -> None:
-    name = artifacts.component(container_id)
+    name = component(container_id)
     assert name == "id-" + hashlib.sha256(container_id.encode()).digest()[:16].hex()
-    assert artifacts.is_component(name)
+    assert is_component(name)
 
 
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "web", "id-", "id-" + "g" * 32, "id-" + "a" * 33, "a" * 32 + "\n"]
 )
 def test_what_the_engine_did_not_name_is_not_taken_for_its_own(name: str) -> None:
-    assert not artifacts.is_component(name)
+    assert not is_component(name)
 
 
 def test_a_base_that_ends_in_no_name_is_refused() -> None:
     for path in ("/", "/tmp/..", "/tmp/."):
         with pytest.raises(UntrustedPathError, match="does not end in the name of a directory"):
-            artifacts.open_base(path)
+            open_base(path)
 
 
 def test_a_parent_component_or_nul_in_the_base_is_refused(private: Path) -> None:
     with pytest.raises(UntrustedPathError, match="parent-directory component"):
-        artifacts.open_base(f"{private}/x/../base")
+        open_base(f"{private}/x/../base")
     with pytest.raises(UntrustedPathError, match="NUL"):
-        artifacts.open_base(f"{private}/\0")
+        open_base(f"{private}/\0")
 
 
 def test_the_lock_is_held_until_its_descriptor_is_closed(private: Path) -> None:
-    base = artifacts.open_base(str(private / "base"))
-    container, lock = artifacts.open_container(base, artifacts.component("web"))
+    base = open_base(str(private / "base"))
+    container, lock = open_container(base, component("web"))
     assert lock is not None
-    _, second = artifacts.open_container(base, artifacts.component("web"))
+    _, second = open_container(base, component("web"))
     assert second is None
     os.close(lock)
-    third = artifacts.take_lock(container)
+    third = take_lock(container)
     assert third is not None
 
 
 def test_the_lock_goes_with_the_process_that_replaced_the_one_that_took_it(private: Path) -> None:
-    base = artifacts.open_base(str(private / "base"))
-    container, lock = artifacts.open_container(base, artifacts.component("web"))
+    base = open_base(str(private / "base"))
+    container, lock = open_container(base, component("web"))
     assert lock is not None
     with subprocess.Popen(["/bin/sleep", "60"], pass_fds=[lock]) as heir:
         os.close(lock)
-        assert artifacts.take_lock(container) is None
+        assert take_lock(container) is None
         heir.kill()
-    assert artifacts.take_lock(container) is not None
+    assert take_lock(container) is not None
 
 
 def test_a_lock_whose_file_was_removed_meanwhile_is_taken_anew(private: Path) -> None:
-    base = artifacts.open_base(str(private / "base"))
-    container, lock = artifacts.open_container(base, artifacts.component("web"))
+    base = open_base(str(private / "base"))
+    container, lock = open_container(base, component("web"))
     assert lock is not None
     # Another engine that waits in the kernel with the old file open must not end up holding a dead name.
     code = (
-        "import os,sys\nfrom engine import artifacts\n"
-        f"base = artifacts.open_base({str(private / 'base')!r})\n"
-        f"c, lock = artifacts.open_container(base, {artifacts.component('web')!r})\n"
+        "import os,sys\nfrom engine.state.base import open_base\nfrom engine.state.container import open_container\n"
+        f"base = open_base({str(private / 'base')!r})\n"
+        f"c, lock = open_container(base, {component('web')!r})\n"
         "assert os.path.samestat(os.fstat(lock), os.stat('lock', dir_fd=c.descriptor)); print('held')"
     )
-    artifacts.remove_container(base, container)
+    remove_container(base, container)
     os.close(lock)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "held\n"
 
 
 def test_a_lock_that_is_a_link_or_anothers_is_refused(private: Path) -> None:
-    base = artifacts.open_base(str(private / "base"))
-    name = artifacts.component("web")
+    base = open_base(str(private / "base"))
+    name = component("web")
     (private / "base" / name).mkdir(mode=0o700)
     (private / "base" / name / "lock").symlink_to(private / "victim")
     with pytest.raises(UntrustedPathError, match="symbolic link"):
-        artifacts.open_container(base, name)
+        open_container(base, name)
     assert not (private / "victim").exists()
 
 
@@ -155,47 +157,47 @@ def test_a_lock_that_is_a_link_or_anothers_is_refused(private: Path) -> None:
 def test_a_directory_whose_lock_cannot_be_opened_is_removed_if_it_was_made_for_it(
     private: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
 ) -> None:
-    base = artifacts.open_base(str(private / "base"))
-    name = artifacts.component("web")
+    base = open_base(str(private / "base"))
+    name = component("web")
     if is_there:
         (private / "base" / name).mkdir(mode=0o700)
     real = os.open
 
     def opened(path: str, *arguments: Any, **named: Any) -> int:
-        if path == artifacts.LOCK:
+        if path == LOCK:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return real(path, *arguments, **named)
 
     monkeypatch.setattr("os.open", opened)
     with pytest.raises(OSError, match="Too many open files"):
-        artifacts.open_container(base, name)
+        open_container(base, name)
     assert (private / "base" / name).exists() is is_there
 
 
 def test_a_directory_in_which_another_engine_made_a_lock_stays(
     private: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = artifacts.open_base(str(private / "base"))
-    name = artifacts.component("web")
+    base = open_base(str(private / "base"))
+    name = component("web")
 
     def locked(*_: Any) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr("fcntl.flock", locked)
     with pytest.raises(OSError, match="Input/output error"):
-        artifacts.open_container(base, name)
-    assert (private / "base" / name / artifacts.LOCK).exists()
+        open_container(base, name)
+    assert (private / "base" / name / LOCK).exists()
 
 
 @pytest.mark.usefixtures("needs_root")
 def test_a_lock_of_another_owner_is_refused(private: Path) -> None:
-    base = artifacts.open_base(str(private / "base"))
-    name = artifacts.component("web")
+    base = open_base(str(private / "base"))
+    name = component("web")
     (private / "base" / name).mkdir(mode=0o700)
     (private / "base" / name / "lock").touch()
     os.chown(private / "base" / name / "lock", 4242, 4242)
     with pytest.raises(UntrustedPathError, match="owned by uid 4242"):
-        artifacts.open_container(base, name)
+        open_container(base, name)
 
 
 class TestPrivateDirectory:

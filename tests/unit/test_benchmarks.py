@@ -16,7 +16,7 @@ from benchmarks import pages, starts
 from benchmarks.fleet import archive
 from benchmarks.fleet_engine import resident
 from benchmarks.sampling import Contender, at_once, in_turn, machine, peaks, ratios
-from engine.formal.trace_check import Verdict, verify
+from engine.verify.trace_check import Verdict, verify
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from typing import Any, NoReturn
 
 import pytest
 
-from engine import bundle as bundle_module
-from engine.bundle import MAX_CONFIG_SIZE, Bundle, open_bundle
+from engine.bundle import bundle as bundle_module
+from engine.bundle.bundle import MAX_CONFIG_SIZE, Bundle, open_bundle
 from engine.errors import BundleError
 from engine.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
 

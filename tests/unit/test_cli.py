@@ -144,7 +144,7 @@ def test_a_dry_run_prints_argv_and_environment_and_touches_nothing(
 
 
 def test_gc_says_what_it_removed(private: Path) -> None:
-    from engine.artifacts import component
+    from engine.state.container import component
 
     (private / "base").mkdir(mode=0o700)
     (private / "base" / component("web")).mkdir()

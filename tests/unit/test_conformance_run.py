@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from engine.bundle import open_bundle
+from engine.bundle.bundle import open_bundle
 from engine.errors import EngineError
 from engine.lifecycle import exec as exec_step
 from engine.lifecycle import machine, runner
 from engine.lifecycle.machine import LIFECYCLE, Move, State, Transition, Trigger
+from engine.lifecycle.spec_files import LIFECYCLE_SPEC
 from engine.lifecycle.spec_graph import (
     NotInSpecError,
     SpecGraphError,
@@ -28,7 +29,6 @@ from engine.lifecycle.spec_graph import (
     spec_graph,
 )
 from engine.options import RunOptions
-from engine.spec import LIFECYCLE_SPEC
 from tests.conformance_traces import STEPS, Established, KernelRefusesError, Story, read
 
 ROOT = Path(__file__).parents[2]

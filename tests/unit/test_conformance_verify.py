@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.formal.trace_check import LONGEST_LINE, TraceResult, Verdict, verify
-from engine.formal.trace_record import BadLineError, read_header, read_record
 from engine.lifecycle.spec_graph import spec_graph
+from engine.traces.reader import BadLineError, read_header, read_record
+from engine.verify.trace_check import LONGEST_LINE, TraceResult, Verdict, verify
 from tests.conformance_traces import Line, Story, as_they_are, save, written
 
 Edit = Callable[[list[Line]], object]
@@ -493,7 +493,7 @@ def test_the_last_of_many_runs_can_be_cut(good: list[Line], tmp_path: Path) -> N
 #: The peak of this program's own memory, proc(5); getrusage(2) would count that of the process it was forked from.
 _MEASURE = """
 import sys
-from engine.formal.trace_check import verify
+from engine.verify.trace_check import verify
 found = sum(result.verdict == "conforms" for result in verify(sys.argv[1:], runs=True))
 with open("/proc/self/status") as status:
     print(found, next(line.split()[1] for line in status if line.startswith("VmHWM")))
@@ -557,7 +557,7 @@ def test_the_fast_reading_of_a_line_is_never_another_than_the_careful_one(
 
 def test_every_story_is_read_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only lines with escaped names, or of the very start of a second, need the careful reading."""
-    monkeypatch.setattr("engine.formal.trace_record._read_object", lambda line: pytest.fail(line.decode()))
+    monkeypatch.setattr("engine.traces.reader._read_object", lambda line: pytest.fail(line.decode()))
     for number, story in enumerate((Story(), Story(rootless=True, enforced=True), REFUSED_BY_THE_KERNEL)):
         lines = story.lines(tmp_path / str(number))
         for line in lines:

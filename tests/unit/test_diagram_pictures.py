@@ -11,10 +11,10 @@ import pytest
 
 from engine.audit.diagram import Format, Subject, lifecycle, lifecycle_svg, picture
 from engine.audit.walk import DiagramError, Leg, Refusal, Walk, read_walk
-from engine.cli import main
-from engine.formal.fold import is_current, load_fold
+from engine.cli.main import main
 from engine.lifecycle.machine import LIFECYCLE, State, Trigger
-from setup.make_diagrams import DIAGRAMS, RUNS, pictures
+from engine.spec.fold import is_current, load_fold
+from tools.make_diagrams import DIAGRAMS, RUNS, pictures
 
 HOSTILE = (
     '</text><script>alert(1)</script> --> ]]> &amp; "];evil->x[label=" \\N \\G\n\x1b[31m\u202e\ud800 <B>'
@@ -51,7 +51,7 @@ def test_what_is_committed_is_what_the_table_and_the_spec_say_today(name: str) -
 
 
 def test_the_fold_is_of_todays_spec_and_model() -> None:
-    assert is_current(load_fold()), "engine/formal/spec_fold.json is stale: ./just diagrams"
+    assert is_current(load_fold()), "engine/spec/spec_fold.json is stale: ./just diagrams"
 
 
 def test_the_runs_that_are_shown_hold_against_the_spec() -> None:

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from engine import doctor, runsc
-from engine.doctor import Part, Status
+from engine.doctor import doctor
+from engine.doctor.doctor import Part, Status
 from engine.errors import ResolveError, ValidateError
-from engine.formal.tlc import PACKAGED_JAR_SHA256
+from engine.lifecycle.trusted_runsc import find_runsc
 from engine.lifecycle.validate import Validated
 from engine.linux import landlock, locked_mounts
 from engine.options import Platform
+from engine.spec.tlc import PACKAGED_JAR_SHA256
 
 #: Stands in for a runsc that hangs: a child in a session of its own, as the sandbox is, with runsc's arguments.
 HANGING = """\
@@ -39,7 +40,7 @@ def fake_runsc(directory: Path, text: str) -> Validated:
     path.write_text(text)
     path.chmod(0o755)
     try:
-        real = runsc.find(None, os.environ)
+        real = find_runsc(None, os.environ)
     except ResolveError as error:
         pytest.fail(f"{error}; ./just setup installs it")
     real.discard()
@@ -107,8 +108,8 @@ def test_a_termination_signal_leaves_no_process_and_no_file(tmp_path: Path) -> N
     temporary.mkdir()
     fake_runsc(fake, HANGING.format(python=sys.executable, started=str(started)))
     code = (
-        "import dataclasses, os; from engine import doctor, runsc; real = runsc.find\n"
-        f"runsc.find = lambda *a: dataclasses.replace(real(*a), path={str(fake / 'runsc')!r}, platforms=())\n"
+        "import dataclasses, os; from engine.doctor import doctor; real = doctor.find_runsc\n"
+        f"doctor.find_runsc = lambda *a: dataclasses.replace(real(*a), path={str(fake / 'runsc')!r}, platforms=())\n"
         "doctor.examine(platform_limit=60.0)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(temporary)})
@@ -126,7 +127,7 @@ def test_a_termination_signal_leaves_no_process_and_no_file(tmp_path: Path) -> N
 
 
 def test_the_installed_runsc_runs_a_container_on_the_platform_auto_takes() -> None:
-    binary = runsc.find(None, os.environ)
+    binary = find_runsc(None, os.environ)
     try:
         part = doctor.try_platform(binary.platform, binary, doctor.PLATFORM_LIMIT)
     finally:
@@ -185,7 +186,7 @@ def test_without_a_usable_runsc_its_own_refusal_is_the_answer(
     def refuse(*_: object) -> Validated:
         raise refusal
 
-    monkeypatch.setattr(runsc, "find", refuse)
+    monkeypatch.setattr(doctor, "find_runsc", refuse)
     first, *others = doctor.examine()
     assert (first.status, first.found, first.remedy) == (status, refusal.what, refusal.remedy)
     platforms = [part for part in others if part.name.startswith("platform ")]

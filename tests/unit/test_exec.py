@@ -18,9 +18,10 @@ import pytest
 
 from engine.errors import ExecError
 from engine.lifecycle import exec as exec_step
-from engine.lifecycle.exec import Asked, HandOff, build_argv, build_environment, hand_off
+from engine.lifecycle.exec import HandOff, hand_off
 from engine.linux.process import HeldProcess, keep_only_descriptors, replace_process
 from engine.options import Network, Platform, RunOptions
+from engine.runsc.arguments import Asked, build_argv, build_environment
 
 
 @pytest.mark.parametrize(

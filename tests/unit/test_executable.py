@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from engine.bundle import Bundle, open_bundle
-from engine.lifecycle.executable import executable_trees
+from engine.bundle.bundle import Bundle, open_bundle
+from engine.bundle.executable import executable_trees
 
 
 def make_bundle(private: Path, *mounts: dict[str, Any]) -> Bundle:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.bundle import open_bundle
+from engine.bundle.bundle import open_bundle
 from engine.errors import EngineError
 from engine.lifecycle.resolve import Resolved
 from engine.lifecycle.secure_root import secure_root

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from engine import artifacts
-from engine.gc import Collected, GcError, collect
 from engine.lifecycle.secure_root import secure_root
+from engine.state.container import component
+from engine.state.gc import Collected, GcError, collect
 
-WEB = artifacts.component("web")
-DB = artifacts.component("db")
+WEB = component("web")
+DB = component("db")
 
 
 def left_by_a_run(base: Path, name: str = WEB) -> Path:
@@ -140,7 +140,7 @@ def test_what_is_mounted_in_a_container_is_not_entered(private: Path) -> None:
         "assert libc.unshare(0x20000) == 0\n"
         "assert libc.mount(None, b'/', None, 0x44000, None) == 0\n"
         f"assert libc.mount({str(private / 'victim').encode()!r}, {str(point).encode()!r}, None, 4096, None) == 0\n"
-        "from engine.gc import collect\n"
+        "from engine.state.gc import collect\n"
         f"print(collect({{'ENGINE_ARTIFACT_BASE': {str(private / 'base')!r}}}).failed)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.formal.errors import CheckError
-from engine.formal.graph import Edge, LifecycleEdge, lifecycle_edges, read_graph, trigger_of
+from engine.spec.errors import CheckError
+from engine.spec.graph import Edge, LifecycleEdge, lifecycle_edges, read_graph, trigger_of
 
 GRAPH = r"""strict digraph DiskGraph {
 nodesep=0.35;

@@ -11,11 +11,12 @@ import pytest
 
 from engine import __version__
 from engine.errors import UsageError
-from engine.oci import cgroups, machine, network
+from engine.oci import cgroups, network
 from engine.oci.cli import VERBS, main
 from engine.oci.flags import Kind, parse
-from engine.oci.machine import NotPermittedError, Status, Verb, require
 from engine.options import Network
+from engine.state import oci_lifecycle as machine
+from engine.state.oci_lifecycle import NotPermittedError, Status, Verb, require
 
 
 @pytest.fixture

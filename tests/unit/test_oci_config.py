@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.errors import BundleError
-from engine.oci_config import (
+from engine.bundle.oci_config import (
     CAPABILITY_NAMES,
     MAX_NUMBER_LENGTH,
     RLIMIT_TYPES,
@@ -23,6 +22,7 @@ from engine.oci_config import (
     SECCOMP_OPERATORS,
     parse,
 )
+from engine.errors import BundleError
 
 Step = str | int
 

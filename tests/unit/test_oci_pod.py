@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engine.state.base import open_base
+from engine.state.cleanup import forget
+from engine.state.container import component, open_container
+from engine.state.status import members, why_kept
 
-from engine import artifacts
 from engine.errors import SecureRootError
 from engine.linux.files import PrivateDirectory
-from engine.oci import pod, record
-from engine.oci.record import Program, Record, Sandbox
+from engine.oci import pod
+from engine.state import record
+from engine.state.record import Program, Record, Sandbox
 
 TYPE, NAME = "io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id"
 CRIO_TYPE, CRIO_NAME = "io.kubernetes.cri-o.ContainerType", "io.kubernetes.cri-o.SandboxID"
@@ -24,11 +28,11 @@ MEMBER = replace(POD, id="member", creation="2f", sandbox=Sandbox("pod", "1f", P
 
 @pytest.fixture
 def base(private: Path) -> PrivateDirectory:
-    return artifacts.open_base(str(private / "base"))
+    return open_base(str(private / "base"))
 
 
 def keep(base: PrivateDirectory, noted: Record) -> PrivateDirectory:
-    container, lock = artifacts.open_container(base, artifacts.component(noted.id))
+    container, lock = open_container(base, component(noted.id))
     assert lock is not None
     os.close(lock)
     record.write(container, noted)
@@ -74,18 +78,18 @@ def test_a_record_of_a_member_is_read_as_it_was_written(base: PrivateDirectory) 
 def test_members_are_those_of_this_very_sandbox(base: PrivateDirectory) -> None:
     for noted in (POD, MEMBER, replace(MEMBER, id="later", sandbox=Sandbox("pod", "3f", PROGRAM))):
         keep(base, noted)
-    assert record.members(base, POD) == ["member"]
-    assert record.members(base, replace(POD, creation="3f")) == ["later"]
-    assert record.members(base, MEMBER) == []
+    assert members(base, POD) == ["member"]
+    assert members(base, replace(POD, creation="3f")) == ["later"]
+    assert members(base, MEMBER) == []
 
 
 def test_a_deleted_sandbox_is_kept_for_its_members_and_goes_with_the_last(base: PrivateDirectory) -> None:
     container = keep(base, POD)
     members = [keep(base, replace(MEMBER, id=name)) for name in ("a", "b")]
-    assert record.why_kept(base, container) == "is gone, and containers of its sandbox are not: 'a', 'b'"
-    assert pod.forget(base, members[0])
+    assert why_kept(base, container) == "is gone, and containers of its sandbox are not: 'a', 'b'"
+    assert forget(base, members[0])
     assert Path(container.path).exists()
-    assert pod.forget(base, members[1])
+    assert forget(base, members[1])
     assert not Path(container.path).exists()
 
 
@@ -93,7 +97,7 @@ def test_a_deleted_sandbox_is_kept_for_its_members_and_goes_with_the_last(base: 
 def test_a_member_takes_away_no_other_sandbox(base: PrivateDirectory, changes: dict[str, Any]) -> None:
     container = keep(base, replace(POD, **changes))
     keep(base, replace(MEMBER, id="else", sandbox=Sandbox("pod", "3f", PROGRAM)))
-    pod.forget(base, keep(base, MEMBER))
+    forget(base, keep(base, MEMBER))
     assert Path(container.path).exists() == (changes.get("creation") == "3f")
 
 
@@ -112,7 +116,7 @@ def test_what_is_no_live_sandbox_is_not_joined(
     base: PrivateDirectory, noted: Record | None, why: str
 ) -> None:
     if noted is not None:
-        os.rename(keep(base, noted).path, os.path.join(base.path, artifacts.component("pod")))
+        os.rename(keep(base, noted).path, os.path.join(base.path, component("pod")))
     with pytest.raises(SecureRootError, match=why):
         pod.join(base, "pod")
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from engine import artifacts
-from engine.cli import main
-from engine.gc import Collected, collect
+from engine.cli.main import main
 from engine.lifecycle.secure_root import secure_root
 from engine.linux.files import open_private_directory
-from engine.oci import record
-from engine.oci.record import Record
+from engine.state import gc as gc_module
+from engine.state import record, retention
+from engine.state.container import component
+from engine.state.gc import Collected, collect
+from engine.state.record import Record
 
 DAY = 86_400
 WRITTEN = "20260101T000000Z-0123abcd.jsonl"
@@ -84,13 +85,14 @@ def test_of_a_managers_container_its_own_trace_stays_and_those_of_its_namesakes_
 ) -> None:
     before = trace_of(base, "web", days=60)
     own = trace_of(base, "web", days=40, written="20260201T000000Z-0123abcd.jsonl")
-    name = artifacts.component("web")
+    name = component("web")
     (base / name).mkdir(mode=0o700)
     opened = os.open(base, os.O_RDONLY)
     container = open_private_directory(opened, str(base), name)
     noted = Record("web", "/bundle", "1f", (1, 1), "2026-01-01T00:00:00Z", "1.0.2", {}, trace=str(own))
     record.write(container, noted)
-    monkeypatch.setattr(artifacts, "why_kept", lambda *_: "exists")
+    for module in (gc_module, retention):
+        monkeypatch.setattr(module, "why_kept", lambda *_: "exists")
     found = gc(base)
     assert (found.removed, found.alive) == ((str(before),), (container.path,))
     assert own.exists()
@@ -103,13 +105,14 @@ def test_where_nobody_can_tell_which_trace_is_the_living_ones_all_of_that_id_sta
     base: Path, noted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = trace_of(base, "web", days=60)
-    name = artifacts.component("web")
+    name = component("web")
     (base / name).mkdir(mode=0o700)
     opened = os.open(base, os.O_RDONLY)
     container = open_private_directory(opened, str(base), name)
     if noted != "nothing":
         record.write(container, Record("web", "/bundle", "1f", (1, 1), "2026-01-01T00:00:00Z", "1.0.2", {}))
-    monkeypatch.setattr(artifacts, "why_kept", lambda *_: "exists")
+    for module in (gc_module, retention):
+        monkeypatch.setattr(module, "why_kept", lambda *_: "exists")
     assert gc(base).removed == ()
     assert old.exists()
     container.close()

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from engine.bundle import Bundle, open_bundle
+from engine.bundle import executable
+from engine.bundle.bundle import Bundle, open_bundle
+from engine.bundle.executable import executable_trees
 from engine.errors import PolicyError
-from engine.lifecycle import executable
 from engine.lifecycle import policy as policy_step
-from engine.lifecycle.executable import executable_trees
 from engine.lifecycle.machine import PolicyOutcome
 from engine.lifecycle.policy import BACKENDS, Policy, Strength, apply_policy
 from engine.linux import landlock, locked_mounts, seccomp

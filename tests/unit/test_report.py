@@ -23,10 +23,10 @@ from engine.audit.evidence import Outcome, ReportError, read
 from engine.audit.fleet import fleet_page, traces_in
 from engine.audit.model_check import ModelCheck
 from engine.audit.report import run_page
-from engine.audit.signature import Signers, sign
-from engine.formal import render
 from engine.lifecycle.machine import Trigger
 from engine.lifecycle.spec_graph import spec_graph
+from engine.spec import render
+from engine.verify.signature import Signers, sign
 from tests.audit_traces import HOSTILE, chained, check_result, poisoned, poisoned_trace, rewritten
 from tests.conformance_traces import Line, Story
 from tests.conformance_traces import read as read_lines
@@ -530,7 +530,10 @@ def test_a_missing_extra_is_one_line_with_the_remedy(private: Path) -> None:
         ("asyncssh", ["trace", "sign", str(trace), "--key", str(trace)]),
         ("asyncssh", ["report", str(trace), "--key", str(trace)]),
     ):
-        code = f"import sys; sys.modules[{module!r}] = None; from engine.cli import main; sys.exit(main({arguments!r}))"
+        code = (
+            f"import sys; sys.modules[{module!r}] = None\n"
+            f"from engine.cli.main import main\nsys.exit(main({arguments!r}))"
+        )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == 125
         assert done.stderr.endswith("pip install 'gvisor-engine[audit]'\n"), done.stderr
@@ -539,7 +542,7 @@ def test_a_missing_extra_is_one_line_with_the_remedy(private: Path) -> None:
 
 def test_a_run_imports_nothing_of_the_audit() -> None:
     code = (
-        "import sys; import engine.cli, engine.lifecycle.runner, engine.bundle; "
+        "import sys; import engine.cli.main, engine.lifecycle.runner, engine.bundle.bundle; "
         "print({'jinja2', 'asyncssh', 'msgspec', 'cryptography'} & set(sys.modules), "
         "[name for name in sys.modules if name.startswith('engine.audit')])"
     )

@@ -15,13 +15,11 @@ from typing import Any
 
 import pytest
 
-from engine import artifacts
-from engine.bundle import Bundle, open_bundle
+from engine.bundle.bundle import Bundle, open_bundle
 from engine.errors import EngineError
 from engine.lifecycle import exec as exec_step
 from engine.lifecycle import policy
 from engine.lifecycle import stage as stage_step
-from engine.lifecycle.exec import RUN, Asked, build_argv, build_environment
 from engine.lifecycle.machine import PolicyOutcome
 from engine.lifecycle.resolve import Resolved, resolve
 from engine.lifecycle.runner import plan, run
@@ -29,9 +27,11 @@ from engine.lifecycle.secure_root import Joined, SecuredRoot, secure_root
 from engine.lifecycle.stage import Staged
 from engine.linux.files import PrivateDirectory, open_private_directory
 from engine.options import ExecPolicy, Platform, RunOptions
-from engine.trace import Trace
+from engine.runsc.arguments import RUN, Asked, build_argv, build_environment
+from engine.state.container import component, open_runsc_root
+from engine.traces.writer import Trace
 
-COMPONENT = artifacts.component("web")
+COMPONENT = component("web")
 CONFIG = {
     "ociVersion": "1.0.2",
     "process": {"cwd": "/", "args": ["/bin/true"], "user": {"uid": 0, "gid": 0}},
@@ -61,9 +61,9 @@ class Manager:
         self.told.append(("join", base.path))
         if self._sandbox is None:
             return None
-        container = open_private_directory(base.descriptor, base.path, artifacts.component(self._sandbox))
+        container = open_private_directory(base.descriptor, base.path, component(self._sandbox))
         digest = hashlib.sha256(self._world.binary.read_bytes()).hexdigest()
-        return Joined(self._sandbox, container, artifacts.open_runsc_root(container), digest)
+        return Joined(self._sandbox, container, open_runsc_root(container), digest)
 
     def secured(self, root: SecuredRoot, trace: str | None) -> Manager:
         self.told.append(("secured", root.container.path, trace))
@@ -550,7 +550,7 @@ def test_a_container_of_a_sandbox_is_given_the_root_of_the_sandbox(world: World,
     with pytest.raises(HandedOffError):
         world.run(trace=False, manager=Manager(world, sandbox="pod"))
     [(_, argv, environment)] = given
-    pod, container = (world.base / artifacts.component(name) for name in ("pod", "web"))
+    pod, container = (world.base / component(name) for name in ("pod", "web"))
     assert argv[argv.index("--root") + 1] == str(pod / "runsc-root")
     assert argv[0].startswith(str(container / "runsc-root" / "exec-allow"))
     assert environment == build_environment(str(container / "runsc-root" / "runtime"))

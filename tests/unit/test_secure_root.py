@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from engine import artifacts
 from engine.errors import SecureRootError
+from engine.lifecycle import secure_root as secure_root_module
 from engine.lifecycle.secure_root import Joined, SecuredRoot, secure_root
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
+from engine.state.container import component, open_runsc_root
 
-COMPONENT = artifacts.component("web")
+COMPONENT = component("web")
 
 
 def secure(base: Path, container_id: str = "web") -> SecuredRoot:
@@ -326,7 +327,7 @@ def test_each_refusal_says_what_and_where_and_the_remedy(
     def no_descriptor_left(_: str) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(artifacts, "open_base", no_descriptor_left)
+    monkeypatch.setattr(secure_root_module, "open_base", no_descriptor_left)
     with pytest.raises(SecureRootError) as refusal:
         secure(private / "base")
     assert str(refusal.value) == (
@@ -343,7 +344,7 @@ def test_what_a_manager_still_has_is_not_taken_over(private: Path, monkeypatch: 
         asked.append((base.path, container.path))
         return "belongs to a pod"
 
-    monkeypatch.setattr(artifacts, "why_kept", why_kept)
+    monkeypatch.setattr(secure_root_module, "why_kept", why_kept)
     before = sorted(private.rglob("*"))
     with pytest.raises(SecureRootError) as refusal:
         secure(private / "base")
@@ -364,7 +365,7 @@ def test_leftovers_are_looked_for_in_this_base_and_this_container(
         asked.append((base.path, container.path))
         return ["something"]
 
-    monkeypatch.setattr(artifacts, "remove_leftovers", remove_leftovers)
+    monkeypatch.setattr(secure_root_module, "remove_leftovers", remove_leftovers)
     assert secure(private / "base").facts()["cleaned"] == ["something"]
     assert asked == [(str(private / "base"), str(private / "base" / COMPONENT))]
 
@@ -374,8 +375,8 @@ def test_leftovers_are_looked_for_in_this_base_and_this_container(
 
 def join_pod(base: PrivateDirectory) -> Joined:
     """The sandbox of container `pod`, with descriptors of its own."""
-    container = open_private_directory(base.descriptor, base.path, artifacts.component("pod"))
-    return Joined("pod", container, artifacts.open_runsc_root(container), "d" * 64)
+    container = open_private_directory(base.descriptor, base.path, component("pod"))
+    return Joined("pod", container, open_runsc_root(container), "d" * 64)
 
 
 def secure_in_pod(base: Path) -> SecuredRoot:
@@ -385,7 +386,7 @@ def secure_in_pod(base: Path) -> SecuredRoot:
 
 def test_a_sandbox_that_is_joined_is_recorded_and_its_root_is_the_one_that_is_used(private: Path) -> None:
     root = secure_in_pod(private / "base")
-    pod = str(private / "base" / artifacts.component("pod"))
+    pod = str(private / "base" / component("pod"))
     assert root.facts()["sandbox"] == {
         "id": "pod",
         "directories": [
@@ -396,7 +397,7 @@ def test_a_sandbox_that_is_joined_is_recorded_and_its_root_is_the_one_that_is_us
     }
     assert root.used_root.path == f"{pod}/runsc-root"
     assert secure_root("alone", {"ENGINE_ARTIFACT_BASE": str(private / "base")}).used_root.path == str(
-        private / "base" / artifacts.component("alone") / "runsc-root"
+        private / "base" / component("alone") / "runsc-root"
     )
 
 
@@ -404,7 +405,7 @@ def test_a_sandbox_that_is_joined_is_recorded_and_its_root_is_the_one_that_is_us
 def test_a_directory_of_the_sandbox_that_was_replaced_is_noticed(private: Path, place: str) -> None:
     root = secure_in_pod(private / "base")
     assert root.changed() is None
-    path = private / "base" / artifacts.component("pod") / place
+    path = private / "base" / component("pod") / place
     path.rename(path.with_name("moved"))
     path.mkdir(mode=0o700)
     what = root.changed()

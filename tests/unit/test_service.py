@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from engine import service
-from engine.cli import main
-from engine.service import ServiceError, command, start, unit_name
+from engine.cli import detach as service
+from engine.cli.detach import ServiceError, command, start, unit_name
+from engine.cli.main import main
 
 UNIT = Path(__file__).parents[2] / "examples" / "systemd" / "engine@.service"
 

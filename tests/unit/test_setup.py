@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from engine.bundle import open_bundle
+from engine.bundle.bundle import open_bundle
 from engine.lifecycle.resolve import TRUSTED_PATHS
-from setup import SetupError, busybox, debian, system_parts
-from setup.make_rootfs import main as make_rootfs_main
-from setup.make_rootfs import make_rootfs
+from tools import SetupError, busybox, debian, system_parts
+from tools.make_rootfs import main as make_rootfs_main
+from tools.make_rootfs import make_rootfs
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,8 +64,8 @@ def test_what_the_tests_lack_is_named_by_package_and_why(
 
 def test_the_look_whether_anything_is_missing_imports_no_installer() -> None:
     code = (
-        "import sys; from setup import system_parts as s; s.missing('run'); "
-        "print({'subprocess', 'email', 'setup.debian'} & set(sys.modules))"
+        "import sys; from tools import system_parts as s; s.missing('run'); "
+        "print({'subprocess', 'email', 'tools.debian'} & set(sys.modules))"
     )
     answer = subprocess.check_output([sys.executable, "-c", code], cwd="/", text=True)
     assert answer.strip() == "set()"

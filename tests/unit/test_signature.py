@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.audit import signature
-from engine.audit.signature import NAMESPACE, SignatureError, Signers, Standing, look, sign, verify
+from engine.verify import signature
+from engine.verify.signature import NAMESPACE, SignatureError, Signers, Standing, look, sign, verify
 from tests.conformance_traces import Story
 
 WHO = "alice@example.org"

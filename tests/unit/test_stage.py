@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from engine import store
 from engine.errors import StageError
 from engine.lifecycle import stage as stage_step
 from engine.lifecycle.resolve import Resolved
@@ -23,6 +22,7 @@ from engine.lifecycle.stage import stage
 from engine.lifecycle.validate import Validated, validate
 from engine.linux.files import PrivateDirectory, UntrustedPathError
 from engine.options import Platform
+from engine.state import store
 
 
 @pytest.fixture

@@ -34,15 +34,21 @@ RUN = {
     *("argparse", "collections", "contextlib", "copyreg", "enum", "errno", "fcntl"),
     *("functools", "gc", "itertools", "json", "keyword", "operator", "re", "reprlib", "signal", "struct"),
     *("transitions", "types", "warnings", "_sha256", "_sha2"),
-    *(f"engine{name}" for name in ("", ".__main__", ".artifacts", ".bundle", ".cli", ".digest", ".errors")),
-    *(f"engine.{name}" for name in ("oci_config", "options", "quick", "records", "spec", "store", "trace")),
+    *(f"engine{name}" for name in ("", ".__main__", ".digest", ".errors", ".options", ".quick", ".records")),
+    *(f"engine.bundle{name}" for name in ("", ".bundle", ".oci_config")),
+    *("engine.cli", "engine.cli.main", "engine.runsc", "engine.runsc.arguments"),
+    *(f"engine.state{name}" for name in ("", ".base", ".cleanup", ".container", ".store")),
+    *("engine.traces", "engine.traces.writer"),
     *(f"engine.lifecycle{name}" for name in ("", ".exec", ".machine", ".policy", ".resolve", ".runner")),
-    *(f"engine.lifecycle.{name}" for name in ("secure_root", "spec_graph", "stage", "validate")),
+    *(
+        f"engine.lifecycle.{name}"
+        for name in ("secure_root", "spec_files", "spec_graph", "stage", "validate")
+    ),
     *(f"engine.linux{name}" for name in ("", ".files", ".identity", ".namespaces", ".openat2", ".process")),
     "engine.linux.syscall",
 }
 ROOTLESS = {
-    *("ctypes", "_ctypes", "engine.lifecycle.executable"),
+    *("ctypes", "_ctypes", "engine.bundle.executable"),
     *(f"engine.linux.{name}" for name in ("locked_mounts", "mounts", "seccomp")),
 }
 #: Once for each runsc and base: OpenSSL, to hash it.

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from engine import store
 from engine.errors import StageError
-from engine.gc import collect
 from engine.lifecycle.resolve import Resolved
 from engine.lifecycle.secure_root import secure_root
 from engine.lifecycle.stage import Staged, stage
 from engine.lifecycle.validate import Validated, validate
 from engine.linux.identity import Identity
 from engine.options import Platform
+from engine.state import store
+from engine.state.gc import collect
 
 
 class World:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.formal.errors import (
+from engine.spec.errors import (
     CheckError,
     JarError,
     JavaMissingError,
@@ -20,7 +20,7 @@ from engine.formal.errors import (
     TimeLimitError,
     TlcFailedError,
 )
-from engine.formal.tlc import JAR_VARIABLE, PACKAGED_JAR_SHA256, Limits, Progress, Tlc, find_jar, find_java
+from engine.spec.tlc import JAR_VARIABLE, PACKAGED_JAR_SHA256, Limits, Progress, Tlc, find_jar, find_java
 
 COUNTER = r"""---- MODULE Counter ----
 EXTENDS Naturals

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from engine.formal.checker import DEADLOCK, Gap, Verdict, gaps, name_violation
-from engine.formal.errors import TlcFailedError
-from engine.formal.models import Configuration
-from engine.formal.teeth import delete
-from engine.formal.tool_output import ActionCoverage, Expression, Location, Output, read
+from engine.spec.checker import DEADLOCK, Gap, Verdict, gaps, name_violation
+from engine.spec.errors import TlcFailedError
+from engine.spec.models import Configuration
+from engine.spec.tool_output import ActionCoverage, Expression, Location, Output, read
+from tools.guard_mutation import delete
 
 RECORDED = Path(__file__).parent / "tlc_output"
 CONFIGURATION = Configuration("Spec", {}, ("Small", "Tiny"), ("Grows", "Settles", "BoundSpec"))

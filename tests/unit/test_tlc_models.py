@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from engine.formal import models
-from engine.formal.errors import ManifestError
-from engine.formal.models import Specs, load, parse_configuration
+from engine.spec import models
+from engine.spec.errors import ManifestError
+from engine.spec.models import Specs, load, parse_configuration
 
 SPECS = load()
 

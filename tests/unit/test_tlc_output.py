@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.formal.tool_output import Code, Counts, Location, Output, messages, read, read_counts
-from engine.formal.values import ModelValue
+from engine.spec.tool_output import Code, Counts, Location, Output, messages, read, read_counts
+from engine.spec.values import ModelValue
 
 RECORDED = Path(__file__).parent / "tlc_output"
 VERSIONS = ("2.15", "1.8")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from engine.formal import render
-from engine.formal.checker import CheckResult, Gap, ModelResult, MutantResult, Verdict
-from engine.formal.models import Configuration, Model, Mutant
-from engine.formal.teeth import Bite, Caught, Conjunct
-from engine.formal.tlc import Jar, Progress
-from engine.formal.tool_output import Counterexample, Counts, Location, read
+from engine.spec import render
+from engine.spec.checker import CheckResult, Gap, ModelResult, MutantResult, Verdict
+from engine.spec.models import Configuration, Model, Mutant
+from engine.spec.tlc import Jar, Progress
+from engine.spec.tool_output import Counterexample, Counts, Location, read
+from tools.guard_mutation import Bite, Caught, Conjunct
 
 RECORDED = Path(__file__).parent / "tlc_output" / "2.15"
 

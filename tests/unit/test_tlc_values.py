@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.formal.values import Function, ModelValue, Value, flatten, format_value, parse_state, parse_value
+from engine.spec.values import Function, ModelValue, Value, flatten, format_value, parse_state, parse_value
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import pytest
 from engine.errors import TraceError
 from engine.lifecycle.machine import Move, State, Trigger
 from engine.linux.files import make_private_directory, open_trusted
-from engine.trace import Trace
+from engine.traces.writer import Trace
 
 MOVE = Move(State.START, Trigger.RESOLVE, State.RESOLVED, {"path": "/usr/bin/runsc"})
 

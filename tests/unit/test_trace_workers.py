@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 
 from engine.audit import tally as tally_module
 from engine.audit.fleet import fleet_page
-from engine.audit.signature import Signers, sign
-from engine.audit.signature import verify as verify_signed
 from engine.audit.tally import Buckets, Durations, Kind, Run, Tally
-from engine.formal import stretches
-from engine.formal.stretches import Stretch, cut
-from engine.formal.trace_check import LONGEST_LINE, Verdict, verify
-from engine.formal.workers import DaskCluster, Processes, ThisProcess, Workers, WorkersError
+from engine.verify import chunks as stretches
+from engine.verify.chunks import Stretch, cut
+from engine.verify.signature import Signers, sign
+from engine.verify.signature import verify as verify_signed
+from engine.verify.trace_check import LONGEST_LINE, Verdict, verify
+from engine.verify.workers import DaskCluster, Processes, ThisProcess, Workers, WorkersError
 from tests.conformance_traces import Story, mutate, save, written
 from tests.unit.test_signature import new_key
 
@@ -221,7 +221,7 @@ def test_a_process_that_is_killed_is_an_error_and_no_answer() -> None:
 
 _ASK = """
 import sys
-from engine.formal.workers import Processes
+from engine.verify.workers import Processes
 from tests.unit.test_trace_workers import tell
 if __name__ == "__main__":
     print(list(Processes(2).map(tell, [sys.argv[1] + "/a", sys.argv[1] + "/b"])))
@@ -260,7 +260,7 @@ def test_a_cluster_of_another_engine_is_not_asked(
     cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trace = Story().write(tmp_path / "t")
-    monkeypatch.setattr("engine.formal.workers.__version__", "0.0.0")
+    monkeypatch.setattr("engine.verify.workers.__version__", "0.0.0")
     with pytest.raises(
         WorkersError, match=r"a worker has the engine .*, and not 0\.0\.0, .*; install this very"
     ):
@@ -278,7 +278,10 @@ def _fail(number: int) -> float:
 
 def test_a_missing_extra_is_one_line_with_the_remedy(tmp_path: Path) -> None:
     arguments = ["trace", "verify", "--cluster", "tcp://127.0.0.1:1", str(tmp_path)]
-    code = f"import sys; sys.modules['distributed'] = None; from engine.cli import main; sys.exit(main({arguments!r}))"
+    code = (
+        "import sys; sys.modules['distributed'] = None\n"
+        f"from engine.cli.main import main\nsys.exit(main({arguments!r}))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 125
     assert done.stderr.endswith("pip install 'gvisor-engine[fleet]'\n"), done.stderr

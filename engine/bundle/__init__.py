@@ -1,0 +1,1 @@
+"""The OCI bundle: opened, read strictly and judged by the specification."""

@@ -1,0 +1,259 @@
+"""An OCI bundle, opened once, judged by what was opened, and asked again right before it is handed over.
+
+runsc takes a path, so what it will read cannot be pinned as its own binary is. What can be done is to see that
+the path still names the directory, the config.json bytes and the root filesystem that were validated:
+`Bundle.changed`. The held descriptors keep their inodes alive, so that no new directory can take their numbers.
+
+Sources: OCI runtime specification, bundle.md and config.md (Root); openat(2), openat2(2), symlink(7).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from types import TracebackType
+
+from engine.bundle import oci_config
+from engine.digest import sha256
+from engine.errors import BundleError
+from engine.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
+from engine.records import TYPE_CHECKING, dataclass
+
+if TYPE_CHECKING:
+    from typing import Any, Self
+
+CONFIG_NAME = "config.json"
+#: Bytes: room for some 100,000 mounts.
+MAX_CONFIG_SIZE = 16 * 1024 * 1024
+
+#: Device and inode, which tell two directories at one path apart, inode(7).
+Identity = tuple[int, int]
+
+_PIECE = 1024 * 1024
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bundle:
+    """A bundle that was found good. Closing it, once, closes both descriptors.
+
+    `path` is what runsc is to be given: made absolute as text (`..` and `.` taken out, links left in), and what
+    was opened is what that text names. `digest` is the SHA-256, in hex, of config.json's bytes. `rootfs` is
+    the absolute path that runsc will make of `root.path`.
+    """
+
+    path: str
+    directory: int
+    identity: Identity
+    config: dict[str, Any]
+    digest: str
+    rootfs: str
+    rootfs_directory: int
+    rootfs_identity: Identity
+    may_be_root: bool = False
+
+    def facts(self) -> dict[str, Any]:
+        """What a trace says of it: which bundle, and how much of it runs outside the sandbox (its hooks)."""
+        hooks = self.config.get("hooks", {})
+        return {
+            "path": self.path,
+            "sha256": self.digest,
+            "rootfs": self.rootfs,
+            "hooks": sum(len(listed) for listed in hooks.values() if isinstance(listed, list)),
+        }
+
+    def changed(self) -> str | None:
+        """What is no longer as it was when this was opened, in one phrase; None when all is.
+
+        config.json is read again in the directory that is held, and that directory and the root filesystem are
+        looked up again by the path that runsc is given.
+        """
+        try:
+            if sha256(_read_config(self.directory)) != self.digest:
+                return f"{CONFIG_NAME} has other content"
+            named = _open_bundle_directory(self.path)
+            try:
+                if _identity(named) != self.identity:
+                    return f"{self.path!r} names another directory"
+                rootfs, identity = _open_rootfs(named, self.config["root"]["path"], self.may_be_root)
+                os.close(rootfs)
+                if identity != self.rootfs_identity:
+                    return f"{self.rootfs!r} names another directory"
+            finally:
+                os.close(named)
+        except BundleError as error:
+            return error.what
+        return None
+
+    def close(self) -> None:
+        """Let go of both directories."""
+        os.close(self.rootfs_directory)
+        os.close(self.directory)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_bundle(path: str, *, may_be_root: bool = False) -> Bundle:
+    """Open and validate the bundle in the directory `path`.
+
+    config.json must be a regular file, not a link, of at most `MAX_CONFIG_SIZE` bytes, that `oci_config.parse`
+    accepts. A relative `root.path` must be a directory beneath the bundle, whatever links are on the way; an
+    absolute one a directory. Neither may be the bundle itself, in which the container could write its own
+    config.json, unless the caller answers for that with `may_be_root`. Raises `BundleError`.
+    """
+    if not path or "\0" in path:
+        raise BundleError(
+            "the bundle's path is empty or has a NUL character",
+            remedy="name the directory that holds config.json",
+        )
+    try:
+        absolute = os.path.abspath(path)
+    except FileNotFoundError:
+        raise BundleError(
+            f"the bundle {path!r} cannot be found: the current directory is gone",
+            remedy="give its absolute path",
+        ) from None
+    directory = _open_bundle_directory(absolute)
+    try:
+        data = _read_config(directory)
+        config = oci_config.parse(data)
+        identity = _identity(directory)
+        root_path: str = config["root"]["path"]
+        rootfs, rootfs_identity = _open_rootfs(directory, root_path, may_be_root)
+    except BaseException:
+        os.close(directory)
+        raise
+    return Bundle(
+        path=absolute,
+        directory=directory,
+        identity=identity,
+        config=config,
+        digest=sha256(data),
+        rootfs=os.path.normpath(os.path.join(absolute, root_path)),
+        rootfs_directory=rootfs,
+        rootfs_identity=rootfs_identity,
+        may_be_root=may_be_root,
+    )
+
+
+def _identity(descriptor: int) -> Identity:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
+
+
+def _open_bundle_directory(path: str) -> int:
+    try:
+        return os.open(path, _DIRECTORY)
+    except OSError as error:
+        raise BundleError(
+            f"cannot open the bundle {path!r}: {error.strerror}",
+            remedy="name a directory that holds config.json",
+        ) from None
+
+
+def _read_config(directory: int) -> bytes:
+    """The bytes of config.json in `directory`. O_NONBLOCK lets a FIFO be opened, and refused, without a writer."""
+    try:
+        descriptor = os.open(
+            CONFIG_NAME,
+            os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC,
+            dir_fd=directory,
+        )
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            raise BundleError(
+                f"the bundle has no {CONFIG_NAME}", remedy="write one; `runsc spec` makes a first one"
+            ) from None
+        if error.errno == errno.ELOOP:
+            raise BundleError(
+                f"{CONFIG_NAME} is a symbolic link", remedy="put the file itself there"
+            ) from None
+        if error.errno == errno.ENXIO:
+            raise _no_regular_file("a socket, or a device that is not there") from None
+        raise BundleError(f"cannot open {CONFIG_NAME}: {error.strerror}", remedy="make it readable") from None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise _no_regular_file(_KINDS[stat.S_IFMT(status.st_mode)])
+        return _read_at_most(descriptor, status.st_size)
+    except OSError as error:
+        raise BundleError(f"cannot read {CONFIG_NAME}: {error.strerror}", remedy="make it readable") from None
+    finally:
+        os.close(descriptor)
+
+
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+
+
+def _no_regular_file(kind: str) -> BundleError:
+    return BundleError(f"{CONFIG_NAME} is {kind}, not a regular file", remedy="put a regular file there")
+
+
+def _read_at_most(descriptor: int, size: int) -> bytes:
+    """All of the file, whose `size` fstat(2) gave: refused by that, and again by what there is when it grew."""
+    data = bytearray()
+    while max(size, len(data)) <= MAX_CONFIG_SIZE:
+        piece = os.read(descriptor, _PIECE)
+        if not piece:
+            return bytes(data)
+        data += piece
+    raise BundleError(f"{CONFIG_NAME} is larger than {MAX_CONFIG_SIZE} bytes", remedy="make it smaller")
+
+
+def _open_rootfs(directory: int, path: str, may_be_bundle: bool) -> tuple[int, Identity]:
+    """The root filesystem that `root.path` names for the bundle open on `directory`: an `O_PATH` descriptor."""
+    where = "config.json: $.root.path"
+    try:
+        descriptor = _open_root_path(directory, path)
+    except OSError as error:
+        if error.errno == errno.ENOSYS:
+            raise BundleError(
+                f"{where} is {path!r}, which takes openat2(2) to open safely, and this kernel has none",
+                remedy="use Linux 5.6 or later, or one plain name such as 'rootfs'",
+            ) from None
+        what, remedy = _ROOT_FAILURES.get(
+            error.errno or 0, (f"cannot be opened: {error.strerror}", "name a directory that can be opened")
+        )
+        raise BundleError(f"{where} is {path!r}, which {what}", remedy=remedy) from None
+    try:
+        identity = _identity(descriptor)
+        if identity == _identity(directory) and not may_be_bundle:
+            raise BundleError(
+                f"{where} is {path!r}, which is the bundle itself",
+                remedy="put the root filesystem in a directory of its own, such as 'rootfs'",
+            )
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor, identity
+
+
+_ROOT_FAILURES = {
+    errno.ENOENT: ("does not exist", "make that directory, or name the one that holds the root filesystem"),
+    errno.ENOTDIR: ("is not a directory", "name the directory that holds the root filesystem"),
+    errno.EXDEV: ("leaves the bundle by a symbolic link", "keep it inside, or give its absolute path"),
+    errno.ELOOP: ("passes a link of /proc or too many links", "name the directory without them"),
+}
+
+
+def _open_root_path(directory: int, path: str) -> int:
+    if "/" not in path:
+        # One plain name takes no walk, so O_NOFOLLOW will do; a link answers ENOTDIR and goes the long way.
+        try:
+            return os.open(path, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+        except NotADirectoryError:
+            pass
+    beneath = 0 if path.startswith("/") else RESOLVE_BENEATH
+    return openat2(directory, path, _DIRECTORY, resolve=RESOLVE_NO_MAGICLINKS | beneath)

@@ -1,0 +1,69 @@
+"""What of the host must stay executable for a bundle's programs to run, and what of that can be made read-only.
+
+The notable thing: the Sentry maps a program's text straight from the file on the host, and mmap(2) refuses that
+(EPERM) on a `noexec` mount: the container's first program would die of SIGSEGV. So the root file system keeps its
+flags, and so does what is bind-mounted into it, unless the bundle says `noexec` there. runsc itself needs nothing:
+it is executed from a descriptor, and by its children as /proc/self/exe.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+
+from engine.bundle.bundle import Bundle
+from engine.linux.locked_mounts import Tree
+from engine.linux.openat2 import RESOLVE_IN_ROOT, openat2
+from engine.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def executable_trees(bundle: Bundle) -> list[Tree]:
+    """The bundle's root file system and the sources of its bind mounts, as the host has them.
+
+    A source that is not there is left for runsc to name. Raises `OSError`.
+    """
+    trees = {bundle.rootfs: Tree(bundle.rootfs, bundle.rootfs_identity, _root_can_be_read_only(bundle))}
+    for mount in _bind_mounts(bundle):
+        options = mount.get("options", [])
+        path = os.path.normpath(os.path.join(bundle.path, mount["source"]))
+        if "noexec" in options:
+            continue
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            continue
+        if stat.S_ISREG(status.st_mode) and not status.st_mode & 0o111:
+            continue  # no program, and no directory in which one could be
+        known = trees.get(path)
+        read_only = "ro" in options and (known is None or known.read_only)
+        trees[path] = Tree(path, (status.st_dev, status.st_ino), read_only)
+    return list(trees.values())
+
+
+def _bind_mounts(bundle: Bundle) -> Iterator[Mapping[str, Any]]:
+    """The mounts that runsc has its gofer make, as its `IsGoferMount` tells them."""
+    for mount in bundle.config.get("mounts", []):
+        is_bind = mount.get("type") == "bind" or not {"bind", "rbind"}.isdisjoint(mount.get("options", []))
+        if is_bind and mount.get("source"):
+            yield mount
+
+
+def _root_can_be_read_only(bundle: Bundle) -> bool:
+    """Whether nobody needs to write there: runsc makes the places of mounts, and the cwd, that are absent."""
+    if not bundle.config["root"].get("readonly"):
+        return False
+    places = [mount["destination"] for mount in _bind_mounts(bundle)]
+    places.append(bundle.config["process"]["cwd"])
+    return all(_is_there(bundle.rootfs_directory, place) for place in places)
+
+
+def _is_there(root: int, path: str) -> bool:
+    try:
+        os.close(openat2(root, path, os.O_PATH, resolve=RESOLVE_IN_ROOT))
+    except OSError:
+        return False
+    return True

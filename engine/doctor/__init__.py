@@ -1,0 +1,1 @@
+"""`engine doctor`: what is installed here, and what it enables."""

@@ -1,0 +1,29 @@
+"""Where the TLA+ specs are, and the digest by which a trace says which of them it was run against."""
+
+from __future__ import annotations
+
+import os
+
+from engine.digest import sha256
+
+_ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+#: In an installed package the specs are in it; in a checkout, beside it.
+_PLACES = (os.path.join(_ENGINE, "specs"), os.path.join(os.path.dirname(_ENGINE), "specs"))
+
+LIFECYCLE_SPEC = "GVisorRuntime.tla"
+
+
+def specs_directory() -> str:
+    """The directory that holds the specs. Raises `FileNotFoundError` when the installation has lost them."""
+    for place in _PLACES:
+        if os.path.isfile(os.path.join(place, LIFECYCLE_SPEC)):
+            return place
+    raise FileNotFoundError(
+        f"{LIFECYCLE_SPEC} is in none of {', '.join(_PLACES)}: the installation is incomplete"
+    )
+
+
+def spec_digest() -> str:
+    """The SHA-256, in hexadecimal, of the lifecycle's spec. Raises `FileNotFoundError`."""
+    with open(os.path.join(specs_directory(), LIFECYCLE_SPEC), "rb") as file:
+        return sha256(file.read())

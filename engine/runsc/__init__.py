@@ -1,0 +1,1 @@
+"""What runsc is and how it is executed."""

@@ -1,0 +1,1 @@
+"""The TLA+ specs: TLC as a subprocess, and what it answers."""

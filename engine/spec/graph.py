@@ -1,0 +1,126 @@
+"""TLC's state graph, made anew or read from the file that `check(graph=...)` saves, and its view of the lifecycle.
+
+The file is Graphviz text; only the shape in which TLC writes it is read, one node or edge a line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from engine.spec.errors import CheckError
+from engine.spec.models import Specs
+from engine.spec.tlc import Tlc
+from engine.spec.values import Value, parse_state
+
+_NODE = re.compile(r'^(-?\d+) \[label="((?:[^"\\]|\\.)*)"(.*)\];?$')
+_EDGE = re.compile(r'^(-?\d+) -> (-?\d+) \[label="([^"]*)"')
+_ESCAPE = re.compile(r"\\(.)")
+_BEFORE_CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
+
+_REFUSE = "Refuse"
+#: The variable that is the machine's state, by run.
+_STATE = "state"
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """A step of the spec: `action` leads from the state `source` to the state `target` (TLC's fingerprints)."""
+
+    source: str
+    target: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Every reachable state of a model, the steps between them, and the states it starts in."""
+
+    states: Mapping[str, Mapping[str, Value]]
+    edges: tuple[Edge, ...]
+    initial: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class LifecycleEdge:
+    """An edge of the lifecycle, in the machine's words."""
+
+    state: str
+    trigger: str
+    next: str
+
+    def __str__(self) -> str:
+        return f"{self.state} --{self.trigger}--> {self.next}"
+
+
+def explore(specs: Specs, tlc: Tlc, name: str, constants: Mapping[str, str] | None = None) -> Graph:
+    """The whole state graph of the model `name`, with some `constants` changed. Raises `CheckError`.
+
+    Whether the properties hold is asked elsewhere; here it is only what can happen.
+    """
+    model = specs.model(name)
+    configuration = model.configuration.assign(constants or {}).only(()).text()
+    with tempfile.TemporaryDirectory(prefix="engine-graph-") as directory:
+        path = os.path.join(directory, "graph.dot")
+        tlc.run(specs.files, model.module, configuration, name=name, quick=True, graph=path, deadlock=False)
+        return read_graph(path)
+
+
+def read_graph(path: str) -> Graph:
+    """Read a saved state graph. Raises `CheckError` when the file is not one."""
+    states: dict[str, Mapping[str, Value]] = {}
+    edges: list[Edge] = []
+    initial: set[str] = set()
+    try:
+        with open(path, encoding="utf-8") as file:
+            for line in file:
+                if edge := _EDGE.match(line):
+                    edges.append(Edge(edge[1], edge[2], edge[3]))
+                elif node := _NODE.match(line.rstrip("\n")):
+                    states[node[1]] = parse_state(_ESCAPE.sub(_unescape, node[2]))
+                    if "filled" in node[3]:
+                        initial.add(node[1])
+    except (OSError, ValueError) as error:
+        raise CheckError(f"{path!r} is not a state graph of TLC: {error}", remedy=_SAVE) from None
+    if not initial or any(edge.source not in states or edge.target not in states for edge in edges):
+        raise CheckError(f"{path!r} is not a whole state graph of TLC", remedy=_SAVE)
+    return Graph(states, tuple(edges), frozenset(initial))
+
+
+_SAVE = "save it again with engine check --graph"
+
+
+def lifecycle_edges(graph: Graph) -> frozenset[LifecycleEdge]:
+    """The edges of the lifecycle in `graph`: the steps that change where a run is, whatever else they change."""
+    return frozenset(edge for edge, _ in lifecycle_steps(graph))
+
+
+def lifecycle_steps(graph: Graph) -> Iterator[tuple[LifecycleEdge, Edge]]:
+    """Each step of the spec that changes where a run is, with the edge of the lifecycle that it is."""
+    for step in graph.edges:
+        before, after = places(graph.states[step.source]), places(graph.states[step.target])
+        for run, place in before.items():
+            if after[run] != place:
+                yield LifecycleEdge(place, trigger_of(step.action), after[run]), step
+
+
+def trigger_of(action: str) -> str:
+    """The machine's trigger for an action of the spec: `SecureRoot` is `secure_root`, `RefuseStage` is `refuse`."""
+    if action.startswith(_REFUSE):
+        return _REFUSE.lower()
+    return _BEFORE_CAPITAL.sub("_", action).lower()
+
+
+def places(state: Mapping[str, Value]) -> dict[str, str]:
+    """Where each run is. Raises `CheckError` when it is not a state of the lifecycle's spec."""
+    by_run = state.get(_STATE)
+    if not isinstance(by_run, Mapping):
+        raise CheckError("the graph is not one of the lifecycle: it has no state by run", remedy=_SAVE)
+    return {run: str(place) for run, place in by_run.items()}
+
+
+def _unescape(match: re.Match[str]) -> str:
+    return "\n" if match[1] == "n" else match[1]

@@ -1,0 +1,306 @@
+"""What there is to check: the manifest, the model configurations and the mutants, as they lie in `specs/`.
+
+The manifest has the form of the one in tlaplus/Examples; a model that TLC must find a fault in says so there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from engine.lifecycle.spec_files import LIFECYCLE_SPEC, specs_directory
+from engine.spec.errors import ManifestError
+
+MANIFEST = "manifest.json"
+MUTANTS = "mutants"
+#: Seconds from which on a model is not a quick one.
+_LONG = 10
+_RESULTS = frozenset({"success", "safety failure", "liveness failure"})
+_REINSTALL = "restore the specs' directory, or install the engine again"
+
+_RUNTIME = re.compile(r"(\d+):(\d\d):(\d\d)")
+_COMMENT = re.compile(r"\\\*.*$", re.MULTILINE)
+_SECTION = re.compile(
+    r"^(SPECIFICATION|CONSTANTS?|INVARIANTS?|PROPERTY|PROPERTIES|SYMMETRY|CHECK_DEADLOCK)\b", re.MULTILINE
+)
+_ASSIGNMENT = re.compile(r"(\w+)\s*=\s*(\{[^}]*\}|\S+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """A TLC model configuration (`.cfg`), as far as the models here need one."""
+
+    specification: str
+    constants: Mapping[str, str]
+    invariants: tuple[str, ...]
+    properties: tuple[str, ...]
+    symmetry: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Everything that must hold, invariants first."""
+        return self.invariants + self.properties
+
+    def only(self, names: Iterable[str]) -> Configuration:
+        """The same model, asked only for `names`."""
+        wanted = set(names)
+        return replace(
+            self,
+            invariants=tuple(name for name in self.invariants if name in wanted),
+            properties=tuple(name for name in self.properties if name in wanted),
+        )
+
+    def assign(self, constants: Mapping[str, str]) -> Configuration:
+        """The same model with some constants changed."""
+        return replace(self, constants={**self.constants, **constants})
+
+    def text(self) -> str:
+        """The file that TLC reads."""
+        parts = [f"SPECIFICATION {self.specification}"]
+        if self.symmetry:
+            parts.append(f"SYMMETRY {self.symmetry}")
+        if self.constants:
+            parts += ["CONSTANTS", *(f"    {name} = {value}" for name, value in self.constants.items())]
+        if self.invariants:
+            parts.append(f"INVARIANTS {' '.join(self.invariants)}")
+        if self.properties:
+            parts.append(f"PROPERTIES {' '.join(self.properties)}")
+        return "\n".join(parts) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A module, a configuration of it, and what TLC is expected to answer.
+
+    `violates` is the property that must fail where `result` is a failure. `runtime` is in seconds, `distinct`,
+    `total` and `depth` are what TLC must report; None where that is not fixed. `coverage`: whether this run counts for
+    the coverage of the spec, which slows a large one down to half.
+    """
+
+    name: str
+    module: str
+    says: str
+    configuration: Configuration
+    result: str
+    violates: str | None
+    runtime: int
+    distinct: int | None
+    total: int | None
+    depth: int | None
+    coverage: bool
+
+    @property
+    def must_hold(self) -> bool:
+        return self.result == "success"
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether TLC is done before the JVM's optimizing compiler pays."""
+        return self.runtime < _LONG
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A small edit that makes the spec wrong, and the property that must notice.
+
+    `find` stands in `file` exactly once and is replaced by `put`; `model` is the name of the model it is
+    checked in, with `constants` changed.
+    """
+
+    name: str
+    says: str
+    breaks: str
+    file: str
+    find: str
+    put: str
+    model: str
+    constants: Mapping[str, str]
+
+    def apply(self, files: Mapping[str, str]) -> dict[str, str]:
+        """`files` with the edit made. Raises `ManifestError` when there is not exactly one place for it."""
+        text = files.get(self.file)
+        places = text.count(self.find) if text is not None else 0
+        if text is None or places != 1:
+            raise ManifestError(
+                f"mutant {self.name}: its text stands {places} times in {self.file}, expected once",
+                remedy="bring the mutant in line with the spec",
+            )
+        return {**files, self.file: text.replace(self.find, self.put)}
+
+
+@dataclass(frozen=True, slots=True)
+class Specs:
+    """Everything in a specs' directory. `files` are the modules' texts by file name."""
+
+    directory: str
+    files: Mapping[str, str]
+    models: tuple[Model, ...]
+    mutants: tuple[Mutant, ...]
+
+    @property
+    def digest(self) -> str | None:
+        """The SHA-256, in hexadecimal, of the lifecycle's spec as it was read; None where there is none."""
+        text = self.files.get(LIFECYCLE_SPEC)
+        return None if text is None else hashlib.sha256(text.encode()).hexdigest()
+
+    def model(self, name: str) -> Model:
+        """The model of that name. Raises `ManifestError`."""
+        for model in self.models:
+            if model.name == name:
+                return model
+        known = ", ".join(model.name for model in self.models)
+        raise ManifestError(f"there is no model {name!r}", remedy=f"choose one of {known}")
+
+
+def load(directory: str | None = None) -> Specs:
+    """Read and check a specs' directory, by default that of this engine. Raises `ManifestError`."""
+    if directory is None:
+        try:
+            directory = specs_directory()
+        except FileNotFoundError as error:
+            raise ManifestError(str(error), remedy=_REINSTALL) from None
+    files = {name: _read(os.path.join(directory, name)) for name in _listed(directory, ".tla")}
+    manifest = _parse_json(os.path.join(directory, MANIFEST))
+    models: list[Model] = []
+    for module in _field(manifest, "modules", list, MANIFEST):
+        path = _field(module, "path", str, MANIFEST)
+        if path not in files:
+            raise ManifestError(f"{MANIFEST} names {path!r}, which is not there", remedy=_REINSTALL)
+        models += [_model(directory, path, entry) for entry in _field(module, "models", list, path)]
+    folder = os.path.join(directory, MUTANTS)
+    names = {model.name for model in models}
+    mutants = tuple(_mutant(folder, name, names) for name in _listed(folder, ".toml"))
+    return Specs(directory, files, tuple(models), mutants)
+
+
+def parse_configuration(text: str, name: str) -> Configuration:
+    """Read a `.cfg`. Raises `ManifestError` for what the models here have no use for."""
+    text = _COMMENT.sub("", text)
+    found = list(_SECTION.finditer(text))
+    if not found or text[: found[0].start()].strip():
+        raise ManifestError(f"{name} is not a model configuration", remedy=_REINSTALL)
+    words: dict[str, list[str]] = {"SPECIFICATION": [], "INVARIANTS": [], "PROPERTIES": [], "SYMMETRY": []}
+    constants: dict[str, str] = {}
+    for match, following in zip(found, [*found[1:], None], strict=True):
+        body = text[match.end() : following.start() if following else len(text)]
+        keyword = {"CONSTANT": "CONSTANTS", "INVARIANT": "INVARIANTS", "PROPERTY": "PROPERTIES"}.get(
+            match[1], match[1]
+        )
+        if keyword == "CONSTANTS":
+            constants.update(
+                (constant, " ".join(value.split())) for constant, value in _ASSIGNMENT.findall(body)
+            )
+            if left := _ASSIGNMENT.sub("", body).strip():
+                raise ManifestError(
+                    f"{name}: cannot read {left!r} under CONSTANTS", remedy="write NAME = value"
+                )
+        elif keyword in words:
+            words[keyword] += body.split()
+        else:
+            raise ManifestError(f"{name}: {keyword} is not used here", remedy=f"remove {keyword}")
+    if len(words["SPECIFICATION"]) != 1 or len(words["SYMMETRY"]) > 1:
+        raise ManifestError(f"{name} must have one SPECIFICATION and at most one SYMMETRY", remedy=_REINSTALL)
+    return Configuration(
+        specification=words["SPECIFICATION"][0],
+        constants=constants,
+        invariants=tuple(words["INVARIANTS"]),
+        properties=tuple(words["PROPERTIES"]),
+        symmetry=words["SYMMETRY"][0] if words["SYMMETRY"] else None,
+    )
+
+
+def _model(directory: str, module: str, entry: Mapping[str, Any]) -> Model:
+    path = _field(entry, "path", str, module)
+    result = _field(entry, "result", str, path)
+    violates = _field(entry, "violates", str, path) if "violates" in entry else None
+    if result not in _RESULTS or (result == "success") != (violates is None):
+        raise ManifestError(
+            f"{MANIFEST}, {path}: result {result!r} with violates {violates!r}",
+            remedy=f"give one of {', '.join(sorted(_RESULTS))}, and violates with a failure only",
+        )
+    configuration = parse_configuration(_read(os.path.join(directory, path)), path)
+    if violates is not None and violates not in configuration.names:
+        raise ManifestError(
+            f"{MANIFEST}, {path}: {violates} is not checked there", remedy="name a property of it"
+        )
+    if not (runtime := _RUNTIME.fullmatch(_field(entry, "runtime", str, path))):
+        raise ManifestError(f"{MANIFEST}, {path}: runtime is not a time", remedy="write it as 00:01:30")
+    hours, minutes, seconds = (int(part) for part in runtime.groups())
+    return Model(
+        name=path.removesuffix(".cfg"),
+        module=module.removesuffix(".tla"),
+        says=_field(entry, "says", str, path),
+        configuration=configuration,
+        result=result,
+        violates=violates,
+        runtime=(hours * 60 + minutes) * 60 + seconds,
+        distinct=_field(entry, "distinctStates", int, path) if "distinctStates" in entry else None,
+        total=_field(entry, "totalStates", int, path) if "totalStates" in entry else None,
+        depth=_field(entry, "stateDepth", int, path) if "stateDepth" in entry else None,
+        coverage=_field(entry, "coverage", bool, path),
+    )
+
+
+def _mutant(folder: str, file: str, models: set[str]) -> Mutant:
+    path = os.path.join(folder, file)
+    try:
+        entry = tomllib.loads(_read(path))
+    except tomllib.TOMLDecodeError as error:
+        raise ManifestError(f"{path!r}: {error}", remedy="correct the mutant") from None
+    mutant = Mutant(
+        name=file.removesuffix(".toml"),
+        says=_field(entry, "says", str, file),
+        breaks=_field(entry, "breaks", str, file),
+        file=entry.get("file", "GVisorRuntime.tla"),
+        find=_field(entry, "find", str, file).strip("\n"),
+        put=_field(entry, "put", str, file).strip("\n"),
+        model=entry.get("model", "Small"),
+        constants=entry.get("constants", {}),
+    )
+    if not all(isinstance(value, str) for value in mutant.constants.values()):
+        raise ManifestError(
+            f"{path!r}: a constant is not a text", remedy="write its value in quotes, as in a .cfg"
+        )
+    if mutant.model not in models:
+        raise ManifestError(
+            f"{path!r}: there is no model {mutant.model!r}", remedy="name a model of the manifest"
+        )
+    return mutant
+
+
+def _listed(directory: str, suffix: str) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(directory) if name.endswith(suffix))
+    except OSError as error:
+        raise ManifestError(f"{directory!r}: {error.strerror}", remedy=_REINSTALL) from None
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path!r}: {error}", remedy=_REINSTALL) from None
+
+
+def _parse_json(path: str) -> Mapping[str, Any]:
+    try:
+        parsed = json.loads(_read(path))
+    except json.JSONDecodeError as error:
+        raise ManifestError(f"{path!r}:{error.lineno}: {error.msg}", remedy=_REINSTALL) from None
+    if not isinstance(parsed, dict):
+        raise ManifestError(f"{path!r} is not an object", remedy=_REINSTALL)
+    return parsed
+
+
+def _field(entry: Mapping[str, Any], name: str, kind: type, where: str) -> Any:
+    value = entry.get(name) if isinstance(entry, Mapping) else None
+    if not isinstance(value, kind):
+        raise ManifestError(f"{where}: {name} is missing or not {kind.__name__}", remedy=_REINSTALL)
+    return value

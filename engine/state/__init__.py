@@ -1,0 +1,1 @@
+"""What is kept on disk of each container, and who may touch it when."""

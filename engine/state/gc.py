@@ -1,0 +1,158 @@
+"""Removes what containers that are over left under the artifact base, and never touches a live one's.
+
+Who is alive is not guessed: a live container's supervisor holds the lock of its directory, and what is
+removed here is removed while holding that lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Mapping
+
+from engine.errors import EngineError, remedy_for
+from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
+from engine.records import dataclass
+from engine.state import retention as old_traces
+from engine.state import store
+from engine.state.base import chosen_base, open_existing_base
+from engine.state.cleanup import remove_container, remove_if_unused, remove_leftovers, why_kept
+from engine.state.container import TRACES, is_component, take_lock
+from engine.state.retention import Old
+
+_REMEDY = "look at it, and remove it by hand if it is not needed"
+#: The store is emptied last; managers' traces stay for as long as is asked, as their containers are over sooner than
+#: anybody has read about them.
+_NO_CONTAINERS = frozenset({store.STORE, TRACES})
+
+
+class GcError(EngineError):
+    """The artifact base itself cannot be looked through safely."""
+
+    step = "gc"
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What became of each entry of the artifact `base`, by path. `failed` pairs a path with the reason.
+
+    The store of staged copies belongs to no container: it is named only where it is foreign or failed.
+    """
+
+    base: str
+    removed: tuple[str, ...]
+    alive: tuple[str, ...]
+    foreign: tuple[str, ...]
+    failed: tuple[tuple[str, str], ...]
+
+
+def collect(
+    environment: Mapping[str, str], *, keep_traces: bool = False, traces_older_than: float | None = None
+) -> Collected:
+    """Remove every container directory under the artifact base whose lock can be taken.
+
+    With `keep_traces` the traces stay, and with them the directory. With `traces_older_than`, in seconds, so do the
+    younger ones, while the older go, those of managers' containers too. Entries that are not the engine's are left
+    and named. Raises `GcError` when the base may not be relied on.
+    """
+    path, base = _open_base(environment)
+    if base is None:
+        return Collected(path, (), (), (), ())
+    before = None if traces_older_than is None else time.time() - traces_older_than
+    with contextlib.closing(base):
+        try:
+            names = sorted(os.listdir(base.descriptor))
+        except OSError as error:
+            raise GcError(f"{path!r}: {error.strerror}", remedy=remedy_for(error, _REMEDY)) from None
+        sweep = _Sweep(base, before, keep_traces=keep_traces)
+        for name in names:
+            if is_component(name):
+                sweep.do(name, sweep.container)
+            elif name not in _NO_CONTAINERS:
+                sweep.foreign.append(os.path.join(path, name))
+        if before is not None:
+            sweep.do(TRACES, sweep.managers_traces)
+        sweep.do(store.STORE, sweep.store)  # last: now nothing links to what only finished containers used
+    return Collected(
+        path, tuple(sweep.removed), tuple(sweep.alive), tuple(sweep.foreign), tuple(sweep.failed)
+    )
+
+
+class _Sweep:
+    """One collection of what is in `base`, and what became of each. Traces written `before` then go, time(2)."""
+
+    def __init__(self, base: PrivateDirectory, before: float | None, *, keep_traces: bool) -> None:
+        self._base = base
+        self._before = before
+        self._keep_traces = keep_traces or before is not None
+        self.removed: list[str] = []
+        self.alive: list[str] = []
+        self.foreign: list[str] = []
+        self.failed: list[tuple[str, str]] = []
+
+    def do(self, name: str, collect: Callable[[str], None]) -> None:
+        """Have the entry `name` of the base collected, and note why it was not."""
+        where = os.path.join(self._base.path, name)
+        try:
+            collect(name)
+        except UntrustedPathError:
+            self.foreign.append(where)
+        except FileNotFoundError:
+            pass  # another engine collected it meanwhile
+        except OSError as error:
+            self.failed.append((where, error.strerror or str(error)))
+
+    def container(self, name: str) -> None:
+        """Remove one container's directory, or all but traces that stay, unless it is alive."""
+        with contextlib.closing(
+            open_private_directory(self._base.descriptor, self._base.path, name)
+        ) as container:
+            lock = take_lock(container)
+            if lock is None:
+                self.alive.append(container.path)
+                return
+            try:
+                if why_kept(self._base, container):
+                    self.alive.append(container.path)
+                else:
+                    self._finished(container)
+            finally:
+                os.close(lock)
+
+    def _finished(self, container: PrivateDirectory) -> None:
+        gone: list[str] = []
+        if self._keep_traces:
+            gone = remove_leftovers(self._base, container)
+            if self._before is not None:
+                gone += self._noted(old_traces.remove_in_container(container, self._before))
+            whole = remove_if_unused(self._base, container)
+        else:
+            whole = remove_container(self._base, container)
+        self.removed += [container.path] if whole else gone
+
+    def managers_traces(self, _: str) -> None:
+        if self._before is not None:
+            self.removed += self._noted(old_traces.remove_of_managers(self._base, self._before))
+
+    def store(self, _: str) -> None:
+        store.collect(self._base)
+
+    def _noted(self, old: Old) -> tuple[str, ...]:
+        """What is gone of old traces, when the rest has been noted."""
+        self.foreign += old.foreign
+        self.failed += old.failed
+        return old.removed
+
+
+def _open_base(environment: Mapping[str, str]) -> tuple[str, PrivateDirectory | None]:
+    """The artifact base's path, and the base; None when there is none. Raises `GcError`."""
+    path = ""
+    try:
+        path = chosen_base(environment)
+        base = open_existing_base(path)
+    except UntrustedPathError as error:
+        raise GcError(str(error), remedy=_REMEDY) from None
+    except OSError as error:
+        raise GcError(f"{path or error.filename!r}: {error.strerror}", remedy=_REMEDY) from None
+    return path, base

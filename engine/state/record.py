@@ -1,0 +1,200 @@
+"""The record of a container of a manager's: `oci.json` in its directory, there from before anything runs until last.
+
+`runsc create` ends while the container lives on, so the lock of its directory does not say that it is alive. What
+does is this record, runsc's own state file, and which processes execute the staged copy of runsc. None of the three
+is lost when a command is killed, so the next one finds out the truth.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from engine.linux.files import PrivateDirectory, UntrustedPathError
+from engine.linux.process import started
+from engine.state.container import OCI_RECORD
+from engine.state.oci_lifecycle import OCI_LIFECYCLE, Status, Verb
+
+FORMAT = 1
+_NEW = OCI_RECORD + ".new"
+#: The verbs that move a container, each from one status to another.
+MOVES = {
+    str(row.verb): (source, row.target)
+    for row in OCI_LIFECYCLE
+    if row.verb in (Verb.START, Verb.PAUSE, Verb.RESUME) and row.target
+    for source in row.sources
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The staged copy of runsc: where it is beneath the container's directory, and which file it is.
+
+    Any write to it would give it another `modified` time, inode(7), which only the owner can put back. When its
+    inode was changed does not tell: another container that shares the file links it.
+    """
+
+    path: str
+    sha256: str
+    device: int
+    inode: int
+    size: int
+    modified: int
+
+    def is_file(self, status: os.stat_result) -> bool:
+        """Whether `status` is that very file's, and nobody changed it."""
+        return (
+            status.st_dev,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+        ) == (self.device, self.inode, self.size, self.modified)
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """The sandbox that a container of a pod has joined: the container `id`, as created by `creation`, and its copy."""
+
+    id: str
+    creation: str
+    program: Program
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """`verb` (start, pause or resume) was noted to be done by the process `who`: its id, and when it started.
+
+    `file` is what runsc's file said before.
+    """
+
+    verb: str
+    who: tuple[int, int]
+    file: str
+
+    @property
+    def source(self) -> Status:
+        """Where the container was before."""
+        return MOVES[self.verb][0]
+
+    @property
+    def target(self) -> Status:
+        """Where it is once that is done."""
+        return MOVES[self.verb][1]
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it is still being done."""
+        return started(self.who[0]) == self.who[1]
+
+    def file_saying(self, status: Status) -> str:
+        """runsc's file as it is in this status."""
+        return json.dumps({**json.loads(self.file), "status": str(status)}, separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Who the container is. `program` and `flags` (runsc's global ones) are there from when it is handed off.
+
+    `sandbox` is there for one that lives in another's sandbox, in whose runsc root runsc's file about it is; `waiter`
+    is then the process that stands for it, and when it started.
+
+    `creation` tells two creations of one id apart; `creator` is the process that takes the run's steps and becomes
+    `runsc create`, and when it started; `created` is RFC 3339, UTC; `cgroups` are those that runsc is to make.
+    `attempt` is the last of start, pause and resume.
+    """
+
+    id: str
+    bundle: str
+    creation: str
+    creator: tuple[int, int]
+    created: str
+    oci_version: str
+    annotations: Mapping[str, str]
+    trace: str | None = None
+    program: Program | None = None
+    flags: tuple[str, ...] = ()
+    cgroups: tuple[str, ...] = ()
+    sandbox: Sandbox | None = None
+    waiter: tuple[int, int] | None = None
+    attempt: Attempt | None = None
+
+    @property
+    def state_file(self) -> str:
+        """How runsc names its file about it."""
+        return f"{self.id}_sandbox:{self.sandbox.id if self.sandbox else self.id}.state"
+
+
+def write(container: PrivateDirectory, record: Record) -> None:
+    """Put `record` in the place of the one that is there, as a whole or not at all. Raises `OSError`."""
+    data = json.dumps({"format": FORMAT, **asdict(record)}, separators=(",", ":")).encode() + b"\n"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    here = container.descriptor
+    descriptor = os.open(_NEW, flags, 0o600, dir_fd=here)
+    try:
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+        finally:
+            os.close(descriptor)
+        os.rename(_NEW, OCI_RECORD, src_dir_fd=here, dst_dir_fd=here)
+    except OSError as error:
+        with contextlib.suppress(OSError):  # what stopped the writing is what is said
+            os.unlink(_NEW, dir_fd=here)
+        raise OSError(error.errno, error.strerror, os.path.join(container.path, OCI_RECORD)) from None
+
+
+def remove(container: PrivateDirectory) -> bool:
+    """Remove the record, and say whether there was one. Raises `OSError`."""
+    try:
+        os.unlink(OCI_RECORD, dir_fd=container.descriptor)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def read(container: PrivateDirectory) -> Record | None:
+    """The record in `container`; None where there is none. Raises `UntrustedPathError` and `OSError`."""
+    path = os.path.join(container.path, OCI_RECORD)
+    data = read_own(container, OCI_RECORD)
+    if data is None:
+        return None
+    try:
+        fields = json.loads(data)
+        if fields.pop("format") != FORMAT:
+            raise ValueError("of another format")
+        program = fields.pop("program")
+        if sandbox := fields.pop("sandbox", None):
+            fields["sandbox"] = Sandbox(**{**sandbox, "program": Program(**sandbox["program"])})
+        if attempt := fields.pop("attempt", None):
+            fields["attempt"] = Attempt(str(attempt["verb"]), tuple(attempt["who"]), str(attempt["file"]))
+        fields["flags"], fields["cgroups"] = tuple(fields["flags"]), tuple(fields["cgroups"])
+        for name in ("creator", "waiter"):
+            if fields.get(name) is not None:
+                pid, start = fields[name]
+                fields[name] = (pid, start)
+        return Record(**fields, program=program and Program(**program))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UntrustedPathError(path, f"is no record of this engine ({error})") from None
+
+
+def read_own(directory: PrivateDirectory, name: str) -> bytes | None:
+    """The content of a file of our own in `directory`; None where there is no such name."""
+    path = os.path.join(directory.path, name)
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(name, flags, dir_fd=directory.descriptor)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UntrustedPathError(path, "is a symbolic link") from None
+        raise OSError(error.errno, error.strerror, path) from None
+    with os.fdopen(descriptor, "rb") as file:
+        if os.fstat(descriptor).st_uid != os.geteuid():
+            raise UntrustedPathError(path, "is another user's")
+        return file.read()

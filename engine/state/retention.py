@@ -1,0 +1,163 @@
+"""Traces that have not been written for so long, and their removal: of containers that are over, and of nothing else.
+
+The notable thing: a trace is looked at through its open file, and the kernel itself says whether anybody writes it.
+
+Sources: fcntl(2) (leases), inode(7), signal(7).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import signal
+import stat
+from collections.abc import Callable, Iterable
+from contextlib import closing
+
+from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
+from engine.records import dataclass
+from engine.state.cleanup import why_kept
+from engine.state.container import TRACES, component, take_lock
+
+_WRITTEN = r"\d{8}T\d{6}Z-[0-9a-f]{8}\.jsonl"
+_WRITTEN_LENGTH = len("-20260101T000000Z-01234567.jsonl")
+#: As `Trace.create_in` names them: in a container's own directory, and in the one of managers' containers.
+_IN_CONTAINER = re.compile(rf"trace-{_WRITTEN}", re.ASCII)
+_OF_MANAGER = re.compile(rf"([A-Za-z0-9_][A-Za-z0-9_.+-]*)-{_WRITTEN}", re.ASCII)
+#: What `engine trace sign` puts beside one, which goes with it.
+_SIGNATURE = ".sig"
+
+
+@dataclass(frozen=True, slots=True)
+class Old:
+    """What became of the traces of one directory, by path; those that stay are in neither."""
+
+    removed: tuple[str, ...]
+    foreign: tuple[str, ...]
+    failed: tuple[tuple[str, str], ...]
+
+
+def remove_in_container(container: PrivateDirectory, before: float) -> Old:
+    """Remove the traces in `container` that were last written `before` then, time(2). The caller holds its lock."""
+    names = sorted(filter(_IN_CONTAINER.fullmatch, os.listdir(container.descriptor)))
+    return _remove(container, names, before, lambda _: True)
+
+
+def remove_of_managers(base: PrivateDirectory, before: float) -> Old:
+    """Remove those under `traces` whose container is over.
+
+    Raises `UntrustedPathError` and `OSError` where that directory cannot be looked through.
+    """
+    try:
+        traces = open_private_directory(base.descriptor, base.path, TRACES)
+    except FileNotFoundError:
+        return Old((), (), ())
+    with closing(traces):
+        ours, foreign = [], []
+        for name in sorted(os.listdir(traces.descriptor)):
+            if _OF_MANAGER.fullmatch(name):
+                ours.append(name)
+            elif not _OF_MANAGER.fullmatch(name.removesuffix(_SIGNATURE)):
+                foreign.append(os.path.join(traces.path, name))
+        old = _remove(traces, ours, before, lambda name: _is_over(base, name))
+    return Old(old.removed, (*foreign, *old.foreign), old.failed)
+
+
+def _remove(
+    directory: PrivateDirectory, names: Iterable[str], before: float, is_over: Callable[[str], bool]
+) -> Old:
+    removed: list[str] = []
+    foreign: list[str] = []
+    failed: list[tuple[str, str]] = []
+    for name in names:
+        path = os.path.join(directory.path, name)
+        try:
+            with closing(_Own(directory, name)) as trace:
+                # Asked in this order: what is no longer written has been handed off, so its container can be found.
+                if trace.status.st_mtime >= before or trace.is_written() or not is_over(name):
+                    continue
+                trace.unlink()
+            removed.append(path)
+            with contextlib.suppress(FileNotFoundError):
+                path += _SIGNATURE
+                with closing(_Own(directory, name + _SIGNATURE)) as signature:
+                    signature.unlink()
+                removed.append(path)
+        except UntrustedPathError:
+            foreign.append(path)
+        except FileNotFoundError:
+            pass  # another engine removed it meanwhile
+        except OSError as error:
+            failed.append((path, error.strerror or str(error)))
+    return Old(tuple(removed), tuple(foreign), tuple(failed))
+
+
+class _Own:
+    """A regular file of the effective user's own, open for reading.
+
+    Raises `UntrustedPathError` for anything else by that name, and `OSError`.
+    """
+
+    def __init__(self, directory: PrivateDirectory, name: str) -> None:
+        self._directory, self._name = directory, name
+        path = os.path.join(directory.path, name)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        try:
+            self._descriptor = os.open(name, flags, dir_fd=directory.descriptor)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a socket
+                raise UntrustedPathError(path, "is not a regular file") from None
+            raise
+        self.status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(self.status.st_mode) or self.status.st_uid != os.geteuid():
+            os.close(self._descriptor)
+            raise UntrustedPathError(path, "is not a regular file of this user's")
+
+    def close(self) -> None:
+        """Close the descriptor; the file stays."""
+        os.close(self._descriptor)
+
+    def is_written(self) -> bool:
+        """Whether anybody has it open for writing: the kernel then gives no read lease. Raises `OSError`."""
+        # Who opens it while the lease is held would have SIGIO sent to us, which ends a process; this signal does not.
+        fcntl.fcntl(self._descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        try:
+            fcntl.fcntl(self._descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        except BlockingIOError:
+            return True
+        fcntl.fcntl(self._descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        return False
+
+    def unlink(self) -> None:
+        """Remove the name, if it still is this file's. Raises `OSError`."""
+        named = os.stat(self._name, dir_fd=self._directory.descriptor, follow_symlinks=False)
+        if os.path.samestat(named, self.status):
+            os.unlink(self._name, dir_fd=self._directory.descriptor)
+
+
+def _is_over(base: PrivateDirectory, name: str) -> bool:
+    """Whether the container that the trace `name` is about is over, or its id a later one's. Raises `OSError`."""
+    where = component(name[:-_WRITTEN_LENGTH])
+    try:
+        container = open_private_directory(base.descriptor, base.path, where)
+    except FileNotFoundError:
+        return True
+    except UntrustedPathError:
+        return False  # nobody can tell, and the collection names it
+    with closing(container):
+        if (lock := take_lock(container)) is None:
+            return False
+        try:
+            if why_kept(base, container) is None:
+                return True
+            from engine.state import record  # only where a manager's container is
+
+            noted = record.read(container)
+            return noted is not None and noted.trace is not None and os.path.basename(noted.trace) != name
+        except UntrustedPathError:
+            return False
+        finally:
+            os.close(lock)

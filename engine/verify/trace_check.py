@@ -1,0 +1,379 @@
+"""Traces held against the compiled graph of the spec and the guards of the machine: `verify`.
+
+Each file is read once, in pieces, so its size does not matter; what is judged is named by its line. Several processes
+or machines can share the work (`engine.verify.workers`): the answer is the same, and in the same order.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha256
+from itertools import chain, groupby
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from engine.errors import printable
+from engine.lifecycle.machine import LIFECYCLE, Guard, Known, Trigger
+from engine.lifecycle.spec_graph import SpecGraph, spec_graph
+from engine.traces.reader import BadLineError, Header, Record, read_header, read_record
+
+if TYPE_CHECKING:
+    from engine.verify.chunks import Answer, Stretch
+    from engine.verify.workers import Workers
+
+#: Names standard input.
+STDIN = "-"
+#: The longest line that is read, in bytes. The engine's own are a few thousand.
+LONGEST_LINE = 1 << 20
+_PIECE = 1 << 16
+#: How every header that the engine writes begins.
+HEADER = b'{"seq":0,'
+
+
+class Verdict(StrEnum):
+    """What a trace is, as far as it can be told."""
+
+    CONFORMS = "conforms"
+    INCOMPLETE = "incomplete, consistent so far"
+    DIFFERS = "differs"
+    OTHER_SPEC = "of another spec"
+    UNREADABLE = "unreadable"
+
+    @property
+    def is_good(self) -> bool:
+        """Whether nothing speaks against the run. A run that was killed leaves an incomplete trace."""
+        return self in {Verdict.CONFORMS, Verdict.INCOMPLETE}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """The first bad line: its number (from 1) in the file, what is there, what the spec allows there if it says."""
+
+    line: int
+    what: str
+    allowed: str | None = None
+
+    def __str__(self) -> str:
+        allowed = f"; the spec allows {self.allowed}" if self.allowed is not None else ""
+        return f"line {self.line}: {self.what}{allowed}"
+
+
+@dataclass(frozen=True, slots=True)
+class TraceResult:
+    """What came of one run's trace: `records` lines of the file `path`, from `first_line` on, are as they must be.
+
+    `state` is where the run was after them, None before its header. `fault` goes with every verdict that is not
+    good but `UNREADABLE`, for which it is `why`.
+    """
+
+    path: str
+    verdict: Verdict
+    first_line: int
+    records: int
+    state: str | None
+    fault: Fault | None = None
+    why: str | None = None
+
+    def __str__(self) -> str:
+        """One line, safe for a terminal."""
+        where = "" if self.first_line == 1 else f":{self.first_line}"
+        told = self.fault or self.why or f"{self.records} lines, {self.state}"
+        return printable(f"{self.path}{where}: {self.verdict}: {told}")
+
+
+def verify(
+    paths: Sequence[str],
+    *,
+    runs: bool = False,
+    graph: SpecGraph | None = None,
+    workers: Workers | None = None,
+) -> Iterator[TraceResult]:
+    """Check the traces in the files `paths`, in order, against `graph` (by default that of this engine's spec).
+
+    A file holds one run's trace. With `runs` it holds any number, one after the other, as `cat` makes it of many,
+    and there is a result for each. `-` is standard input; every other path must lead to a regular file. `workers`
+    share the work, but for standard input. Raises `SpecGraphError`, and `WorkersError` when they fail.
+    """
+    graph = graph or spec_graph()
+    if workers is None:
+        for path in paths:
+            yield from _verify_file(path, None, runs, graph)
+        return
+    for is_stdin, some in groupby(paths, STDIN.__eq__):
+        if is_stdin:
+            yield from verify(list(some), runs=runs, graph=graph)
+        else:
+            yield from _shared(list(some), runs, graph, workers)
+
+
+def _shared(paths: Sequence[str], runs: bool, graph: SpecGraph, workers: Workers) -> Iterator[TraceResult]:
+    from engine.verify.chunks import cut, in_order
+
+    tasks = ((stretch, runs, graph) for stretch in cut(paths, runs=runs))
+    answers = chain.from_iterable(workers.map(verify_stretch, tasks))
+    for path, above, results in in_order(answers, is_broken=_ended_unreadable):
+        for told in results:
+            yield _untold(path, told, above)
+
+
+#: The fields of a `TraceResult` but its path, the fault's own in its place: what is quick to send.
+_Told = tuple[str, int, int, str | None, tuple[int, str, str | None] | None, str | None]
+
+
+def verify_stretch(task: tuple[Stretch, bool, SpecGraph]) -> list[Answer[list[_Told]]]:
+    """What a worker does: the results of each file of a stretch, its lines counted from the stretch's first."""
+    stretch, runs, graph = task
+    answers = []
+    for path in stretch.paths:
+        results: list[_Told] = []
+        found = _verify_file(path, stretch, runs, graph)
+        try:
+            while True:
+                results.append(_told(next(found)))
+        except StopIteration as over:
+            answers.append((path, stretch.begin, results, int(over.value)))
+    return answers
+
+
+def _told(result: TraceResult) -> _Told:
+    fault = result.fault
+    return (
+        result.verdict.value,
+        result.first_line,
+        result.records,
+        result.state,
+        None if fault is None else (fault.line, fault.what, fault.allowed),
+        result.why,
+    )
+
+
+def _untold(path: str, told: _Told, above: int) -> TraceResult:
+    """The result of a run in the file `path`, of which `above` lines were not counted."""
+    verdict, first, records, state, fault, why = told
+    if why is not None:
+        above = 0  # it is said of the file
+    return TraceResult(
+        path,
+        Verdict(verdict),
+        first + above,
+        records,
+        state,
+        None if fault is None else Fault(fault[0] + above, *fault[1:]),
+        why,
+    )
+
+
+def _ended_unreadable(results: Sequence[_Told]) -> bool:
+    return bool(results) and results[-1][0] == Verdict.UNREADABLE
+
+
+def _verify_file(
+    path: str, stretch: Stretch | None, runs: bool, graph: SpecGraph
+) -> Generator[TraceResult, None, int]:
+    """What came of each run in a file, or in the part of it that `stretch` is; returns how many lines it read."""
+    try:
+        with open_trace(path) if stretch is None else stretch.open(path) as file:
+            return (yield from _results(path, file, runs, graph))
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        yield TraceResult(path, Verdict.UNREADABLE, 1, 0, None, why=f"{why}; name files that you can read")
+        return 0
+
+
+def open_trace(path: str) -> BinaryIO:
+    """Raises `OSError` and, for a path that no file can have or one that is not a regular file, `ValueError`."""
+    if path == STDIN:
+        return open(0, "rb", buffering=_PIECE, closefd=False)
+    mode = os.stat(path).st_mode  # before it is opened: opening some devices does something
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"it is {_KINDS.get(stat.S_IFMT(mode), 'no file')}, and not a regular file")
+    # Should it be swapped for a FIFO by now, this does not wait for a writer.
+    return open(
+        os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb", buffering=_PIECE
+    )
+
+
+_KINDS: Mapping[int, str] = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def _results(path: str, file: BinaryIO, runs: bool, graph: SpecGraph) -> Generator[TraceResult, None, int]:
+    """What came of each run in the file, which is one run unless `runs`; returns how many lines it has read."""
+    walk = _Walk(graph, 1)
+    number = 0
+    for number, line in enumerate(lines_of(file), 1):
+        if runs and line.startswith(HEADER) and number > 1:
+            yield walk.result(path)
+            walk = _Walk(graph, number)
+        walk.take(line)
+        if not runs and walk.fault is not None:
+            break
+    yield walk.result(path)
+    return number
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A run's lines held against a graph, and the good ones as they were read."""
+
+    result: TraceResult
+    header: Header | None
+    moves: tuple[Record[Any], ...]
+
+
+def judge(path: str, lines: Iterable[bytes], graph: SpecGraph) -> Judged:
+    """Hold one run's `lines`, each with its newline, against `graph`, up to the first bad one."""
+    walk = _Walk(graph, 1)
+    for line in lines:
+        walk.take(line)
+        if walk.fault is not None:
+            break
+    return Judged(walk.result(path), walk.header, tuple(walk.moves))
+
+
+def lines_of(file: BinaryIO) -> Iterator[bytes]:
+    """Each line with its newline; of one that is too long, as much as shows that it is."""
+    while line := file.readline(LONGEST_LINE + 2):
+        yield line
+        if len(line) > LONGEST_LINE:
+            while line and not line.endswith(b"\n"):
+                line = file.readline(_PIECE)
+
+
+class _OtherSpecError(BadLineError):
+    """The run was made against a spec that this graph is not of."""
+
+
+_NEWLINE = ord("\n")
+
+
+def _check_size(line: bytes) -> None:
+    if len(line.removesuffix(b"\n")) > LONGEST_LINE:
+        raise BadLineError(f"it has more than {LONGEST_LINE} bytes")
+    if not line.endswith(b"\n"):
+        raise BadLineError("it is cut: it does not end with a newline")
+
+
+_EXEC, _REFUSE = str(Trigger.EXEC), str(Trigger.REFUSE)
+_GUARDS: Mapping[str, tuple[Guard, ...]] = {str(row.trigger): row.guards for row in LIFECYCLE}
+
+
+def _holds(guard: Guard, known: Known) -> bool:
+    try:
+        return guard.holds(known)
+    except (LookupError, ValueError, TypeError):
+        return False
+
+
+class _Walk:
+    """One run, followed along the graph line by line, from line `first` of a file."""
+
+    __slots__ = (
+        *("_above", "_container", "_first", "_graph", "_known", "_records", "_seq", "_time", "_undoes"),
+        *("_verdict", "fault", "header", "moves", "state"),
+    )
+
+    def __init__(self, graph: SpecGraph, first: int) -> None:
+        self._graph = graph
+        self._first = first
+        self._records = 0
+        self._verdict = Verdict.DIFFERS
+        self.state: str | None = None
+        self.fault: Fault | None = None
+        #: What was read of the good lines. The graph has no cycle, so they are few.
+        self.header: Header | None = None
+        self.moves: list[Record[Any]] = []
+
+    def take(self, line: bytes) -> None:
+        """Go on by one line; once one was bad, the walk is over."""
+        if self.fault is not None:
+            return
+        try:
+            if line[-1] != _NEWLINE or len(line) > LONGEST_LINE:
+                _check_size(line)
+            if self.state is None:
+                self._begin(line[:-1])
+            else:
+                self._go_on(line[:-1])
+        except BadLineError as bad:
+            if isinstance(bad, _OtherSpecError):
+                self._verdict = Verdict.OTHER_SPEC
+            self.fault = Fault(self._first + self._records, bad.what, self._allowed())
+        else:
+            self._above = line
+            self._records += 1
+
+    def result(self, path: str) -> TraceResult:
+        """What is to be said of it, now that there are no more lines."""
+        if self._records == 0 and self.fault is None:
+            self.fault = Fault(self._first, "the file is empty", self._allowed())
+        if self.fault is not None:
+            verdict = self._verdict
+        elif self.state is not None and self._graph.is_terminal(self.state):
+            verdict = Verdict.CONFORMS
+        else:
+            verdict = Verdict.INCOMPLETE
+        return TraceResult(path, verdict, self._first, self._records, self.state, self.fault)
+
+    def _begin(self, text: bytes) -> None:
+        header = read_header(text)
+        if header.seq != 0:
+            raise BadLineError(f"seq is {header.seq}, and a header has 0")
+        if header.spec != self._graph.spec:
+            raise _OtherSpecError(
+                f"it was run against the spec {header.spec!r:.80}, and this engine's is {self._graph.spec}"
+            )
+        self._seq, self._time, self._container = 0, header.time, header.container
+        self._known: dict[str, Any] = {"header": header.known()}
+        self.state, self.header = self._graph.start, header
+        #: Where an execve that the kernel refuses leaves the run: its move is recorded before it is made.
+        self._undoes: str | None = None
+
+    def _go_on(self, text: bytes) -> None:
+        move = read_record(text)
+        if move.seq != self._seq + 1:
+            raise BadLineError(f"seq is {move.seq}, and it should be {self._seq + 1}")
+        if move.container != self._container:
+            raise BadLineError(
+                f"it is of the container {move.container!r}, and the trace of {self._container!r}"
+            )
+        if move.previous != sha256(self._above).hexdigest():
+            raise BadLineError(
+                "previous is not the SHA-256 of the line above: one of the two was edited, or lines between are gone"
+            )
+        if move.time < self._time:
+            raise BadLineError("its time is before that of the line above")
+        trigger, state = move.trigger, move.state
+        here = self.state
+        if self._undoes is not None and trigger == _REFUSE and state == self._undoes:
+            here = state
+        if state != here or self._graph.edges[state].get(trigger) != move.next:
+            raise BadLineError(f"{state} --{trigger}--> {move.next} is not an edge from {self.state}")
+        if (move.error is None) == (trigger == _REFUSE):
+            raise BadLineError("a refusal names its error, and no other move has one")
+        self._known[trigger] = move.facts
+        for guard in _GUARDS[trigger]:
+            if not _holds(guard, self._known):
+                raise BadLineError(
+                    f"its facts do not permit {trigger}: {guard.otherwise} (guard {guard.name})"
+                )
+        self._undoes = state if trigger == _EXEC else None
+        self._seq, self._time, self.state = move.seq, move.time, move.next
+        self.moves.append(move)
+
+    def _allowed(self) -> str:
+        """What could have come in the place of a bad line."""
+        if self.state is None:
+            return "a header"
+        if self._undoes is not None:
+            refused = self._graph.edges[self._undoes][_REFUSE]
+            return f"nothing, or from {self._undoes} {_REFUSE} to {refused} (the kernel refused to execute)"
+        return self._graph.allowed(self.state)

@@ -1,0 +1,175 @@
+"""Installs the system parts that a run or the tests need, by Debian package name, when they are missing.
+
+The notable thing: the look whether anything is missing is part of every `./just run`, so this module costs
+no more than Python itself; what installs is imported only when there is something to install.
+
+usage: python tools/system_parts.py run|test|bench
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from tools import SetupError, say
+from tools.busybox import static_busybox
+
+#: Where the engine looks for runsc, in its order; a unit test holds the two together.
+RUNSC_PATHS = ("/usr/local/bin/runsc", "/usr/bin/runsc", "/opt/gvisor/runsc")
+
+#: Where Debian's package puts it.
+PACKAGED_RUNSC = "/usr/bin/runsc"
+
+#: Debian 12's own runsc, of 2022, beside the newer one: the tests run containers with both.
+OLD_RUNSC = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), ".venv", "old", "runsc")
+
+
+def find_runsc() -> str | None:
+    """The runsc that the engine would take from the trusted paths."""
+    return next((path for path in RUNSC_PATHS if os.path.isfile(path)), None)
+
+
+def has_systrap(path: str) -> bool:
+    """Whether the runsc at `path` knows the systrap platform, told by the name of its Go package."""
+    with open(path, "rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return False
+        flags = mmap.MAP_PRIVATE | mmap.MAP_POPULATE  # one page fault instead of thousands
+        with mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ) as content:
+            return content.find(b"platform/systrap") >= 0
+
+
+def on_path(*programs: str) -> bool:
+    """Whether each of `programs` is on PATH and executable."""
+    return all(
+        any(os.access(os.path.join(where, program), os.X_OK) for where in os.get_exec_path())
+        for program in programs
+    )
+
+
+def is_there(path: str) -> bool:
+    """Whether there is something at `path`."""
+    return os.path.exists(path)
+
+
+#: Where Debian's packages of Go libraries put them.
+_GO = "/usr/share/gocode/src"
+
+#: A package, why it is needed, and whether what it brings is there.
+Part = tuple[str, str, Callable[[], bool]]
+
+RUN_PARTS: tuple[Part, ...] = (
+    ("runsc", "gVisor's runtime: it runs the container", lambda: find_runsc() is not None),
+    ("busybox-static", "the programs inside the example's container", lambda: static_busybox() is not None),
+)
+TEST_PARTS: tuple[Part, ...] = (
+    *RUN_PARTS,
+    ("default-jre-headless", "Java, for the model checker TLC", lambda: on_path("java")),
+    ("graphviz", "draws the state diagrams", lambda: on_path("dot")),
+    ("chromium", "the browser in which the reports are tested", lambda: on_path("chromium")),
+    (
+        "systemd",
+        "services are tested with one that is booted for it",
+        lambda: on_path("systemd-analyze", "systemd-run") and is_there("/usr/lib/systemd/systemd"),
+    ),
+    ("uidmap", "maps subordinate ids for rootless containers", lambda: on_path("newuidmap", "newgidmap")),
+    ("podman", "a manager that the OCI runtime is tested with", lambda: on_path("podman")),
+    ("netavark", "podman's networks", lambda: is_there("/usr/lib/podman/netavark")),
+    ("iptables", "the firewall rules of podman's networks", lambda: is_there("/usr/sbin/iptables")),
+    ("containerd", "another manager, the one of Kubernetes", lambda: on_path("containerd", "ctr")),
+    (
+        "containernetworking-plugins",
+        "the networks of containerd's pods",
+        lambda: is_there("/usr/lib/cni/ptp"),
+    ),
+)
+#: Beside the tests' parts, what fetches and builds the OCI suites of others.
+SUITE_PARTS: tuple[Part, ...] = (
+    *TEST_PARTS,
+    ("gcc", "builds the program inside crun's tests", lambda: on_path("gcc")),
+    ("libc6-dev", "what C programs are linked with", lambda: is_there("/usr/include/stdlib.h")),
+    ("bats", "runs podman's tests", lambda: on_path("bats")),
+    ("jq", "what podman's tests read answers with", lambda: on_path("jq")),
+    ("catatonit", "what holds podman's pods", lambda: on_path("catatonit")),
+    ("socat", "the terminals of podman's tests", lambda: on_path("socat")),
+    ("dpkg-dev", "reads Debian's source packages", lambda: on_path("dpkg-source")),
+    ("golang-go", "builds the runtime-tools", lambda: on_path("go")),
+    *(
+        (
+            f"golang-{package}-dev",
+            "a library of the runtime-tools",
+            lambda where=where: is_there(f"{_GO}/{where}"),
+        )
+        for package, where in (
+            ("github-blang-semver", "github.com/blang/semver"),
+            ("github-google-uuid", "github.com/google/uuid"),
+            ("github-hashicorp-go-multierror", "github.com/hashicorp/go-multierror"),
+            ("github-mrunalp-fileutils", "github.com/mrunalp/fileutils"),
+            ("github-opencontainers-selinux", "github.com/opencontainers/selinux"),
+            ("github-opencontainers-specs", "github.com/opencontainers/runtime-spec"),
+            ("github-sirupsen-logrus", "github.com/sirupsen/logrus"),
+            ("github-urfave-cli", "github.com/urfave/cli"),
+            ("github-xeipuuv-gojsonschema", "github.com/xeipuuv/gojsonschema"),
+            ("gocapability", "github.com/syndtr/gocapability"),
+            ("golang-x-sys", "golang.org/x/sys"),
+        )
+    ),
+)
+GOALS = {"run": RUN_PARTS, "test": TEST_PARTS, "oci-suites": SUITE_PARTS}
+
+
+def missing(goal: str) -> dict[str, str]:
+    """The packages that `goal` lacks, each with why it is needed."""
+    return {package: why for package, why, is_there in GOALS[goal] if not is_there()}
+
+
+def install_missing(goal: str) -> None:
+    """Install what `goal` lacks, saying what and why. Raises `SetupError`."""
+    wanted = missing(goal)
+    too_old = find_runsc() == PACKAGED_RUNSC and not has_systrap(PACKAGED_RUNSC)
+    if not wanted and not too_old:
+        return
+
+    from tools import debian
+
+    debian.install(wanted, upgrade_runsc=too_old)
+    if still := missing(goal):
+        raise SetupError(f"apt-get installed {', '.join(still)}, but what it should bring is not there")
+    in_use = find_runsc()
+    if "runsc" in wanted and in_use and not has_systrap(in_use):
+        say(f"note: this system's {in_use} has no systrap; containers run on ptrace or kvm")
+
+
+def keep_old_runsc() -> None:
+    """Bring `OLD_RUNSC`. Where it is not to be had, the tests that want it are skipped, and say so."""
+    if os.path.exists(OLD_RUNSC):
+        return
+
+    from tools import debian
+
+    if debian.is_old():
+        say("extracting Debian 12's own runsc beside the newer one: the tests run containers with both")
+        try:
+            debian.extract_old_runsc(OLD_RUNSC)
+        except SetupError as error:
+            say(f"note: {error}; going on without it")
+
+
+def main(arguments: Sequence[str]) -> int:
+    if len(arguments) != 1 or arguments[0] not in GOALS:
+        print(f"usage: system_parts.py {'|'.join(GOALS)}", file=sys.stderr)
+        return 2
+    try:
+        install_missing(arguments[0])
+        if arguments[0] == "test":
+            keep_old_runsc()
+    except SetupError as error:
+        say(str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
