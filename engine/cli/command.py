@@ -1,0 +1,113 @@
+"""What every command is made of: its parser, its exit codes, and how it talks to the user."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+
+from engine.errors import printable
+from engine.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
+EXIT_CODES = (
+    "exit codes: 125 the engine refused; 2 wrong usage; 130 interrupted; run: the container's own after the hand-off; "
+    "check: 1 a property fails, 3 TLC could not run; trace verify: 1 a trace differs or its signature does not "
+    "verify, 3 none does but one could not be read"
+)
+REFUSED = 125
+UNREADABLE = 3
+
+
+class Formatter(argparse.HelpFormatter):
+    """As argparse's, which makes one for each option that is added, without an import of `shutil` for the width."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
+def _columns() -> int:
+    """How wide the terminal is, environ(7); 80 where there is none."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) > 0:
+        return int(columns)
+    try:
+        return os.get_terminal_size().columns or 80
+    except OSError:
+        return 80
+
+
+class Parser(argparse.ArgumentParser):
+    """As argparse's, but an error is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
+
+
+def add_command(
+    commands: Any, name: str, run: Callable[[Any], int], text: str, *, becomes_runsc: bool = False
+) -> argparse.ArgumentParser:
+    """A parser of the command `name` among `commands`, which `run` does and `text` describes."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog=EXIT_CODES,
+        allow_abbrev=False,
+        formatter_class=Formatter,
+    )
+    parser.add_argument("--json", action="store_true", help="say it as JSON")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(command=run, becomes_runsc=becomes_runsc)
+    return parser
+
+
+def add_choice(parser: argparse.ArgumentParser, flag: str, kind: Any, default: Any, text: str) -> None:
+    """Add an option `flag` that takes one of the members of the enum `kind`."""
+    names = [str(member) for member in kind]
+    parser.add_argument(
+        flag,
+        choices=names,
+        default=str(default),
+        metavar="|".join(names),
+        help=f"{text} (default: {default})",
+    )
+
+
+def positive(text: str) -> int:
+    """A whole number above 0. Raises `ValueError`."""
+    number = int(text)
+    if number <= 0:
+        raise ValueError
+    return number
+
+
+def wrong_usage(message: str) -> NoReturn:
+    """Say in one line what is wrong with the arguments, and exit with 2."""
+    Parser(prog="engine", add_help=False).error(message)
+
+
+def say(line: str) -> None:
+    """Say it on stderr. Where that is closed, broken or full nobody can be told, and nothing depends on it."""
+    if sys.stderr is None:
+        return
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def say_over(line: str) -> None:
+    """Say it on the terminal in the place of what was said so before."""
+    with contextlib.suppress(OSError):
+        print(f"\r\x1b[K{line[:100]}", end="", file=sys.stderr, flush=True)
+
+
+def forget_stdout() -> None:
+    """Let the interpreter's last flush go nowhere: what stdout could not take has been said, or has no reader."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        return
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,0 +1,33 @@
+"""`engine doctor`: show what is installed here, what it enables, what is missing."""
+
+from __future__ import annotations
+
+import json
+
+from engine.cli.command import add_command
+from engine.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    add_command(commands, "doctor", _doctor, "show what is installed here, what it enables, what is missing")
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from engine.doctor.doctor import examine
+
+    parts = examine()
+    if options.json:
+        print(json.dumps([asdict(part) for part in parts], indent=2))
+        return 0
+    from tabulate import tabulate
+
+    rows = [(part.name, part.status, part.found, part.enables, part.remedy) for part in parts]
+    print(tabulate(rows, headers=("part", "status", "found", "enables", "remedy"), tablefmt="simple"))
+    return 0

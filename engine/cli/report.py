@@ -1,0 +1,62 @@
+"""`engine report`: write the audit report of one run, or of many."""
+
+from __future__ import annotations
+
+import json
+
+from engine.cli.command import add_command, wrong_usage
+from engine.cli.trace_options import add_signers, add_workers, signers_of, workers_of
+from engine.errors import printable
+from engine.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = add_command(commands, "report", _report, "write the audit report of one run, or of many")
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE", help="a run's trace; several are reported on as a fleet"
+    )
+    parser.add_argument("--traces", metavar="DIR", help="report on every *.jsonl beneath DIR, as a fleet")
+    parser.add_argument(
+        "--check", metavar="FILE", help="what engine check --mutants --json said, for one run's report"
+    )
+    parser.add_argument(
+        "--output", metavar="FILE", default="report.html", help="where to (default: report.html)"
+    )
+    parser.add_argument(
+        "--runs",
+        action="store_true",
+        help="a FILE has the traces of many runs, one after the other: report on them as a fleet",
+    )
+    add_signers(parser)
+    add_workers(parser)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from engine.audit import html
+    from engine.audit.fleet import fleet_page, traces_in
+    from engine.audit.model_check import load
+    from engine.audit.report import run_page
+
+    one = len(options.files) == 1 and not options.runs
+    if bool(options.files) == (options.traces is not None):
+        wrong_usage("report takes either traces or --traces DIR")
+    if options.check is not None and not one:
+        wrong_usage("--check belongs to the report of one run")
+    if options.runs and (options.key or options.signers):
+        wrong_usage("a signature belongs to the file of one run: --runs has no place beside it")
+    signers = signers_of(options)
+    if one:
+        check = None if options.check is None else load(options.check)
+        page = run_page(options.files[0], check=check, signers=signers)
+    else:
+        paths = options.files or traces_in(options.traces)
+        workers = workers_of(options, paths)
+        page = fleet_page(paths, signers=signers, runs=options.runs, workers=workers)
+    html.write(options.output, page)
+    print(json.dumps({"report": options.output}) if options.json else f"written: {printable(options.output)}")
+    return 0

@@ -1,0 +1,108 @@
+"""`engine run`: run an OCI bundle under runsc, here or as a service of systemd's."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+
+from engine.cli.command import add_choice, add_command, say, wrong_usage
+from engine.errors import printable
+from engine.options import ExecPolicy, Network, Platform, RunOptions, check_container_id
+from engine.quick import import_transitions
+from engine.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = add_command(commands, "run", _run, "run an OCI bundle under runsc", becomes_runsc=True)
+    parser.add_argument("bundle", metavar="BUNDLE", help="the bundle's directory")
+    parser.add_argument("--id", help="the container's id (default: 32 random hexadecimal digits)")
+    add_choice(parser, "--network", Network, Network.NONE, "the container's network")
+    add_choice(parser, "--platform", Platform, Platform.AUTO, "how the Sentry intercepts system calls")
+    parser.add_argument("--rootless", action="store_true", help="let runsc make its own user namespace")
+    parser.add_argument("--ignore-cgroups", action="store_true", help="runsc sets up no cgroups")
+    add_choice(
+        parser, "--exec-policy", ExecPolicy, ExecPolicy.AUTO, "what the rootless supervisor may execute"
+    )
+    parser.add_argument(
+        "--require-exec-policy", action="store_true", help="refuse to run when that policy is not enforced"
+    )
+    parser.add_argument("--runsc", metavar="PATH", help="the runsc to run (default: a trusted system path)")
+    parser.add_argument("--trace", metavar="FILE", help="keep the trace in this new file")
+    parser.add_argument(
+        "--detach", action="store_true", help="run it as a service of systemd's, with its journal"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what runsc would be given; touch nothing"
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    import_transitions()
+    from engine.bundle.bundle import open_bundle
+    from engine.lifecycle.runner import plan, run
+
+    if options.id is not None:
+        check_container_id(options.id)
+    if options.dry_run and options.trace is not None:
+        wrong_usage("--dry-run writes nothing, so --trace has no place in it")
+    if options.dry_run and options.detach:
+        wrong_usage("--dry-run runs nothing, so --detach has no place in it")
+    chosen = RunOptions(
+        container_id=options.id if options.id is not None else os.urandom(16).hex(),
+        network=Network(options.network),
+        platform=Platform(options.platform),
+        rootless=options.rootless,
+        ignore_cgroups=options.ignore_cgroups,
+        exec_policy=ExecPolicy(options.exec_policy),
+        require_exec_policy=options.require_exec_policy,
+        runsc=options.runsc,
+    )
+    bundle = open_bundle(options.bundle)
+    if options.detach:
+        return _detach(bundle.path, chosen, options)
+    if options.dry_run:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="surrogateescape")  # a path is printed as the bytes it is
+        planned = plan(bundle, chosen, os.environ)
+        if options.json:
+            print(json.dumps({"argv": planned.argv, "environment": planned.environment}, indent=2))
+        else:
+            import shlex
+
+            print("\n".join(f"{name}={shlex.quote(value)}" for name, value in planned.environment.items()))
+            print(shlex.join(planned.argv))
+        return 0
+
+    def warn(text: str) -> None:
+        say(json.dumps({"warning": text}) if options.json else f"engine: warning: {printable(text)}")
+
+    return run(bundle, chosen, os.environ, trace_path=options.trace, warn=warn)
+
+
+def _detach(bundle: str, chosen: RunOptions, options: argparse.Namespace) -> int:
+    """Start the same run as a service, and say which."""
+    from engine.cli.detach import start
+
+    arguments = [bundle, "--id", chosen.container_id]
+    for flag, value in chosen.facts().items():
+        name = f"--{flag.replace('_', '-')}"
+        if value is True:
+            arguments.append(name)
+        elif isinstance(value, str):
+            arguments += [name, os.path.abspath(value) if flag == "runsc" else value]
+    if options.trace is not None:
+        arguments += ["--trace", os.path.abspath(options.trace)]
+    unit = start(chosen.container_id, arguments, os.environ)
+    print(json.dumps({"id": chosen.container_id, "unit": unit}) if options.json else chosen.container_id)
+    if not options.json:
+        say(
+            f"engine: its output is in the journal: journalctl {'' if os.geteuid() == 0 else '--user '}-u {unit}"
+        )
+    return 0

@@ -1,0 +1,90 @@
+"""`engine trace`: check the traces of runs, and sign them."""
+
+from __future__ import annotations
+
+import json
+
+from engine.cli.command import UNREADABLE, Formatter, add_command, wrong_usage
+from engine.cli.trace_options import add_signers, add_workers, signers_of, workers_of
+from engine.errors import printable
+from engine.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
+
+    from engine.verify.signature import Signers
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    trace = commands.add_parser(
+        "trace",
+        help="check the traces of runs, and sign them",
+        allow_abbrev=False,
+        formatter_class=Formatter,
+    )
+    of_traces = trace.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    verify = add_command(
+        of_traces, "verify", _verify, "check traces line by line against the spec and their chain"
+    )
+    verify.add_argument("files", nargs="+", metavar="FILE", help="a trace; - is standard input")
+    verify.add_argument(
+        "--runs", action="store_true", help="a FILE has the traces of many runs, one after the other"
+    )
+    verify.add_argument(
+        "--complete", action="store_true", help="an incomplete trace counts as one that differs"
+    )
+    add_signers(verify)
+    add_workers(verify)
+    sign = add_command(of_traces, "sign", _sign, "sign traces; each signature is a new file beside its trace")
+    sign.add_argument("files", nargs="+", metavar="FILE", help="a trace")
+    sign.add_argument(
+        "--key", metavar="KEY", required=True, help="an unencrypted private key that only its owner can read"
+    )
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from collections import Counter
+    from dataclasses import asdict
+
+    from engine.verify.trace_check import Verdict, verify
+
+    if (signers := signers_of(options)) is not None:
+        return _verify_signed(options, signers)
+    found: Counter[Verdict] = Counter()
+    workers = workers_of(options, options.files)
+    for result in verify(options.files, runs=options.runs, workers=workers):
+        found[result.verdict] += 1
+        print(json.dumps(asdict(result)) if options.json else result)
+    if found.total() > 1 and not options.json:
+        print(
+            f"{found.total()} runs: {'; '.join(f'{number} {verdict}' for verdict, number in found.items())}"
+        )
+    good = {Verdict.CONFORMS, *(() if options.complete else (Verdict.INCOMPLETE,))}
+    if found.keys() - good - {Verdict.UNREADABLE}:
+        return 1
+    return UNREADABLE if Verdict.UNREADABLE in found else 0
+
+
+def _verify_signed(options: argparse.Namespace, signers: Signers) -> int:
+    from engine.verify.signature import verify
+    from engine.verify.trace_check import STDIN, Verdict
+
+    if options.runs or STDIN in options.files:
+        wrong_usage("a signature belongs to the file of one run: neither --runs nor - has a place beside it")
+    all_good = True
+    for verified in verify(options.files, signers, workers_of(options, options.files)):
+        complete = verified.result.verdict is Verdict.CONFORMS or not options.complete
+        all_good = all_good and verified.is_good and complete
+        print(json.dumps(verified.as_data()) if options.json else verified)
+    return 0 if all_good else 1
+
+
+def _sign(options: argparse.Namespace) -> int:
+    from engine.verify.signature import sign
+
+    for path in options.files:
+        signature = sign(path, options.key)
+        print(json.dumps({"signature": signature}) if options.json else f"signed: {printable(signature)}")
+    return 0

@@ -1,0 +1,70 @@
+"""The options of commands that read traces: whose signatures count, and who shares the work."""
+
+from __future__ import annotations
+
+import os
+
+from engine.cli.command import positive, wrong_usage
+from engine.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from engine.verify.signature import Signers
+    from engine.verify.workers import Workers
+
+
+def add_signers(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say whose signatures count."""
+    parser.add_argument(
+        "--key", metavar="PUB", help="traces must be signed with this public key's private half"
+    )
+    parser.add_argument(
+        "--signers", metavar="FILE", help="... by --identity, as this OpenSSH allowed_signers file knows it"
+    )
+    parser.add_argument("--identity", metavar="NAME", help="a principal of the --signers file")
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say who shares the work."""
+    parser.add_argument(
+        "--jobs", type=positive, default=1, metavar="N", help="share it among N processes (default: 1)"
+    )
+    parser.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="share it among the workers of this Dask scheduler, which have the same files",
+    )
+
+
+def signers_of(options: argparse.Namespace) -> Signers | None:
+    """Whose signatures count; None where no option says. Ends with wrong usage, or raises `SignatureError`."""
+    if options.key is not None and options.signers is not None:
+        wrong_usage("give either --key or --signers")
+    if (options.signers is None) != (options.identity is None):
+        wrong_usage("--signers and --identity belong together")
+    if options.key is options.signers is None:
+        return None
+    from engine.verify.signature import Signers
+
+    if options.key is not None:
+        return Signers.of_key(options.key)
+    return Signers.of_identity(options.signers, options.identity)
+
+
+def workers_of(options: argparse.Namespace, paths: Sequence[str]) -> Workers | None:
+    """Who shares the work of reading `paths`; None where this process does it alone. Ends with wrong usage."""
+    if options.cluster is None:
+        if options.jobs == 1:
+            return None
+        from engine.verify.workers import Processes
+
+        return Processes(options.jobs)
+    if options.jobs != 1:
+        wrong_usage("give either --jobs or --cluster")
+    if not all(map(os.path.isabs, paths)):
+        wrong_usage("a cluster's workers are elsewhere: with --cluster, name files by absolute paths")
+    from engine.verify.workers import DaskCluster
+
+    return DaskCluster(options.cluster)
