@@ -12,16 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.bundle.oci_config import (
-    CAPABILITY_NAMES,
-    MAX_NUMBER_LENGTH,
-    RLIMIT_TYPES,
-    SECCOMP_ACTIONS,
-    SECCOMP_ARCHITECTURES,
-    SECCOMP_FLAGS,
-    SECCOMP_OPERATORS,
-    parse,
-)
+from engine.bundle.linux import SECCOMP_ACTIONS, SECCOMP_ARCHITECTURES, SECCOMP_FLAGS, SECCOMP_OPERATORS
+from engine.bundle.oci_config import parse
+from engine.bundle.process import CAPABILITY_NAMES, RLIMIT_TYPES
+from engine.bundle.strict_json import MAX_NUMBER_LENGTH
 from engine.errors import BundleError
 
 Step = str | int

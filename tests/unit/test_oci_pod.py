@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine.state.base import open_base
-from engine.state.cleanup import forget
-from engine.state.container import component, open_container
-from engine.state.status import members, why_kept
 
 from engine.errors import SecureRootError
 from engine.linux.files import PrivateDirectory
 from engine.oci import pod
 from engine.state import record
+from engine.state.base import open_base
+from engine.state.cleanup import forget
+from engine.state.container import component, open_container
 from engine.state.record import Program, Record, Sandbox
+from engine.state.status import members, why_kept
 
 TYPE, NAME = "io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id"
 CRIO_TYPE, CRIO_NAME = "io.kubernetes.cri-o.ContainerType", "io.kubernetes.cri-o.SandboxID"

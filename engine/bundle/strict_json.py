@@ -1,0 +1,201 @@
+"""JSON read strictly: whatever two readers could read differently is refused, by the path of the member.
+
+The notable thing: it refuses whatever runsc, which is written in Go, could read differently than we do. Go takes the
+last of two equal names; it turns an unpaired surrogate into U+FFFD; a NUL ends a C string.
+
+Standard-library `json` with hooks. A library with typed structs was measured and left out: msgspec adds 33 ms to
+every start, jsonschema more, and neither sees a duplicate name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+
+from engine.errors import BundleError
+from engine.records import TYPE_CHECKING, dataclass
+
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+#: Characters of the longest whole number that is read at all; an uint64 takes 20.
+MAX_NUMBER_LENGTH = 100
+
+
+_SHOWN_LENGTH = 60
+_SHOWN_PATH_LENGTH = 120
+
+
+class MismatchError(Exception):
+    """A member is not what it must be. `path` grows on the way out to the document: innermost name first."""
+
+    def __init__(self, found: str, wanted: str, *, remedy: str = "", path: Iterable[str | int] = ()) -> None:
+        super().__init__(found, wanted)
+        self.found = found
+        self.wanted = wanted
+        self.remedy = remedy
+        self.section = ""
+        self.path = list(path)
+
+    def as_bundle_error(self) -> BundleError:
+        section = self.section or "config.md"
+        remedy = self.remedy or f"correct it as the OCI runtime specification says ({section})"
+        return BundleError(
+            f"config.json: {_json_path(reversed(self.path))} {self.found}, wanted {self.wanted}",
+            remedy=remedy,
+        )
+
+
+def _json_path(path: Iterable[str | int]) -> str:
+    shown = "$" + "".join(_json_path_step(step) for step in path)
+    if len(shown) <= _SHOWN_PATH_LENGTH:
+        return shown
+    half = _SHOWN_PATH_LENGTH // 2
+    return f"{shown[:half]}…{shown[-half:]}"
+
+
+def _json_path_step(step: str | int) -> str:
+    if isinstance(step, int):
+        return f"[{step}]"
+    return f".{_shortened(step)}" if step.isascii() and step.isidentifier() else f"[{shown(step)}]"
+
+
+def shown(value: str | int) -> str:
+    """A name or number for a message: short, on one line, whatever it holds. Never called with a secret."""
+    return _shortened(json.dumps(value))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN_LENGTH else f"{text[:_SHOWN_LENGTH]}…"
+
+
+_KINDS = {
+    dict: "an object",
+    list: "an array",
+    str: "a string",
+    bool: "a boolean",
+    int: "a whole number",
+    float: "a number with a fraction, an exponent or a negative zero",
+    type(None): "null",
+}
+
+
+def refuse_kind(value: object, wanted: str) -> NoReturn:
+    remedy = "leave the member out, or give it a value" if value is None else ""
+    raise MismatchError(f"is {_KINDS[type(value)]}", wanted, remedy=remedy)
+
+
+@dataclass(frozen=True, slots=True)
+class _Misfit:
+    """Stands in a document, until its path is found, where something was that we do not read."""
+
+    found: str
+    wanted: str
+    remedy: str
+
+
+_AGAIN = _Misfit("is there more than once", "it once", "keep one of them")
+
+_NO_NUMBER = _Misfit("is NaN or Infinity, which JSON does not have", "a number", "write a number")
+
+_LONG_NUMBER = _Misfit(
+    f"is a number of more than {MAX_NUMBER_LENGTH} characters", "a shorter one", "write a smaller number"
+)
+
+_UNUSABLE_TEXT = _Misfit("holds a NUL or half a surrogate pair", "text", "remove that character")
+
+_UNUSABLE_NAME = _Misfit("has a name with a NUL or half a surrogate pair", "text", "rename that member")
+
+
+def read(data: bytes) -> Any:
+    """The JSON value in `data`.
+
+    Raises `BundleError` for what is not JSON, `MismatchError` for what two readers may read differently.
+    """
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise BundleError(
+            f"config.json is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}",
+            remedy="save it as UTF-8",
+        ) from None
+    if text.startswith("\ufeff"):
+        raise BundleError("config.json starts with a byte order mark", remedy="save it as UTF-8 without one")
+    if not text.strip(" \t\r\n"):
+        raise BundleError("config.json is empty", remedy="write one; `runsc spec` makes a first one")
+    misfits: list[_Misfit] = []
+
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        by_name = dict(pairs)
+        if len(by_name) != len(pairs):
+            misfits.append(_AGAIN)
+            seen = set()
+            for name, _ in pairs:
+                if name in seen:
+                    by_name[name] = _AGAIN
+                seen.add(name)
+        return by_name
+
+    def whole_number(digits: str) -> object:
+        if len(digits) > MAX_NUMBER_LENGTH:
+            misfits.append(_LONG_NUMBER)
+            return _LONG_NUMBER
+        return int(digits) if digits != "-0" else -0.0  # Go refuses -0 where it wants an unsigned number
+
+    def constant(_name: str) -> object:
+        misfits.append(_NO_NUMBER)
+        return _NO_NUMBER
+
+    try:
+        document = json.loads(
+            text, object_pairs_hook=members, parse_int=whole_number, parse_constant=constant
+        )
+    except json.JSONDecodeError as error:
+        raise BundleError(
+            f"config.json is not JSON: {error.msg.removesuffix(' at')} at line {error.lineno}, column {error.colno}",
+            remedy="correct it there",
+        ) from None
+    except RecursionError:
+        raise BundleError(
+            "config.json is nested too deeply to be a configuration", remedy="remove what nests so deeply"
+        ) from None
+    # JSON has no raw control characters and UTF-8 no surrogates, so either can only have come by an escape.
+    if misfits or "\\u" in text:
+        _refuse_misfits(document)
+    return document
+
+
+def _refuse_misfits(document: object) -> None:
+    """Raise `MismatchError` for the first misfit, NUL or unpaired surrogate in `document`, if there is one.
+
+    Without recursion, as members that are not looked at otherwise may nest as deep as `json` reads.
+    """
+    unusable = re.compile("[\0\ud800-\udfff]")
+    path: list[str | int] = []
+    walks: list[Iterator[tuple[str | int, object]]] = [iter([("$", document)])]
+    while walks:
+        for step, value in walks[-1]:
+            misfit = None
+            inside: Iterator[tuple[str | int, object]] | None = None
+            if isinstance(value, dict):
+                inside = iter(value.items())
+                if any(unusable.search(name) for name in value):
+                    misfit = _UNUSABLE_NAME
+            elif isinstance(value, list):
+                inside = iter(enumerate(value))
+            elif isinstance(value, str) and unusable.search(value):
+                misfit = _UNUSABLE_TEXT
+            elif isinstance(value, _Misfit):
+                misfit = value
+            if misfit:
+                steps = [*path, step][1:]
+                raise MismatchError(misfit.found, misfit.wanted, remedy=misfit.remedy, path=reversed(steps))
+            if inside:
+                path.append(step)
+                walks.append(inside)
+                break
+        else:
+            walks.pop()
+            if path:
+                path.pop()
