@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.doctor import doctor
-from engine.doctor.doctor import Part, Status
+from engine.doctor import doctor, kernel, platforms
+from engine.doctor.part import Part, Status
+from engine.doctor.trial import run_limited
 from engine.errors import ResolveError, ValidateError
 from engine.lifecycle.trusted_runsc import find_runsc
 from engine.lifecycle.validate import Validated
@@ -108,8 +109,8 @@ def test_a_termination_signal_leaves_no_process_and_no_file(tmp_path: Path) -> N
     temporary.mkdir()
     fake_runsc(fake, HANGING.format(python=sys.executable, started=str(started)))
     code = (
-        "import dataclasses, os; from engine.doctor import doctor; real = doctor.find_runsc\n"
-        f"doctor.find_runsc = lambda *a: dataclasses.replace(real(*a), path={str(fake / 'runsc')!r}, platforms=())\n"
+        "import dataclasses, os; from engine.doctor import doctor, platforms; real = platforms.find_runsc\n"
+        f"platforms.find_runsc = lambda *a: dataclasses.replace(real(*a), path={str(fake / 'runsc')!r}, platforms=())\n"
         "doctor.examine(platform_limit=60.0)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(temporary)})
@@ -129,7 +130,7 @@ def test_a_termination_signal_leaves_no_process_and_no_file(tmp_path: Path) -> N
 def test_the_installed_runsc_runs_a_container_on_the_platform_auto_takes() -> None:
     binary = find_runsc(None, os.environ)
     try:
-        part = doctor.try_platform(binary.platform, binary, doctor.PLATFORM_LIMIT)
+        part = platforms.try_platform(binary.platform, binary, platforms.PLATFORM_LIMIT)
     finally:
         binary.discard()
     assert part.status is Status.OK, part
@@ -144,7 +145,7 @@ def test_a_platform_that_hangs_is_ended_at_the_limit_with_all_it_started(
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     binary = fake_runsc(tmp_path, HANGING.format(python=sys.executable, started=str(started)))
     before = time.monotonic()
-    part = doctor.try_platform(Platform.PTRACE, binary, 1.0)
+    part = platforms.try_platform(Platform.PTRACE, binary, 1.0)
     assert time.monotonic() - before < 5
     assert (part.status, part.found) == (Status.DEGRADED, "no answer in 1 s, and was killed")
     assert len(started.read_text().split()) == 2
@@ -156,19 +157,19 @@ def test_a_platform_that_fails_is_quoted(tmp_path: Path) -> None:
     binary = fake_runsc(
         tmp_path, "#!/bin/sh\necho starting; echo ptrace: Operation not permitted >&2; exit 128\n"
     )
-    part = doctor.try_platform(Platform.PTRACE, binary, 5.0)
+    part = platforms.try_platform(Platform.PTRACE, binary, 5.0)
     assert (part.status, part.found) == (Status.DEGRADED, "exit code 128: ptrace: Operation not permitted")
     assert part.detail["exit_code"] == 128
 
 
 def test_success_that_printed_nothing_from_inside_is_not_believed(tmp_path: Path) -> None:
-    part = doctor.try_platform(Platform.PTRACE, fake_runsc(tmp_path, "#!/bin/sh\nexit 0\n"), 5.0)
+    part = platforms.try_platform(Platform.PTRACE, fake_runsc(tmp_path, "#!/bin/sh\nexit 0\n"), 5.0)
     assert part.status is Status.DEGRADED
 
 
 def test_a_platform_that_is_not_built_in_is_not_tried(tmp_path: Path) -> None:
     binary = replace(fake_runsc(tmp_path, "#!/bin/sh\ntouch ran\n"), platforms=("ptrace", "kvm"))
-    part = doctor.try_platform(Platform.SYSTRAP, binary, 5.0)
+    part = platforms.try_platform(Platform.SYSTRAP, binary, 5.0)
     assert (part.status, part.found) == (Status.MISSING, "not built into this runsc")
     assert "newer runsc" in part.remedy
 
@@ -186,24 +187,24 @@ def test_without_a_usable_runsc_its_own_refusal_is_the_answer(
     def refuse(*_: object) -> Validated:
         raise refusal
 
-    monkeypatch.setattr(doctor, "find_runsc", refuse)
+    monkeypatch.setattr(platforms, "find_runsc", refuse)
     first, *others = doctor.examine()
     assert (first.status, first.found, first.remedy) == (status, refusal.what, refusal.remedy)
-    platforms = [part for part in others if part.name.startswith("platform ")]
-    assert [part.found for part in platforms] == ["not tried: no usable runsc"] * 3
+    tried = [part for part in others if part.name.startswith("platform ")]
+    assert [part.found for part in tried] == ["not tried: no usable runsc"] * 3
 
 
 # Programs
 
 
 def test_a_descendant_that_keeps_the_output_open_does_not_hold_us_up() -> None:
-    outcome = doctor.run_limited(["sh", "-c", "sleep 60 & echo said"], 10.0)
+    outcome = run_limited(["sh", "-c", "sleep 60 & echo said"], 10.0)
     assert (outcome.code, outcome.output) == (0, "said\n")
 
 
 def test_at_the_limit_the_whole_group_goes(tmp_path: Path) -> None:
     started = tmp_path / "started"
-    outcome = doctor.run_limited(["sh", "-c", f"sleep 60 & echo $! >{started}; wait"], 0.5)
+    outcome = run_limited(["sh", "-c", f"sleep 60 & echo $! >{started}; wait"], 0.5)
     assert outcome.code is None
     assert len(started.read_text().split()) == 1
     assert left_of(started) == []
@@ -272,10 +273,10 @@ def test_cgroups_are_ok_where_our_own_groups_can_be_written(
     root, proc = proc_with(tmp_path, mounts, cgroup)
     for group in groups:
         Path(root, group).mkdir(parents=True)
-    part = doctor._cgroups(root, proc)
+    part = kernel.try_cgroups(root, proc)
     assert (part.status, part.found) == (Status.OK, f"{version}, writable")
     Path(root, groups[-1]).rmdir()
-    part = doctor._cgroups(root, proc)
+    part = kernel.try_cgroups(root, proc)
     assert part.status is Status.DEGRADED
     assert f"1 of {len(groups)} hierarchies not writable" in part.found
     assert "--ignore-cgroups" in part.remedy
@@ -283,7 +284,7 @@ def test_cgroups_are_ok_where_our_own_groups_can_be_written(
 
 def test_no_cgroups_at_all_are_missing(tmp_path: Path) -> None:
     root, proc = proc_with(tmp_path, "tmpfs ROOT tmpfs rw 0 0\ncgroup2 /elsewhere cgroup2 rw 0 0\n", "")
-    part = doctor._cgroups(root, proc)
+    part = kernel.try_cgroups(root, proc)
     assert part.status is Status.MISSING
     assert "--ignore-cgroups" in part.remedy
 
@@ -293,8 +294,8 @@ def namespaces_with(
 ) -> Part:
     script(tmp_path / "unshare", unshare)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(doctor, "sysctl", sysctls.get)
-    return doctor._user_namespaces()
+    monkeypatch.setattr(kernel, "sysctl", sysctls.get)
+    return kernel.try_user_namespaces()
 
 
 @pytest.mark.parametrize(
@@ -330,7 +331,7 @@ def test_a_newuidmap_without_its_power_is_degraded(tmp_path: Path, monkeypatch: 
     for name in ("newuidmap", "newgidmap"):
         script(tmp_path / name, "")
     monkeypatch.setenv("PATH", str(tmp_path))
-    part = doctor._subordinate_ids()
+    part = kernel.try_subordinate_ids()
     assert part.status is Status.DEGRADED
     assert "neither setuid root nor with file capabilities" in part.found
 
@@ -348,7 +349,7 @@ def test_landlock_is_judged_by_what_it_can_do(
 ) -> None:
     monkeypatch.setattr(landlock, "abi_version", lambda: version)
     monkeypatch.setattr(landlock, "probe", lambda: answer)
-    assert doctor._landlock().status is status
+    assert kernel.try_landlock().status is status
 
 
 def test_locked_mounts_that_cannot_be_had_are_missing_with_the_remedy(
@@ -358,7 +359,7 @@ def test_locked_mounts_that_cannot_be_had_are_missing_with_the_remedy(
         raise locked_mounts.UnusableError("user namespaces are forbidden", "sysctl x=1")
 
     monkeypatch.setattr(locked_mounts, "probe", probe)
-    part = doctor._locked_mounts()
+    part = kernel.try_locked_mounts()
     assert (part.status, part.found, part.remedy) == (
         Status.MISSING,
         "user namespaces are forbidden",

@@ -1,0 +1,155 @@
+"""What the kernel offers: cgroups, user namespaces, ids, locked mounts, Landlock. What can be tried is tried."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import stat
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from engine.doctor.part import Part, Status
+from engine.doctor.trial import VERSION_LIMIT, run_limited
+from engine.linux import landlock, locked_mounts
+from engine.linux.namespaces import BANS, subordinate_ids, sysctl
+
+
+def try_cgroups(root: str = "/sys/fs/cgroup", proc: str = "/proc/self") -> Part:
+    """Which cgroup versions are mounted and whether our own group in them may have children, cgroups(7)."""
+    enables = "limits on a container's memory, CPU time and processes"
+    mounted = {}
+    with open(f"{proc}/mounts") as file:
+        for line in file:
+            _, target, kind, options, *_ = line.split()
+            if kind in ("cgroup", "cgroup2") and (target + "/").startswith(root + "/"):
+                mounted[target] = (kind, options.split(","))
+    kinds = {kind for kind, _ in mounted.values()}
+    version = {
+        frozenset(): "none",
+        frozenset({"cgroup"}): "v1",
+        frozenset({"cgroup2"}): "v2",
+    }.get(frozenset(kinds), "hybrid")
+    if not mounted:
+        remedy = f"mount cgroup2 at {root}, or run with --ignore-cgroups"
+        return Part("cgroups", Status.MISSING, f"none mounted at {root}", enables, remedy)
+    own = _own_cgroups(f"{proc}/cgroup")
+    read_only = [
+        target
+        for target, (kind, options) in mounted.items()
+        if not os.access(
+            target + own.get("" if kind == "cgroup2" else _controller(options, own), "/"), os.W_OK
+        )
+    ]
+    detail = {"version": version, "mounted": sorted(mounted), "read_only": sorted(read_only)}
+    if read_only:
+        found = f"{version}, {len(read_only)} of {len(mounted)} hierarchies not writable"
+        remedy = "run with --ignore-cgroups, as root, or in a delegated group (systemd-run --user --scope)"
+        return Part("cgroups", Status.DEGRADED, found, enables, remedy, detail)
+    return Part("cgroups", Status.OK, f"{version}, writable", enables, detail=detail)
+
+
+def _controller(options: Sequence[str], own: Mapping[str, str]) -> str:
+    """A controller of the v1 hierarchy mounted with `options`: they name it, among other things."""
+    return next((option for option in options if option in own), "")
+
+
+def _own_cgroups(path: str) -> dict[str, str]:
+    """Controller to the path of our group in its hierarchy; the empty name is that of cgroup2."""
+    own = {}
+    with open(path) as file:
+        for line in file:
+            _, controllers, where = line.rstrip("\n").split(":", 2)
+            own.update(dict.fromkeys(controllers.split(","), where))
+    return own
+
+
+def try_user_namespaces() -> Part:
+    """Make a user namespace, map ourselves to its root, and use the power that gives to make a second one.
+
+    Where AppArmor restricts them the first succeeds and gives no power: only the second shows that.
+    """
+    name, enables = "user namespaces", "rootless containers (--rootless)"
+    bans = [(key, remedy) for key, value, remedy in BANS if sysctl(key) == value]
+    detail = {key: sysctl(key) for key, _, _ in BANS}
+    tried = run_limited(["unshare", "--user", "--map-root-user", "--mount", "true"], VERSION_LIMIT)
+    if tried.code == 0:
+        others = f"; but {', '.join(key for key, _ in bans)} forbids them to others" if bans else ""
+        return Part(name, Status.OK, f"made one{others}", enables, detail=detail)
+    if bans:
+        key, remedy = bans[0]
+        return Part(name, Status.MISSING, f"forbidden by {key} = {detail[key]}", enables, remedy, detail)
+    remedy = "allow them where this system is confined (container runtime, seccomp), or run as root"
+    return Part(name, Status.MISSING, tried.summary(), enables, remedy, detail)
+
+
+def try_subordinate_ids() -> Part:
+    """newuidmap(1), newgidmap(1), and what subuid(5) and subgid(5) give this user to map with them."""
+    name, enables = "subordinate ids", "rootless containers with more than one user id"
+    paths = {program: shutil.which(program) for program in ("newuidmap", "newgidmap")}
+    if absent := [program for program, path in paths.items() if path is None]:
+        found = f"no {' and no '.join(absent)} on PATH"
+        return Part(name, Status.MISSING, found, enables, "install the package uidmap")
+    powerless = [path for path in paths.values() if path is not None and not _may_set_ids(path)]
+    if powerless:
+        found = f"{' and '.join(powerless)} neither setuid root nor with file capabilities"
+        return Part(name, Status.DEGRADED, found, enables, "install the package uidmap anew")
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        user = str(os.getuid())
+    counts = {
+        kind: sum(count for _, count in subordinate_ids(f"/etc/{kind}", os.getuid()))
+        for kind in ("subuid", "subgid")
+    }
+    detail: dict[str, Any] = {"user": user, **paths, **counts}
+    if all(counts.values()):
+        found = f"{counts['subuid']} uids and {counts['subgid']} gids for {user}"
+        return Part(name, Status.OK, found, enables, detail=detail)
+    if os.geteuid() == 0:
+        return Part(name, Status.OK, "newuidmap and newgidmap; root needs no ranges", enables, detail=detail)
+    remedy = f"as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"
+    return Part(
+        name, Status.DEGRADED, f"no range for {user} in /etc/subuid, /etc/subgid", enables, remedy, detail
+    )
+
+
+def _may_set_ids(path: str) -> bool:
+    status = os.stat(path)
+    if status.st_uid == 0 and status.st_mode & stat.S_ISUID:
+        return True
+    try:
+        return bool(os.getxattr(path, "security.capability"))
+    except OSError:
+        return False
+
+
+def try_locked_mounts() -> Part:
+    """Whether the kernel lets a supervisor lock its mounts."""
+    name, enables = "locked mounts", "the rootless execute policy (--exec-policy locked-mounts)"
+    try:
+        maps = locked_mounts.probe([], sealed=False)
+    except locked_mounts.UnusableError as error:
+        return Part(name, Status.MISSING, error.why, enables, error.remedy)
+    return Part(name, Status.OK, f"tried, with ids: {maps.kind}", enables)
+
+
+def try_landlock() -> Part:
+    """Whether the kernel has Landlock, and whether runsc could work under it."""
+    enables = "the execute allowlist for a runsc that does not mount (--exec-policy landlock)"
+    version = landlock.abi_version()
+    if version == 0:
+        remedy = "boot a kernel >= 5.13 with landlock among its lsm="
+        return Part("Landlock", Status.MISSING, "not in this kernel", enables, remedy)
+    detail: dict[str, Any] = {"abi": version}
+    try:
+        use = landlock.probe()
+    except OSError as error:
+        detail["probe"] = str(error)
+        found = f"ABI {version}; {error.strerror}"
+        return Part("Landlock", Status.DEGRADED, found, enables, "leave --exec-policy at auto", detail)
+    detail["probe"] = str(use)
+    if use is landlock.Landlock.USABLE:
+        return Part("Landlock", Status.OK, f"ABI {version}", enables, detail=detail)
+    found = f"ABI {version}; {use}"
+    return Part("Landlock", Status.DEGRADED, found, enables, "leave --exec-policy at auto", detail)

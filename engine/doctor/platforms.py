@@ -1,0 +1,124 @@
+"""runsc, and each Sentry platform it has: tried by running a container, with a time limit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+
+from engine.doctor.part import Part, Status
+from engine.doctor.trial import kill_all_that_name, run_limited
+from engine.errors import ResolveError, StepError
+from engine.lifecycle.trusted_runsc import find_runsc
+from engine.lifecycle.validate import Validated
+from engine.options import Platform
+from engine.runsc.command import RunscError, version
+
+#: How long one platform may take to run a container, in seconds; a healthy one takes a fifth of one.
+PLATFORM_LIMIT = 10.0
+
+
+_RUNSC_ENABLES = "everything: it is what runs the container"
+
+
+def usable_runsc() -> Validated | Part:
+    """The runsc that `engine run` would take, pinned, or why it would take none."""
+    try:
+        return find_runsc(None, os.environ)
+    except StepError as error:
+        status = Status.MISSING if isinstance(error, ResolveError) else Status.DEGRADED
+        return Part("runsc", status, error.what, _RUNSC_ENABLES, error.remedy)
+
+
+def describe(binary: Validated) -> Part:
+    """What that runsc is: its version, path and digest."""
+    with open(binary.descriptor, "rb", closefd=False) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    detail = {"path": binary.path, "sha256": digest, "platforms": [str(name) for name in binary.platforms]}
+    try:
+        told = version(binary.descriptor, binary.path)
+    except RunscError as error:
+        return Part("runsc", Status.DEGRADED, error.what, _RUNSC_ENABLES, error.remedy, detail)
+    detail["version"] = told
+    name = told.splitlines()[0].removeprefix("runsc version ") if told else "(no version)"
+    found = f"{name} at {binary.path}, SHA-256 {digest[:12]}…"
+    return Part("runsc", Status.OK, found, _RUNSC_ENABLES, detail=detail)
+
+
+_PLATFORM_ENABLES = {
+    Platform.SYSTRAP: "the fastest platform that needs no virtualisation; `auto` takes it",
+    Platform.KVM: "hardware virtualisation, where the host has it",
+    Platform.PTRACE: "the slowest platform, for runsc or kernels without the others",
+}
+
+
+def try_platform(name: Platform, binary: Validated | None, limit: float) -> Part:
+    """Run a container on one platform and say how that went. `limit` is in seconds."""
+    title, enables = f"platform {name}", _PLATFORM_ENABLES[name]
+    if binary is None:
+        return Part(title, Status.MISSING, "not tried: no usable runsc", enables, "see runsc above")
+    if obstacle := _obstacle(name, binary):
+        return Part(title, Status.MISSING, obstacle[0], enables, obstacle[1])
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="engine-doctor-") as private:
+        try:
+            outcome = run_limited(_container(private, name, binary.path), limit, _environment(private))
+        finally:
+            kill_all_that_name(private)
+    seconds = round(time.monotonic() - started, 3)
+    detail = {"seconds": seconds, "exit_code": outcome.code}
+    if outcome.code == 0 and "runsc version" in outcome.output:
+        return Part(title, Status.OK, f"ran a container in {seconds:.2f} s", enables, detail=detail)
+    if outcome.code is None:
+        found = f"no answer in {limit:g} s, and was killed"
+        return Part(title, Status.DEGRADED, found, enables, "use another platform", detail)
+    return Part(title, Status.DEGRADED, outcome.summary(), enables, "use another platform", detail)
+
+
+def _obstacle(name: Platform, binary: Validated) -> tuple[str, str] | None:
+    """Why a platform need not be tried, and the remedy."""
+    if binary.platforms and name not in binary.platforms:
+        newer = "install a newer runsc (systrap came in 2023)"
+        return "not built into this runsc", newer if name is Platform.SYSTRAP else "use another platform"
+    if name is Platform.KVM and not os.path.exists("/dev/kvm"):
+        return "no /dev/kvm", "use systrap, or a host that has KVM"
+    if name is Platform.KVM and not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "no access to /dev/kvm", "join the group that owns /dev/kvm, or use systrap"
+    return None
+
+
+def _container(private: str, name: Platform, binary: str) -> list[str]:
+    """Make a bundle under `private` and answer with the command that runs it.
+
+    The program in it is runsc itself: a static binary that is here for sure, mounted instead of copied.
+    """
+    rootfs = os.path.join(private, "bundle", "rootfs")
+    for directory in ("dev", "proc", "sys", "tmp"):
+        os.makedirs(os.path.join(rootfs, directory))
+    open(os.path.join(rootfs, "probe"), "x").close()
+    config = {
+        "ociVersion": "1.0.2",
+        "process": {
+            "user": {"uid": 0, "gid": 0},
+            "args": ["/probe", "--version"],
+            "env": ["PATH=/"],
+            "cwd": "/",
+            "noNewPrivileges": True,
+        },
+        "root": {"path": "rootfs", "readonly": True},
+        "mounts": [{"destination": "/probe", "type": "bind", "source": binary, "options": ["bind", "ro"]}],
+        "linux": {"namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]},
+    }
+    with open(os.path.join(private, "bundle", "config.json"), "x") as file:
+        json.dump(config, file)
+    rootless = ["--rootless"] if os.geteuid() != 0 else []
+    return [
+        binary, "--root", os.path.join(private, "root"), "--network", "none", "--platform", str(name),
+        "--ignore-cgroups", *rootless, "run", "--bundle", os.path.join(private, "bundle"), "doctor",
+    ]  # fmt: skip
+
+
+def _environment(private: str) -> dict[str, str]:
+    return {"PATH": os.defpath, "HOME": private, "TMPDIR": private, "XDG_RUNTIME_DIR": private}

@@ -1,0 +1,116 @@
+"""Running a program that may hang: with a time limit, and nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from engine.doctor.part import Part, Status
+
+#: How long a program may take to tell its version, in seconds. Java on a busy machine is the slowest.
+VERSION_LIMIT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a program ended: its exit code (negative for a signal), None when the limit ended it."""
+
+    code: int | None
+    output: str
+
+    def summary(self) -> str:
+        """Its last words, for people."""
+        if self.code is None:
+            return "no answer in time"
+        lines = [line for line in self.output.splitlines() if line.strip()]
+        return f"exit code {self.code}: {lines[-1].strip()}" if lines else f"exit code {self.code}"
+
+
+def run_limited(argv: Sequence[str], limit: float, environment: Mapping[str, str] | None = None) -> Outcome:
+    """Run `argv` in a session of its own; after `limit` seconds its whole process group is killed.
+
+    Output goes through a file: a pipe would stay open for as long as any descendant holds it.
+    """
+    with tempfile.TemporaryFile() as output:
+        try:
+            process = subprocess.Popen(  # noqa: S603 (a list, and no shell)
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return Outcome(126, f"{argv[0]}: {error.strerror}")
+        code: int | None = None
+        try:
+            code = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            if code is None:  # not waited for yet, so the number is still that of this group
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        output.seek(0)
+        return Outcome(code, output.read().decode("utf-8", "replace"))
+
+
+def try_program(name: str, argv: Sequence[str], pattern: str, enables: str, remedy: str) -> Part:
+    """A program that tells its version in something that `pattern` finds."""
+    path = shutil.which(argv[0])
+    if path is None:
+        return Part(name, Status.MISSING, f"no {argv[0]} on PATH", enables, remedy)
+    told = run_limited([path, *argv[1:]], VERSION_LIMIT)
+    version = re.search(pattern, told.output)
+    if told.code != 0 or version is None:
+        return Part(name, Status.DEGRADED, f"{path}: {told.summary()}", enables, remedy, {"path": path})
+    detail = {"path": path, "version": version[1]}
+    return Part(name, Status.OK, f"{version[1]} at {path}", enables, detail=detail)
+
+
+def kill_all_that_name(private: str, patience: float = 5.0) -> None:
+    """Kill every process with the path `private`, which no other has, in its arguments, and see it gone.
+
+    The sandbox and the gofer are sessions of their own, so killing runsc's process group misses them.
+    `patience` is in seconds.
+    """
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        found = False
+        for process in list(_processes_that_name(private)):
+            found = True
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+            os.close(process)
+        if not found:
+            return
+        time.sleep(0.01)
+
+
+def _processes_that_name(private: str) -> Iterator[int]:
+    """A pidfd, the caller's to close, for each: it cannot come to mean another process, pidfd_open(2)."""
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or int(entry) == os.getpid():
+            continue
+        try:
+            process = os.pidfd_open(int(entry))
+        except OSError:
+            continue  # ended since the listing
+        try:
+            with open(f"/proc/{entry}/cmdline", "rb") as file:
+                is_ours = os.fsencode(private) in file.read()
+        except OSError:
+            is_ours = False  # ended, or hidden from us and so not ours
+        if is_ours:
+            yield process
+        else:
+            os.close(process)
