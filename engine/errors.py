@@ -1,4 +1,4 @@
-"""One family of errors. Each names the step that refused, what is wrong and where, and the remedy.
+"""One family of errors. Each has the step that refused, a `Reason`, what is wrong and where, and a hint.
 
 The text is one line, safe to print on a terminal: control characters in names that came from outside are
 escaped. It never carries the content of a file or of the environment.
@@ -7,6 +7,7 @@ escaped. It never carries the content of a file or of the environment.
 from __future__ import annotations
 
 import errno
+from enum import StrEnum
 
 from engine.records import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
 
 
-_REMEDIES = {
+_HINTS = {
     errno.ENOSPC: "free space there (engine gc removes what finished containers left)",
     errno.EDQUOT: "free space there (engine gc removes what finished containers left)",
     errno.EMFILE: "allow this process more open files (ulimit -n)",
@@ -31,21 +32,145 @@ _REMEDIES = {
 }
 
 
-def remedy_for(error: OSError, otherwise: str) -> str:
+def hint_for(error: OSError, otherwise: str) -> str:
     """What helps against what the system said, errno(3); `otherwise` where it depends on what was done."""
-    return _REMEDIES.get(error.errno or 0, otherwise)
+    return _HINTS.get(error.errno or 0, otherwise)
+
+
+class Reason(StrEnum):
+    """Why something was refused, as a code that never changes: text may be reworded, this is what programs compare.
+
+    The first two groups are the reasons of specs/GVisorRuntime.tla; `engine.lifecycle.machine` says at which step.
+    """
+
+    # The spec's `Reasons`.
+    #: A system call that the engine needs failed.
+    FAILURE = "failure"
+    #: There is no runsc.
+    NOT_FOUND = "not_found"
+    #: Only a search of PATH could find runsc, and root does not search PATH.
+    PATH_SEARCHED_AS_ROOT = "path_searched_as_root"
+    #: A directory of the engine's own, or one above it, is a link or can be changed by others.
+    ROOT_NOT_PRIVATE = "root_not_private"
+    #: A container of this id runs.
+    ALIVE = "alive"
+    #: The directory for the staged program is not the engine's own.
+    STAGE_NOT_OWN = "stage_not_own"
+    #: The bytes staged are not the bytes that were validated.
+    NOT_WHAT_WAS_PINNED = "not_what_was_pinned"
+    #: The execute policy is required and is not enforced.
+    POLICY_NOT_ENFORCED = "policy_not_enforced"
+    #: The execute policy was applied in part only.
+    POLICY_IN_PART = "policy_in_part"
+    #: The bundle changed after it was validated.
+    BUNDLE_CHANGED = "bundle_changed"
+    #: A state directory changed after it was secured.
+    ROOT_CHANGED = "root_changed"
+
+    # The spec's `not_trusted`, told apart by its `Kinds` of files.
+    #: The file was there when it was looked for, and is not any more.
+    ABSENT = "absent"
+    #: It is not an executable ELF file.
+    NOT_A_PROGRAM = "not_a_program"
+    #: Users other than its owner may read or write a file that only its owner may.
+    LOOSE_MODE = "loose_mode"
+    #: It is owned by a user who is not trusted.
+    FOREIGN_OWNER = "foreign_owner"
+    #: On the way to the file there is a directory or link that others can change.
+    LOOSE_CHAIN = "loose_chain"
+
+    # The spec's `failure`, where more can be said.
+    #: This build of runsc does not have the platform.
+    NO_PLATFORM = "no_platform"
+    #: Programs cannot be executed from the file system of the state directory.
+    NOEXEC = "noexec"
+    #: Somebody may have written to the staged copy.
+    COPY_CHANGED = "copy_changed"
+    #: The kernel refused execve(2).
+    EXECVE_REFUSED = "execve_refused"
+    #: A manager still keeps a container of this id.
+    KEPT = "kept"
+    #: The pod's sandbox is not there or does not live.
+    NO_SANDBOX = "no_sandbox"
+    #: It is another runsc than the one that the container or its sandbox was created with.
+    OTHER_RUNSC = "other_runsc"
+    #: A signal, or the user, asked for an end.
+    STOPPED = "stopped"
+    #: A fault of the engine: the machine does not have this edge, or a guard does not hold.
+    NOT_PERMITTED = "not_permitted"
+    #: A fault of the engine: the spec does not have this edge.
+    NOT_IN_SPEC = "not_in_spec"
+    #: A fault of the engine: an exception that nothing foresaw.
+    UNEXPECTED = "unexpected"
+
+    # Before a run: the bundle.
+    #: There is no bundle that can be opened.
+    BUNDLE_ABSENT = "bundle_absent"
+    #: config.json or the root file system is a link, leaves the bundle, or is of another kind than it must be.
+    BUNDLE_UNSAFE = "bundle_unsafe"
+    #: config.json is not JSON.
+    CONFIG_NOT_JSON = "config_not_json"
+    #: config.json is not what the OCI runtime specification wants.
+    CONFIG_INVALID = "config_invalid"
+
+    # A manager's container.
+    #: Another command is at work on it.
+    BUSY = "busy"
+    #: What was asked for is not possible in its status.
+    WRONG_STATE = "wrong_state"
+    #: It was created, and runsc was never started.
+    NOT_HANDED_OFF = "not_handed_off"
+    #: The record in its directory is another container's.
+    OTHER_RECORD = "other_record"
+    #: Processes of it do not end.
+    PROCESSES_REMAIN = "processes_remain"
+    #: It shares the host's network, which nobody allowed.
+    HOST_NETWORK = "host_network"
+    #: Its annotations do not say to which pod it belongs.
+    POD_ANNOTATION = "pod_annotation"
+
+    # Any command.
+    #: The command line is wrong.
+    USAGE = "usage"
+    #: What was to be made exists.
+    EXISTS = "exists"
+    #: Nothing has that name.
+    NO_SUCH = "no_such"
+    #: It is larger than what is read.
+    TOO_LARGE = "too_large"
+    #: The content of a file is not what it must be.
+    MALFORMED = "malformed"
+    #: It belongs to another version than this engine's.
+    STALE = "stale"
+    #: A program, package, service or kernel function that is needed is not here.
+    UNAVAILABLE = "unavailable"
+    #: The engine or runsc does not do this.
+    UNSUPPORTED = "unsupported"
+    #: Another program failed.
+    PROGRAM_FAILED = "program_failed"
+    #: SANY or TLC does not accept the spec.
+    SPEC_REJECTED = "spec_rejected"
+    #: Another program took too long.
+    TIME_LIMIT = "time_limit"
+    #: Another program needs more memory than it was given.
+    MEMORY_LIMIT = "memory_limit"
 
 
 class EngineError(Exception):
-    """Something the engine refuses. `step` is the part that refused; `exit_code` is what the process returns."""
+    """Something the engine refuses.
+
+    `step` is the part that refused, `reason` the code, `what` what is wrong and where, `hint` what to do about it;
+    `exit_code` is what the process returns.
+    """
 
     step: str = "engine"
     exit_code: ClassVar[int] = 125
 
-    def __init__(self, what: str, *, remedy: str) -> None:
+    def __init__(self, what: str, *, reason: Reason, hint: str) -> None:
+        self.reason = reason
         self.what = printable(what)
-        self.remedy = printable(remedy)
-        super().__init__(f"{self.step}: {self.what}; {self.remedy}")
+        self.hint = printable(hint)
+        super().__init__(f"{self.step}: {self.what}; {self.hint}")
 
 
 def as_refusal(error: Exception) -> EngineError:
@@ -53,10 +178,14 @@ def as_refusal(error: Exception) -> EngineError:
     if isinstance(error, EngineError):
         return error
     if isinstance(error, OSError):
-        refusal = EngineError(f"cannot go on: {error}", remedy=remedy_for(error, "look at what it names"))
+        refusal = EngineError(
+            f"cannot go on: {error}", reason=Reason.FAILURE, hint=hint_for(error, "look at what it names")
+        )
     else:
         refusal = EngineError(
-            f"unexpected {type(error).__name__}", remedy="run with --debug and report what it shows"
+            f"unexpected {type(error).__name__}",
+            reason=Reason.UNEXPECTED,
+            hint="run with --debug and report what it shows",
         )
     refusal.__cause__ = error
     return refusal
@@ -115,7 +244,9 @@ class FailedError(StepError):
     def __init__(self, step: str, error: OSError) -> None:
         self.step = str(step)
         where = f"{error.filename!r}: " if error.filename is not None else ""
-        super().__init__(f"{where}{error.strerror or error}", remedy=remedy_for(error, "run it again"))
+        super().__init__(
+            f"{where}{error.strerror or error}", reason=Reason.FAILURE, hint=hint_for(error, "run it again")
+        )
 
 
 class StoppedError(StepError):
@@ -123,4 +254,4 @@ class StoppedError(StepError):
 
     def __init__(self, step: str, signal_name: str) -> None:
         self.step = step
-        super().__init__(f"stopped by {signal_name}", remedy="run it again")
+        super().__init__(f"stopped by {signal_name}", reason=Reason.STOPPED, hint="run it again")

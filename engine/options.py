@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 
-from engine.errors import UsageError
+from engine.errors import Reason, UsageError
 from engine.records import dataclass
 
 #: As containerd's longest; a longer one does not fit the name of runsc's control socket, unix(7).
@@ -77,10 +77,12 @@ def check_container_id(container_id: str) -> None:
     if len(container_id) > MAX_CONTAINER_ID:
         raise UsageError(
             f"container id of {len(container_id)} characters",
-            remedy=f"use at most {MAX_CONTAINER_ID}",
+            reason=Reason.USAGE,
+            hint=f"use at most {MAX_CONTAINER_ID}",
         )
     if not _CONTAINER_ID.fullmatch(container_id):
         raise UsageError(
             f"container id {container_id!r} is not a plain name",
-            remedy="start with a letter, digit or _ and use only letters, digits and _ . + - after it",
+            reason=Reason.USAGE,
+            hint="start with a letter, digit or _ and use only letters, digits and _ . + - after it",
         )

@@ -66,7 +66,9 @@ def poisoned(value: Any, text: str) -> Any:
         return [poisoned(each, text) for each in value]
     if isinstance(value, dict):
         return {
-            key + text if key.isupper() else key: each if key in _FIXED else poisoned(each, text)
+            key + text if key.isupper() else key: each
+            if key in _FIXED or (key == "reason" and "step" in value)
+            else poisoned(each, text)
             for key, each in value.items()
         }
     return value

@@ -171,7 +171,8 @@ class Story:
         return every[trigger]
 
     def error(self) -> Line:
-        return {"step": "stage", "what": f"{self.name!r} is full", "remedy": "free space"}
+        step = str(STEPS[min(self.steps, len(STEPS) - 1)])
+        return {"step": step, "reason": "failure", "what": f"{self.name!r} is full", "hint": "free space"}
 
     def write(self, path: Path) -> Path:
         """Have the real machine live through it and the real trace record it."""

@@ -10,6 +10,7 @@ import json
 from collections import deque
 from collections.abc import Iterator, Mapping
 
+from engine.errors import Reason
 from engine.lifecycle.spec_files import LIFECYCLE_SPEC
 from engine.lifecycle.spec_graph import SPEC_GRAPH, SpecGraph
 from engine.spec.checker import GRAPH_MODEL
@@ -32,7 +33,8 @@ def compile_graph(specs: Specs, graph: Graph) -> SpecGraph:
         if onward.setdefault(edge.state, {}).setdefault(edge.trigger, edge.next) != edge.next:
             raise CheckError(
                 f"{edge.state} --{edge.trigger}--> leads to {edge.next} and {onward[edge.state][edge.trigger]}",
-                remedy="give each action of the spec one outcome",
+                reason=Reason.MALFORMED,
+                hint="give each action of the spec one outcome",
             )
         onward.setdefault(edge.next, {})
     digest = hashlib.sha256(specs.files[LIFECYCLE_SPEC].encode()).hexdigest()

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from engine.errors import Reason
 from engine.lifecycle.machine import (
     LIFECYCLE,
     TERMINAL,
@@ -50,7 +51,8 @@ def adversary_graph(specs: Specs, tlc: Tlc) -> Graph:
     if kinds is None:
         raise SpecError(
             "there is no set Kinds",
-            remedy="name the kinds of files there",
+            reason=Reason.SPEC_REJECTED,
+            hint="name the kinds of files there",
             file=LIFECYCLE_SPEC,
             line=None,
             column=None,
@@ -95,7 +97,9 @@ def _moment(state: Mapping[str, Value]) -> _Moment:
     }
     runs = [name for name in flat if name.startswith("state[")]
     if len(runs) != 1:
-        raise CheckError(f"a state with {len(runs)} runs", remedy="compare models of one run")
+        raise CheckError(
+            f"a state with {len(runs)} runs", reason=Reason.MALFORMED, hint="compare models of one run"
+        )
     run = runs[0].removeprefix("state")
     container = f"[{_name(state['id'], run)}]"
     by_field: dict[str, Any] = {
@@ -120,7 +124,11 @@ def _moment(state: Mapping[str, Value]) -> _Moment:
 
 def _name(function: Value, argument: str) -> str:
     if not isinstance(function, Mapping):
-        raise CheckError("the graph is not one of the lifecycle", remedy="compare a model of GVisorRuntime")
+        raise CheckError(
+            "the graph is not one of the lifecycle",
+            reason=Reason.MALFORMED,
+            hint="compare a model of GVisorRuntime",
+        )
     return str(getattr(function[argument[1:-1]], "name", function[argument[1:-1]]))
 
 

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from engine.errors import Reason
 from engine.spec.checker import DEADLOCK, figures, name_violation
 from engine.spec.errors import ManifestError, MemoryLimitError, TimeLimitError, TlcFailedError
 from engine.spec.models import Configuration, Model, Specs, load
@@ -176,7 +177,9 @@ class _Tree:
     def guards(self, operator: str) -> Iterator[tuple[str, Location]]:
         """The conjuncts of the guards of every action that `operator` leads to; each perhaps more than once."""
         if operator not in self._by_name:
-            raise ManifestError(f"{_MODULE}.tla does not define {operator}", remedy="define it")
+            raise ManifestError(
+                f"{_MODULE}.tla does not define {operator}", reason=Reason.MALFORMED, hint="define it"
+            )
         yield from self._definition(self._by_name[operator], set())
 
     def _definition(self, node: ET.Element, seen: set[str]) -> Iterator[tuple[str, Location]]:

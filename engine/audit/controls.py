@@ -68,7 +68,10 @@ def _judge(control: _Control, evidence: Evidence) -> Control:
     refusal = evidence.refusal
     if facts is None:
         if refusal is not None and evidence.stopped_in is control.trigger and control.guards != frozenset():
-            return judged(Status.REFUSED, {"reason": refusal["what"], "remedy": refusal["remedy"]})
+            return judged(
+                Status.REFUSED,
+                {"reason": refusal.reason or "not recorded", "what": refusal.what, "hint": refusal.hint},
+            )
         return judged(Status.NOT_REACHED, {})
     header = evidence.facts["header"]
     shown = control.show(facts, header)
@@ -77,7 +80,7 @@ def _judge(control: _Control, evidence: Evidence) -> Control:
             if (control.guards is None or guard.name in control.guards) and not _holds(guard.holds, evidence):
                 return judged(Status.BROKEN, shown, f"{guard.otherwise} (guard {guard.name})")
     if control.trigger is Trigger.EXEC and refusal is not None:
-        return judged(Status.REFUSED, shown, refusal["what"])
+        return judged(Status.REFUSED, shown, refusal.what)
     status, note = control.status(facts, header)
     return judged(status, shown, note)
 

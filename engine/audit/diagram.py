@@ -23,7 +23,7 @@ from itertools import pairwise
 from engine import __version__
 from engine.audit.svg import Colour, finish
 from engine.audit.walk import DiagramError, Walk, read_walk
-from engine.errors import printable, remedy_for
+from engine.errors import Reason, hint_for, printable
 from engine.lifecycle.machine import LIFECYCLE, TERMINAL, State, Transition, Trigger
 from engine.lifecycle.spec_files import spec_digest
 from engine.spec.fold import Actor, Fold, load_fold
@@ -108,7 +108,11 @@ class Picture:
             case Format.DOT:
                 return self.dot.encode()
         if self.mermaid is None:
-            raise DiagramError(f"{self.name} has no Mermaid form", remedy="take svg, png, pdf or dot")
+            raise DiagramError(
+                f"{self.name} has no Mermaid form",
+                reason=Reason.UNSUPPORTED,
+                hint="take svg, png, pdf or dot",
+            )
         return self.mermaid.encode()
 
 
@@ -153,9 +157,11 @@ def write(drawn: bytes, path: str) -> None:
                 raise
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
-        remedy = "name a file in a directory you can write"
+        hint = "name a file in a directory you can write"
         raise DiagramError(
-            f"{path!r}: {why}", remedy=remedy_for(error, remedy) if isinstance(error, OSError) else remedy
+            f"{path!r}: {why}",
+            reason=Reason.FAILURE,
+            hint=hint_for(error, hint) if isinstance(error, OSError) else hint,
         ) from None
 
 
@@ -200,7 +206,7 @@ def _said(run: Walk) -> list[tuple[str, int]]:
     """The lines below the title, each with whether it matters most."""
     lines: list[tuple[str, int]] = []
     if run.refusal:
-        lines += [(f"✗ {run.refusal.step}: {run.refusal.what}", 1), (f"Remedy: {run.refusal.remedy}", 0)]
+        lines += [(f"✗ {run.refusal.step}: {run.refusal.what}", 1), (f"Hint: {run.refusal.hint}", 0)]
     elif not run.is_over:
         lines.append(("■ The trace ends here: the engine was killed, or is still at work.", 1))
     took = f"{_time(run.seconds)} from the first line to the last"
@@ -477,7 +483,9 @@ def _dot(lines: Iterable[str]) -> str:
         from graphviz import Digraph
     except ImportError:
         raise DiagramError(
-            "the Python package graphviz is missing", remedy="pip install 'gvisor-engine[diagram]'"
+            "the Python package graphviz is missing",
+            reason=Reason.UNAVAILABLE,
+            hint="pip install 'gvisor-engine[diagram]'",
         ) from None
 
     graph = Digraph(
@@ -583,13 +591,21 @@ def _graphviz(dot: str, form: str, *more: str) -> bytes:
         )
     except FileNotFoundError:
         raise DiagramError(
-            "dot is not installed", remedy="install graphviz, or take --format dot or mermaid"
+            "dot is not installed",
+            reason=Reason.UNAVAILABLE,
+            hint="install graphviz, or take --format dot or mermaid",
         ) from None
     except subprocess.TimeoutExpired:
-        raise DiagramError(f"dot did not finish in {_SECONDS} s", remedy="take --format dot") from None
+        raise DiagramError(
+            f"dot did not finish in {_SECONDS} s", reason=Reason.TIME_LIMIT, hint="take --format dot"
+        ) from None
     if done.returncode or not done.stdout:
         why = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
-        raise DiagramError(f"dot: {why.splitlines()[0]}", remedy="install graphviz again, with its plugins")
+        raise DiagramError(
+            f"dot: {why.splitlines()[0]}",
+            reason=Reason.PROGRAM_FAILED,
+            hint="install graphviz again, with its plugins",
+        )
     return done.stdout
 
 

@@ -16,10 +16,10 @@ from functools import cached_property
 from io import BufferedReader
 from typing import Any
 
-from engine.errors import EngineError, remedy_for
+from engine.errors import EngineError, Reason, hint_for
 from engine.lifecycle.machine import LIFECYCLE, State, Trigger
 from engine.lifecycle.spec_graph import SpecGraph
-from engine.traces.reader import BadLineError, Error, Header, Record, read_header, read_record
+from engine.traces.reader import BadLineError, Header, Record, Refusal, read_header, read_record
 from engine.verify import trace_check
 from engine.verify.trace_check import TraceResult, Verdict
 
@@ -51,7 +51,7 @@ class Outcome(StrEnum):
 class Moment:
     """One move: when, and how long the step before it took, in seconds."""
 
-    record: Record[Any]
+    record: Record[Any, Any]
     seconds: float
 
 
@@ -92,10 +92,10 @@ class Evidence:
         )
 
     @property
-    def refusal(self) -> Error | None:
-        """Of a refused run: `step`, `what`, `remedy`."""
+    def refusal(self) -> Refusal | None:
+        """Why the run was refused, if it was."""
         record = self.moments[-1].record if self.moments else None
-        return record.error if record is not None else None
+        return record.refusal if record is not None else None
 
     @property
     def stopped_in(self) -> Trigger | None:
@@ -130,14 +130,17 @@ def read(path: str, graph: SpecGraph) -> tuple[Evidence, bytes]:
             content = file.read(LARGEST + 1)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
-        remedy = "name a trace that you can read"
+        hint = "name a trace that you can read"
         raise ReportError(
-            f"{path!r}: {why}", remedy=remedy_for(error, remedy) if isinstance(error, OSError) else remedy
+            f"{path!r}: {why}",
+            reason=Reason.FAILURE,
+            hint=hint_for(error, hint) if isinstance(error, OSError) else hint,
         ) from None
     if len(content) > LARGEST:
         raise ReportError(
             f"{path!r} has more than {LARGEST >> 20} MiB",
-            remedy="name the trace of one run (engine trace verify reads archives of many)",
+            reason=Reason.TOO_LARGE,
+            hint="name the trace of one run (engine trace verify reads archives of many)",
         )
     return judge(path, content, graph), content
 
@@ -179,16 +182,16 @@ def _lines(content: bytes) -> list[bytes]:
     return [line + b"\n" for line in whole] + ([cut] if cut else [])
 
 
-def _as_they_are(lines: list[bytes]) -> tuple[Header | None, tuple[Record[Any], ...]]:
+def _as_they_are(lines: list[bytes]) -> tuple[Header | None, tuple[Record[Any, Any], ...]]:
     """What has the form of a trace, up to the first line that has not, whatever the spec."""
     header: Header | None = None
-    moves: list[Record[Any]] = []
+    moves: list[Record[Any, Any]] = []
     try:
         for line in lines:
             if header is None:
                 header = read_header(line.removesuffix(b"\n"))
             else:
-                moves.append(read_record(line.removesuffix(b"\n")))
+                moves.append(read_record(line.removesuffix(b"\n"), header.format))
     except BadLineError:
         pass
     return header, tuple(moves)

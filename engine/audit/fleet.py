@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from engine.audit import html
 from engine.audit.evidence import LARGEST, Evidence, Outcome, ReportError, judge, read
 from engine.audit.tally import Buckets, Group, Kind, Run, Tally
-from engine.errors import printable
+from engine.errors import Reason, printable
 from engine.lifecycle.machine import Trigger
 from engine.lifecycle.spec_graph import SpecGraph, spec_graph
 from engine.verify.chunks import Answer, Stretch, cut, in_order
@@ -49,7 +49,9 @@ def traces_in(directory: str) -> list[str]:
 
     def fail(error: OSError) -> None:
         raise ReportError(
-            f"{error.filename!r}: {error.strerror}", remedy="name a directory that you can read"
+            f"{error.filename!r}: {error.strerror}",
+            reason=Reason.FAILURE,
+            hint="name a directory that you can read",
         )
 
     found = [
@@ -59,7 +61,11 @@ def traces_in(directory: str) -> list[str]:
         if name.endswith(_TRACE) and not os.path.islink(os.path.join(where, name))
     ]
     if not found:
-        raise ReportError(f"no *{_TRACE} beneath {directory!r}", remedy="name a directory that holds traces")
+        raise ReportError(
+            f"no *{_TRACE} beneath {directory!r}",
+            reason=Reason.NO_SUCH,
+            hint="name a directory that holds traces",
+        )
     return sorted(found)
 
 
@@ -73,7 +79,8 @@ def fleet_page(
     if runs and signers is not None:
         raise ReportError(
             "a signature belongs to the file of one run, and not to one of many",
-            remedy="leave out either --runs or whose signatures count",
+            reason=Reason.USAGE,
+            hint="leave out either --runs or whose signatures count",
         )
     tally = _tallied(paths, runs, signers, workers or ThisProcess())
     rows = [_row(run, tally.directory) for run in tally.listed]
@@ -189,7 +196,7 @@ def _known(evidence: Evidence, kind: Kind, first: int | None, signature: Signatu
     elif kind is Kind.BAD_SIGNATURE and signature is not None:
         reason = str(signature.why)
     elif refusal is not None:
-        reason = refusal["what"]
+        reason = refusal.what
     return Run(
         path=evidence.path,
         line=first,

@@ -16,7 +16,7 @@ from typing import Any
 
 from engine import __version__
 from engine.audit.evidence import ReportError
-from engine.errors import printable, remedy_for
+from engine.errors import Reason, hint_for, printable
 from engine.verify.extra import require
 
 TEMPLATES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates")
@@ -101,7 +101,7 @@ def write(path: str, content: bytes) -> None:
 
 
 def _cannot_write(path: str, error: OSError | ValueError) -> ReportError:
-    remedy = "name a file in a directory that you can write with --output"
+    hint = "name a file in a directory that you can write with --output"
     if isinstance(error, OSError):
-        return ReportError(f"{path!r}: {error.strerror}", remedy=remedy_for(error, remedy))
-    return ReportError(f"{path!r}: {error}", remedy=remedy)
+        return ReportError(f"{path!r}: {error.strerror}", reason=Reason.FAILURE, hint=hint_for(error, hint))
+    return ReportError(f"{path!r}: {error}", reason=Reason.FAILURE, hint=hint)

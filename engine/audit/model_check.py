@@ -13,6 +13,7 @@ from functools import cached_property
 import msgspec
 
 from engine.audit.evidence import ReportError
+from engine.errors import Reason
 
 _LARGEST = 16 << 20
 
@@ -132,13 +133,15 @@ class ModelCheck:
 
 def load(path: str) -> ModelCheck:
     """Read a saved result. Raises `ReportError`."""
-    remedy = "save one: engine check --mutants --json > check.json"
+    hint = "save one: engine check --mutants --json > check.json"
     try:
         with open(path, "rb") as file:
             content = file.read(_LARGEST)
         said = msgspec.json.decode(content, type=_Said)
     except OSError as error:
-        raise ReportError(f"{path!r}: {error.strerror}", remedy=remedy) from None
+        raise ReportError(f"{path!r}: {error.strerror}", reason=Reason.FAILURE, hint=hint) from None
     except (ValueError, RecursionError) as error:
-        raise ReportError(f"{path!r} is no result of engine check: {error}", remedy=remedy) from None
+        raise ReportError(
+            f"{path!r} is no result of engine check: {error}", reason=Reason.MALFORMED, hint=hint
+        ) from None
     return ModelCheck(path, hashlib.sha256(content).hexdigest(), said)

@@ -19,12 +19,13 @@ from engine.audit.controls import CIS, NIST, Coverage, Status, controls, matrix,
 from engine.audit.diagram import lifecycle_svg
 from engine.audit.evidence import Evidence, Outcome, read
 from engine.audit.model_check import ModelCheck
-from engine.audit.walk import DiagramError, Leg, Refusal, Walk
+from engine.audit.walk import DiagramError, Leg, Walk
 from engine.errors import EngineError
 from engine.lifecycle.machine import LIFECYCLE, State, Trigger
 from engine.lifecycle.spec_graph import SpecGraph, spec_graph
 from engine.lifecycle.trusted_runsc import find_runsc
 from engine.runsc.command import version
+from engine.traces.reader import Refusal
 from engine.verify.signature import NAMESPACE, SUFFIX, Signature, Signers, Standing, look
 from engine.verify.trace_check import Verdict
 
@@ -129,11 +130,16 @@ _LIMITS = (
 )
 
 
+def _refused(refusal: Refusal) -> str:
+    reason = "" if refusal.reason is None else f": {refusal.reason}"
+    return f"Refused in {refusal.step}{reason}"
+
+
 def _notices(evidence: Evidence, signature: Signature) -> list[dict[str, str | None]]:
     """What the reader must know first, the gravest first."""
 
-    def notice(kind: str, title: str, what: str, remedy: str | None = None) -> dict[str, str | None]:
-        return {"kind": kind, "title": title, "what": what, "remedy": remedy}
+    def notice(kind: str, title: str, what: str, hint: str | None = None) -> dict[str, str | None]:
+        return {"kind": kind, "title": title, "what": what, "hint": hint}
 
     found = []
     result, refusal = evidence.result, evidence.refusal
@@ -148,7 +154,7 @@ def _notices(evidence: Evidence, signature: Signature) -> list[dict[str, str | N
     if signature.standing is Standing.BAD:
         found.append(notice("bad", "The signature does not verify", f"{signature.path}: {signature.why}."))
     if refusal is not None:
-        found.append(notice("bad", f"Refused in {refusal['step']}", refusal["what"], refusal["remedy"]))
+        found.append(notice("bad", _refused(refusal), refusal.what, refusal.hint))
     elif evidence.outcome is Outcome.HANDED_OFF:
         found.append(
             notice(
@@ -262,7 +268,7 @@ def _steps(evidence: Evidence) -> list[list[str]]:
         came = "established: " + row.establishes if moment else "not reached"
         if evidence.refusal is not None and evidence.stopped_in is row.trigger:
             moment = moment or moments.get(Trigger.REFUSE)
-            came = "REFUSED: " + evidence.refusal["what"]
+            came = "REFUSED: " + evidence.refusal.what
         elif moment is None and evidence.stopped_in is row.trigger:
             came = "nothing was recorded from here on"
         rows.append(
@@ -302,8 +308,7 @@ def _walk(evidence: Evidence) -> Walk | None:
         for move, seconds in ((moment.record, moment.seconds) for moment in evidence.moments)
     ]
     doubt = None if evidence.judged else str(evidence.result.fault)
-    why = None if refusal is None else Refusal(refusal["step"], refusal["what"], refusal["remedy"])
-    return Walk(header.container, header.engine, header.spec, tuple(legs), why, doubt)
+    return Walk(header.container, header.engine, header.spec, tuple(legs), refusal, doubt)
 
 
 def _conformance(evidence: Evidence, graph: SpecGraph) -> Said:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from engine.errors import EngineError
+from engine.errors import EngineError, Reason
 from engine.lifecycle.machine import LIFECYCLE, TERMINAL, State, Trigger
+from engine.traces.reader import Refusal
 from engine.verify.trace_check import verify
 
 #: The longest trace that is read, in bytes. The engine's own are some thousands.
@@ -38,15 +39,6 @@ class Leg:
     trigger: Trigger
     next: State
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a run was refused, in the words of its trace; nothing of it is trusted to be printable."""
-
-    step: str
-    what: str
-    remedy: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +82,16 @@ def read_walk(path: str) -> Walk:
     """Read the trace in the file `path`, as far as it goes. Raises `DiagramError` when it has no header."""
     lines = _lines(path)
     if not lines:
-        raise DiagramError(f"{path!r} is empty", remedy="name the trace of a run")
+        raise DiagramError(f"{path!r} is empty", reason=Reason.MALFORMED, hint="name the trace of a run")
     try:
         header = _object(lines[0])
         container, engine, spec = (_text(header, key) for key in ("container", "engine", "spec"))
         at = datetime.fromisoformat(_text(header, "time"))
     except (ValueError, RecursionError) as error:
         raise DiagramError(
-            f"{path!r} is not a trace: line 1: {error}", remedy="name the trace of a run"
+            f"{path!r} is not a trace: line 1: {error}",
+            reason=Reason.MALFORMED,
+            hint="name the trace of a run",
         ) from None
     legs: list[Leg] = []
     refusal: Refusal | None = None
@@ -106,7 +100,7 @@ def read_walk(path: str) -> Walk:
         try:
             move = _object(line)
             leg, at = _leg(move, number - 1, at, legs)
-            refusal = _refusal(move.get("error")) if leg.trigger is Trigger.REFUSE else None
+            refusal = Refusal.of(_error(move)) if leg.trigger is Trigger.REFUSE else None
             legs.append(leg)
         except (ValueError, RecursionError) as error:
             cut = f"line {number}: {error}; what follows is not drawn"
@@ -123,16 +117,20 @@ def doubt_of(path: str) -> str | None:
 
 
 def _lines(path: str) -> list[bytes]:
-    remedy = "name a trace that you can read"
+    hint = "name a trace that you can read"
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:
             content = file.read(LARGEST + 1)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
-        raise DiagramError(f"{path!r}: {why}", remedy=remedy) from None
+        raise DiagramError(f"{path!r}: {why}", reason=Reason.FAILURE, hint=hint) from None
     if len(content) > LARGEST:
-        raise DiagramError(f"{path!r} has more than {LARGEST >> 20} MiB", remedy="name the trace of one run")
+        raise DiagramError(
+            f"{path!r} has more than {LARGEST >> 20} MiB",
+            reason=Reason.TOO_LARGE,
+            hint="name the trace of one run",
+        )
     return content.splitlines()
 
 
@@ -177,6 +175,6 @@ def _may_leave(legs: list[Leg]) -> tuple[str, ...]:
     return (last.next, last.state) if last.trigger is Trigger.EXEC else (last.next,)
 
 
-def _refusal(error: Any) -> Refusal:
-    given = error if isinstance(error, dict) else {}
-    return Refusal(*(str(given.get(key, "not said")) for key in ("step", "what", "remedy")))
+def _error(move: dict[str, Any]) -> dict[str, Any]:
+    error = move.get("error")
+    return error if isinstance(error, dict) else {}

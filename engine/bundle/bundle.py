@@ -16,7 +16,7 @@ from types import TracebackType
 
 from engine.bundle import oci_config
 from engine.digest import sha256
-from engine.errors import BundleError
+from engine.errors import BundleError, Reason
 from engine.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
 from engine.records import TYPE_CHECKING, dataclass
 
@@ -111,14 +111,16 @@ def open_bundle(path: str, *, may_be_root: bool = False) -> Bundle:
     if not path or "\0" in path:
         raise BundleError(
             "the bundle's path is empty or has a NUL character",
-            remedy="name the directory that holds config.json",
+            reason=Reason.BUNDLE_ABSENT,
+            hint="name the directory that holds config.json",
         )
     try:
         absolute = os.path.abspath(path)
     except FileNotFoundError:
         raise BundleError(
             f"the bundle {path!r} cannot be found: the current directory is gone",
-            remedy="give its absolute path",
+            reason=Reason.BUNDLE_ABSENT,
+            hint="give its absolute path",
         ) from None
     directory = _open_bundle_directory(absolute)
     try:
@@ -154,7 +156,8 @@ def _open_bundle_directory(path: str) -> int:
     except OSError as error:
         raise BundleError(
             f"cannot open the bundle {path!r}: {error.strerror}",
-            remedy="name a directory that holds config.json",
+            reason=Reason.BUNDLE_ABSENT,
+            hint="name a directory that holds config.json",
         ) from None
 
 
@@ -169,22 +172,30 @@ def _read_config(directory: int) -> bytes:
     except OSError as error:
         if error.errno == errno.ENOENT:
             raise BundleError(
-                f"the bundle has no {CONFIG_NAME}", remedy="write one; `runsc spec` makes a first one"
+                f"the bundle has no {CONFIG_NAME}",
+                reason=Reason.BUNDLE_ABSENT,
+                hint="write one; `runsc spec` makes a first one",
             ) from None
         if error.errno == errno.ELOOP:
             raise BundleError(
-                f"{CONFIG_NAME} is a symbolic link", remedy="put the file itself there"
+                f"{CONFIG_NAME} is a symbolic link",
+                reason=Reason.BUNDLE_UNSAFE,
+                hint="put the file itself there",
             ) from None
         if error.errno == errno.ENXIO:
             raise _no_regular_file("a socket, or a device that is not there") from None
-        raise BundleError(f"cannot open {CONFIG_NAME}: {error.strerror}", remedy="make it readable") from None
+        raise BundleError(
+            f"cannot open {CONFIG_NAME}: {error.strerror}", reason=Reason.FAILURE, hint="make it readable"
+        ) from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise _no_regular_file(_KINDS[stat.S_IFMT(status.st_mode)])
         return _read_at_most(descriptor, status.st_size)
     except OSError as error:
-        raise BundleError(f"cannot read {CONFIG_NAME}: {error.strerror}", remedy="make it readable") from None
+        raise BundleError(
+            f"cannot read {CONFIG_NAME}: {error.strerror}", reason=Reason.FAILURE, hint="make it readable"
+        ) from None
     finally:
         os.close(descriptor)
 
@@ -198,7 +209,11 @@ _KINDS = {
 
 
 def _no_regular_file(kind: str) -> BundleError:
-    return BundleError(f"{CONFIG_NAME} is {kind}, not a regular file", remedy="put a regular file there")
+    return BundleError(
+        f"{CONFIG_NAME} is {kind}, not a regular file",
+        reason=Reason.BUNDLE_UNSAFE,
+        hint="put a regular file there",
+    )
 
 
 def _read_at_most(descriptor: int, size: int) -> bytes:
@@ -209,7 +224,11 @@ def _read_at_most(descriptor: int, size: int) -> bytes:
         if not piece:
             return bytes(data)
         data += piece
-    raise BundleError(f"{CONFIG_NAME} is larger than {MAX_CONFIG_SIZE} bytes", remedy="make it smaller")
+    raise BundleError(
+        f"{CONFIG_NAME} is larger than {MAX_CONFIG_SIZE} bytes",
+        reason=Reason.TOO_LARGE,
+        hint="make it smaller",
+    )
 
 
 def _open_rootfs(directory: int, path: str, may_be_bundle: bool) -> tuple[int, Identity]:
@@ -221,18 +240,22 @@ def _open_rootfs(directory: int, path: str, may_be_bundle: bool) -> tuple[int, I
         if error.errno == errno.ENOSYS:
             raise BundleError(
                 f"{where} is {path!r}, which takes openat2(2) to open safely, and this kernel has none",
-                remedy="use Linux 5.6 or later, or one plain name such as 'rootfs'",
+                reason=Reason.UNAVAILABLE,
+                hint="use Linux 5.6 or later, or one plain name such as 'rootfs'",
             ) from None
-        what, remedy = _ROOT_FAILURES.get(
+        what, hint = _ROOT_FAILURES.get(
             error.errno or 0, (f"cannot be opened: {error.strerror}", "name a directory that can be opened")
         )
-        raise BundleError(f"{where} is {path!r}, which {what}", remedy=remedy) from None
+        raise BundleError(
+            f"{where} is {path!r}, which {what}", reason=Reason.BUNDLE_UNSAFE, hint=hint
+        ) from None
     try:
         identity = _identity(descriptor)
         if identity == _identity(directory) and not may_be_bundle:
             raise BundleError(
                 f"{where} is {path!r}, which is the bundle itself",
-                remedy="put the root filesystem in a directory of its own, such as 'rootfs'",
+                reason=Reason.BUNDLE_UNSAFE,
+                hint="put the root filesystem in a directory of its own, such as 'rootfs'",
             )
     except BaseException:
         os.close(descriptor)

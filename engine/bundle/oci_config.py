@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 def parse(data: bytes) -> dict[str, Any]:
     """The configuration in `data`, the bytes of a config.json.
 
-    Raises `BundleError`, in one line: the path of the member, what is there, what is wanted, the remedy.
+    Raises `BundleError`, in one line: the path of the member, what is there, what is wanted, the hint.
     """
     try:
         document: dict[str, Any] = read(data)

@@ -56,7 +56,7 @@ def refused(reason: str) -> Rule:
     """A member that must not be there, because of `reason`."""
 
     def check(_value: Any) -> NoReturn:
-        raise MismatchError("is there", f"no such member: {reason}", remedy="remove it")
+        raise MismatchError("is there", f"no such member: {reason}", hint="remove it")
 
     return Rule("no such member", check)
 
@@ -106,13 +106,13 @@ def names_to(item: Rule, *, but_for: Mapping[str, str] | None = None) -> Rule:
         if type(value) is not dict:
             refuse_kind(value, wanted)
         if "" in value:
-            raise MismatchError("has a member with an empty name", "a name", remedy="name it, or remove it")
+            raise MismatchError("has a member with an empty name", "a name", hint="name it, or remove it")
         name = ""
         try:
             for name, member in value.items():
                 if name.startswith(beginnings):
                     reason = next(why for start, why in reasons.items() if name.startswith(start))
-                    raise MismatchError("is there", f"no such member: {reason}", remedy="remove it")
+                    raise MismatchError("is there", f"no such member: {reason}", hint="remove it")
                 check_item(member)
         except MismatchError as mismatch:
             mismatch.path.append(name)
@@ -149,7 +149,7 @@ def record(
                     raise MismatchError(
                         f"is a name that runsc reads as {known!r}",
                         f"{known!r} as it is spelled",
-                        remedy="correct the spelling, or choose another name",
+                        hint="correct the spelling, or choose another name",
                     )
             for name, rule in required.items():
                 if name not in value:

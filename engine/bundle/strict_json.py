@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 
-from engine.errors import BundleError
+from engine.errors import BundleError, Reason
 from engine.records import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
@@ -30,20 +30,21 @@ _SHOWN_PATH_LENGTH = 120
 class MismatchError(Exception):
     """A member is not what it must be. `path` grows on the way out to the document: innermost name first."""
 
-    def __init__(self, found: str, wanted: str, *, remedy: str = "", path: Iterable[str | int] = ()) -> None:
+    def __init__(self, found: str, wanted: str, *, hint: str = "", path: Iterable[str | int] = ()) -> None:
         super().__init__(found, wanted)
         self.found = found
         self.wanted = wanted
-        self.remedy = remedy
+        self.hint = hint
         self.section = ""
         self.path = list(path)
 
     def as_bundle_error(self) -> BundleError:
         section = self.section or "config.md"
-        remedy = self.remedy or f"correct it as the OCI runtime specification says ({section})"
+        hint = self.hint or f"correct it as the OCI runtime specification says ({section})"
         return BundleError(
             f"config.json: {_json_path(reversed(self.path))} {self.found}, wanted {self.wanted}",
-            remedy=remedy,
+            reason=Reason.CONFIG_INVALID,
+            hint=hint,
         )
 
 
@@ -82,8 +83,8 @@ _KINDS = {
 
 
 def refuse_kind(value: object, wanted: str) -> NoReturn:
-    remedy = "leave the member out, or give it a value" if value is None else ""
-    raise MismatchError(f"is {_KINDS[type(value)]}", wanted, remedy=remedy)
+    hint = "leave the member out, or give it a value" if value is None else ""
+    raise MismatchError(f"is {_KINDS[type(value)]}", wanted, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ class _Misfit:
 
     found: str
     wanted: str
-    remedy: str
+    hint: str
 
 
 _AGAIN = _Misfit("is there more than once", "it once", "keep one of them")
@@ -118,12 +119,21 @@ def read(data: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise BundleError(
             f"config.json is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}",
-            remedy="save it as UTF-8",
+            reason=Reason.CONFIG_NOT_JSON,
+            hint="save it as UTF-8",
         ) from None
     if text.startswith("\ufeff"):
-        raise BundleError("config.json starts with a byte order mark", remedy="save it as UTF-8 without one")
+        raise BundleError(
+            "config.json starts with a byte order mark",
+            reason=Reason.CONFIG_NOT_JSON,
+            hint="save it as UTF-8 without one",
+        )
     if not text.strip(" \t\r\n"):
-        raise BundleError("config.json is empty", remedy="write one; `runsc spec` makes a first one")
+        raise BundleError(
+            "config.json is empty",
+            reason=Reason.CONFIG_NOT_JSON,
+            hint="write one; `runsc spec` makes a first one",
+        )
     misfits: list[_Misfit] = []
 
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -154,11 +164,14 @@ def read(data: bytes) -> Any:
     except json.JSONDecodeError as error:
         raise BundleError(
             f"config.json is not JSON: {error.msg.removesuffix(' at')} at line {error.lineno}, column {error.colno}",
-            remedy="correct it there",
+            reason=Reason.CONFIG_NOT_JSON,
+            hint="correct it there",
         ) from None
     except RecursionError:
         raise BundleError(
-            "config.json is nested too deeply to be a configuration", remedy="remove what nests so deeply"
+            "config.json is nested too deeply to be a configuration",
+            reason=Reason.CONFIG_NOT_JSON,
+            hint="remove what nests so deeply",
         ) from None
     # JSON has no raw control characters and UTF-8 no surrogates, so either can only have come by an escape.
     if misfits or "\\u" in text:
@@ -190,7 +203,7 @@ def _refuse_misfits(document: object) -> None:
                 misfit = value
             if misfit:
                 steps = [*path, step][1:]
-                raise MismatchError(misfit.found, misfit.wanted, remedy=misfit.remedy, path=reversed(steps))
+                raise MismatchError(misfit.found, misfit.wanted, hint=misfit.hint, path=reversed(steps))
             if inside:
                 path.append(step)
                 walks.append(inside)

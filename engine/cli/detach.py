@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
-from engine.errors import EngineError
+from engine.errors import EngineError, Reason
 
 SYSTEMD_RUN = "/usr/bin/systemd-run"
 #: Is there where systemd is the system's manager.
@@ -73,19 +73,27 @@ def _quoted(word: str) -> str:
 
 
 def start(container_id: str, arguments: Sequence[str], environment: Mapping[str, str]) -> str:
-    """Have systemd run it: the name of its unit. Raises `ServiceError`, where there is no systemd with the remedy."""
+    """Have systemd run it: the name of its unit. Raises `ServiceError`, where there is no systemd with the hint."""
     if not os.path.isdir(BOOTED) or not os.access(SYSTEMD_RUN, os.X_OK):
         raise ServiceError(
-            "systemd does not manage this system, and detached runs are its", remedy=_NO_SYSTEMD
+            "systemd does not manage this system, and detached runs are its",
+            reason=Reason.UNAVAILABLE,
+            hint=_NO_SYSTEMD,
         )
     unit = unit_name(container_id)
     asked = command(unit, arguments, environment, user=os.geteuid(), directory=os.getcwd())
     try:
         done = subprocess.run(asked, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603
     except OSError as error:
-        raise ServiceError(f"{SYSTEMD_RUN!r}: {error.strerror}", remedy=_NO_SYSTEMD) from None
+        raise ServiceError(
+            f"{SYSTEMD_RUN!r}: {error.strerror}", reason=Reason.FAILURE, hint=_NO_SYSTEMD
+        ) from None
     if done.returncode != 0:
         own = "" if os.geteuid() == 0 else " --user"
         said = done.stderr.decode("utf-8", "replace").strip()
-        raise ServiceError(f"systemd did not take it: {said}", remedy=f"see systemctl{own} status {unit}")
+        raise ServiceError(
+            f"systemd did not take it: {said}",
+            reason=Reason.PROGRAM_FAILED,
+            hint=f"see systemctl{own} status {unit}",
+        )
     return unit

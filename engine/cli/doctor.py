@@ -28,6 +28,6 @@ def _doctor(options: argparse.Namespace) -> int:
         return 0
     from tabulate import tabulate
 
-    rows = [(part.name, part.status, part.found, part.enables, part.remedy) for part in parts]
-    print(tabulate(rows, headers=("part", "status", "found", "enables", "remedy"), tablefmt="simple"))
+    rows = [(part.name, part.status, part.found, part.enables, part.hint) for part in parts]
+    print(tabulate(rows, headers=("part", "status", "found", "enables", "hint"), tablefmt="simple"))
     return 0

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         command.say("".join(traceback.format_exception(refusal)).rstrip("\n"))
     if as_json:
-        said = {"step": refusal.step, "what": refusal.what, "remedy": refusal.remedy}
+        said = {"step": refusal.step, "reason": refusal.reason, "what": refusal.what, "hint": refusal.hint}
         command.say(json.dumps({"refused": said}))
     else:
         command.say(f"engine: {refusal}")

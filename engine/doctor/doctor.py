@@ -1,4 +1,4 @@
-"""What is installed on this system, what each part enables, and the remedy where one is missing.
+"""What is installed on this system, what each part enables, and the hint where one is missing.
 
 The notable thing: nothing is believed that can be tried. Each Sentry platform runs a real container, with a
 time limit, because a /dev/kvm that is present can still hang; whatever happens, nothing is left behind.
@@ -83,8 +83,8 @@ def _ended_by_signals_cleanly() -> Iterator[None]:
 
 
 def _java() -> Part:
-    remedy = "install a JRE (default-jre-headless)"
-    return try_program("Java", ["java", "-version"], r'version "([^"]+)"', "the model checker TLC", remedy)
+    hint = "install a JRE (default-jre-headless)"
+    return try_program("Java", ["java", "-version"], r'version "([^"]+)"', "the model checker TLC", hint)
 
 
 def _tla2tools() -> Part:
@@ -93,6 +93,6 @@ def _tla2tools() -> Part:
     try:
         jar = find_jar()
     except JarError as error:
-        return Part(name, Status.MISSING, error.what, enables, error.remedy)
+        return Part(name, Status.MISSING, error.what, enables, error.hint)
     detail = {"path": jar.path, "sha256": jar.sha256}
     return Part(name, Status.OK, f"{jar.path} (from {jar.source})", enables, detail=detail)

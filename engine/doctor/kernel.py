@@ -31,8 +31,8 @@ def try_cgroups(root: str = "/sys/fs/cgroup", proc: str = "/proc/self") -> Part:
         frozenset({"cgroup2"}): "v2",
     }.get(frozenset(kinds), "hybrid")
     if not mounted:
-        remedy = f"mount cgroup2 at {root}, or run with --ignore-cgroups"
-        return Part("cgroups", Status.MISSING, f"none mounted at {root}", enables, remedy)
+        hint = f"mount cgroup2 at {root}, or run with --ignore-cgroups"
+        return Part("cgroups", Status.MISSING, f"none mounted at {root}", enables, hint)
     own = _own_cgroups(f"{proc}/cgroup")
     read_only = [
         target
@@ -44,8 +44,8 @@ def try_cgroups(root: str = "/sys/fs/cgroup", proc: str = "/proc/self") -> Part:
     detail = {"version": version, "mounted": sorted(mounted), "read_only": sorted(read_only)}
     if read_only:
         found = f"{version}, {len(read_only)} of {len(mounted)} hierarchies not writable"
-        remedy = "run with --ignore-cgroups, as root, or in a delegated group (systemd-run --user --scope)"
-        return Part("cgroups", Status.DEGRADED, found, enables, remedy, detail)
+        hint = "run with --ignore-cgroups, as root, or in a delegated group (systemd-run --user --scope)"
+        return Part("cgroups", Status.DEGRADED, found, enables, hint, detail)
     return Part("cgroups", Status.OK, f"{version}, writable", enables, detail=detail)
 
 
@@ -70,17 +70,17 @@ def try_user_namespaces() -> Part:
     Where AppArmor restricts them the first succeeds and gives no power: only the second shows that.
     """
     name, enables = "user namespaces", "rootless containers (--rootless)"
-    bans = [(key, remedy) for key, value, remedy in BANS if sysctl(key) == value]
+    bans = [(key, hint) for key, value, hint in BANS if sysctl(key) == value]
     detail = {key: sysctl(key) for key, _, _ in BANS}
     tried = run_limited(["unshare", "--user", "--map-root-user", "--mount", "true"], VERSION_LIMIT)
     if tried.code == 0:
         others = f"; but {', '.join(key for key, _ in bans)} forbids them to others" if bans else ""
         return Part(name, Status.OK, f"made one{others}", enables, detail=detail)
     if bans:
-        key, remedy = bans[0]
-        return Part(name, Status.MISSING, f"forbidden by {key} = {detail[key]}", enables, remedy, detail)
-    remedy = "allow them where this system is confined (container runtime, seccomp), or run as root"
-    return Part(name, Status.MISSING, tried.summary(), enables, remedy, detail)
+        key, hint = bans[0]
+        return Part(name, Status.MISSING, f"forbidden by {key} = {detail[key]}", enables, hint, detail)
+    hint = "allow them where this system is confined (container runtime, seccomp), or run as root"
+    return Part(name, Status.MISSING, tried.summary(), enables, hint, detail)
 
 
 def try_subordinate_ids() -> Part:
@@ -108,9 +108,9 @@ def try_subordinate_ids() -> Part:
         return Part(name, Status.OK, found, enables, detail=detail)
     if os.geteuid() == 0:
         return Part(name, Status.OK, "newuidmap and newgidmap; root needs no ranges", enables, detail=detail)
-    remedy = f"as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"
+    hint = f"as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"
     return Part(
-        name, Status.DEGRADED, f"no range for {user} in /etc/subuid, /etc/subgid", enables, remedy, detail
+        name, Status.DEGRADED, f"no range for {user} in /etc/subuid, /etc/subgid", enables, hint, detail
     )
 
 
@@ -130,7 +130,7 @@ def try_locked_mounts() -> Part:
     try:
         maps = locked_mounts.probe([], sealed=False)
     except locked_mounts.UnusableError as error:
-        return Part(name, Status.MISSING, error.why, enables, error.remedy)
+        return Part(name, Status.MISSING, error.why, enables, error.hint)
     return Part(name, Status.OK, f"tried, with ids: {maps.kind}", enables)
 
 
@@ -139,8 +139,8 @@ def try_landlock() -> Part:
     enables = "the execute allowlist for a runsc that does not mount (--exec-policy landlock)"
     version = landlock.abi_version()
     if version == 0:
-        remedy = "boot a kernel >= 5.13 with landlock among its lsm="
-        return Part("Landlock", Status.MISSING, "not in this kernel", enables, remedy)
+        hint = "boot a kernel >= 5.13 with landlock among its lsm="
+        return Part("Landlock", Status.MISSING, "not in this kernel", enables, hint)
     detail: dict[str, Any] = {"abi": version}
     try:
         use = landlock.probe()

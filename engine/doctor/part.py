@@ -19,12 +19,12 @@ class Status(StrEnum):
 class Part:
     """One part of the system. `found` is for people, `detail` for programs (plain JSON values).
 
-    `remedy` is empty exactly when `status` is ok.
+    `hint` is empty exactly when `status` is ok.
     """
 
     name: str
     status: Status
     found: str
     enables: str
-    remedy: str = ""
+    hint: str = ""
     detail: dict[str, Any] = field(default_factory=dict)

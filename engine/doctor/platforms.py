@@ -29,7 +29,7 @@ def usable_runsc() -> Validated | Part:
         return find_runsc(None, os.environ)
     except StepError as error:
         status = Status.MISSING if isinstance(error, ResolveError) else Status.DEGRADED
-        return Part("runsc", status, error.what, _RUNSC_ENABLES, error.remedy)
+        return Part("runsc", status, error.what, _RUNSC_ENABLES, error.hint)
 
 
 def describe(binary: Validated) -> Part:
@@ -40,7 +40,7 @@ def describe(binary: Validated) -> Part:
     try:
         told = version(binary.descriptor, binary.path)
     except RunscError as error:
-        return Part("runsc", Status.DEGRADED, error.what, _RUNSC_ENABLES, error.remedy, detail)
+        return Part("runsc", Status.DEGRADED, error.what, _RUNSC_ENABLES, error.hint, detail)
     detail["version"] = told
     name = told.splitlines()[0].removeprefix("runsc version ") if told else "(no version)"
     found = f"{name} at {binary.path}, SHA-256 {digest[:12]}…"
@@ -78,7 +78,7 @@ def try_platform(name: Platform, binary: Validated | None, limit: float) -> Part
 
 
 def _obstacle(name: Platform, binary: Validated) -> tuple[str, str] | None:
-    """Why a platform need not be tried, and the remedy."""
+    """Why a platform need not be tried, and the hint."""
     if binary.platforms and name not in binary.platforms:
         newer = "install a newer runsc (systrap came in 2023)"
         return "not built into this runsc", newer if name is Platform.SYSTRAP else "use another platform"

@@ -64,15 +64,15 @@ def run_limited(argv: Sequence[str], limit: float, environment: Mapping[str, str
         return Outcome(code, output.read().decode("utf-8", "replace"))
 
 
-def try_program(name: str, argv: Sequence[str], pattern: str, enables: str, remedy: str) -> Part:
+def try_program(name: str, argv: Sequence[str], pattern: str, enables: str, hint: str) -> Part:
     """A program that tells its version in something that `pattern` finds."""
     path = shutil.which(argv[0])
     if path is None:
-        return Part(name, Status.MISSING, f"no {argv[0]} on PATH", enables, remedy)
+        return Part(name, Status.MISSING, f"no {argv[0]} on PATH", enables, hint)
     told = run_limited([path, *argv[1:]], VERSION_LIMIT)
     version = re.search(pattern, told.output)
     if told.code != 0 or version is None:
-        return Part(name, Status.DEGRADED, f"{path}: {told.summary()}", enables, remedy, {"path": path})
+        return Part(name, Status.DEGRADED, f"{path}: {told.summary()}", enables, hint, {"path": path})
     detail = {"path": path, "version": version[1]}
     return Part(name, Status.OK, f"{version[1]} at {path}", enables, detail=detail)
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 
 from engine.bundle.bundle import Bundle
-from engine.errors import ExecError, remedy_for
+from engine.errors import ExecError, Reason, hint_for
 from engine.lifecycle.secure_root import SecuredRoot
 from engine.lifecycle.stage import Staged
 from engine.linux.process import HeldProcess, keep_only_descriptors, replace_process
@@ -53,14 +53,22 @@ def prepare(
     Raises `ExecError` when the bundle, a state directory or the staged copy is no longer what was checked.
     """
     if what := bundle.changed():
-        raise ExecError(f"the bundle changed since it was validated: {what}", remedy="run the bundle again")
+        raise ExecError(
+            f"the bundle changed since it was validated: {what}",
+            reason=Reason.BUNDLE_CHANGED,
+            hint="run the bundle again",
+        )
     if what := root.changed():
         raise ExecError(
-            f"the state directories changed since they were secured: {what}", remedy="run it again"
+            f"the state directories changed since they were secured: {what}",
+            reason=Reason.ROOT_CHANGED,
+            hint="run it again",
         )
     if what := staged.changed():
         raise ExecError(
-            f"the staged copy may have changed: {what}", remedy="find out who writes there, and run it again"
+            f"the staged copy may have changed: {what}",
+            reason=Reason.COPY_CHANGED,
+            hint="find out who writes there, and run it again",
         )
     return HandOff(
         program=staged.descriptor,
@@ -78,7 +86,8 @@ def hand_off(given: HandOff, process: HeldProcess) -> None:
     except OSError as error:
         raise ExecError(
             f"the caller's descriptors could not be kept from runsc: {error.strerror}",
-            remedy=remedy_for(error, "mount /proc"),
+            reason=Reason.FAILURE,
+            hint=hint_for(error, "mount /proc"),
         ) from None
     try:
         process.release()
@@ -89,5 +98,6 @@ def hand_off(given: HandOff, process: HeldProcess) -> None:
             os.set_inheritable(descriptor, False)
         raise ExecError(
             f"the kernel refused to execute {given.argv[0]!r}: {error.strerror}",
-            remedy=remedy_for(error, "check that this runsc is built for this machine"),
+            reason=Reason.EXECVE_REFUSED,
+            hint=hint_for(error, "check that this runsc is built for this machine"),
         ) from None

@@ -13,7 +13,7 @@ from functools import partial
 
 from transitions import EventData, Machine, MachineError
 
-from engine.errors import StepError
+from engine.errors import Reason, StepError
 from engine.options import ExecPolicy
 from engine.records import TYPE_CHECKING, dataclass
 
@@ -76,13 +76,17 @@ class Guard:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """A row of the lifecycle: from any of `sources`, `trigger` leads to `target` when every guard holds."""
+    """A row of the lifecycle: from any of `sources`, `trigger` leads to `target` when every guard holds.
+
+    `reasons` are those for which this step alone may refuse.
+    """
 
     trigger: Trigger
     sources: tuple[State, ...]
     target: State
     establishes: str
     refuses: str
+    reasons: frozenset[Reason]
     guards: tuple[Guard, ...] = ()
 
 
@@ -150,6 +154,15 @@ def _executes_the_staged_copy(known: Known) -> bool:
     )
 
 
+#: What the spec calls `not_trusted`, by its kinds of files.
+_NOT_TRUSTED = frozenset(
+    {Reason.ABSENT, Reason.NOT_A_PROGRAM, Reason.LOOSE_MODE, Reason.FOREIGN_OWNER, Reason.LOOSE_CHAIN}
+)
+#: A fault of the engine: a step was tried in a state that is not its own.
+OUT_OF_PLACE = frozenset({Reason.NOT_PERMITTED, Reason.NOT_IN_SPEC})
+#: For which any step may refuse. The spec has one word for all of them.
+_ANYWHERE = OUT_OF_PLACE | {Reason.FAILURE, Reason.STOPPED, Reason.UNEXPECTED}
+
 _STEPS: tuple[Transition, ...] = (
     Transition(
         Trigger.RESOLVE,
@@ -157,6 +170,7 @@ _STEPS: tuple[Transition, ...] = (
         State.RESOLVED,
         establishes="which runsc: the one asked for, else a trusted system path, else PATH when not root",
         refuses="nothing found; a PATH search as root",
+        reasons=frozenset({Reason.NOT_FOUND, Reason.PATH_SEARCHED_AS_ROOT}),
         guards=(
             Guard("found_a_path", _found_a_path, "no absolute path to runsc was recorded"),
             Guard("path_is_not_roots", _path_is_not_roots, "root searched PATH"),
@@ -168,6 +182,7 @@ _STEPS: tuple[Transition, ...] = (
         State.VALIDATED,
         establishes="a pinned descriptor of an executable ELF file that no untrusted user can write or replace",
         refuses="a loose mode, a foreign owner, no regular or executable file, a directory chain others can write",
+        reasons=frozenset({*_NOT_TRUSTED, Reason.NO_PLATFORM}),
         guards=(
             Guard("binary_is_trusted", _binary_is_trusted, "owner or mode of the binary is not trusted"),
         ),
@@ -178,6 +193,9 @@ _STEPS: tuple[Transition, ...] = (
         State.ROOT_SECURED,
         establishes="this container's own directories: owned by the effective user, 0700, no link on the way; its lock",
         refuses="a link, a foreign owner, not a directory, '..' in the base, an untrusted parent, a live namesake",
+        reasons=frozenset(
+            {Reason.ROOT_NOT_PRIVATE, Reason.ALIVE, Reason.KEPT, Reason.NO_SANDBOX, Reason.EXISTS}
+        ),
         guards=(Guard("root_is_private", _root_is_private, "a state directory is not private"),),
     ),
     Transition(
@@ -186,6 +204,9 @@ _STEPS: tuple[Transition, ...] = (
         State.STAGED,
         establishes="a private 0500 copy of the pinned bytes, or a link to one, in a unique 0700 directory",
         refuses="a linked or foreign directory, a binary that changed, a short copy, no space",
+        reasons=frozenset(
+            {Reason.STAGE_NOT_OWN, Reason.NOT_WHAT_WAS_PINNED, Reason.NOEXEC, Reason.OTHER_RUNSC}
+        ),
         guards=(
             Guard("copy_is_what_was_pinned", _copy_is_what_was_pinned, "the copy is not the bytes validated"),
         ),
@@ -196,6 +217,7 @@ _STEPS: tuple[Transition, ...] = (
         State.POLICY_SETTLED,
         establishes="rootless: the execute policy is enforced, or unavailable and not required",
         refuses="a policy that is required and not enforced, or that was applied in part",
+        reasons=frozenset({Reason.POLICY_NOT_ENFORCED, Reason.POLICY_IN_PART}),
         guards=(Guard("policy_permits", _policy_permits, "the execute policy is required and not enforced"),),
     ),
     Transition(
@@ -204,6 +226,9 @@ _STEPS: tuple[Transition, ...] = (
         State.HANDED_OFF,
         establishes="hardened argv and environment; execve replaces the process",
         refuses="a bundle or a state directory that changed since it was checked; an execve the kernel refuses",
+        reasons=frozenset(
+            {Reason.BUNDLE_CHANGED, Reason.ROOT_CHANGED, Reason.COPY_CHANGED, Reason.EXECVE_REFUSED}
+        ),
         guards=(
             Guard("bundle_is_unchanged", _bundle_is_unchanged, "the bundle is not the one validated"),
             Guard(
@@ -222,8 +247,35 @@ LIFECYCLE: tuple[Transition, ...] = (
         State.REFUSED,
         establishes="the reason, the step, what was cleaned up",
         refuses="",
+        reasons=frozenset(),
     ),
 )
+
+#: For which reasons a run may be refused, by the state that it is in.
+REASONS: Mapping[State, frozenset[Reason]] = {
+    state: row.reasons | _ANYWHERE for row in _STEPS for state in row.sources
+}
+#: The reasons that the spec has, each under its own name.
+_IN_SPEC = frozenset(
+    {
+        *(Reason.NOT_FOUND, Reason.PATH_SEARCHED_AS_ROOT, Reason.ROOT_NOT_PRIVATE, Reason.ALIVE),
+        *(
+            Reason.STAGE_NOT_OWN,
+            Reason.NOT_WHAT_WAS_PINNED,
+            Reason.POLICY_NOT_ENFORCED,
+            Reason.POLICY_IN_PART,
+        ),
+        *(Reason.BUNDLE_CHANGED, Reason.ROOT_CHANGED),
+    }
+)
+
+
+def reason_in_spec(reason: Reason) -> str:
+    """What the spec calls `reason` when a run is refused for it."""
+    if reason in _NOT_TRUSTED:
+        return "not_trusted"
+    return str(reason if reason in _IN_SPEC else Reason.FAILURE)
+
 
 TERMINAL = frozenset(State) - {source for row in LIFECYCLE for source in row.sources}
 
@@ -233,7 +285,11 @@ class NotPermittedError(StepError):
 
     def __init__(self, trigger: str, what: str) -> None:
         self.step = str(trigger)
-        super().__init__(what, remedy="this is a fault of the engine: please report it with the trace")
+        super().__init__(
+            what,
+            reason=Reason.NOT_PERMITTED,
+            hint="this is a fault of the engine: please report it with the trace",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 
 from engine.bundle.bundle import Bundle
-from engine.errors import PolicyError
+from engine.errors import PolicyError, Reason
 from engine.lifecycle.machine import PolicyOutcome
 from engine.linux.namespaces import sysctl
 from engine.options import ExecPolicy, RunOptions
@@ -48,7 +48,7 @@ class Policy:
     open: tuple[str, ...] = ()
     ids: str | None = None
     reason: str | None = None
-    remedy: str = "run without --require-exec-policy"
+    hint: str = "run without --require-exec-policy"
     caution: str | None = None
 
     def facts(self) -> dict[str, Any]:
@@ -83,11 +83,13 @@ def apply_policy(
     else:
         reason = "it applies to --rootless runs"
         policy = Policy(
-            PolicyOutcome.NOT_APPLICABLE, reason=reason, remedy="add --rootless, or do not require it"
+            PolicyOutcome.NOT_APPLICABLE, reason=reason, hint="add --rootless, or do not require it"
         )
     if options.require_exec_policy and policy.outcome is not PolicyOutcome.ENFORCED:
         raise PolicyError(
-            f"the required execute policy is not enforced: {policy.reason}", remedy=policy.remedy
+            f"the required execute policy is not enforced: {policy.reason}",
+            reason=Reason.POLICY_NOT_ENFORCED,
+            hint=policy.hint,
         )
     return policy
 
@@ -108,7 +110,7 @@ def _locked_mounts(bundle: Bundle, exec_allow: str) -> Policy:  # noqa: ARG001 (
         sealed = all(tree.read_only for tree in trees) and seccomp.is_known_machine()
         maps = locked_mounts.probe(trees, sealed=sealed)
     except UnusableError as error:
-        return _unavailable(error.why, error.remedy)
+        return _unavailable(error.why, error.hint)
     except OSError as error:
         return _unavailable(f"{error.filename}: {error.strerror}", "look at what it names")
     left = (*_open_everywhere(), *_open_standard_files(), *(() if sealed else ("allowed", "mount")))
@@ -116,7 +118,9 @@ def _locked_mounts(bundle: Bundle, exec_allow: str) -> Policy:  # noqa: ARG001 (
         locked_mounts.confine(maps, trees, sealed=sealed)
     except OSError as error:
         refusal = locked_mounts.explain(error)
-        raise PolicyError(f"applied in part only: {refusal.why}", remedy=refusal.remedy) from None
+        raise PolicyError(
+            f"applied in part only: {refusal.why}", reason=Reason.POLICY_IN_PART, hint=refusal.hint
+        ) from None
     return Policy(
         PolicyOutcome.ENFORCED,
         str(ExecPolicy.LOCKED_MOUNTS),
@@ -132,13 +136,13 @@ def _landlock(bundle: Bundle, exec_allow: str) -> Policy:  # noqa: ARG001 (nothi
     from engine.linux import landlock
     from engine.linux.landlock import Landlock
 
-    remedy = f"leave --exec-policy at {ExecPolicy.AUTO}"
+    hint = f"leave --exec-policy at {ExecPolicy.AUTO}"
     try:
         if (found := landlock.probe()) not in (Landlock.USABLE, Landlock.FORBIDS_MOUNT):
-            return _unavailable(found.value, remedy)
+            return _unavailable(found.value, hint)
         landlock.restrict_execute([exec_allow])
     except OSError as error:
-        return _unavailable(f"Landlock: {error.strerror}", remedy)
+        return _unavailable(f"Landlock: {error.strerror}", hint)
     return Policy(
         PolicyOutcome.ENFORCED,
         str(ExecPolicy.LANDLOCK),
@@ -147,7 +151,7 @@ def _landlock(bundle: Bundle, exec_allow: str) -> Policy:  # noqa: ARG001 (nothi
         open=(*_open_everywhere(), "allowed"),
         caution=None
         if found is Landlock.USABLE
-        else f"{found.value}; {remedy}, unless this runsc does not mount",
+        else f"{found.value}; {hint}, unless this runsc does not mount",
     )
 
 
@@ -163,8 +167,8 @@ BACKENDS: Mapping[ExecPolicy, Backend] = {
 }
 
 
-def _unavailable(reason: str, remedy: str) -> Policy:
-    return Policy(PolicyOutcome.UNAVAILABLE, reason=reason, remedy=remedy)
+def _unavailable(reason: str, hint: str) -> Policy:
+    return Policy(PolicyOutcome.UNAVAILABLE, reason=reason, hint=hint)
 
 
 def _open_everywhere() -> tuple[str, ...]:

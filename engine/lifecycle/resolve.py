@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 
-from engine.errors import ResolveError
+from engine.errors import Reason, ResolveError
 from engine.records import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
@@ -38,27 +38,39 @@ def resolve(
     """
     if chosen is not None:
         if "\0" in chosen:
-            raise ResolveError("--runsc PATH has a NUL character", remedy="name an existing file")
+            raise ResolveError(
+                "--runsc PATH has a NUL character", reason=Reason.NOT_FOUND, hint="name an existing file"
+            )
         try:
             path = os.path.abspath(chosen)
         except FileNotFoundError:
             raise ResolveError(
-                f"no runsc at {chosen!r}: the current directory is gone", remedy="give its absolute path"
+                f"no runsc at {chosen!r}: the current directory is gone",
+                reason=Reason.NOT_FOUND,
+                hint="give its absolute path",
             ) from None
         if not os.path.lexists(path):
-            raise ResolveError(f"no runsc at {path!r}", remedy="name an existing file with --runsc PATH")
+            raise ResolveError(
+                f"no runsc at {path!r}",
+                reason=Reason.NOT_FOUND,
+                hint="name an existing file with --runsc PATH",
+            )
         return Resolved(path, "option")
     for path in trusted_paths:
         if _is_executable_file(path):
             return Resolved(path, "trusted path")
     if os.geteuid() == 0:
         raise ResolveError(
-            f"no runsc at {', '.join(trusted_paths)} (root does not search PATH)", remedy=_INSTALL
+            f"no runsc at {', '.join(trusted_paths)} (root does not search PATH)",
+            reason=Reason.PATH_SEARCHED_AS_ROOT,
+            hint=_INSTALL,
         )
     for entry in environment.get("PATH", "").split(":"):
         if entry.startswith("/") and _is_executable_file(path := os.path.join(entry, "runsc")):
             return Resolved(path, "PATH")
-    raise ResolveError(f"no runsc at {', '.join(trusted_paths)} or on PATH", remedy=_INSTALL)
+    raise ResolveError(
+        f"no runsc at {', '.join(trusted_paths)} or on PATH", reason=Reason.NOT_FOUND, hint=_INSTALL
+    )
 
 
 def _is_executable_file(path: str) -> bool:

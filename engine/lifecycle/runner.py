@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from engine import __version__
 from engine.bundle.bundle import Bundle
-from engine.errors import EngineError, FailedError, SecureRootError, StoppedError, TraceError
+from engine.errors import EngineError, FailedError, Reason, SecureRootError, StoppedError, TraceError
 from engine.lifecycle.exec import HandOff, hand_off, prepare
 from engine.lifecycle.machine import Lifecycle, PolicyOutcome, Trigger
 from engine.lifecycle.policy import apply_policy
@@ -109,7 +109,7 @@ def plan(bundle: Bundle, options: RunOptions, environment: Mapping[str, str]) ->
         base = chosen_base(environment)
     except OSError as error:
         raise SecureRootError(
-            f"{error.filename!r}: {error.strerror}", remedy="name an absolute base"
+            f"{error.filename!r}: {error.strerror}", reason=Reason.FAILURE, hint="name an absolute base"
         ) from None
     binary = validate(resolve(options.runsc, environment), options.platform)
     container = os.path.join(base, component(options.container_id))
@@ -131,7 +131,12 @@ class _Refusal:
     def facts(self) -> dict[str, Any]:
         error = self.error
         return {
-            "error": {"step": error.step, "what": error.what, "remedy": error.remedy},
+            "error": {
+                "step": error.step,
+                "reason": str(error.reason),
+                "what": error.what,
+                "hint": error.hint,
+            },
             "cleaned": list(self.cleaned),
             "left": list(self.left),
         }
@@ -173,7 +178,8 @@ class _Run:
         except Exception as error:
             fault = EngineError(
                 f"unexpected {type(error).__name__} in {self._step}",
-                remedy="run with --debug and report what it shows",
+                reason=Reason.UNEXPECTED,
+                hint="run with --debug and report what it shows",
             )
             self._refuse(fault)
             raise fault from error
@@ -250,7 +256,7 @@ class _Run:
                 if self._trace.is_lost:
                     self._warn("no trace of this refusal was kept: somebody removed it")
             except TraceError as lost:
-                self._warn(f"no trace of this refusal was kept: {lost.what}; {lost.remedy}")
+                self._warn(f"no trace of this refusal was kept: {lost.what}; {lost.hint}")
 
     def _find_a_place_for_the_trace(self, held: contextlib.ExitStack) -> None:
         """A run refused before it had directories is recorded where they would have been.
@@ -266,4 +272,8 @@ class _Run:
                 held.callback(os.close, lock)
             self._trace.create_in(container)
         except (OSError, UntrustedPathError) as error:
-            raise TraceError(str(error), remedy="name a place with --trace FILE") from None
+            raise TraceError(
+                str(error),
+                reason=Reason.FAILURE if isinstance(error, OSError) else Reason.ROOT_NOT_PRIVATE,
+                hint="name a place with --trace FILE",
+            ) from None

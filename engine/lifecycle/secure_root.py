@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
-from engine.errors import SecureRootError, remedy_for
+from engine.errors import Reason, SecureRootError, hint_for
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
 from engine.records import TYPE_CHECKING, dataclass
 from engine.state.base import base_changed, chosen_base, open_base
@@ -22,7 +22,7 @@ from engine.state.container import EXEC_ALLOW, LOCK, RUNSC_ROOT, RUNTIME, compon
 if TYPE_CHECKING:
     from typing import Any
 
-_REMEDY = (
+_HINT = (
     "make it a real directory that only root or you can write, or choose another base (ENGINE_ARTIFACT_BASE)"
 )
 
@@ -138,12 +138,15 @@ def secure_root(
             if lock is None:
                 raise SecureRootError(
                     f"container {container_id!r} is alive",
-                    remedy="stop it, wait for its end (or that of engine gc), or choose another --id",
+                    reason=Reason.ALIVE,
+                    hint="stop it, wait for its end (or that of engine gc), or choose another --id",
                 )
             undo.callback(os.close, lock)
             if why := why_kept(base, container):
                 raise SecureRootError(
-                    f"container {container_id!r} {why}", remedy="delete what is named, or choose another id"
+                    f"container {container_id!r} {why}",
+                    reason=Reason.KEPT,
+                    hint="delete what is named, or choose another id",
                 )
             undo.callback(_remove_if_unused, base, container)
             cleaned = remove_leftovers(base, container)
@@ -151,11 +154,12 @@ def secure_root(
             runtime = _make(runsc_root, RUNTIME, undo)
             sandbox = join(base)
         except UntrustedPathError as error:
-            raise SecureRootError(str(error), remedy=_REMEDY) from None
+            raise SecureRootError(str(error), reason=Reason.ROOT_NOT_PRIVATE, hint=_HINT) from None
         except OSError as error:
             raise SecureRootError(
                 f"{error.filename or 'the artifact base'!r}: {error.strerror}",
-                remedy=remedy_for(error, _REMEDY),
+                reason=Reason.FAILURE,
+                hint=hint_for(error, _HINT),
             ) from None
         undo.pop_all()
     return SecuredRoot(base, container, runsc_root, runtime, lock, tuple(cleaned), sandbox)

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 
-from engine.errors import EngineError, StepError
+from engine.errors import EngineError, Reason, StepError
 from engine.lifecycle.machine import Facts, Lifecycle, Move, Trigger
 from engine.lifecycle.spec_files import LIFECYCLE_SPEC, spec_digest
 from engine.records import TYPE_CHECKING, dataclass
@@ -59,7 +59,8 @@ class NotInSpecError(StepError):
         self.step = str(step)
         super().__init__(
             f"not in the spec: {what}",
-            remedy="this is a fault of the engine: please report it with the trace",
+            reason=Reason.NOT_IN_SPEC,
+            hint="this is a fault of the engine: please report it with the trace",
         )
 
 
@@ -69,7 +70,8 @@ def spec_graph() -> SpecGraph:
     if graph.spec != (digest := spec_digest()):
         raise SpecGraphError(
             f"{SPEC_GRAPH!r} was compiled from the spec {graph.spec:.12}…, and {LIFECYCLE_SPEC} is {digest:.12}…",
-            remedy=_REINSTALL,
+            reason=Reason.STALE,
+            hint=_REINSTALL,
         )
     return graph
 
@@ -85,13 +87,15 @@ def load_spec_graph(path: str) -> SpecGraph:
         graph = SpecGraph(str(compiled["spec"]), compiled["start"], edges)
         reached = {graph.start, *(target for onward in edges.values() for target in onward.values())}
     except OSError as error:
-        raise SpecGraphError(f"{path!r}: {error.strerror}", remedy=_REINSTALL) from None
+        raise SpecGraphError(f"{path!r}: {error.strerror}", reason=Reason.FAILURE, hint=_REINSTALL) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SpecGraphError(
-            f"{path!r} is not a compiled graph ({type(error).__name__})", remedy=_REINSTALL
+            f"{path!r} is not a compiled graph ({type(error).__name__})",
+            reason=Reason.MALFORMED,
+            hint=_REINSTALL,
         ) from None
     if reached != edges.keys() or any(edges[state] for state in compiled["terminal"]):
-        raise SpecGraphError(f"{path!r} is not a whole graph", remedy=_REINSTALL)
+        raise SpecGraphError(f"{path!r} is not a whole graph", reason=Reason.MALFORMED, hint=_REINSTALL)
     return graph
 
 

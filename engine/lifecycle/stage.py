@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 
-from engine.errors import StageError, remedy_for
+from engine.errors import Reason, StageError, hint_for
 from engine.lifecycle.secure_root import SecuredRoot
 from engine.lifecycle.validate import Validated
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
@@ -102,7 +102,8 @@ def stage(binary: Validated, root: SecuredRoot) -> Staged:
     if os.fstatvfs(root.runsc_root.descriptor).f_flag & os.ST_NOEXEC:
         raise StageError(
             f"{root.runsc_root.path!r} is on a file system that is mounted noexec",
-            remedy="choose another base (ENGINE_ARTIFACT_BASE)",
+            reason=Reason.NOEXEC,
+            hint="choose another base (ENGINE_ARTIFACT_BASE)",
         )
     with contextlib.ExitStack() as undo:
         undo.callback(_empty_the_store, root.base)
@@ -118,14 +119,18 @@ def stage(binary: Validated, root: SecuredRoot) -> Staged:
             if root.sandbox is not None and staged.digest != root.sandbox.digest:
                 raise StageError(
                     f"runsc {binary.path!r} is not the one that sandbox {root.sandbox.id!r} runs",
-                    remedy="leave out --runsc, which takes the sandbox's, or create the pod anew",
+                    reason=Reason.OTHER_RUNSC,
+                    hint="leave out --runsc, which takes the sandbox's, or create the pod anew",
                 )
         except UntrustedPathError as error:
-            raise StageError(str(error), remedy="remove it and run again") from None
+            raise StageError(
+                str(error), reason=Reason.STAGE_NOT_OWN, hint="remove it and run again"
+            ) from None
         except OSError as error:
             raise StageError(
                 f"{error.filename or root.runsc_root.path!r}: {error.strerror}",
-                remedy=remedy_for(error, "run again"),
+                reason=Reason.FAILURE,
+                hint=hint_for(error, "run again"),
             ) from None
         undo.pop_all()
     return staged
@@ -208,7 +213,8 @@ def _copy(binary: Validated, directory: PrivateDirectory) -> Kept:
     if not size == written.st_size == binary.identity.size:
         raise StageError(
             f"only {written.st_size} of {binary.identity.size} bytes of {binary.path!r} were copied",
-            remedy="run again",
+            reason=Reason.NOT_WHAT_WAS_PINNED,
+            hint="run again",
         )
     # Open for writing, a file cannot be executed (ETXTBSY); so it is opened again, and must be the same one.
     descriptor = os.open(PROGRAM, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.descriptor)
@@ -216,7 +222,9 @@ def _copy(binary: Validated, directory: PrivateDirectory) -> Kept:
         reopened = os.fstat(descriptor)
         if Identity.of(reopened) != Identity.of(written) or reopened.st_uid != os.geteuid():
             raise StageError(
-                f"the copy in {directory.path!r} was changed while it was made", remedy="run again"
+                f"the copy in {directory.path!r} was changed while it was made",
+                reason=Reason.NOT_WHAT_WAS_PINNED,
+                hint="run again",
             )
     except BaseException:
         os.close(descriptor)
@@ -227,7 +235,8 @@ def _copy(binary: Validated, directory: PrivateDirectory) -> Kept:
 def _changed(binary: Validated) -> StageError:
     return StageError(
         f"runsc {binary.path!r} was changed after it was validated",
-        remedy="let the upgrade finish and run again",
+        reason=Reason.NOT_WHAT_WAS_PINNED,
+        hint="let the upgrade finish and run again",
     )
 
 

@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Iterator
 
-from engine.errors import ValidateError, remedy_for
+from engine.errors import Reason, ValidateError, hint_for
 from engine.lifecycle.resolve import TRUSTED_PATHS, Resolved
 from engine.linux.files import Opened, UntrustedPathError, is_immutable_store_entry, open_trusted
 from engine.linux.identity import Identity
@@ -96,7 +96,8 @@ def validate(resolved: Resolved, platform: Platform) -> Validated:
         if wrapped is None:
             raise ValidateError(
                 f"runsc {binary.path!r} is a script and names no runsc binary to start",
-                remedy="name the ELF binary itself with --runsc PATH",
+                reason=Reason.NOT_A_PROGRAM,
+                hint="name the ELF binary itself with --runsc PATH",
             )
     except BaseException:
         binary.close()
@@ -115,10 +116,14 @@ def _pin(path: str, owners: tuple[int, ...], platform: Platform) -> Validated:
     try:
         opened = open_trusted(path, owners, follow_links=True)
     except UntrustedPathError as error:
-        raise ValidateError(f"on the way to runsc {path!r}, {error}", remedy=_OWN_COPY) from None
+        raise ValidateError(
+            f"on the way to runsc {path!r}, {error}", reason=Reason.LOOSE_CHAIN, hint=_OWN_COPY
+        ) from None
     except OSError as error:
         raise ValidateError(
-            f"runsc {path!r}: {error.strerror}", remedy=remedy_for(error, "name another with --runsc PATH")
+            f"runsc {path!r}: {error.strerror}",
+            reason=Reason.ABSENT if isinstance(error, FileNotFoundError) else Reason.FAILURE,
+            hint=hint_for(error, "name another with --runsc PATH"),
         ) from None
     try:
         status = os.fstat(opened.descriptor)
@@ -128,7 +133,8 @@ def _pin(path: str, owners: tuple[int, ...], platform: Platform) -> Validated:
     except OSError as error:
         raise ValidateError(
             f"runsc {opened.path!r} cannot be read: {error.strerror}",
-            remedy=remedy_for(error, "make it readable (mode 0755), and see that /proc is mounted"),
+            reason=Reason.FAILURE,
+            hint=hint_for(error, "make it readable (mode 0755), and see that /proc is mounted"),
         ) from None
     finally:
         os.close(opened.descriptor)
@@ -149,22 +155,28 @@ def _judge(opened: Opened, status: os.stat_result, owners: tuple[int, ...]) -> N
     path, mode = opened.path, stat.S_IMODE(status.st_mode)
     if not stat.S_ISREG(status.st_mode):
         raise ValidateError(
-            f"runsc {path!r} is not a regular file", remedy="name the binary with --runsc PATH"
+            f"runsc {path!r} is not a regular file",
+            reason=Reason.NOT_A_PROGRAM,
+            hint="name the binary with --runsc PATH",
         )
     if mode & 0o022:
         raise ValidateError(
             f"runsc {path!r} can be written by group or world (mode {mode:04o})",
-            remedy=f"chmod go-w {path!r}, after checking that it is what was installed",
+            reason=Reason.LOOSE_MODE,
+            hint=f"chmod go-w {path!r}, after checking that it is what was installed",
         )
     if not mode & 0o111:
         raise ValidateError(
-            f"runsc {path!r} is not executable (mode {mode:04o})", remedy=f"chmod 0755 {path!r}"
+            f"runsc {path!r} is not executable (mode {mode:04o})",
+            reason=Reason.NOT_A_PROGRAM,
+            hint=f"chmod 0755 {path!r}",
         )
     if status.st_uid not in owners and not _is_immutable_artefact(opened, status):
         wanted = ", ".join(f"uid {uid}" for uid in owners)
         raise ValidateError(
             f"runsc {path!r} is owned by uid {status.st_uid} (expected {wanted} or an immutable /nix/store artefact)",
-            remedy=_OWN_COPY,
+            reason=Reason.FOREIGN_OWNER,
+            hint=_OWN_COPY,
         )
 
 
@@ -198,7 +210,9 @@ def _wrapped_binary(script: Validated) -> str | None:
 def _as_elf(binary: Validated, wrapper: str | None = None) -> Validated:
     if os.pread(binary.descriptor, len(_ELF), 0) != _ELF:
         raise ValidateError(
-            f"runsc {binary.path!r} is not an ELF binary", remedy="name the runsc binary with --runsc PATH"
+            f"runsc {binary.path!r} is not an ELF binary",
+            reason=Reason.NOT_A_PROGRAM,
+            hint="name the runsc binary with --runsc PATH",
         )
     platforms = _platforms(binary)
     platform = binary.platform
@@ -207,7 +221,8 @@ def _as_elf(binary: Validated, wrapper: str | None = None) -> Validated:
     elif platforms and platform not in platforms:
         raise ValidateError(
             f"runsc {binary.path!r} was built without the platform {platform} (it has {', '.join(platforms)})",
-            remedy="choose another --platform, or a newer runsc",
+            reason=Reason.NO_PLATFORM,
+            hint="choose another --platform, or a newer runsc",
         )
     return replace(binary, wrapper=wrapper, platforms=platforms, platform=platform)
 

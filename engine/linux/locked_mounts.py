@@ -45,10 +45,10 @@ class Tree:
 class UnusableError(Exception):
     """This kernel, or its configuration, does not let this process confine itself: why, and what would help."""
 
-    def __init__(self, why: str, remedy: str) -> None:
+    def __init__(self, why: str, hint: str) -> None:
         super().__init__(why)
         self.why = why
-        self.remedy = remedy
+        self.hint = hint
 
 
 def probe(trees: Sequence[Tree], *, sealed: bool) -> IdMaps:
@@ -149,15 +149,15 @@ def _trial(maps: IdMaps, trees: Sequence[Tree], *, sealed: bool) -> bytes:
 
 
 def explain(error: OSError) -> UnusableError:
-    """What the kernel meant, and the remedy."""
+    """What the kernel meant, and the hint."""
     what = f"{error.filename}: {error.strerror}"
     if error.errno == errno.ENOSYS:
         return UnusableError(f"{what}; it takes Linux 5.12", "boot a newer kernel")
     if error.errno == errno.EINVAL and error.filename == "a new user namespace":
         return UnusableError(f"{what}: this process has threads", "start the run from a process of its own")
-    for name, value, remedy in namespaces.BANS:
+    for name, value, hint in namespaces.BANS:
         if namespaces.sysctl(name) == value:
-            return UnusableError(f"user namespaces are forbidden by {name} = {value} ({what})", remedy)
+            return UnusableError(f"user namespaces are forbidden by {name} = {value} ({what})", hint)
     return UnusableError(
         what, "allow user namespaces and mounts in them where this system is confined (seccomp, a container)"
     )

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from engine.errors import EngineError, SecureRootError, UsageError, remedy_for
+from engine.errors import EngineError, Reason, SecureRootError, UsageError, hint_for
 from engine.linux.files import UntrustedPathError
 from engine.oci.flags import Flags
 from engine.state.base import chosen_base, reach_base
 
-_BASE_REMEDY = "name with --root a directory below ones that only root or you can write"
+_BASE_HINT = "name with --root a directory below ones that only root or you can write"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,8 @@ class Call:
         if len(self.arguments) != 1:
             raise UsageError(
                 f"{self.verb} takes one container id, not {len(self.arguments)} arguments",
-                remedy="see engine-oci --help",
+                reason=Reason.USAGE,
+                hint="see engine-oci --help",
             )
         return self.arguments[0]
 
@@ -48,12 +49,14 @@ class Call:
                 return chosen_base(self.environment)
             return reach_base(os.path.abspath(root), make=make)
         except UntrustedPathError as error:
-            raise SecureRootError(str(error), remedy=_BASE_REMEDY) from None
+            raise SecureRootError(str(error), reason=Reason.ROOT_NOT_PRIVATE, hint=_BASE_HINT) from None
         except FileNotFoundError:
             raise
         except OSError as error:
             raise SecureRootError(
-                f"{error.filename!r}: {error.strerror}", remedy=remedy_for(error, _BASE_REMEDY)
+                f"{error.filename!r}: {error.strerror}",
+                reason=Reason.FAILURE,
+                hint=hint_for(error, _BASE_HINT),
             ) from None
 
     def log_flags(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import NoReturn
 
-from engine.errors import UsageError
+from engine.errors import Reason, UsageError
 from engine.oci.call import Call
 from engine.oci.container import delegate
 from engine.oci.flags import Kind, Table
@@ -23,7 +23,7 @@ def main(call: Call) -> NoReturn:
     """Become runsc, which writes it."""
     image = call.flags.value("image-path")
     if not image:
-        raise UsageError("checkpoint needs --image-path", remedy="name a directory")
+        raise UsageError("checkpoint needs --image-path", reason=Reason.USAGE, hint="name a directory")
     flags = ("--image-path", os.path.abspath(image))
     more = ("--leave-running",) if call.flags.has("leave-running") else ()
     delegate(call, Verb.CHECKPOINT, call.container_id(), (*flags, *more))

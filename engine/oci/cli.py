@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from engine import __version__
-from engine.errors import EngineError, UsageError, as_refusal
+from engine.errors import EngineError, Reason, UsageError, as_refusal
 from engine.oci.call import Call, say
 from engine.oci.flags import Flags, Kind, Table, parse
 
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 (each 
             return 0 if given else 2
         verb = rest[0]
         if verb not in VERBS:
-            raise UsageError(f"there is no verb {verb!r}", remedy="see engine-oci --help")
+            raise UsageError(f"there is no verb {verb!r}", reason=Reason.USAGE, hint="see engine-oci --help")
         module = importlib.import_module(f"engine.oci.{verb}")
         table = {**module.FLAGS, "help": Kind.SWITCH}
         flags, left = parse(
@@ -119,10 +119,10 @@ def _judged(common: Flags) -> Flags:
     switches, values = set(common.switches), dict(common.values)
     form = values.setdefault("log-format", "text")
     if form not in ("text", "json"):
-        raise UsageError(f"--log-format is {form!r}", remedy="give text or json")
+        raise UsageError(f"--log-format is {form!r}", reason=Reason.USAGE, hint="give text or json")
     rootless = values.pop("rootless", "false")
     if rootless not in ("true", "false", "auto"):
-        raise UsageError(f"--rootless is {rootless!r}", remedy="give true, false or auto")
+        raise UsageError(f"--rootless is {rootless!r}", reason=Reason.USAGE, hint="give true, false or auto")
     values["rootless"] = str(rootless == "true" or (rootless == "auto" and os.geteuid() != 0)).lower()
     match values.pop("cgroup-manager", None):
         case None | "cgroupfs":
@@ -132,7 +132,11 @@ def _judged(common: Flags) -> Flags:
         case "disabled":
             switches.add("ignore-cgroups")
         case other:
-            raise UsageError(f"--cgroup-manager is {other!r}", remedy="give cgroupfs, systemd or disabled")
+            raise UsageError(
+                f"--cgroup-manager is {other!r}",
+                reason=Reason.USAGE,
+                hint="give cgroupfs, systemd or disabled",
+            )
     return Flags(frozenset(switches), values, common.lists)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-from engine.errors import EngineError, printable, remedy_for
+from engine.errors import EngineError, Reason, hint_for, printable
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.linux.process import HeldProcess, end_all, keep_only_descriptors, replace_process, started
 from engine.oci import cgroups
@@ -54,9 +54,9 @@ class ContainerError(EngineError):
 
     exit_code = 1
 
-    def __init__(self, verb: str, what: str, *, remedy: str) -> None:
+    def __init__(self, verb: str, what: str, *, reason: Reason, hint: str) -> None:
         self.step = verb
-        super().__init__(what, remedy=remedy)
+        super().__init__(what, reason=reason, hint=hint)
 
 
 class NoSuchError(ContainerError):
@@ -64,7 +64,10 @@ class NoSuchError(ContainerError):
 
     def __init__(self, verb: str, container_id: str) -> None:
         super().__init__(
-            verb, f"container {container_id!r} does not exist", remedy="engine-oci list shows those that do"
+            verb,
+            f"container {container_id!r} does not exist",
+            reason=Reason.NO_SUCH,
+            hint="engine-oci list shows those that do",
         )
 
 
@@ -164,7 +167,8 @@ class Found:
                 raise ContainerError(
                     self.verb,
                     f"container {self.record.id!r} is being {_PAST[before.verb]} by another command",
-                    remedy="wait for it, or end it",
+                    reason=Reason.BUSY,
+                    hint="wait for it, or end it",
                 )
             time.sleep(0.01)
 
@@ -181,7 +185,8 @@ class Found:
             raise ContainerError(
                 self.verb,
                 f"container {self.record.id!r} is being created or deleted by another command",
-                remedy="wait for it, or end it",
+                reason=Reason.BUSY,
+                hint="wait for it, or end it",
             )
         try:
             yield
@@ -194,7 +199,10 @@ class Found:
         noted = self.record.program
         if noted is None:
             raise ContainerError(
-                self.verb, f"container {self.record.id!r} was never handed off", remedy="delete it"
+                self.verb,
+                f"container {self.record.id!r} was never handed off",
+                reason=Reason.NOT_HANDED_OFF,
+                hint="delete it",
             )
         where = os.path.join(self.directory.path, noted.path)
         try:
@@ -208,7 +216,8 @@ class Found:
                 raise ContainerError(
                     self.verb,
                     f"{where!r} is not the copy of runsc that created the container",
-                    remedy="find out who changed it; engine-oci delete --force removes the container without it",
+                    reason=Reason.OTHER_RUNSC,
+                    hint="find out who changed it; engine-oci delete --force removes the container without it",
                 )
             yield descriptor
         finally:
@@ -260,7 +269,8 @@ class Found:
                 raise ContainerError(
                     self.verb,
                     f"runsc cannot be executed: {error.strerror}",
-                    remedy=remedy_for(error, "look at the machine's limits"),
+                    reason=Reason.FAILURE,
+                    hint=hint_for(error, "look at the machine's limits"),
                 ) from None
         raise AssertionError("unreachable: this process is runsc by now")
 
@@ -289,7 +299,9 @@ class Found:
         """
         status = self._status_to_delete(force=force)
         if not force and status is Status.CREATED and (failed := self._have_runsc_delete("delete")):
-            raise ContainerError(self.verb, failed, remedy="delete it with --force")
+            raise ContainerError(
+                self.verb, failed, reason=Reason.PROGRAM_FAILED, hint="delete it with --force"
+            )
         failed = self._have_runsc_delete() if self._runsc_knows() else None
         if noted := self.record.program:
             if left := end_all(
@@ -298,14 +310,19 @@ class Found:
                 seconds=_END,
             ):
                 raise ContainerError(
-                    self.verb, f"processes {left} of the container do not end", remedy="look what holds them"
+                    self.verb,
+                    f"processes {left} of the container do not end",
+                    reason=Reason.PROCESSES_REMAIN,
+                    hint="look what holds them",
                 )
             if failed and self._runsc_knows():
                 failed = self._have_runsc_delete()  # without the process that was in its way
         try:
             if failed:
                 if not force:
-                    raise ContainerError(self.verb, failed, remedy="delete it with --force")
+                    raise ContainerError(
+                        self.verb, failed, reason=Reason.PROGRAM_FAILED, hint="delete it with --force"
+                    )
                 say(f"engine-oci: warning: {failed}; removed without it")
                 strike_out(self.base, self.directory, self.record)
             if members(self.base, self.record):
@@ -321,7 +338,8 @@ class Found:
             raise ContainerError(
                 self.verb,
                 f"{error.filename or self.directory.path!r}: {error.strerror}",
-                remedy=remedy_for(error, "delete it again"),
+                reason=Reason.FAILURE,
+                hint=hint_for(error, "delete it again"),
             ) from None
 
     def _status_to_delete(self, *, force: bool) -> Status | None:
@@ -369,8 +387,10 @@ class Found:
 def _unreadable(verb: str, error: UntrustedPathError | OSError) -> ContainerError:
     if isinstance(error, OSError):
         what = f"{error.filename!r}: {error.strerror}"
-        return ContainerError(verb, what, remedy=remedy_for(error, "look at it; delete --force removes it"))
-    return ContainerError(verb, str(error), remedy="find out who changed it")
+        return ContainerError(
+            verb, what, reason=Reason.FAILURE, hint=hint_for(error, "look at it; delete --force removes it")
+        )
+    return ContainerError(verb, str(error), reason=Reason.ROOT_NOT_PRIVATE, hint="find out who changed it")
 
 
 @contextlib.contextmanager
@@ -387,7 +407,8 @@ def find(call: Call, container_id: str) -> Iterator[Found]:
             raise ContainerError(
                 call.verb,
                 f"the record in {found.directory.path!r} is another container's",
-                remedy="find out who changed it",
+                reason=Reason.OTHER_RECORD,
+                hint="find out who changed it",
             )
         yield found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.errors import UsageError
+from engine.errors import Reason, UsageError
 from engine.oci.call import Call
 from engine.oci.creation import start
 from engine.oci.flags import Kind, Table
@@ -24,7 +24,13 @@ def main(call: Call) -> int:
     runsc hands no further descriptors to what it creates, and creates nothing with `--rootless`: both are refused.
     """
     if call.common.value("rootless") == "true":
-        raise UsageError("runsc has no create with --rootless", remedy="use run, or let root create it")
+        raise UsageError(
+            "runsc has no create with --rootless",
+            reason=Reason.UNSUPPORTED,
+            hint="use run, or let root create it",
+        )
     if call.flags.number("preserve-fds"):
-        raise UsageError("runsc create passes no descriptors on", remedy="use run --preserve-fds")
+        raise UsageError(
+            "runsc create passes no descriptors on", reason=Reason.UNSUPPORTED, hint="use run --preserve-fds"
+        )
     return start(call, (), ends_with_runsc=False)

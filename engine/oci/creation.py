@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import NoReturn
 
 from engine.bundle.bundle import Bundle, open_bundle
-from engine.errors import EngineError, ExecError, SecureRootError, UsageError, remedy_for
+from engine.errors import EngineError, ExecError, Reason, SecureRootError, UsageError, hint_for
 from engine.lifecycle.runner import run
 from engine.lifecycle.secure_root import Joined, SecuredRoot
 from engine.lifecycle.stage import Staged
@@ -122,7 +122,9 @@ class _Creation:
             record.write(root.container, self._record)
         except OSError as error:
             raise refusal(
-                f"{error.filename!r}: {error.strerror}", remedy=remedy_for(error, "create it again")
+                f"{error.filename!r}: {error.strerror}",
+                reason=Reason.FAILURE,
+                hint=hint_for(error, "create it again"),
             ) from None
 
 
@@ -210,7 +212,9 @@ def _become(
     except BaseException as error:  # a fault of ours; a child may not go on as its parent
         call.report(
             EngineError(
-                f"unexpected {type(error).__name__}", remedy="run with --debug and report what it shows"
+                f"unexpected {type(error).__name__}",
+                reason=Reason.UNEXPECTED,
+                hint="run with --debug and report what it shows",
             )
         )
         if call.common.has("debug"):
@@ -275,7 +279,9 @@ def _make_base(call: Call) -> str:
         return call.base(make=True)
     except FileNotFoundError as error:
         raise SecureRootError(
-            f"{error.filename!r}: {error.strerror}", remedy="make it, or name another with --root"
+            f"{error.filename!r}: {error.strerror}",
+            reason=Reason.FAILURE,
+            hint="make it, or name another with --root",
         ) from None
 
 
@@ -285,11 +291,14 @@ def _open_traces(base_path: str) -> PrivateDirectory:
         with contextlib.closing(open_base(base_path)) as base:
             return make_private_directory(base.descriptor, base.path, TRACES)
     except UntrustedPathError as error:
-        raise SecureRootError(str(error), remedy="name another directory with --root") from None
+        raise SecureRootError(
+            str(error), reason=Reason.ROOT_NOT_PRIVATE, hint="name another directory with --root"
+        ) from None
     except OSError as error:
         raise SecureRootError(
             f"{error.filename or base_path!r}: {error.strerror}",
-            remedy=remedy_for(error, "name another directory with --root"),
+            reason=Reason.FAILURE,
+            hint=hint_for(error, "name another directory with --root"),
         ) from None
 
 
@@ -330,5 +339,7 @@ def _one_of(
     if value is None or value == auto:
         return default
     if value not in list(kind):
-        raise UsageError(f"--{name} is {value!r}", remedy=f"give one of {', '.join((auto, *kind))}")
+        raise UsageError(
+            f"--{name} is {value!r}", reason=Reason.USAGE, hint=f"give one of {', '.join((auto, *kind))}"
+        )
     return value

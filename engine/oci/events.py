@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from engine.errors import UsageError
+from engine.errors import Reason, UsageError
 from engine.oci.call import Call
 from engine.oci.container import delegate
 from engine.oci.flags import Kind, Table
@@ -20,6 +20,8 @@ def main(call: Call) -> NoReturn:
     if interval := call.flags.value("interval"):
         seconds = interval.removesuffix("s")
         if not (seconds.isascii() and seconds.isdigit()):
-            raise UsageError(f"--interval is {interval!r}", remedy="give whole seconds, such as 5s")
+            raise UsageError(
+                f"--interval is {interval!r}", reason=Reason.USAGE, hint="give whole seconds, such as 5s"
+            )
         flags += ["--interval", seconds]
     delegate(call, Verb.EVENTS, call.container_id(), flags)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import NoReturn
 
-from engine.errors import UsageError
+from engine.errors import Reason, UsageError
 from engine.oci.call import Call
 from engine.oci.container import delegate
 from engine.oci.flags import Kind, Table
@@ -42,11 +42,13 @@ _PATHS = ("console-socket", "process", "pid-file", "internal-pid-file")
 def main(call: Call) -> NoReturn:
     """Become runsc, which starts it and unless `--detach` waits for it."""
     if not call.arguments:
-        raise UsageError("exec takes a container id and a command", remedy="see engine-oci --help")
+        raise UsageError(
+            "exec takes a container id and a command", reason=Reason.USAGE, hint="see engine-oci --help"
+        )
     container_id, *command = call.arguments
     given = call.flags
     if not command and not given.value("process"):
-        raise UsageError("exec is given no command", remedy="give one, or --process FILE")
+        raise UsageError("exec is given no command", reason=Reason.USAGE, hint="give one, or --process FILE")
     flags = ["--detach"] if given.has("detach") else []
     for name, value in given.values.items():
         if name in _PATHS:

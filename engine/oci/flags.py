@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from engine.errors import UsageError
+from engine.errors import Reason, UsageError
 
 _TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
 _FALSE = frozenset({"0", "f", "F", "false", "False", "FALSE"})
@@ -57,7 +57,9 @@ class Flags:
         if text is None:
             return default
         if not (text.isascii() and text.isdigit()):
-            raise UsageError(f"--{name} is {text!r}, not a number", remedy="give 0 or more")
+            raise UsageError(
+                f"--{name} is {text!r}, not a number", reason=Reason.USAGE, hint="give 0 or more"
+            )
         return int(text)
 
 
@@ -93,17 +95,17 @@ def parse(
         name = short.get(name, name)
         kind = table.get(name)
         if kind is None:
-            raise UsageError(f"unknown flag {given!r}", remedy="see engine-oci --help")
+            raise UsageError(f"unknown flag {given!r}", reason=Reason.USAGE, hint="see engine-oci --help")
         if kind in _SWITCHES:
             if equals and text not in _TRUE | _FALSE:
-                raise UsageError(f"--{name} is {text!r}", remedy="give true or false")
+                raise UsageError(f"--{name} is {text!r}", reason=Reason.USAGE, hint="give true or false")
             switches.discard(name) if text in _FALSE else switches.add(name)
             continue
         if kind is Kind.CHOICE and not equals:
             equals, text = "=", waiting.pop() if waiting and waiting[-1] in _CHOICES else "true"
         if not equals:
             if not waiting:
-                raise UsageError(f"--{name} is given no value", remedy="give one")
+                raise UsageError(f"--{name} is given no value", reason=Reason.USAGE, hint="give one")
             text = waiting.pop()
         if kind is Kind.VALUES:
             lists[name] = (*lists.get(name, ()), text)

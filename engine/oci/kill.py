@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from engine.errors import UsageError
+from engine.errors import Reason, UsageError
 from engine.oci.call import Call
 from engine.oci.container import delegate
 from engine.oci.flags import Kind, Table
@@ -17,7 +17,9 @@ SHORT = {"a": "all"}
 def main(call: Call) -> NoReturn:
     """Become runsc, which sends it. SIGTERM where none is named."""
     if len(call.arguments) not in (1, 2):
-        raise UsageError("kill takes a container id and a signal", remedy="see engine-oci --help")
+        raise UsageError(
+            "kill takes a container id and a signal", reason=Reason.USAGE, hint="see engine-oci --help"
+        )
     container_id, *signals = call.arguments
     pid = ("--pid", str(call.flags.number("pid"))) if call.flags.value("pid") else ()
     flags = (*(("--all",) if call.flags.has("all") else ()), *pid)

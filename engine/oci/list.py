@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from engine.errors import UsageError
+from engine.errors import Reason, UsageError
 from engine.oci.call import Call
 from engine.oci.container import find_all
 from engine.oci.flags import Kind, Table
@@ -20,9 +20,9 @@ def main(call: Call) -> int:
     """Print them as a table, as JSON, or with `--quiet` their ids."""
     form = call.flags.value("format") or "table"
     if form not in ("table", "json", "text"):
-        raise UsageError(f"--format is {form!r}", remedy="give table or json")
+        raise UsageError(f"--format is {form!r}", reason=Reason.USAGE, hint="give table or json")
     if call.arguments:
-        raise UsageError("list takes no arguments", remedy="see engine-oci --help")
+        raise UsageError("list takes no arguments", reason=Reason.USAGE, hint="see engine-oci --help")
     states = [state for found in find_all(call) if (state := describe(found)) is not None]
     if call.flags.has("quiet"):
         for state in states:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
-from engine.errors import EngineError
+from engine.errors import EngineError, Reason
 from engine.lifecycle.trusted_runsc import find_runsc
 from engine.options import Network
 
@@ -46,7 +46,8 @@ def settle(
     if not spaces:
         raise NetworkError(
             "the bundle shares the host's network, which takes the container's network calls to the host's kernel",
-            remedy="give the container a network of its own, or say --network host before the verb",
+            reason=Reason.HOST_NETWORK,
+            hint="give the container a network of its own, or say --network host before the verb",
         )
     if not spaces[0].get("path"):
         return Network.NONE, None

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from engine.errors import EngineError, SecureRootError
+from engine.errors import EngineError, Reason, SecureRootError
 from engine.lifecycle.secure_root import Joined
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.oci.network import ANNOTATION
@@ -34,7 +34,7 @@ _SANDBOXES = ("io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID")
 _CONTAINER, _SANDBOX = "container", "sandbox"
 #: Seconds to wait for a command that creates or deletes the sandbox.
 _PATIENCE = 10.0
-_REMEDY = "create the pod's sandbox first, with the same --root, or take the annotation out of config.json"
+_HINT = "create the pod's sandbox first, with the same --root, or take the annotation out of config.json"
 
 
 class PodError(EngineError):
@@ -55,12 +55,15 @@ def sandbox_of(config: Mapping[str, Any]) -> str | None:
     if annotations[key] != _CONTAINER:
         raise PodError(
             f"annotation {key} is {annotations[key]!r}",
-            remedy=f"give {_SANDBOX} or {_CONTAINER}, or leave it out",
+            reason=Reason.POD_ANNOTATION,
+            hint=f"give {_SANDBOX} or {_CONTAINER}, or leave it out",
         )
     names = _first(_SANDBOXES, annotations)
     if names is None or not annotations[names]:
         raise PodError(
-            f"annotation {key} is {_CONTAINER}, and no sandbox is named", remedy=f"give {_SANDBOXES[0]}"
+            f"annotation {key} is {_CONTAINER}, and no sandbox is named",
+            reason=Reason.POD_ANNOTATION,
+            hint=f"give {_SANDBOXES[0]}",
         )
     return str(annotations[names])
 
@@ -101,7 +104,7 @@ def join(base: PrivateDirectory, sandbox_id: str) -> tuple[Joined, Sandbox, int]
     """
 
     def refused(why: str) -> SecureRootError:
-        return SecureRootError(f"sandbox {sandbox_id!r} {why}", remedy=_REMEDY)
+        return SecureRootError(f"sandbox {sandbox_id!r} {why}", reason=Reason.NO_SANDBOX, hint=_HINT)
 
     with contextlib.ExitStack() as undo:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from engine.errors import UsageError
+from engine.errors import Reason, UsageError
 from engine.oci.call import Call
 from engine.oci.creation import start
 from engine.oci.flags import Kind, Table
@@ -26,7 +26,9 @@ def main(call: Call) -> int:
     """Restore from `--image-path`, through the same lifecycle as a new container."""
     image = call.flags.value("image-path")
     if not image:
-        raise UsageError("restore needs --image-path", remedy="name the directory that checkpoint wrote")
+        raise UsageError(
+            "restore needs --image-path", reason=Reason.USAGE, hint="name the directory that checkpoint wrote"
+        )
     detach = call.flags.has("detach")
     flags = ("--image-path", os.path.abspath(image), *(("--detach",) if detach else ()))
     return start(call, flags, ends_with_runsc=not detach)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import NoReturn
 
-from engine.errors import EngineError, UsageError, remedy_for
+from engine.errors import EngineError, Reason, UsageError, hint_for
 from engine.lifecycle.trusted_runsc import find_runsc
 from engine.linux.process import HeldProcess, keep_only_descriptors, replace_process
 from engine.oci.call import Call
@@ -20,7 +20,11 @@ def main(call: Call) -> NoReturn:
     """Become the runsc that a run would use, which writes the file. Arguments are the command it is to name."""
     bundle = os.path.abspath(call.flags.value("bundle") or ".")
     if os.path.lexists(os.path.join(bundle, "config.json")):
-        raise UsageError(f"{bundle!r} has a config.json", remedy="remove it first: it is not overwritten")
+        raise UsageError(
+            f"{bundle!r} has a config.json",
+            reason=Reason.EXISTS,
+            hint="remove it first: it is not overwritten",
+        )
     flags = [part for name in ("cwd", "netns") if (v := call.flags.value(name)) for part in (f"--{name}", v)]
     command = ("--", *call.arguments) if call.arguments else ()
     binary = find_runsc(call.common.value("runsc"), call.environment)
@@ -33,6 +37,8 @@ def main(call: Call) -> NoReturn:
         except OSError as error:
             process.retake()
             raise EngineError(
-                f"runsc cannot be executed: {error.strerror}", remedy=remedy_for(error, "install it anew")
+                f"runsc cannot be executed: {error.strerror}",
+                reason=Reason.FAILURE,
+                hint=hint_for(error, "install it anew"),
             ) from None
     raise AssertionError("unreachable: this process is runsc by now")

@@ -6,7 +6,7 @@ import errno
 import subprocess
 from collections.abc import Sequence
 
-from engine.errors import EngineError
+from engine.errors import EngineError, Reason
 from engine.runsc.arguments import build_environment
 
 #: Seconds. Printing a version takes a tenth of one; a binary that hangs must not hang us.
@@ -28,12 +28,20 @@ def version(program: int, path: str) -> str:
         done = ask(program, ["--version"], "/nonexistent")
     except subprocess.TimeoutExpired:
         raise RunscError(
-            f"{path!r} did not answer in {_TIME_LIMIT:.0f} s", remedy="install it anew"
+            f"{path!r} did not answer in {_TIME_LIMIT:.0f} s",
+            reason=Reason.TIME_LIMIT,
+            hint="install it anew",
         ) from None
     except OSError as error:
-        raise RunscError(f"{path!r}: {error.strerror}", remedy="install it anew") from None
+        raise RunscError(
+            f"{path!r}: {error.strerror}", reason=Reason.FAILURE, hint="install it anew"
+        ) from None
     if done.returncode != 0:
-        raise RunscError(f"{path!r} --version failed with {done.returncode}", remedy="install it anew")
+        raise RunscError(
+            f"{path!r} --version failed with {done.returncode}",
+            reason=Reason.PROGRAM_FAILED,
+            hint="install it anew",
+        )
     return done.stdout.decode("utf-8", "replace").strip()
 
 

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 
+from engine.errors import Reason
 from engine.spec.errors import TlcFailedError
 from engine.spec.models import Configuration, Model, Mutant, Specs, load
 from engine.spec.tlc import Jar, Limits, Progress, Tlc, find_jar, find_java
@@ -251,7 +252,9 @@ def name_violation(
         if run(configuration.only([name])).violations:
             return name
     raise TlcFailedError(
-        f"TLC found a fault that belongs to no property: {violation.text}", remedy="correct the spec"
+        f"TLC found a fault that belongs to no property: {violation.text}",
+        reason=Reason.PROGRAM_FAILED,
+        hint="correct the spec",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from engine.errors import EngineError
+from engine.errors import EngineError, Reason
 
 
 class CheckError(EngineError):
@@ -25,12 +25,14 @@ class JarError(CheckError):
 class SpecError(CheckError):
     """SANY or TLC does not accept a spec or model file: `file`, and `line` and `column` (from 1) where known."""
 
-    def __init__(self, what: str, *, remedy: str, file: str, line: int | None, column: int | None) -> None:
+    def __init__(
+        self, what: str, *, reason: Reason, hint: str, file: str, line: int | None, column: int | None
+    ) -> None:
         self.file = file
         self.line = line
         self.column = column
         where = ":".join(str(part) for part in (file, line, column) if part is not None)
-        super().__init__(f"{where}: {what}", remedy=remedy)
+        super().__init__(f"{where}: {what}", reason=reason, hint=hint)
 
 
 class ManifestError(CheckError):

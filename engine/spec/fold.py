@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
+from engine.errors import Reason
 from engine.lifecycle.spec_files import spec_digest
 from engine.spec.errors import CheckError
 from engine.spec.graph import Graph, LifecycleEdge, explore, lifecycle_steps
@@ -122,7 +123,9 @@ def _only(state: Mapping[str, Value], name: str) -> str:
     by_run = state.get(name)
     if not isinstance(by_run, Mapping) or len(by_run) != 1:
         raise CheckError(
-            f"the graph has not one run with a {name}", remedy="fold a model of GVisorRuntime with one run"
+            f"the graph has not one run with a {name}",
+            reason=Reason.MALFORMED,
+            hint="fold a model of GVisorRuntime with one run",
         )
     return str(next(iter(by_run.values())))
 
@@ -171,7 +174,11 @@ def load_fold(path: str = SPEC_FOLD) -> Fold:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         why = error.strerror if isinstance(error, OSError) else f"not a folded graph ({type(error).__name__})"
-        raise CheckError(f"{path!r}: {why}", remedy=MAKE) from None
+        raise CheckError(
+            f"{path!r}: {why}",
+            reason=Reason.FAILURE if isinstance(error, OSError) else Reason.MALFORMED,
+            hint=MAKE,
+        ) from None
     if folded.spec != spec_digest():
-        raise CheckError(f"{path!r} is of another spec ({folded.spec!r:.80})", remedy=MAKE)
+        raise CheckError(f"{path!r} is of another spec ({folded.spec!r:.80})", reason=Reason.STALE, hint=MAKE)
     return folded

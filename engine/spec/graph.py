@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from engine.errors import Reason
 from engine.spec.errors import CheckError
 from engine.spec.models import Specs
 from engine.spec.tlc import Tlc
@@ -84,9 +85,11 @@ def read_graph(path: str) -> Graph:
                     if "filled" in node[3]:
                         initial.add(node[1])
     except (OSError, ValueError) as error:
-        raise CheckError(f"{path!r} is not a state graph of TLC: {error}", remedy=_SAVE) from None
+        raise CheckError(
+            f"{path!r} is not a state graph of TLC: {error}", reason=Reason.MALFORMED, hint=_SAVE
+        ) from None
     if not initial or any(edge.source not in states or edge.target not in states for edge in edges):
-        raise CheckError(f"{path!r} is not a whole state graph of TLC", remedy=_SAVE)
+        raise CheckError(f"{path!r} is not a whole state graph of TLC", reason=Reason.MALFORMED, hint=_SAVE)
     return Graph(states, tuple(edges), frozenset(initial))
 
 
@@ -118,7 +121,11 @@ def places(state: Mapping[str, Value]) -> dict[str, str]:
     """Where each run is. Raises `CheckError` when it is not a state of the lifecycle's spec."""
     by_run = state.get(_STATE)
     if not isinstance(by_run, Mapping):
-        raise CheckError("the graph is not one of the lifecycle: it has no state by run", remedy=_SAVE)
+        raise CheckError(
+            "the graph is not one of the lifecycle: it has no state by run",
+            reason=Reason.MALFORMED,
+            hint=_SAVE,
+        )
     return {run: str(place) for run, place in by_run.items()}
 
 

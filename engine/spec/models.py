@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from engine.errors import Reason
 from engine.lifecycle.spec_files import LIFECYCLE_SPEC, specs_directory
 from engine.spec.errors import ManifestError
 
@@ -129,7 +130,8 @@ class Mutant:
         if text is None or places != 1:
             raise ManifestError(
                 f"mutant {self.name}: its text stands {places} times in {self.file}, expected once",
-                remedy="bring the mutant in line with the spec",
+                reason=Reason.MALFORMED,
+                hint="bring the mutant in line with the spec",
             )
         return {**files, self.file: text.replace(self.find, self.put)}
 
@@ -155,7 +157,9 @@ class Specs:
             if model.name == name:
                 return model
         known = ", ".join(model.name for model in self.models)
-        raise ManifestError(f"there is no model {name!r}", remedy=f"choose one of {known}")
+        raise ManifestError(
+            f"there is no model {name!r}", reason=Reason.NO_SUCH, hint=f"choose one of {known}"
+        )
 
 
 def load(directory: str | None = None) -> Specs:
@@ -164,14 +168,16 @@ def load(directory: str | None = None) -> Specs:
         try:
             directory = specs_directory()
         except FileNotFoundError as error:
-            raise ManifestError(str(error), remedy=_REINSTALL) from None
+            raise ManifestError(str(error), reason=Reason.MALFORMED, hint=_REINSTALL) from None
     files = {name: _read(os.path.join(directory, name)) for name in _listed(directory, ".tla")}
     manifest = _parse_json(os.path.join(directory, MANIFEST))
     models: list[Model] = []
     for module in _field(manifest, "modules", list, MANIFEST):
         path = _field(module, "path", str, MANIFEST)
         if path not in files:
-            raise ManifestError(f"{MANIFEST} names {path!r}, which is not there", remedy=_REINSTALL)
+            raise ManifestError(
+                f"{MANIFEST} names {path!r}, which is not there", reason=Reason.MALFORMED, hint=_REINSTALL
+            )
         models += [_model(directory, path, entry) for entry in _field(module, "models", list, path)]
     folder = os.path.join(directory, MUTANTS)
     names = {model.name for model in models}
@@ -184,7 +190,7 @@ def parse_configuration(text: str, name: str) -> Configuration:
     text = _COMMENT.sub("", text)
     found = list(_SECTION.finditer(text))
     if not found or text[: found[0].start()].strip():
-        raise ManifestError(f"{name} is not a model configuration", remedy=_REINSTALL)
+        raise ManifestError(f"{name} is not a model configuration", reason=Reason.MALFORMED, hint=_REINSTALL)
     words: dict[str, list[str]] = {"SPECIFICATION": [], "INVARIANTS": [], "PROPERTIES": [], "SYMMETRY": []}
     constants: dict[str, str] = {}
     for match, following in zip(found, [*found[1:], None], strict=True):
@@ -198,14 +204,22 @@ def parse_configuration(text: str, name: str) -> Configuration:
             )
             if left := _ASSIGNMENT.sub("", body).strip():
                 raise ManifestError(
-                    f"{name}: cannot read {left!r} under CONSTANTS", remedy="write NAME = value"
+                    f"{name}: cannot read {left!r} under CONSTANTS",
+                    reason=Reason.MALFORMED,
+                    hint="write NAME = value",
                 )
         elif keyword in words:
             words[keyword] += body.split()
         else:
-            raise ManifestError(f"{name}: {keyword} is not used here", remedy=f"remove {keyword}")
+            raise ManifestError(
+                f"{name}: {keyword} is not used here", reason=Reason.MALFORMED, hint=f"remove {keyword}"
+            )
     if len(words["SPECIFICATION"]) != 1 or len(words["SYMMETRY"]) > 1:
-        raise ManifestError(f"{name} must have one SPECIFICATION and at most one SYMMETRY", remedy=_REINSTALL)
+        raise ManifestError(
+            f"{name} must have one SPECIFICATION and at most one SYMMETRY",
+            reason=Reason.MALFORMED,
+            hint=_REINSTALL,
+        )
     return Configuration(
         specification=words["SPECIFICATION"][0],
         constants=constants,
@@ -222,15 +236,20 @@ def _model(directory: str, module: str, entry: Mapping[str, Any]) -> Model:
     if result not in _RESULTS or (result == "success") != (violates is None):
         raise ManifestError(
             f"{MANIFEST}, {path}: result {result!r} with violates {violates!r}",
-            remedy=f"give one of {', '.join(sorted(_RESULTS))}, and violates with a failure only",
+            reason=Reason.MALFORMED,
+            hint=f"give one of {', '.join(sorted(_RESULTS))}, and violates with a failure only",
         )
     configuration = parse_configuration(_read(os.path.join(directory, path)), path)
     if violates is not None and violates not in configuration.names:
         raise ManifestError(
-            f"{MANIFEST}, {path}: {violates} is not checked there", remedy="name a property of it"
+            f"{MANIFEST}, {path}: {violates} is not checked there",
+            reason=Reason.MALFORMED,
+            hint="name a property of it",
         )
     if not (runtime := _RUNTIME.fullmatch(_field(entry, "runtime", str, path))):
-        raise ManifestError(f"{MANIFEST}, {path}: runtime is not a time", remedy="write it as 00:01:30")
+        raise ManifestError(
+            f"{MANIFEST}, {path}: runtime is not a time", reason=Reason.MALFORMED, hint="write it as 00:01:30"
+        )
     hours, minutes, seconds = (int(part) for part in runtime.groups())
     return Model(
         name=path.removesuffix(".cfg"),
@@ -252,7 +271,9 @@ def _mutant(folder: str, file: str, models: set[str]) -> Mutant:
     try:
         entry = tomllib.loads(_read(path))
     except tomllib.TOMLDecodeError as error:
-        raise ManifestError(f"{path!r}: {error}", remedy="correct the mutant") from None
+        raise ManifestError(
+            f"{path!r}: {error}", reason=Reason.MALFORMED, hint="correct the mutant"
+        ) from None
     mutant = Mutant(
         name=file.removesuffix(".toml"),
         says=_field(entry, "says", str, file),
@@ -265,11 +286,15 @@ def _mutant(folder: str, file: str, models: set[str]) -> Mutant:
     )
     if not all(isinstance(value, str) for value in mutant.constants.values()):
         raise ManifestError(
-            f"{path!r}: a constant is not a text", remedy="write its value in quotes, as in a .cfg"
+            f"{path!r}: a constant is not a text",
+            reason=Reason.MALFORMED,
+            hint="write its value in quotes, as in a .cfg",
         )
     if mutant.model not in models:
         raise ManifestError(
-            f"{path!r}: there is no model {mutant.model!r}", remedy="name a model of the manifest"
+            f"{path!r}: there is no model {mutant.model!r}",
+            reason=Reason.MALFORMED,
+            hint="name a model of the manifest",
         )
     return mutant
 
@@ -278,7 +303,9 @@ def _listed(directory: str, suffix: str) -> list[str]:
     try:
         return sorted(name for name in os.listdir(directory) if name.endswith(suffix))
     except OSError as error:
-        raise ManifestError(f"{directory!r}: {error.strerror}", remedy=_REINSTALL) from None
+        raise ManifestError(
+            f"{directory!r}: {error.strerror}", reason=Reason.FAILURE, hint=_REINSTALL
+        ) from None
 
 
 def _read(path: str) -> str:
@@ -286,21 +313,25 @@ def _read(path: str) -> str:
         with open(path, encoding="utf-8") as file:
             return file.read()
     except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path!r}: {error}", remedy=_REINSTALL) from None
+        raise ManifestError(f"{path!r}: {error}", reason=Reason.MALFORMED, hint=_REINSTALL) from None
 
 
 def _parse_json(path: str) -> Mapping[str, Any]:
     try:
         parsed = json.loads(_read(path))
     except json.JSONDecodeError as error:
-        raise ManifestError(f"{path!r}:{error.lineno}: {error.msg}", remedy=_REINSTALL) from None
+        raise ManifestError(
+            f"{path!r}:{error.lineno}: {error.msg}", reason=Reason.MALFORMED, hint=_REINSTALL
+        ) from None
     if not isinstance(parsed, dict):
-        raise ManifestError(f"{path!r} is not an object", remedy=_REINSTALL)
+        raise ManifestError(f"{path!r} is not an object", reason=Reason.MALFORMED, hint=_REINSTALL)
     return parsed
 
 
 def _field(entry: Mapping[str, Any], name: str, kind: type, where: str) -> Any:
     value = entry.get(name) if isinstance(entry, Mapping) else None
     if not isinstance(value, kind):
-        raise ManifestError(f"{where}: {name} is missing or not {kind.__name__}", remedy=_REINSTALL)
+        raise ManifestError(
+            f"{where}: {name} is missing or not {kind.__name__}", reason=Reason.MALFORMED, hint=_REINSTALL
+        )
     return value

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
 
+from engine.errors import Reason
 from engine.spec.errors import (
     CheckError,
     JarError,
@@ -94,7 +95,9 @@ def find_java(environment: Mapping[str, str] = os.environ) -> str:
             return java
     found = shutil.which("java", path=environment.get("PATH", os.defpath))
     if found is None:
-        raise JavaMissingError("TLC needs Java and there is no java on PATH", remedy=_INSTALL_JAVA)
+        raise JavaMissingError(
+            "TLC needs Java and there is no java on PATH", reason=Reason.UNAVAILABLE, hint=_INSTALL_JAVA
+        )
     return found
 
 
@@ -109,12 +112,17 @@ def find_jar(chosen: str | None = None, environment: Mapping[str, str] = os.envi
         return _read_jar(named, JAR_VARIABLE)
     package = importlib.util.find_spec(_PACKAGE)
     if package is None or not package.submodule_search_locations:
-        raise JarError(f"no {_JAR_NAME}: the package {_PACKAGE} is not installed", remedy=_INSTALL_JAR)
+        raise JarError(
+            f"no {_JAR_NAME}: the package {_PACKAGE} is not installed",
+            reason=Reason.UNAVAILABLE,
+            hint=_INSTALL_JAR,
+        )
     jar = _read_jar(os.path.join(package.submodule_search_locations[0], _JAR_NAME), f"package {_PACKAGE}")
     if jar.sha256 != PACKAGED_JAR_SHA256:
         raise JarError(
             f"{jar.path!r} has SHA-256 {jar.sha256}, expected {PACKAGED_JAR_SHA256}",
-            remedy=f"install {_PACKAGE}==0.0.1 again, or name another jar with --jar",
+            reason=Reason.STALE,
+            hint=f"install {_PACKAGE}==0.0.1 again, or name another jar with --jar",
         )
     return jar
 
@@ -124,7 +132,9 @@ def _read_jar(path: str, source: str) -> Jar:
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise JarError(f"{path!r} (from {source}): {error.strerror}", remedy=_INSTALL_JAR) from None
+        raise JarError(
+            f"{path!r} (from {source}): {error.strerror}", reason=Reason.FAILURE, hint=_INSTALL_JAR
+        ) from None
     return Jar(os.path.abspath(path), source, digest)
 
 
@@ -216,15 +226,20 @@ class Tlc:
                     check=False,
                 )
             except subprocess.TimeoutExpired:
-                raise TimeLimitError(f"{module}: SANY did not finish", remedy="give it more time") from None
+                raise TimeLimitError(
+                    f"{module}: SANY did not finish", reason=Reason.TIME_LIMIT, hint="give it more time"
+                ) from None
             except OSError as error:
                 raise JavaMissingError(
-                    f"{self.java!r} does not start: {error.strerror}", remedy=_INSTALL_JAVA
+                    f"{self.java!r} does not start: {error.strerror}",
+                    reason=Reason.FAILURE,
+                    hint=_INSTALL_JAVA,
                 ) from None
         if ran.returncode != 0:
             raise TlcFailedError(
                 f"SANY does not read {module}.tla: {_first_line(ran.stderr.splitlines())}",
-                remedy="run the check for the place",
+                reason=Reason.PROGRAM_FAILED,
+                hint="run the check for the place",
             )
         return ran.stdout
 
@@ -239,7 +254,9 @@ def _temporary_directory() -> Iterator[str]:
     try:
         directory = tempfile.TemporaryDirectory(prefix="engine-check-")
     except OSError as error:
-        raise CheckError(f"no temporary directory: {error.strerror}", remedy="free space in TMPDIR") from None
+        raise CheckError(
+            f"no temporary directory: {error.strerror}", reason=Reason.FAILURE, hint="free space in TMPDIR"
+        ) from None
     with directory as path:
         yield path
 
@@ -279,7 +296,7 @@ class _Running:
             )
         except OSError as error:
             raise JavaMissingError(
-                f"{command[0]!r} does not start: {error.strerror}", remedy=_INSTALL_JAVA
+                f"{command[0]!r} does not start: {error.strerror}", reason=Reason.FAILURE, hint=_INSTALL_JAVA
             ) from None
         self._watcher = threading.Thread(target=self._watch, name=f"watch {name}", daemon=True)
         self._watcher.start()
@@ -328,24 +345,27 @@ class _Running:
 def _judge(output: Output, running: _Running, name: str, tlc: Tlc) -> None:
     """Raise what kept TLC from an answer, if something did."""
     if running.was_cancelled:
-        raise CheckError(f"{name}: stopped", remedy="run it again")
+        raise CheckError(f"{name}: stopped", reason=Reason.STOPPED, hint="run it again")
     if running.timed_out:
         raise TimeLimitError(
             f"{name}: TLC did not finish within {running.limits.seconds:g} s "
             f"({output.counts.distinct} states found, {output.counts.queue} to be explored)",
-            remedy="give it more time, or make the model smaller",
+            reason=Reason.TIME_LIMIT,
+            hint="give it more time, or make the model smaller",
         )
     if output.out_of_memory or running.returncode == _EXIT_OUT_OF_MEMORY:
         raise MemoryLimitError(
             f"{name}: TLC ran out of memory at {running.limits.memory} MiB of heap",
-            remedy="give it more memory, or make the model smaller",
+            reason=Reason.MEMORY_LIMIT,
+            hint="give it more memory, or make the model smaller",
         )
     if output.parse_failed:
         raise _spec_error(output, name)
     if output.config_error is not None:
         raise SpecError(
             f"TLC does not accept the model: {_one_line(output.config_error)}",
-            remedy="correct the model's configuration",
+            reason=Reason.SPEC_REJECTED,
+            hint="correct the model's configuration",
             file=name,
             line=None,
             column=None,
@@ -353,13 +373,15 @@ def _judge(output: Output, running: _Running, name: str, tlc: Tlc) -> None:
     if not output.version:
         raise JarError(
             f"TLC does not start from {tlc.jar.path!r}: {_first_line(output.loose)}",
-            remedy=f"{_INSTALL_JAR}; and check that {tlc.java!r} is new enough for it",
+            reason=Reason.PROGRAM_FAILED,
+            hint=f"{_INSTALL_JAR}; and check that {tlc.java!r} is new enough for it",
         )
     if not output.succeeded and not output.violations:
         said = output.errors[0] if output.errors else _first_line(output.loose)
         raise TlcFailedError(
             f"{name}: TLC gave up (exit {running.returncode}): {_one_line(said)}",
-            remedy="correct the spec; TLC could not evaluate it",
+            reason=Reason.PROGRAM_FAILED,
+            hint="correct the spec; TLC could not evaluate it",
         )
 
 
@@ -376,7 +398,8 @@ def _spec_error(output: Output, name: str) -> SpecError:
         told = _AT.split(told)[_AT.groups + 1]
     return SpecError(
         _one_line(told.replace("Unknown location", "")) or "SANY does not accept the spec",
-        remedy="correct the spec",
+        reason=Reason.SPEC_REJECTED,
+        hint="correct the spec",
         file=f"{module}.tla" if module else name,
         line=int(at[1]) if at else None,
         column=int(at[2]) if at else None,

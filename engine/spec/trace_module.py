@@ -165,7 +165,7 @@ def _trace(lines: Sequence[bytes]) -> str:
     return f'  [option |-> {option}, digest |-> "{digests[0]}", lines |-> <<\n    {told} >>]'
 
 
-def _option(header: Header, moves: Sequence[Record[Any]]) -> dict[str, Value]:
+def _option(header: Header, moves: Sequence[Record[Any, Any]]) -> dict[str, Value]:
     searched = any(move.trigger == Trigger.RESOLVE and move.facts["found_by"] == "PATH" for move in moves)
     return {
         "rootless": header.options["rootless"],
@@ -187,7 +187,7 @@ _WORDS: Mapping[str, Value] = {
 }
 
 
-def _lines(header: Header, moves: Sequence[Record[Any]]) -> Iterator[dict[str, Value]]:
+def _lines(header: Header, moves: Sequence[Record[Any, Any]]) -> Iterator[dict[str, Value]]:
     """Each move in the spec's words."""
     recorded: dict[str, Mapping[str, Any]] = {}
     for move in moves:

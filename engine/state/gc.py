@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 
-from engine.errors import EngineError, remedy_for
+from engine.errors import EngineError, Reason, hint_for
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.records import dataclass
 from engine.state import retention as old_traces
@@ -21,7 +21,7 @@ from engine.state.cleanup import remove_container, remove_if_unused, remove_left
 from engine.state.container import TRACES, is_component, take_lock
 from engine.state.retention import Old
 
-_REMEDY = "look at it, and remove it by hand if it is not needed"
+_HINT = "look at it, and remove it by hand if it is not needed"
 #: The store is emptied last; managers' traces stay for as long as is asked, as their containers are over sooner than
 #: anybody has read about them.
 _NO_CONTAINERS = frozenset({store.STORE, TRACES})
@@ -64,7 +64,9 @@ def collect(
         try:
             names = sorted(os.listdir(base.descriptor))
         except OSError as error:
-            raise GcError(f"{path!r}: {error.strerror}", remedy=remedy_for(error, _REMEDY)) from None
+            raise GcError(
+                f"{path!r}: {error.strerror}", reason=Reason.FAILURE, hint=hint_for(error, _HINT)
+            ) from None
         sweep = _Sweep(base, before, keep_traces=keep_traces)
         for name in names:
             if is_component(name):
@@ -152,7 +154,9 @@ def _open_base(environment: Mapping[str, str]) -> tuple[str, PrivateDirectory | 
         path = chosen_base(environment)
         base = open_existing_base(path)
     except UntrustedPathError as error:
-        raise GcError(str(error), remedy=_REMEDY) from None
+        raise GcError(str(error), reason=Reason.ROOT_NOT_PRIVATE, hint=_HINT) from None
     except OSError as error:
-        raise GcError(f"{path or error.filename!r}: {error.strerror}", remedy=_REMEDY) from None
+        raise GcError(
+            f"{path or error.filename!r}: {error.strerror}", reason=Reason.FAILURE, hint=_HINT
+        ) from None
     return path, base

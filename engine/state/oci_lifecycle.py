@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from engine.errors import EngineError
+from engine.errors import EngineError, Reason
 
 
 class Status(StrEnum):
@@ -131,7 +131,11 @@ class NotPermittedError(EngineError):
         what = f"container {container_id!r} does not exist"
         if status is not Status.DELETED:
             what = f"container {row.otherwise}: {container_id!r} is {status}"
-        super().__init__(what, remedy=f"{verb} is for what is {wanted}" if wanted else "choose another id")
+        super().__init__(
+            what,
+            reason=Reason.NO_SUCH if status is Status.DELETED else Reason.WRONG_STATE,
+            hint=f"{verb} is for what is {wanted}" if wanted else "choose another id",
+        )
 
 
 def require(verb: Verb, status: Status, container_id: str) -> None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Generic, Literal, NoReturn, NotRequired, TypedDict, TypeVar
+from typing import Annotated, Any, Generic, Literal, NamedTuple, NoReturn, NotRequired, TypedDict, TypeVar
 
 import msgspec
 
+from engine.errors import Reason
 from engine.lifecycle.machine import PolicyOutcome, Trigger
 from engine.traces.writer import FORMAT
 
@@ -126,6 +127,15 @@ class RefuseFacts(TypedDict):
 
 class Error(TypedDict):
     step: str
+    reason: Reason
+    what: str
+    hint: str
+
+
+class Error1(TypedDict):
+    """Of format 1."""
+
+    step: str
     what: str
     remedy: str
 
@@ -161,9 +171,10 @@ class Header(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 _Facts = TypeVar("_Facts")
+_Error = TypeVar("_Error", Error, Error1)
 
 
-class Record(msgspec.Struct, Generic[_Facts], forbid_unknown_fields=True, gc=False):
+class Record(msgspec.Struct, Generic[_Facts, _Error], forbid_unknown_fields=True, gc=False):
     """A move. `facts` are those of its trigger."""
 
     seq: int
@@ -174,7 +185,29 @@ class Record(msgspec.Struct, Generic[_Facts], forbid_unknown_fields=True, gc=Fal
     trigger: str
     next: str
     facts: _Facts
-    error: Error | None
+    error: _Error | None
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """Why the run was refused; None of any other move."""
+        return None if self.error is None else Refusal.of(self.error)
+
+
+class Refusal(NamedTuple):
+    """Why a run was refused: the step that did, the code (None in format 1, which had none), and the text."""
+
+    step: str
+    reason: str | None
+    what: str
+    hint: str
+
+    @classmethod
+    def of(cls, error: Mapping[str, Any]) -> Refusal:
+        """From the `error` of a trace of either format."""
+        said = {"hint": error.get("remedy"), **error}
+        step, what, hint = (str(said.get(key) or "not said") for key in ("step", "what", "hint"))
+        reason = said.get("reason")
+        return cls(step, None if reason is None else str(reason), what, hint)
 
 
 _Kind = TypeVar("_Kind")
@@ -190,10 +223,15 @@ class BadLineError(Exception):
 
 _LETTERS = 3
 _read_header = msgspec.json.Decoder(Header).decode
-#: By the first letters of the trigger, which tell one from another; that it is the whole word is looked at after.
-_read: Mapping[bytes, tuple[Callable[[bytes], Record[Any]], str]] = {
-    trigger[:_LETTERS].encode(): (msgspec.json.Decoder(Record[facts]).decode, str(trigger))  # type: ignore[valid-type]
-    for trigger, facts in _FACTS.items()
+_ERRORS: Mapping[int, type] = {1: Error1, FORMAT: Error}
+#: By format, and then by the first letters of the trigger, which tell one from another; that it is the whole word is
+#: looked at after.
+_read: Mapping[int, Mapping[bytes, tuple[Callable[[bytes], Record[Any, Any]], str]]] = {
+    number: {
+        trigger[:_LETTERS].encode(): (msgspec.json.Decoder(Record[facts, error]).decode, str(trigger))  # type: ignore[valid-type]
+        for trigger, facts in _FACTS.items()
+    }
+    for number, error in _ERRORS.items()
 }
 _write = msgspec.json.Encoder().encode
 _TRIGGER = b'"trigger":"'
@@ -203,23 +241,23 @@ def read_header(line: bytes) -> Header:
     """Read a first line, without its newline. Raises `BadLineError`."""
     try:
         header = _read_header(line)
-        if _write(header) == line and header.time.tzinfo is UTC and header.format == FORMAT:
+        if _write(header) == line and header.time.tzinfo is UTC and header.format in _ERRORS:
             return header
     except (ValueError, RecursionError):  # a ValueError is also what msgspec raises
         pass
     given = _read_object(line)
-    if given.get("format", FORMAT) != FORMAT:
-        raise BadLineError(f"format {given['format']!r} is not known here, {FORMAT} is")
+    if given.get("format", FORMAT) not in _ERRORS:
+        raise BadLineError(f"format {given['format']!r} is not known here, 1 to {FORMAT} are")
     return _converted(given, Header)
 
 
-def read_record(line: bytes) -> Record[Any]:
-    """Read a line that is not the first, without its newline. Raises `BadLineError`.
+def read_record(line: bytes, form: int = FORMAT) -> Record[Any, Any]:
+    """Read a line that is not the first, without its newline, of a trace of the format `form`. Raises `BadLineError`.
 
     The facts of a trigger that there is not are taken as they are.
     """
     start = line.find(_TRIGGER) + len(_TRIGGER)
-    if (found := _read.get(line[start : start + _LETTERS])) is not None:
+    if (found := _read[form].get(line[start : start + _LETTERS])) is not None:
         read, trigger = found
         try:
             record = read(line)
@@ -229,7 +267,7 @@ def read_record(line: bytes) -> Record[Any]:
             pass
     given = _read_object(line)
     facts = _FACTS.get(str(given.get("trigger")), dict)
-    return _converted(given, Record[facts])  # type: ignore[valid-type]
+    return _converted(given, Record[facts, _ERRORS[form]])  # type: ignore[valid-type]
 
 
 def _read_object(line: bytes) -> dict[str, Any]:

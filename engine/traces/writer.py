@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 
 from engine.digest import sha256
-from engine.errors import TraceError, remedy_for
+from engine.errors import Reason, TraceError, hint_for
 from engine.lifecycle.machine import Move
 from engine.linux.files import PrivateDirectory
 from engine.records import TYPE_CHECKING
@@ -22,7 +22,8 @@ from engine.records import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any
 
-FORMAT = 1
+#: 1 had no reasons, and called the hint remedy.
+FORMAT = 2
 
 
 class Trace:
@@ -64,12 +65,12 @@ class Trace:
             descriptor = os.open(name, flags, 0o600, dir_fd=directory)
         except FileExistsError:
             raise TraceError(
-                f"{path!r} exists", remedy="name a new file: a trace is never overwritten"
+                f"{path!r} exists", reason=Reason.EXISTS, hint="name a new file: a trace is never overwritten"
             ) from None
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error)
             raise TraceError(
-                f"{path!r}: {why}", remedy="name a new file in a directory you can write"
+                f"{path!r}: {why}", reason=Reason.FAILURE, hint="name a new file in a directory you can write"
             ) from None
         self._descriptor, self.path = descriptor, path
         so_far = list(self._waiting)
@@ -125,7 +126,8 @@ class Trace:
                     self._cut(self._descriptor)
             raise TraceError(
                 f"{self.path!r}: {error.strerror}",
-                remedy=remedy_for(error, "name another place with --trace FILE"),
+                reason=Reason.FAILURE,
+                hint=hint_for(error, "name another place with --trace FILE"),
             ) from None
 
     def _cut(self, descriptor: int) -> None:

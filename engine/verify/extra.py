@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from engine.errors import EngineError
+from engine.errors import EngineError, Reason
 
 
 class ExtraMissingError(EngineError):
@@ -21,5 +21,6 @@ def require(module: str, purpose: str) -> Any:
     except ModuleNotFoundError as error:
         raise ExtraMissingError(
             f"{error.name} is needed to {purpose}, and is not installed",
-            remedy="pip install 'gvisor-engine[audit]'",
+            reason=Reason.UNAVAILABLE,
+            hint="pip install 'gvisor-engine[audit]'",
         ) from None

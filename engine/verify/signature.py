@@ -17,7 +17,7 @@ from itertools import chain
 from typing import Any
 
 from engine.audit.evidence import ReportError, open_regular, read
-from engine.errors import EngineError, printable, remedy_for
+from engine.errors import EngineError, Reason, hint_for, printable
 from engine.lifecycle.spec_graph import SpecGraph, spec_graph
 from engine.verify.chunks import Stretch, cut
 from engine.verify.extra import require
@@ -93,7 +93,9 @@ def sign(path: str, key_path: str) -> str:
         text = asyncssh.create_sshsig(key, digest, is_hashed=True, hash_name="sha512", namespace=NAMESPACE)
     except (ValueError, asyncssh.KeyImportError) as error:
         raise SignatureError(
-            f"{key_path!r} cannot sign: {error}", remedy="use an Ed25519 key (ssh-keygen -t ed25519)"
+            f"{key_path!r} cannot sign: {error}",
+            reason=Reason.MALFORMED,
+            hint="use an Ed25519 key (ssh-keygen -t ed25519)",
         ) from None
     _write_new(path + SUFFIX, text)
     return path + SUFFIX
@@ -111,11 +113,14 @@ def _private_key(path: str) -> Any:
         if status.st_mode & 0o077:
             raise SignatureError(
                 f"the key {path!r} can be read by others (mode {stat.S_IMODE(status.st_mode):04o})",
-                remedy=f"chmod 600 {path!r}, after asking who may have read it",
+                reason=Reason.LOOSE_MODE,
+                hint=f"chmod 600 {path!r}, after asking who may have read it",
             )
         if status.st_uid not in {0, os.geteuid()}:
             raise SignatureError(
-                f"the key {path!r} is owned by uid {status.st_uid}", remedy="sign with a key of your own"
+                f"the key {path!r} is owned by uid {status.st_uid}",
+                reason=Reason.FOREIGN_OWNER,
+                hint="sign with a key of your own",
             )
         content = file.read(_LARGEST)
     try:
@@ -126,11 +131,13 @@ def _private_key(path: str) -> Any:
         if "assphrase" not in str(error):
             raise SignatureError(
                 f"{path!r} holds no private key that is known here",
-                remedy="name an OpenSSH or PEM private key, such as ssh-keygen -t ed25519 makes",
+                reason=Reason.MALFORMED,
+                hint="name an OpenSSH or PEM private key, such as ssh-keygen -t ed25519 makes",
             ) from None
     raise SignatureError(
         f"the key {path!r} is encrypted, and no passphrase is asked for here",
-        remedy=f"let ssh-keygen ask for it: ssh-keygen -Y sign -n {NAMESPACE} -f KEY TRACE makes the same signature",
+        reason=Reason.UNSUPPORTED,
+        hint=f"let ssh-keygen ask for it: ssh-keygen -Y sign -n {NAMESPACE} -f KEY TRACE makes the same signature",
     )
 
 
@@ -139,7 +146,9 @@ def _write_new(path: str, content: bytes) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     except FileExistsError:
         raise SignatureError(
-            f"{path!r} exists", remedy="a signature is never overwritten: verify it, or remove it first"
+            f"{path!r} exists",
+            reason=Reason.EXISTS,
+            hint="a signature is never overwritten: verify it, or remove it first",
         ) from None
     except OSError as error:
         raise _unreadable(path, error, "sign where you can write beside the trace") from None
@@ -151,10 +160,12 @@ def _write_new(path: str, content: bytes) -> None:
         raise _unreadable(path, error, "free space there") from None
 
 
-def _unreadable(path: str, error: OSError | ValueError, remedy: str) -> SignatureError:
+def _unreadable(path: str, error: OSError | ValueError, hint: str) -> SignatureError:
     if isinstance(error, OSError):
-        return SignatureError(f"{path!r}: {error.strerror}", remedy=remedy_for(error, remedy))
-    return SignatureError(f"{path!r}: {error}", remedy=remedy)
+        return SignatureError(
+            f"{path!r}: {error.strerror}", reason=Reason.FAILURE, hint=hint_for(error, hint)
+        )
+    return SignatureError(f"{path!r}: {error}", reason=Reason.MALFORMED, hint=hint)
 
 
 class Signers:
@@ -182,7 +193,8 @@ class Signers:
         except ValueError:
             raise SignatureError(
                 f"{path!r} holds no public key",
-                remedy="name the .pub file that ssh-keygen wrote beside the private key",
+                reason=Reason.MALFORMED,
+                hint="name the .pub file that ssh-keygen wrote beside the private key",
             ) from None
         line = key.export_public_key("openssh").decode()
         return cls(f"key {line}", "key", f"the holder of {path}")
@@ -197,7 +209,8 @@ class Signers:
             what = "it is not text" if isinstance(error, UnicodeDecodeError) else str(error)
             raise SignatureError(
                 f"{path!r} is no allowed signers file: {what}",
-                remedy="write lines such as: alice@example.org ssh-ed25519 AAAA...",
+                reason=Reason.MALFORMED,
+                hint="write lines such as: alice@example.org ssh-ed25519 AAAA...",
             ) from None
 
     def check(self, content: bytes, path: str) -> Signature:
@@ -298,7 +311,7 @@ def _strings(data: bytes) -> Iterator[bytes]:
 def _given(path: str) -> bytes:
     """The content of a file that the user named. Raises `SignatureError`."""
     if (content := _read(path)) is None:
-        raise SignatureError(f"{path!r} does not exist", remedy="name a file that does")
+        raise SignatureError(f"{path!r} does not exist", reason=Reason.NO_SUCH, hint="name a file that does")
     return content
 
 
@@ -312,7 +325,9 @@ def _read(path: str) -> bytes | None:
     except (OSError, ValueError) as error:
         raise _unreadable(path, error, "name a file that you can read") from None
     if len(content) > _LARGEST:
-        raise SignatureError(f"{path!r} has more than {_LARGEST} bytes", remedy="name another file")
+        raise SignatureError(
+            f"{path!r} has more than {_LARGEST} bytes", reason=Reason.TOO_LARGE, hint="name another file"
+        )
     return content
 
 

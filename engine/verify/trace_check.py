@@ -16,7 +16,7 @@ from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from engine.errors import printable
-from engine.lifecycle.machine import LIFECYCLE, Guard, Known, Trigger
+from engine.lifecycle.machine import LIFECYCLE, OUT_OF_PLACE, REASONS, Guard, Known, State, Trigger
 from engine.lifecycle.spec_graph import SpecGraph, spec_graph
 from engine.traces.reader import BadLineError, Header, Record, read_header, read_record
 
@@ -226,7 +226,7 @@ class Judged:
 
     result: TraceResult
     header: Header | None
-    moves: tuple[Record[Any], ...]
+    moves: tuple[Record[Any, Any], ...]
 
 
 def judge(path: str, lines: Iterable[bytes], graph: SpecGraph) -> Judged:
@@ -273,11 +273,40 @@ def _holds(guard: Guard, known: Known) -> bool:
         return False
 
 
+_STEPS: Mapping[str, State] = {
+    str(row.trigger): row.sources[0] for row in LIFECYCLE if row.trigger is not Trigger.REFUSE
+}
+
+
+def _check_refusal(state: State, error: Mapping[str, Any]) -> None:
+    """Whether a run may be refused in `state` by this step and for this reason. Raises `BadLineError`.
+
+    A step that is not the one of the state is a fault of the engine, which says so.
+    """
+    if (reason := error.get("reason")) is None:  # format 1
+        return
+    if reason not in REASONS[state]:
+        raise BadLineError(f"in {state} no run is refused for the reason {reason}")
+    if reason not in OUT_OF_PLACE and _STEPS.get(error["step"], state) != state:
+        raise BadLineError(f"the step {error['step']} does not refuse in {state} for the reason {reason}")
+
+
 class _Walk:
     """One run, followed along the graph line by line, from line `first` of a file."""
 
     __slots__ = (
-        *("_above", "_container", "_first", "_graph", "_known", "_records", "_seq", "_time", "_undoes"),
+        *(
+            "_above",
+            "_container",
+            "_first",
+            "_format",
+            "_graph",
+            "_known",
+            "_records",
+            "_seq",
+            "_time",
+            "_undoes",
+        ),
         *("_verdict", "fault", "header", "moves", "state"),
     )
 
@@ -290,7 +319,7 @@ class _Walk:
         self.fault: Fault | None = None
         #: What was read of the good lines. The graph has no cycle, so they are few.
         self.header: Header | None = None
-        self.moves: list[Record[Any]] = []
+        self.moves: list[Record[Any, Any]] = []
 
     def take(self, line: bytes) -> None:
         """Go on by one line; once one was bad, the walk is over."""
@@ -332,13 +361,14 @@ class _Walk:
                 f"it was run against the spec {header.spec!r:.80}, and this engine's is {self._graph.spec}"
             )
         self._seq, self._time, self._container = 0, header.time, header.container
+        self._format = header.format
         self._known: dict[str, Any] = {"header": header.known()}
         self.state, self.header = self._graph.start, header
         #: Where an execve that the kernel refuses leaves the run: its move is recorded before it is made.
         self._undoes: str | None = None
 
     def _go_on(self, text: bytes) -> None:
-        move = read_record(text)
+        move = read_record(text, self._format)
         if move.seq != self._seq + 1:
             raise BadLineError(f"seq is {move.seq}, and it should be {self._seq + 1}")
         if move.container != self._container:
@@ -359,6 +389,8 @@ class _Walk:
             raise BadLineError(f"{state} --{trigger}--> {move.next} is not an edge from {self.state}")
         if (move.error is None) == (trigger == _REFUSE):
             raise BadLineError("a refusal names its error, and no other move has one")
+        if move.error is not None:
+            _check_refusal(State(state), move.error)
         self._known[trigger] = move.facts
         for guard in _GUARDS[trigger]:
             if not _holds(guard, self._known):

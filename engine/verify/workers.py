@@ -16,7 +16,7 @@ from multiprocessing import get_context, parent_process
 from typing import Any, Protocol, TypeVar
 
 from engine import __version__
-from engine.errors import EngineError
+from engine.errors import EngineError, Reason
 from engine.lifecycle.spec_files import spec_digest
 
 _Task = TypeVar("_Task")
@@ -61,7 +61,9 @@ class Processes:
             yield from _ahead(pool.submit, work, tasks, self._number * _AHEAD)
         except BrokenProcessPool:
             raise WorkersError(
-                "one of the processes was ended from outside", remedy="free memory, or give fewer --jobs"
+                "one of the processes was ended from outside",
+                reason=Reason.PROGRAM_FAILED,
+                hint="free memory, or give fewer --jobs",
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
@@ -92,7 +94,9 @@ class DaskCluster:
             threads = sum(client.nthreads().values())
             if not threads:
                 raise WorkersError(
-                    f"{self._address} has no workers", remedy="start some: dask worker ADDRESS"
+                    f"{self._address} has no workers",
+                    reason=Reason.UNAVAILABLE,
+                    hint="start some: dask worker ADDRESS",
                 )
             same = __version__, spec_digest()
 
@@ -101,14 +105,17 @@ class DaskCluster:
 
             for answer, unlike in _ahead(submit, work, tasks, threads * _AHEAD):
                 if unlike is not None:
-                    raise WorkersError(unlike, remedy="install this very gvisor-engine where they run")
+                    raise WorkersError(
+                        unlike, reason=Reason.STALE, hint="install this very gvisor-engine where they run"
+                    )
                 yield answer
         except EngineError:
             raise
         except Exception as error:  # it raises what it likes, and what a worker raises
             raise WorkersError(
                 f"{self._address}: {type(error).__name__}: {error}",
-                remedy="look at the workers' log; the very same gvisor-engine must be installed where they run",
+                reason=Reason.PROGRAM_FAILED,
+                hint="look at the workers' log; the very same gvisor-engine must be installed where they run",
             ) from error
         finally:
             with contextlib.suppress(Exception):
@@ -123,7 +130,8 @@ class DaskCluster:
         except ModuleNotFoundError as error:
             raise WorkersError(
                 f"{error.name} is needed to use a cluster, and is not installed",
-                remedy="pip install 'gvisor-engine[fleet]'",
+                reason=Reason.UNAVAILABLE,
+                hint="pip install 'gvisor-engine[fleet]'",
             ) from None
         for name in ("distributed", "distributed.client"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters is said in one line
@@ -135,7 +143,8 @@ class DaskCluster:
         except (OSError, ValueError) as error:
             raise WorkersError(
                 f"no Dask scheduler answers at {self._address!r} ({error})",
-                remedy="start one (dask scheduler) and name it, e.g. tcp://host:8786",
+                reason=Reason.UNAVAILABLE,
+                hint="start one (dask scheduler) and name it, e.g. tcp://host:8786",
             ) from None
 
 

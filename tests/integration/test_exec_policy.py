@@ -223,7 +223,7 @@ def _where_user_namespaces_are_forbidden(engine: Engine, *options: str) -> tuple
 FORBIDDEN = "user namespaces are forbidden by user.max_user_namespaces = 0"
 
 
-def test_a_required_policy_where_user_namespaces_are_forbidden_is_refused_with_the_remedy(
+def test_a_required_policy_where_user_namespaces_are_forbidden_is_refused_with_the_hint(
     unprivileged_engine: Engine,
 ) -> None:
     container_id, command = _where_user_namespaces_are_forbidden(unprivileged_engine, "--require-exec-policy")

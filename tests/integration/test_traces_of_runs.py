@@ -167,8 +167,8 @@ def _refused_trace(
     done = triggers.index(step)
     assert _moves(trace) == [*STEPS[:done], (STEPS[done][0], "refuse", "refused")]
     error = trace[-1]["error"]
-    assert error.keys() == {"step", "what", "remedy"}
-    assert line == f"engine: {error['step']}: {error['what']}; {error['remedy']}"
+    assert error.keys() == {"step", "reason", "what", "hint"}
+    assert line == f"engine: {error['step']}: {error['what']}; {error['hint']}"
     assert error["step"] == step
     assert all(error.values())
     for gone in trace[-1]["facts"]["cleaned"]:

@@ -123,7 +123,9 @@ def without(guard: str) -> Sabotage:
 
 
 def a_transition_added(table: tuple[Transition, ...]) -> tuple[Transition, ...]:
-    extra = Transition(Trigger.STAGE, (State.VALIDATED,), State.STAGED, establishes="", refuses="")
+    extra = Transition(
+        Trigger.STAGE, (State.VALIDATED,), State.STAGED, establishes="", refuses="", reasons=frozenset()
+    )
     return (*table, extra)
 
 

@@ -530,7 +530,7 @@ class Runs(RuleBasedStateMachine):
             steps = {step_of(line["state"]), "trace"}
             assert line["error"]["step"] in steps, f"{edge(line)} blames {line['error']}"
             # A directory may be loosened between its making and the look that is recorded: that, the guard finds.
-            assert "fault of the engine" not in line["error"]["remedy"] or actor.moved_ever(*LEVELS), (
+            assert "fault of the engine" not in line["error"]["hint"] or actor.moved_ever(*LEVELS), (
                 f"{edge_of(step_of(line['state']))} is not what the machine permits: {line['error']['what']}"
             )
             why = reason(line, failed=actor.failed_in(line["state"]))

@@ -180,7 +180,7 @@ def test_a_path_that_can_name_nothing_is_refused(path: str) -> None:
 def test_a_bundle_that_does_not_exist_is_refused(private: Path) -> None:
     error = refusal(private / "none")
     assert error.what == f"cannot open the bundle '{private}/none': No such file or directory"
-    assert "config.json" in error.remedy
+    assert "config.json" in error.hint
 
 
 def test_a_bundle_that_is_a_file_is_refused(place: Path) -> None:
@@ -282,7 +282,7 @@ def test_a_config_that_may_not_be_read_is_refused(place: Path) -> None:
         pytest.skip("root reads it all the same")
     (place / "config.json").chmod(0)
     error = refusal(place)
-    assert (error.what, error.remedy) == ("cannot open config.json: Permission denied", "make it readable")
+    assert (error.what, error.hint) == ("cannot open config.json: Permission denied", "make it readable")
 
 
 def test_a_config_that_is_no_configuration_is_refused_with_its_path(place: Path) -> None:
@@ -363,7 +363,7 @@ def test_a_linked_rootfs_that_leaves_the_bundle_is_refused(place: Path, target: 
     write(place, "escape")
     error = refusal(place)
     assert error.what == "config.json: $.root.path is 'escape', which leaves the bundle by a symbolic link"
-    assert error.remedy == "keep it inside, or give its absolute path"
+    assert error.hint == "keep it inside, or give its absolute path"
 
 
 @pytest.mark.parametrize("target", ["{outside}", ".."])
@@ -401,7 +401,7 @@ def test_a_kernel_without_openat2_takes_a_plain_name_and_refuses_a_walk(
         write(place, root_path)
         error = refusal(place)
         assert "takes openat2(2) to open safely" in error.what
-        assert error.remedy == "use Linux 5.6 or later, or one plain name such as 'rootfs'"
+        assert error.hint == "use Linux 5.6 or later, or one plain name such as 'rootfs'"
 
 
 # --- What changed since ---------------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ def test_debug_shows_the_traceback_and_keeps_the_exit_code(private: Path) -> Non
 
 def test_a_refusal_can_be_had_as_json(private: Path) -> None:
     done = engine("run", str(private / "none"), "--json")
-    assert set(json.loads(done.stderr)["refused"]) == {"step", "what", "remedy"}
+    assert set(json.loads(done.stderr)["refused"]) == {"step", "reason", "what", "hint"}
 
 
 def test_names_that_would_act_on_a_terminal_are_escaped(private: Path) -> None:

@@ -111,7 +111,9 @@ def test_a_transition_that_leads_elsewhere_is_not_recorded(monkeypatch: pytest.M
 
 
 def test_an_end_that_the_machine_does_not_keep_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    again = Transition(Trigger.RESOLVE, (State.REFUSED,), State.RESOLVED, establishes="", refuses="")
+    again = Transition(
+        Trigger.RESOLVE, (State.REFUSED,), State.RESOLVED, establishes="", refuses="", reasons=frozenset()
+    )
     monkeypatch.setattr(machine, "LIFECYCLE", (*LIFECYCLE, again))
     monkeypatch.setattr(machine, "TERMINAL", frozenset({State.HANDED_OFF}))
     walk = Walk()
@@ -197,7 +199,12 @@ def test_a_step_that_is_skipped_stops_the_run_before_it_acts(
     )
     assert world.done == ["resolve", "validate"]
     assert [line["trigger"] for line in lines[1:]] == ["resolve", "refuse"]
-    assert lines[-1]["error"] == {"step": "secure_root", "what": error.what, "remedy": error.remedy}
+    assert lines[-1]["error"] == {
+        "step": "secure_root",
+        "reason": "not_in_spec",
+        "what": error.what,
+        "hint": error.hint,
+    }
     assert not world.base.exists()
 
 

@@ -192,7 +192,7 @@ ONWARD = {
         (put(2, "trigger", "teleport"), 3, "resolved --teleport--> validated is not an edge", "resolved"),
         (put(2, "trigger", "stage"), 3, "missing required field", "resolved"),
         (
-            put(2, "error", {"step": "s", "what": "w", "remedy": "r"}),
+            put(2, "error", {"step": "s", "reason": "failure", "what": "w", "hint": "r"}),
             3,
             "a refusal names its error",
             "resolved",
@@ -237,7 +237,7 @@ def test_the_first_bad_line_is_named_with_what_the_spec_allows_there(
     [
         (lambda lines: lines.pop(0), "unknown field `state`"),
         (put(0, "seq", 1), "seq is 1, and a header has 0"),
-        (put(0, "format", 2), "format 2 is not known here, 1 is"),
+        (put(0, "format", 3), "format 3 is not known here, 1 to 2 are"),
         (remove(0, "host"), "missing required field `host`"),
         (put(0, "options.more", 1), "key 'more' is not known"),
         (put(0, "options.rootless", "no"), "Expected `bool`"),

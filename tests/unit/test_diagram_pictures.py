@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from engine.audit.diagram import Format, Subject, lifecycle, lifecycle_svg, picture
-from engine.audit.walk import DiagramError, Leg, Refusal, Walk, read_walk
+from engine.audit.walk import DiagramError, Leg, Walk, read_walk
 from engine.cli.main import main
 from engine.lifecycle.machine import LIFECYCLE, State, Trigger
 from engine.spec.fold import is_current, load_fold
+from engine.traces.reader import Refusal
 from tools.make_diagrams import DIAGRAMS, RUNS, pictures
 
 HOSTILE = (
@@ -27,7 +28,7 @@ def walk(said: str = "why", doubt: str | None = None) -> Walk:
         Leg(State.START, Trigger.RESOLVE, State.RESOLVED, 0.0012),
         Leg(State.RESOLVED, Trigger.REFUSE, State.REFUSED, 0.002),
     )
-    return Walk(said, said, said, legs, Refusal(said, said, said), doubt)
+    return Walk(said, said, said, legs, Refusal(said, said, said, said), doubt)
 
 
 def text(svg: str) -> str:
@@ -114,7 +115,11 @@ def test_an_execve_that_the_kernel_refused_is_not_shown_as_done() -> None:
     steps = [row for row in LIFECYCLE if row.trigger is not Trigger.REFUSE]
     legs = [Leg(row.sources[0], row.trigger, row.target, 0.001) for row in steps]
     legs.append(Leg(steps[-1].sources[0], Trigger.REFUSE, State.REFUSED, 0.001))
-    shown = text(lifecycle_svg(Walk("c", "0", "0", tuple(legs), Refusal("exec", "noexec", "remount"), None)))
+    shown = text(
+        lifecycle_svg(
+            Walk("c", "0", "0", tuple(legs), Refusal("exec", "execve_refused", "noexec", "remount"), None)
+        )
+    )
     assert "✗ execve failed" in shown
     assert "✗ exec " in shown
     assert "✓ exec " not in shown

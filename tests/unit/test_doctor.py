@@ -1,4 +1,4 @@
-"""`engine doctor` tries what it reports, ends in time, leaves nothing behind, and names a remedy for each lack."""
+"""`engine doctor` tries what it reports, ends in time, leaves nothing behind, and names a hint for each lack."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from engine.doctor import doctor, kernel, platforms
 from engine.doctor.part import Part, Status
 from engine.doctor.trial import run_limited
-from engine.errors import ResolveError, ValidateError
+from engine.errors import Reason, ResolveError, ValidateError
 from engine.lifecycle.trusted_runsc import find_runsc
 from engine.lifecycle.validate import Validated
 from engine.linux import landlock, locked_mounts
@@ -74,7 +74,7 @@ def left_of(started: Path) -> list[int]:
 # The whole
 
 
-def test_every_part_that_is_not_ok_has_a_remedy_and_all_is_json() -> None:
+def test_every_part_that_is_not_ok_has_a_hint_and_all_is_json() -> None:
     parts = doctor.examine(platform_limit=2.0)
     assert [part.name for part in parts] == [
         "runsc",
@@ -94,10 +94,10 @@ def test_every_part_that_is_not_ok_has_a_remedy_and_all_is_json() -> None:
         "containerd",
     ]
     for part in parts:
-        assert bool(part.remedy) == (part.status is not Status.OK), part
+        assert bool(part.hint) == (part.status is not Status.OK), part
         assert part.found, part
         assert part.enables, part
-        assert "\n" not in part.found + part.remedy, part
+        assert "\n" not in part.found + part.hint, part
     again = json.loads(json.dumps([asdict(part) for part in parts]))
     assert again[0]["status"] == "ok"
     assert len(again[0]["detail"]["sha256"]) == 64
@@ -171,14 +171,14 @@ def test_a_platform_that_is_not_built_in_is_not_tried(tmp_path: Path) -> None:
     binary = replace(fake_runsc(tmp_path, "#!/bin/sh\ntouch ran\n"), platforms=("ptrace", "kvm"))
     part = platforms.try_platform(Platform.SYSTRAP, binary, 5.0)
     assert (part.status, part.found) == (Status.MISSING, "not built into this runsc")
-    assert "newer runsc" in part.remedy
+    assert "newer runsc" in part.hint
 
 
 @pytest.mark.parametrize(
     ("refusal", "status"),
     [
-        (ResolveError("no runsc", remedy="install gVisor"), Status.MISSING),
-        (ValidateError("can be written by all", remedy="chmod it"), Status.DEGRADED),
+        (ResolveError("no runsc", reason=Reason.NOT_FOUND, hint="install gVisor"), Status.MISSING),
+        (ValidateError("can be written by all", reason=Reason.LOOSE_MODE, hint="chmod it"), Status.DEGRADED),
     ],
 )
 def test_without_a_usable_runsc_its_own_refusal_is_the_answer(
@@ -189,7 +189,7 @@ def test_without_a_usable_runsc_its_own_refusal_is_the_answer(
 
     monkeypatch.setattr(platforms, "find_runsc", refuse)
     first, *others = doctor.examine()
-    assert (first.status, first.found, first.remedy) == (status, refusal.what, refusal.remedy)
+    assert (first.status, first.found, first.hint) == (status, refusal.what, refusal.hint)
     tried = [part for part in others if part.name.startswith("platform ")]
     assert [part.found for part in tried] == ["not tried: no usable runsc"] * 3
 
@@ -224,7 +224,7 @@ def test_a_program_that_is_not_there_is_missing(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("PATH", str(tmp_path))
     part = doctor._java()
     assert (part.status, part.found) == (Status.MISSING, "no java on PATH")
-    assert "default-jre-headless" in part.remedy
+    assert "default-jre-headless" in part.hint
 
 
 def test_the_jar_is_the_one_that_check_would_use(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +238,7 @@ def test_a_jar_that_check_would_refuse_is_missing(monkeypatch: pytest.MonkeyPatc
     part = doctor._tla2tools()
     assert part.status is Status.MISSING
     assert "/no/such.jar" in part.found
-    assert part.remedy
+    assert part.hint
 
 
 def proc_with(tmp_path: Path, mounts: str, cgroup: str) -> tuple[str, str]:
@@ -279,14 +279,14 @@ def test_cgroups_are_ok_where_our_own_groups_can_be_written(
     part = kernel.try_cgroups(root, proc)
     assert part.status is Status.DEGRADED
     assert f"1 of {len(groups)} hierarchies not writable" in part.found
-    assert "--ignore-cgroups" in part.remedy
+    assert "--ignore-cgroups" in part.hint
 
 
 def test_no_cgroups_at_all_are_missing(tmp_path: Path) -> None:
     root, proc = proc_with(tmp_path, "tmpfs ROOT tmpfs rw 0 0\ncgroup2 /elsewhere cgroup2 rw 0 0\n", "")
     part = kernel.try_cgroups(root, proc)
     assert part.status is Status.MISSING
-    assert "--ignore-cgroups" in part.remedy
+    assert "--ignore-cgroups" in part.hint
 
 
 def namespaces_with(
@@ -311,7 +311,7 @@ def test_what_forbids_user_namespaces_is_named(
 ) -> None:
     part = namespaces_with(monkeypatch, tmp_path, "exit 1", {key: value})
     assert (part.status, part.found) == (Status.MISSING, f"forbidden by {key} = {value}")
-    assert key in part.remedy
+    assert key in part.hint
     part = namespaces_with(monkeypatch, tmp_path, "exit 0", {key: value})
     assert part.status is Status.OK
     assert f"{key} forbids them to others" in part.found
@@ -352,7 +352,7 @@ def test_landlock_is_judged_by_what_it_can_do(
     assert kernel.try_landlock().status is status
 
 
-def test_locked_mounts_that_cannot_be_had_are_missing_with_the_remedy(
+def test_locked_mounts_that_cannot_be_had_are_missing_with_the_hint(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def probe(*_: object, **__: object) -> None:
@@ -360,7 +360,7 @@ def test_locked_mounts_that_cannot_be_had_are_missing_with_the_remedy(
 
     monkeypatch.setattr(locked_mounts, "probe", probe)
     part = kernel.try_locked_mounts()
-    assert (part.status, part.found, part.remedy) == (
+    assert (part.status, part.found, part.hint) == (
         Status.MISSING,
         "user namespaces are forbidden",
         "sysctl x=1",

@@ -381,7 +381,7 @@ def test_what_stands_in_the_way_of_the_fewest_ids_is_what_is_said(tried: dict[st
         probe((), sealed=True)
     error = refusal.value
     assert str(error) == error.why == "a new user namespace: Operation not permitted"
-    assert error.remedy == (
+    assert error.hint == (
         "allow user namespaces and mounts in them where this system is confined (seccomp, a container)"
     )
 
@@ -514,7 +514,7 @@ def test_the_trial_tries_to_take_the_flags_back(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    ("error", "why", "remedy"),
+    ("error", "why", "hint"),
     [
         (
             OSError(errno.ENOSYS, "Function not implemented", "/a"),
@@ -533,16 +533,16 @@ def test_the_trial_tries_to_take_the_flags_back(monkeypatch: pytest.MonkeyPatch)
         ),
     ],
 )
-def test_what_stood_in_the_way_is_named_with_its_remedy(
-    monkeypatch: pytest.MonkeyPatch, error: OSError, why: str, remedy: str
+def test_what_stood_in_the_way_is_named_with_its_hint(
+    monkeypatch: pytest.MonkeyPatch, error: OSError, why: str, hint: str
 ) -> None:
     monkeypatch.setattr(namespaces, "sysctl", lambda _: None)
     found = explain(error)
-    assert (found.why, found.remedy) == (why, remedy)
+    assert (found.why, found.hint) == (why, hint)
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "remedy"),
+    ("name", "value", "hint"),
     [
         ("user.max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"),
         ("kernel.unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"),
@@ -556,14 +556,14 @@ def test_what_stood_in_the_way_is_named_with_its_remedy(
         ),
     ],
 )
-def test_each_ban_is_named_with_its_remedy(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str, remedy: str
+def test_each_ban_is_named_with_its_hint(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, hint: str
 ) -> None:
     monkeypatch.setattr(namespaces, "sysctl", {name: value}.get)
     found = explain(OSError(errno.EPERM, "Operation not permitted", "a new user namespace"))
     assert found.why == (
         f"user namespaces are forbidden by {name} = {value} (a new user namespace: Operation not permitted)"
     )
-    assert found.remedy == remedy
+    assert found.hint == hint
     monkeypatch.setattr(namespaces, "sysctl", {name: "2"}.get)
     assert "forbidden" not in explain(OSError(errno.EPERM, "Operation not permitted", "x")).why

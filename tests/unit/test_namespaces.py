@@ -533,7 +533,7 @@ class TestRealKernel:
             try:
                 locked_mounts.probe([], sealed=False)
             except UnusableError as error:
-                return "forbidden by user.max_user_namespaces = 0" in error.why and "sysctl" in error.remedy
+                return "forbidden by user.max_user_namespaces = 0" in error.why and "sysctl" in error.hint
             return False
 
         assert in_a_child(act)

@@ -235,7 +235,7 @@ def refusal(data: bytes) -> BundleError:
     error = caught.value
     assert str(error).isprintable()
     assert len(str(error)) < 400
-    assert error.remedy
+    assert error.hint
     return error
 
 
@@ -463,7 +463,7 @@ def general(steps: tuple[Step, ...]) -> str:
 def test_a_required_member_that_is_missing_is_refused(steps: tuple[Step, ...]) -> None:
     error = refusal(encoded(without(steps)))
     assert error.what.startswith(f"config.json: {written(steps)} is missing, wanted ")
-    assert "OCI runtime specification" in error.remedy
+    assert "OCI runtime specification" in error.hint
 
 
 def test_the_full_configuration_has_every_required_member() -> None:
@@ -691,7 +691,7 @@ def test_a_member_of_a_map_is_named_by_its_key() -> None:
 def test_null_is_refused_in_every_place(steps: tuple[Step, ...]) -> None:
     error = refusal(encoded(changed(steps, None)))
     assert error.what.startswith(f"config.json: {written(steps)} is null, wanted ")
-    assert error.remedy == "leave the member out, or give it a value"
+    assert error.hint == "leave the member out, or give it a value"
 
 
 # --- What Go would read differently ---------------------------------------------------------------------------
@@ -711,7 +711,7 @@ def test_a_known_name_in_another_case_is_refused_wherever_runsc_would_read_it(
     twin = (*steps[:-1], other)
     error = refusal(encoded(changed(twin, 5)))
     assert error.what.startswith(f"config.json: {written(twin)} is a name that runsc reads as {name!r}")
-    assert error.remedy == "correct the spelling, or choose another name"
+    assert error.hint == "correct the spelling, or choose another name"
 
 
 @pytest.mark.parametrize(

@@ -70,10 +70,10 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def refusal(bundle: Bundle, chosen: RunOptions) -> tuple[str, str]:
-    """What the refusal of a required policy says, and its remedy."""
+    """What the refusal of a required policy says, and its hint."""
     with pytest.raises(PolicyError) as refused:
         apply_policy(chosen, bundle, "/allow")
-    return refused.value.what, refused.value.remedy
+    return refused.value.what, refused.value.hint
 
 
 def nothing(outcome: str, reason: str) -> dict[str, Any]:
@@ -192,11 +192,11 @@ def test_a_kernel_that_refuses_the_domain_makes_landlock_unavailable(
     monkeypatch.setattr(landlock, "restrict_execute", restrict_execute)
     settled = apply_policy(options(policy=ExecPolicy.LANDLOCK), bundle, "/allow")
     assert settled.facts() == nothing("unavailable", "Landlock: Operation not permitted")
-    assert settled.remedy == "leave --exec-policy at auto"
+    assert settled.hint == "leave --exec-policy at auto"
 
 
 @pytest.mark.parametrize("chosen", [ExecPolicy.AUTO, ExecPolicy.LOCKED_MOUNTS])
-def test_namespaces_that_are_forbidden_are_named_with_the_remedy(
+def test_namespaces_that_are_forbidden_are_named_with_the_hint(
     bundle: Bundle, kernel: list[Any], monkeypatch: pytest.MonkeyPatch, chosen: ExecPolicy
 ) -> None:
     def probe(trees: object, *, sealed: bool) -> IdMaps:

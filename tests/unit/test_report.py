@@ -78,7 +78,7 @@ def test_the_reason_of_a_refusal_is_the_first_thing(private: Path) -> None:
     page = page_of(Story(steps=3, end="refused").write(private / "t"))
     before, _, after = page.words.partition("Refused in stage")
     assert before.endswith("Audit report of one run: web ")
-    assert after.startswith(" 'base' is full Remedy: free space Outcome")
+    assert after.startswith(": failure 'base' is full Hint: free space Outcome")
     assert "Handed to runsc" not in page.words
 
 
@@ -523,7 +523,7 @@ def test_wrong_usage_is_one_line(arguments: list[str]) -> None:
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
 
 
-def test_a_missing_extra_is_one_line_with_the_remedy(private: Path) -> None:
+def test_a_missing_extra_is_one_line_with_the_hint(private: Path) -> None:
     trace = Story().write(private / "t.jsonl")
     for module, arguments in (
         ("jinja2", ["report", str(trace)]),

@@ -223,7 +223,12 @@ def test_every_refusal_is_recorded_with_its_step_and_leaves_nothing_half_made(
     error, lines = world.refused(**options)
     assert error.step == step
     assert (lines[-1]["state"], lines[-1]["trigger"], lines[-1]["next"]) == (state, "refuse", "refused")
-    assert lines[-1]["error"] == {"step": step, "what": error.what, "remedy": error.remedy}
+    assert lines[-1]["error"] == {
+        "step": step,
+        "reason": error.reason,
+        "what": error.what,
+        "hint": error.hint,
+    }
     assert "\n" not in str(error)
     assert [path for path in sorted(world.base.rglob("*")) if path.name != "lock"] == before
 
@@ -261,7 +266,7 @@ def test_a_bundle_that_changed_after_it_was_validated_is_refused_before_anything
     error, lines = world.refused()
     assert (error.step, lines[-1]["state"]) == ("exec", "policy_settled")
     assert "the bundle changed since it was validated" in error.what
-    assert error.remedy == "run the bundle again"
+    assert error.hint == "run the bundle again"
     assert given == []
     assert world.nothing_is_left()
 
@@ -280,7 +285,7 @@ def test_a_state_directory_that_was_replaced_is_refused_before_anything_is_execu
     error, _ = world.refused()
     assert error.step == "exec"
     assert "state directories changed" in error.what
-    assert error.remedy == "run it again"
+    assert error.hint == "run it again"
     assert given == []
 
 
@@ -332,7 +337,7 @@ def test_a_fault_of_the_engine_is_a_refusal_too(
     monkeypatch.setattr("engine.lifecycle.runner.stage", stage)
     error, lines = world.refused()
     assert "unexpected KeyError in stage" in error.what
-    assert error.remedy == "run with --debug and report what it shows"
+    assert error.hint == "run with --debug and report what it shows"
     assert "secret" not in str(error)
     assert lines[-1]["error"]["what"] == error.what
     assert given == []
@@ -348,7 +353,7 @@ def test_a_system_call_that_no_step_expects_to_fail_is_refused_in_the_name_of_it
     monkeypatch.setattr("engine.lifecycle.runner.stage", stage)
     error, lines = world.refused()
     assert (error.step, error.what) == ("stage", "'/a/file': Too many open files")
-    assert "ulimit" in error.remedy
+    assert "ulimit" in error.hint
     assert lines[-1]["error"]["step"] == "stage"
     assert given == []
     assert world.nothing_is_left()
@@ -574,7 +579,7 @@ def test_a_shared_copy_that_somebody_opens_for_writing_is_not_executed(
 ) -> None:
     monkeypatch.setattr(Staged, "changed", lambda _: "it was opened")
     error, _ = world.refused()
-    assert (error.step, error.what, error.remedy) == (
+    assert (error.step, error.what, error.hint) == (
         "exec",
         "the staged copy may have changed: it was opened",
         "find out who writes there, and run it again",

@@ -304,10 +304,10 @@ def test_a_clean_up_that_fails_does_not_hide_why_it_was_refused(
     assert os.listdir("/proc/self/fd") == before
 
 
-def test_each_refusal_says_what_and_where_and_the_remedy(
+def test_each_refusal_says_what_and_where_and_the_hint(
     private: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    remedy = (
+    hint = (
         "make it a real directory that only root or you can write, "
         "or choose another base (ENGINE_ARTIFACT_BASE)"
     )
@@ -316,8 +316,8 @@ def test_each_refusal_says_what_and_where_and_the_remedy(
     for base, said in {
         private / "base": "container 'web' is alive; "
         "stop it, wait for its end (or that of engine gc), or choose another --id",
-        private / "link": f"{str(private / 'link')!r} is a symbolic link; {remedy}",
-        private / "none" / "base": f"{str(private / 'none')!r}: No such file or directory; {remedy}",
+        private / "link": f"{str(private / 'link')!r} is a symbolic link; {hint}",
+        private / "none" / "base": f"{str(private / 'none')!r}: No such file or directory; {hint}",
     }.items():
         with pytest.raises(SecureRootError) as refusal:
             secure(base)
@@ -348,7 +348,7 @@ def test_what_a_manager_still_has_is_not_taken_over(private: Path, monkeypatch: 
     before = sorted(private.rglob("*"))
     with pytest.raises(SecureRootError) as refusal:
         secure(private / "base")
-    assert (refusal.value.what, refusal.value.remedy) == (
+    assert (refusal.value.what, refusal.value.hint) == (
         "container 'web' belongs to a pod",
         "delete what is named, or choose another id",
     )

@@ -30,11 +30,11 @@ def test_a_state_without_a_way_on_is_terminal() -> None:
     assert graph.allowed("start") == "resolve to resolved or refuse to refused"
 
 
-def test_a_graph_that_is_absent_is_named_with_the_remedy(tmp_path: Path) -> None:
+def test_a_graph_that_is_absent_is_named_with_the_hint(tmp_path: Path) -> None:
     with pytest.raises(SpecGraphError) as refusal:
         load_spec_graph(str(tmp_path / "absent"))
     assert refusal.value.what == f"'{tmp_path}/absent': No such file or directory"
-    assert refusal.value.remedy == REINSTALL
+    assert refusal.value.hint == REINSTALL
 
 
 @pytest.mark.parametrize(
@@ -46,12 +46,12 @@ def test_a_graph_that_is_absent_is_named_with_the_remedy(tmp_path: Path) -> None
         ('{"spec": "0", "start": "a", "terminal": [], "edges": [["a", "b", "c"]]}', "is not a whole graph"),
     ],
 )
-def test_a_damaged_graph_is_named_with_the_remedy(tmp_path: Path, text: str, what: str) -> None:
+def test_a_damaged_graph_is_named_with_the_hint(tmp_path: Path, text: str, what: str) -> None:
     path = tmp_path / "graph.json"
     path.write_text(text)
     with pytest.raises(SpecGraphError) as refusal:
         load_spec_graph(str(path))
-    assert (refusal.value.what, refusal.value.remedy) == (f"'{path}' {what}", REINSTALL)
+    assert (refusal.value.what, refusal.value.hint) == (f"'{path}' {what}", REINSTALL)
 
 
 def test_a_graph_of_another_spec_is_stale_and_both_are_named(
@@ -67,7 +67,7 @@ def test_a_graph_of_another_spec_is_stale_and_both_are_named(
     assert refusal.value.what == (
         f"'{path}' was compiled from the spec 0123456789ab…, and GVisorRuntime.tla is {own[:12]}…"
     )
-    assert refusal.value.remedy == REINSTALL
+    assert refusal.value.hint == REINSTALL
 
 
 class Resolved:
@@ -96,5 +96,5 @@ def test_a_step_that_the_spec_does_not_have_is_named_and_not_recorded(
     with pytest.raises(NotInSpecError) as refusal:
         lifecycle.perform(Trigger.RESOLVE, Resolved)
     error: StepError = refusal.value
-    assert (error.what, error.remedy, error.step) == (what, REPORT, "resolve")
+    assert (error.what, error.hint, error.step) == (what, REPORT, "resolve")
     assert moves == []

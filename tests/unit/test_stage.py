@@ -307,7 +307,7 @@ def test_a_binary_of_many_pieces_is_copied_whole_and_each_is_read_once(
     assert staged.digest == hashlib.sha256(content).hexdigest()
 
 
-def test_each_refusal_says_what_and_where_and_the_remedy(
+def test_each_refusal_says_what_and_where_and_the_hint(
     root: SecuredRoot, pinned: Validated, binary: Path, private: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nest = Path(root.runsc_root.path, "exec-allow")
@@ -325,10 +325,10 @@ def test_each_refusal_says_what_and_where_and_the_remedy(
     with monkeypatch.context() as patch:
         patch.setattr("os.mkdir", fail(errno.ENOSPC))
         assert refused(root, pinned) == f"stage: 'ROOT/exec-allow': No space left on device; {space}"
-    for code, remedy in ((errno.ENOSPC, space), (errno.EIO, "run again")):
+    for code, hint in ((errno.ENOSPC, space), (errno.EIO, "run again")):
         with monkeypatch.context() as patch:
             patch.setattr("os.fchmod", fail(code))
-            assert refused(root, pinned) == f"stage: 'ROOT': {os.strerror(code)}; {remedy}"
+            assert refused(root, pinned) == f"stage: 'ROOT': {os.strerror(code)}; {hint}"
     with monkeypatch.context() as patch:
         status = os.fstatvfs(root.runsc_root.descriptor)
         values = list(status)

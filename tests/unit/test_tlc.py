@@ -71,7 +71,7 @@ def pretend(directory: Path, script: str, limits: Limits | None = None) -> Tlc:
 # -- finding ---------------------------------------------------------------------------------------------------------
 
 
-def test_without_java_the_remedy_is_to_install_it(tmp_path: Path) -> None:
+def test_without_java_the_hint_is_to_install_it(tmp_path: Path) -> None:
     with pytest.raises(JavaMissingError, match="install a Java runtime") as caught:
         find_java({"PATH": str(tmp_path)})
     assert caught.value.exit_code == 3

@@ -1,4 +1,4 @@
-"""The manifest, the configurations and the mutants: read strictly, with the fault and the remedy named."""
+"""The manifest, the configurations and the mutants: read strictly, with the fault and the hint named."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def test_the_header_comes_first_and_each_move_is_a_line(private: Path) -> None:
         "seq": 0,
         "container": "web",
         "previous": None,
-        "format": 1,
+        "format": 2,
         "engine": "1",
     }
     assert list(move) == [
@@ -68,7 +68,7 @@ def test_what_came_before_there_was_a_place_is_written_as_soon_as_there_is_one(p
 def test_the_error_of_a_refusal_stands_beside_its_facts(private: Path) -> None:
     trace = Trace("web", {})
     trace.create(str(private / "trace"))
-    error = {"step": "resolve", "what": "w", "remedy": "r"}
+    error = {"step": "resolve", "reason": "failure", "what": "w", "hint": "r"}
     trace.move(Move(State.START, Trigger.REFUSE, State.REFUSED, {"cleaned": [], "error": error}))
     assert lines(private / "trace")[1]["error"] == error
     assert lines(private / "trace")[1]["facts"] == {"cleaned": []}

@@ -276,7 +276,7 @@ def _fail(number: int) -> float:
     return number / 0
 
 
-def test_a_missing_extra_is_one_line_with_the_remedy(tmp_path: Path) -> None:
+def test_a_missing_extra_is_one_line_with_the_hint(tmp_path: Path) -> None:
     arguments = ["trace", "verify", "--cluster", "tcp://127.0.0.1:1", str(tmp_path)]
     code = (
         "import sys; sys.modules['distributed'] = None\n"

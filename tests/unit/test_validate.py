@@ -126,7 +126,7 @@ def _replaced_by_a_directory(binary: Path) -> None:
         ),
     ],
 )
-def test_each_refusal_says_what_and_where_and_the_remedy(
+def test_each_refusal_says_what_and_where_and_the_hint(
     binary: Path, spoil: Callable[[Path], object], why: str
 ) -> None:
     spoil(binary)
@@ -134,14 +134,14 @@ def test_each_refusal_says_what_and_where_and_the_remedy(
 
 
 @pytest.mark.parametrize(
-    ("failure", "remedy"),
+    ("failure", "hint"),
     [
         (errno.EACCES, "make it readable (mode 0755), and see that /proc is mounted"),
         (errno.EMFILE, "allow this process more open files (ulimit -n)"),
     ],
 )
 def test_a_binary_that_cannot_be_read_is_refused(
-    binary: Path, monkeypatch: pytest.MonkeyPatch, failure: int, remedy: str
+    binary: Path, monkeypatch: pytest.MonkeyPatch, failure: int, hint: str
 ) -> None:
     real = os.open
 
@@ -151,7 +151,7 @@ def test_a_binary_that_cannot_be_read_is_refused(
         return real(path, *arguments, **named)
 
     monkeypatch.setattr("os.open", unreadable)
-    assert refusal(binary) == f"runsc '{binary}' cannot be read: {os.strerror(failure)}; {remedy}"
+    assert refusal(binary) == f"runsc '{binary}' cannot be read: {os.strerror(failure)}; {hint}"
 
 
 def test_the_descriptor_stays_on_the_judged_file_when_the_path_is_swapped(binary: Path) -> None:
