@@ -39,6 +39,7 @@ CONSTANTS
     Gc,         \* the garbage collector, as the holder of a lock
     Files,      \* what may be found at the path of runsc
     Rootless, Required, Wanted, AsRoot, FoundBy, Enforceable,   \* the choices Init makes from
+    Places,     \* where a run's program may lie: with its state, in the "base", or "apart" from it
     Moves,      \* what the world does beside the engine
     Budget,     \* how often the adversary moves in one behaviour ...
     Tireless,   \* ... unless he never tires
@@ -57,6 +58,7 @@ VARIABLES
     pinned,     \* the file that validate opened and that stays open
     validated,  \* the bytes that file had when its facts were read
     handle,     \* its open lock file: "none", the "current" one, or a "stale" one that gc removed
+    place,      \* where its program lies, once that is settled: one of Places
     copied,     \* the bytes behind the descriptor of the staged copy
     probed,     \* what a child that tried the execute policy found
     policy,     \* what became of the execute policy
@@ -68,6 +70,7 @@ VARIABLES
     path,       \* the file at the path of runsc
     rewritten,  \* its owner wrote the vendor's file anew, in place
     base,       \* the directories down to the artifact base
+    programs,   \* the directories down to the place apart, in which programs lie
     root,       \* each container's own directories below it
     nest,       \* each container's exec-allow directory
     leftover,   \* an earlier run of this container left things behind
@@ -88,7 +91,8 @@ locks    == <<handle, lock>>
 policies == <<policy, probed, inForce>>
 handOff  == <<seen, ran, alive>>
 source   == <<path, rewritten>>
-dirs     == <<base, root, nest, leftover, intact>>
+apart    == <<programs, place>>
+dirs     == <<base, apart, root, nest, leftover, intact>>
 spent    == moves
 
 vars == <<given, state, verdict, binary, copies, locks, policies, handOff, source, dirs, bundle, spent>>
@@ -159,6 +163,7 @@ Init ==
     /\ pinned = [r \in Runs |-> Nothing]
     /\ validated = [r \in Runs |-> Nothing]
     /\ handle = [r \in Runs |-> "none"]
+    /\ place = [r \in Runs |-> "none_yet"]
     /\ copied = [r \in Runs |-> Nothing]
     /\ policy = [r \in Runs |-> "none_yet"]
     /\ probed = [r \in Runs |-> "untried"]
@@ -168,6 +173,7 @@ Init ==
     /\ path = "vendor"
     /\ rewritten = FALSE
     /\ base = "trusted"
+    /\ programs = "trusted"
     /\ leftover \in [Ids -> BOOLEAN]
     /\ root = [i \in Ids |-> IF leftover[i] THEN "private" ELSE "absent"]
     /\ nest = [i \in Ids |-> "own"]
@@ -195,10 +201,15 @@ BinaryIsTrusted ==
     /\ OwnerIsTrusted(path)
     /\ ChainIsTrusted(path)
 
+\* programs.py, `open_place`: a place apart that others can rewrite is not used.  A state directory where programs can
+\* be executed may have them then; where they cannot, there is none left.
+PlacesLeft == {p \in Places : p = "apart" => programs = "trusted"}
+
 \* secure_root.py: a loose directory of our own is tightened, a swapped one is refused.
 RootCanBeMadePrivate(r) ==
     /\ base = "trusted"
     /\ root[id[r]] # "swapped"
+    /\ PlacesLeft # {}
 
 \* artifacts.py, `take_lock`.  A stale lock file is nobody's: holding it would mean nothing.
 LockIsCurrent(r) == handle[r] = "current"
@@ -234,8 +245,10 @@ PolicyPermits(r)  == option[r].required => IsConfined(r)
 
 \* exec.py, `prepare`.
 BundleIsUnchanged(r)  == bundle[r] = "as_validated"
+ProgramsAreStillPrivate(r) == place[r] = "apart" => programs = "trusted"
 RootIsStillPrivate(r) ==
     /\ base = "trusted"
+    /\ ProgramsAreStillPrivate(r)
     /\ root[id[r]] = "private"
 
 -----------------------------------------------------------------------------
@@ -267,8 +280,8 @@ OpenLock(r) ==
     /\ ~LockIsCurrent(r)
     /\ handle' = [handle EXCEPT ![r] = "current"]
     /\ root' = [root EXCEPT ![id[r]] = IF @ = "absent" THEN "private" ELSE @]
-    /\ UNCHANGED <<given, state, verdict, binary, copies, lock, policies, handOff, source, base, nest, leftover, intact,
-                   bundle, spent>>
+    /\ UNCHANGED <<given, state, verdict, binary, copies, lock, policies, handOff, source, base, apart, nest, leftover,
+                   intact, bundle, spent>>
 
 \* Under the lock, what an earlier run of this container left is removed, and so is anything put in its place.
 SecureRoot(r) ==
@@ -284,8 +297,9 @@ SecureRoot(r) ==
     /\ leftover' = [leftover EXCEPT ![id[r]] = FALSE]
     /\ onDisk' = [s \in Runs |-> IF id[s] = id[r] THEN Nothing ELSE onDisk[s]]
     /\ intact' = (intact /\ root[id[r]] # "swapped")
-    /\ UNCHANGED <<given, verdict, binary, copied, stored, shared, handle, policies, handOff, source, base, bundle,
-                   spent>>
+    /\ \E p \in PlacesLeft : place' = [place EXCEPT ![r] = p]
+    /\ UNCHANGED <<given, verdict, binary, copied, stored, shared, handle, policies, handOff, source, base, programs,
+                   bundle, spent>>
 
 Copy(r) ==
     /\ state[r] = "root_secured"
@@ -378,7 +392,8 @@ LastLook(r) ==
     /\ BundleIsUnchanged(r)
     /\ RootIsStillPrivate(r)
     /\ seen' = [seen EXCEPT ![r] = [bundle |-> bundle[r],
-                                    root |-> IF base = "trusted" THEN root[id[r]] ELSE "loose"]]
+                                    root |-> IF base = "trusted" /\ (place[r] = "apart" => programs = "trusted")
+                                             THEN root[id[r]] ELSE "loose"]]
     /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, ran, alive, source, dirs, bundle, spent>>
 
 \* execve is given the descriptor of the copy, so what is at its path by now does not matter.
@@ -461,8 +476,8 @@ ContainerEnds(r) ==
     /\ handle' = [handle EXCEPT ![r] = "none"]
     /\ lock' = [lock EXCEPT ![id[r]] = Nobody]
     /\ leftover' = [leftover EXCEPT ![id[r]] = TRUE]
-    /\ UNCHANGED <<given, state, verdict, binary, copies, policies, seen, ran, source, base, root, nest, intact,
-                   bundle, spent>>
+    /\ UNCHANGED <<given, state, verdict, binary, copies, policies, seen, ran, source, base, apart, root, nest,
+                   intact, bundle, spent>>
 
 \* engine gc: whoever can take the lock may remove what it guards.
 GcTakes(i) ==
@@ -483,7 +498,8 @@ GcRemoves(i) ==
     /\ nest' = [nest EXCEPT ![i] = "own"]
     /\ leftover' = [leftover EXCEPT ![i] = FALSE]
     /\ intact' = (intact /\ root[i] # "swapped")
-    /\ UNCHANGED <<given, state, verdict, binary, copied, stored, shared, policies, handOff, source, base, bundle, spent>>
+    /\ UNCHANGED <<given, state, verdict, binary, copied, stored, shared, policies, handOff, source, base, apart, bundle,
+                   spent>>
 
 \* What no container links is forgotten, which a run sees as a store that has nothing for it.
 GcForgets ==
@@ -532,39 +548,49 @@ LoosenBase ==
     /\ Spends
     /\ base = "trusted"
     /\ base' = "loose"
-    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, handOff, source, root, nest, leftover,
-                   intact, bundle>>
+    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, handOff, source, apart, root, nest,
+                   leftover, intact, bundle>>
+
+LoosenPrograms ==
+    /\ "programs" \in Moves
+    /\ Spends
+    /\ programs = "trusted"
+    /\ programs' = "loose"
+    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, handOff, source, base, place, root, nest,
+                   leftover, intact, bundle>>
 
 LoosenRoot(i) ==
     /\ "root" \in Moves
     /\ Spends
     /\ root[i] = "private"
     /\ root' = [root EXCEPT ![i] = "loose"]
-    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, handOff, source, base, nest, leftover,
-                   intact, bundle>>
+    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, handOff, source, base, apart, nest,
+                   leftover, intact, bundle>>
 
 \* A link, or a directory of his own, in the place of one of ours; and the real one put back, to hide it.
 SwapRoot(i) ==
     /\ "root" \in Moves
     /\ Spends
     /\ root' = [root EXCEPT ![i] = IF root[i] = "swapped" THEN "private" ELSE "swapped"]
-    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, handOff, source, base, nest, leftover,
-                   intact, bundle>>
+    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, handOff, source, base, apart, nest,
+                   leftover, intact, bundle>>
 
 SwapStageDir(i) ==
     /\ "nest" \in Moves
     /\ Spends
     /\ nest[i] = "own"
     /\ nest' = [nest EXCEPT ![i] = "swapped"]
-    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, handOff, source, base, root, leftover,
-                   intact, bundle>>
+    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, handOff, source, base, apart, root,
+                   leftover, intact, bundle>>
 
 \* Another file under the name of the staged copy; the copy itself, which is open, is not touched.
 ReplaceCopy(r) ==
     /\ "copy" \in Moves
     /\ Spends
     /\ onDisk[r] \notin {Nothing, "evil"}
-    /\ base # "trusted" \/ root[id[r]] # "private" \/ nest[id[r]] # "own"
+    /\ \/ nest[id[r]] # "own"
+       \/ place[r] = "apart" /\ programs # "trusted"
+       \/ place[r] = "base" /\ (base # "trusted" \/ root[id[r]] # "private")
     /\ onDisk' = [onDisk EXCEPT ![r] = "evil"]
     /\ UNCHANGED <<given, state, verdict, binary, copied, stored, shared, locks, policies, handOff, source, dirs, bundle>>
 
@@ -599,6 +625,7 @@ Adversary ==
     \/ RewriteBinary
     \/ KernelChanges
     \/ LoosenBase
+    \/ LoosenPrograms
     \/ \E i \in Ids : LoosenRoot(i) \/ SwapRoot(i) \/ SwapStageDir(i)
     \/ SpoilKept
     \/ \E r \in Runs : ReplaceCopy(r) \/ ChangeBundle(r)
@@ -661,6 +688,8 @@ TypeOK ==
     /\ path \in Kinds
     /\ rewritten \in BOOLEAN
     /\ base \in {"trusted", "loose"}
+    /\ programs \in {"trusted", "loose"}
+    /\ place \in [Runs -> Places \cup {"none_yet"}]
     /\ root \in [Ids -> {"absent", "private", "loose", "swapped"}]
     /\ nest \in [Ids -> {"own", "swapped"}]
     /\ leftover \in [Ids -> BOOLEAN]
@@ -681,6 +710,7 @@ NoStepSkipped ==
     \A r \in Runs :
         /\ state[r] \in Past("validated") => pinned[r] # Nothing
         /\ state[r] \in Past("root_secured") \ {"handed_off"} => handle[r] # "none"
+        /\ state[r] \in Past("root_secured") => place[r] # "none_yet"
         /\ state[r] \in Past("staged") => copied[r] # Nothing
         /\ state[r] \in Past("policy_settled") => policy[r] # "none_yet"
         /\ state[r] = "handed_off" => seen[r] # Unseen /\ ran[r] # Nothing
@@ -707,14 +737,16 @@ KeptCopiesAreWhatTheyAreKeptFor ==
                           [] kept.of = <<"vendor", TRUE>>  -> "vendor_anew"
                           [] OTHER                         -> "other"
 
-\* Whoever can write in runsc's state directory can steer it.  exec.py: `root.changed()`.
+\* Whoever can write in runsc's state directory can steer it; where the program lies, he chooses what a later command
+\* about the container is.  exec.py: `root.changed()`.
 NeverFromAnInsecureRoot == \A r \in Runs : state[r] = "handed_off" => seen[r].root = "private"
 
 \* The directories are private from the moment they are secured, but for what the adversary then does to them.
-\* secure_root.py: `make_private_directory`.
+\* secure_root.py: `make_private_directory`; programs.py: `open_place`.
 RootIsSecured ==
     [][\A r \in Runs : state'[r] = "root_secured" /\ state[r] # "root_secured"
-                       => base' = "trusted" /\ root'[id[r]] = "private" /\ root[id[r]] # "swapped"]_vars
+                       => /\ base' = "trusted" /\ root'[id[r]] = "private" /\ root[id[r]] # "swapped"
+                          /\ place'[r] = "apart" => programs' = "trusted"]_vars
 
 \* A copy written through a planted link overwrites somebody's file.  stage.py: `make_private_directory`.
 CopiesGoIntoOurOwn == [][\A r \in Runs : onDisk'[r] # onDisk[r] /\ copied'[r] # copied[r] /\ copied'[r] # Nothing

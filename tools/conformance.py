@@ -41,7 +41,9 @@ ADVERSARY_MODEL = "Small"
 _KINDS = re.compile(r"^Kinds == (\{[^}]*\})", re.MULTILINE)
 
 _PROGRAM = "/usr/bin/runsc"
-_COPY = "/base/container/runsc-root/exec-allow/stage-1/runsc"
+_OWN = "/base/container/runsc-root"
+_APART = "/programs"
+_COPIES = {"base": f"{_OWN}/exec-allow/stage-1/runsc", "apart": f"{_APART}/stage-1/runsc"}
 _ROOT, _CALLER, _STRANGER = 0, 1000, 12345
 
 
@@ -80,6 +82,8 @@ class _Moment:
     handle: str
     lock: str
     base: str
+    programs: str
+    lies: str
     root: str
     nest: str
     copied: str
@@ -104,6 +108,7 @@ def _moment(state: Mapping[str, Value]) -> _Moment:
     container = f"[{_name(state['id'], run)}]"
     by_field: dict[str, Any] = {
         "place": flat[f"state{run}"],
+        "lies": flat[f"place{run}"],
         "rootless": flat[f"option{run}.rootless"],
         "required": flat[f"option{run}.required"],
         "wanted": flat[f"option{run}.wanted"],
@@ -117,7 +122,7 @@ def _moment(state: Mapping[str, Value]) -> _Moment:
         by_field[name] = flat[f"{name}{run}"]
     for name in ("root", "nest"):
         by_field[name] = flat[f"{name}{container}"]
-    for name in ("path", "rewritten", "base"):
+    for name in ("path", "rewritten", "base", "programs"):
         by_field[name] = flat[name]
     return _Moment(**by_field)
 
@@ -192,11 +197,15 @@ def _secure_root(now: _Moment, after: _Moment | None) -> Facts:
         raise _NotYetError
     if now.lock != "Nobody":
         raise _StepRefusesError
-    return _directories(_MODES[after.root if after else "private"])
+    return _directories(_MODES[after.root if after else "private"], after)
 
 
-def _directories(mode: str) -> Facts:
-    return {"user": _ROOT, "directories": [{"owner": _ROOT, "mode": mode}] * 4}
+def _directories(mode: str, at: _Moment | None) -> Facts:
+    facts = {"user": _ROOT, "directories": [{"owner": _ROOT, "mode": mode, "path": _OWN}] * 4}
+    if at is None or at.lies != "apart":
+        return facts
+    apart = "0700" if at.programs == "trusted" else "0755"
+    return {**facts, "programs": {"owner": _ROOT, "mode": apart, "path": _APART}}
 
 
 def _stage(now: _Moment, _: _Moment | None) -> Facts:
@@ -207,10 +216,14 @@ def _stage(now: _Moment, _: _Moment | None) -> Facts:
     return _copy(now)
 
 
+def _copy_path(now: _Moment) -> str:
+    return _COPIES.get(now.lies, _COPIES["base"])
+
+
 def _copy(now: _Moment) -> Facts:
     pinned = _identity(now.pinned, now)
     return {
-        "path": _COPY,
+        "path": _copy_path(now),
         "size": 1,
         "mode": "0500",
         "pinned": pinned,
@@ -239,16 +252,18 @@ def _policy(now: _Moment) -> Facts:
 def _exec(now: _Moment, _: _Moment | None) -> Facts:
     """Once the last look was taken, what it saw counts; before it, what it would see."""
     if now.seen != "unseen":
-        return _hand_off(now.seen)
+        return _hand_off(now, now.seen)
     if now.base != "trusted" or now.root != "private":  # looked at, and not recorded
         raise _StepRefusesError
+    if now.lies == "apart" and now.programs != "trusted":
+        raise _StepRefusesError
     if now.bundle != "as_validated":
-        return _hand_off(now.bundle)
+        return _hand_off(now, now.bundle)
     raise _NotYetError
 
 
-def _hand_off(bundle: str) -> Facts:
-    return {"argv": [_COPY], "bundle": {"sha256": bundle}}
+def _hand_off(now: _Moment, bundle: str) -> Facts:
+    return {"argv": [_copy_path(now)], "bundle": {"sha256": bundle}}
 
 
 #: What each step records, from the spec's state before it and (where the spec takes the step) after it.
@@ -280,13 +295,13 @@ def _could_report(trigger: Trigger, now: _Moment) -> Facts | None:
     """What the step would record if it reported the variables as they are in `now`, at whatever time that is."""
     match trigger:
         case Trigger.SECURE_ROOT:
-            return _directories(_MODES[now.root]) if now.root in _MODES else None
+            return _directories(_MODES[now.root], now) if now.root in _MODES else None
         case Trigger.STAGE:
             return None if now.pinned == "nothing" else _copy(now)
         case Trigger.APPLY_POLICY:
             return _policy(now)
         case Trigger.EXEC:
-            return _hand_off(now.bundle)
+            return _hand_off(now, now.bundle)
         case _:
             try:
                 return _STEPS[trigger](now, None)

@@ -17,7 +17,7 @@ SYSTEMD_RUN = "/usr/bin/systemd-run"
 #: Is there where systemd is the system's manager.
 BOOTED = "/run/systemd/system"
 
-_PASSED_ON = ("ENGINE_ARTIFACT_BASE", "NUCLEUS_GVISOR_ARTIFACT_BASE", "PATH")
+_PASSED_ON = ("ENGINE_ARTIFACT_BASE", "PATH")
 _NO_SYSTEMD = (
     "run it without --detach and in the background (setsid engine run … &), or give the bundle to a manager: "
     "podman --runtime engine-oci"
@@ -57,7 +57,7 @@ def command(
         f"--working-directory={directory}",
         "--property=KillMode=mixed",
         "--property=Delegate=yes",
-        "--property=SyslogIdentifier=engine",
+        f"--property=SyslogIdentifier={unit.removesuffix('.service')}",
         f"--property=ExecStopPost=:-{collect}",
         *given,
         "--",

@@ -103,6 +103,7 @@ def _detach(bundle: str, chosen: RunOptions, options: argparse.Namespace) -> int
     print(json.dumps({"id": chosen.container_id, "unit": unit}) if options.json else chosen.container_id)
     if not options.json:
         say(
-            f"engine: its output is in the journal: journalctl {'' if os.geteuid() == 0 else '--user '}-u {unit}"
+            "engine: its output is in the journal: "
+            f"journalctl {'' if os.geteuid() == 0 else '--user '}-t {unit.removesuffix('.service')}"
         )
     return 0

@@ -16,6 +16,7 @@ from transitions import EventData, Machine, MachineError
 from engine.errors import Reason, StepError
 from engine.options import ExecPolicy
 from engine.records import TYPE_CHECKING, dataclass
+from engine.state.container import EXEC_ALLOW
 
 if TYPE_CHECKING:
     from typing import Any, Protocol, TypeVar
@@ -109,14 +110,29 @@ def _root_is_private(known: Known) -> bool:
     root = known["secure_root"]
     directories = root["directories"]
     joined = root["sandbox"]["directories"] if "sandbox" in root else []
+    apart = [root["programs"]] if "programs" in root else []
     return (
         len(directories) == 4
         and len(joined) == (2 if "sandbox" in root else 0)
         and all(
             directory["owner"] == root["user"] and directory["mode"] == "0700"
-            for directory in (*directories, *joined)
+            for directory in (*directories, *joined, *apart)
         )
     )
+
+
+def _copy_is_where_programs_lie(known: Known) -> bool:
+    root, (place, stage, name) = known["secure_root"], _last_two(str(known["stage"]["path"]))
+    own = f"{root['directories'][2]['path']}/{EXEC_ALLOW}"
+    wanted = root["programs"]["path"] if "programs" in root else own
+    return place == wanted and stage.startswith("stage-") and bool(name)
+
+
+def _last_two(path: str) -> tuple[str, str, str]:
+    """The path without its last two names, and these."""
+    above, _, name = path.rpartition("/")
+    place, _, stage = above.rpartition("/")
+    return place, stage, name
 
 
 def _copy_is_what_was_pinned(known: Known) -> bool:
@@ -191,12 +207,13 @@ _STEPS: tuple[Transition, ...] = (
         Trigger.SECURE_ROOT,
         (State.VALIDATED,),
         State.ROOT_SECURED,
-        establishes="this container's own directories: owned by the effective user, 0700, no link on the way; its lock",
+        establishes="this container's own directories and the place of its program: the effective user's, 0700, "
+        "no link on the way; its lock",
         refuses="a link, a foreign owner, not a directory, '..' in the base, an untrusted parent, a live namesake",
         reasons=frozenset(
             {Reason.ROOT_NOT_PRIVATE, Reason.ALIVE, Reason.KEPT, Reason.NO_SANDBOX, Reason.EXISTS}
         ),
-        guards=(Guard("root_is_private", _root_is_private, "a state directory is not private"),),
+        guards=(Guard("root_is_private", _root_is_private, "a directory is not private"),),
     ),
     Transition(
         Trigger.STAGE,
@@ -209,6 +226,11 @@ _STEPS: tuple[Transition, ...] = (
         ),
         guards=(
             Guard("copy_is_what_was_pinned", _copy_is_what_was_pinned, "the copy is not the bytes validated"),
+            Guard(
+                "copy_is_where_programs_lie",
+                _copy_is_where_programs_lie,
+                "the copy is not in a directory that was secured",
+            ),
         ),
     ),
     Transition(

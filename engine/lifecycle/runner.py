@@ -27,6 +27,7 @@ from engine.records import TYPE_CHECKING, dataclass
 from engine.runsc.arguments import RUN, Asked, build_argv, build_environment
 from engine.state.base import chosen_base, open_base
 from engine.state.container import EXEC_ALLOW, RUNSC_ROOT, RUNTIME, component, open_container
+from engine.state.programs import PROGRAM, foresee
 from engine.traces.writer import Trace
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def plan(bundle: Bundle, options: RunOptions, environment: Mapping[str, str]) ->
     binary = validate(resolve(options.runsc, environment), options.platform)
     container = os.path.join(base, component(options.container_id))
     root = os.path.join(container, RUNSC_ROOT)
-    program = os.path.join(root, EXEC_ALLOW, "stage-*", "runsc")
+    program = os.path.join(foresee(base) or os.path.join(root, EXEC_ALLOW), "stage-*", PROGRAM)
     return Plan(
         binary,
         build_argv(program, root, options, binary.platform, bundle.path),

@@ -18,12 +18,14 @@ from engine.records import TYPE_CHECKING, dataclass
 from engine.state.base import base_changed, chosen_base, open_base
 from engine.state.cleanup import remove_if_unused, remove_leftovers, why_kept
 from engine.state.container import EXEC_ALLOW, LOCK, RUNSC_ROOT, RUNTIME, component, open_container
+from engine.state.programs import open_place
 
 if TYPE_CHECKING:
     from typing import Any
 
 _HINT = (
-    "make it a real directory that only root or you can write, or choose another base (ENGINE_ARTIFACT_BASE)"
+    "make it a real directory that only root or you can write, or choose another base: ENGINE_ARTIFACT_BASE for "
+    "engine run, --root for engine-oci"
 )
 
 
@@ -49,7 +51,10 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class SecuredRoot:
-    """The container's directories, open, its lock, held by the descriptor `lock`, and the sandbox that it joined."""
+    """The container's directories, open, its lock, held by the descriptor `lock`, and the sandbox that it joined.
+
+    `programs` is the directory that has its stage directory and the store, where these lie apart from the state.
+    """
 
     base: PrivateDirectory
     container: PrivateDirectory
@@ -58,6 +63,7 @@ class SecuredRoot:
     lock: int
     cleaned: tuple[str, ...]
     sandbox: Joined | None = None
+    programs: PrivateDirectory | None = None
 
     @property
     def directories(self) -> tuple[PrivateDirectory, ...]:
@@ -76,6 +82,7 @@ class SecuredRoot:
             "lock": os.path.join(self.container.path, LOCK),
             "cleaned": list(self.cleaned),
             **({"sandbox": self.sandbox.facts()} if self.sandbox else {}),
+            **({"programs": _facts(self.programs)} if self.programs else {}),
         }
 
     def changed(self) -> str | None:
@@ -91,7 +98,7 @@ class SecuredRoot:
             for outer, inner in pairwise(chain):
                 if what := inner.changed(outer.descriptor):
                     return what
-        return base_changed(self.base)
+        return base_changed(self.base) or (base_changed(self.programs) if self.programs else None)
 
     def discard(self) -> list[str]:
         """Remove what this run made and nothing else uses, and say what is gone. Raises `OSError`."""
@@ -114,6 +121,8 @@ class SecuredRoot:
         if self.sandbox:
             self.sandbox.container.close()
             self.sandbox.runsc_root.close()
+        if self.programs:
+            self.programs.close()
         os.close(self.lock)
 
 
@@ -124,8 +133,9 @@ def secure_root(
 ) -> SecuredRoot:
     """Make or adopt `<base>/<component>/runsc-root/runtime` and take the container's lock.
 
-    What an earlier run of the same id left is removed first: the lock says that run is over. `join` is given the
-    base, and finds there the sandbox that the container is to be part of, if any.
+    What an earlier run of the same id left is removed first: the lock says that run is over. Then the place for
+    programs is made or adopted, where that lies apart (`engine.state.programs`). `join` is given the base, and finds
+    there the sandbox that the container is to be part of, if any.
     Raises `SecureRootError`: a link, a foreign owner, something that is no directory, `..` in the base, a
     parent that others can rewrite, or a container of this id that is alive.
     """
@@ -152,6 +162,9 @@ def secure_root(
             cleaned = remove_leftovers(base, container)
             runsc_root = _make(container, RUNSC_ROOT, undo)
             runtime = _make(runsc_root, RUNTIME, undo)
+            programs = open_place(base)
+            if programs is not None:
+                undo.callback(programs.close)
             sandbox = join(base)
         except UntrustedPathError as error:
             raise SecureRootError(str(error), reason=Reason.ROOT_NOT_PRIVATE, hint=_HINT) from None
@@ -162,7 +175,7 @@ def secure_root(
                 hint=hint_for(error, _HINT),
             ) from None
         undo.pop_all()
-    return SecuredRoot(base, container, runsc_root, runtime, lock, tuple(cleaned), sandbox)
+    return SecuredRoot(base, container, runsc_root, runtime, lock, tuple(cleaned), sandbox, programs)
 
 
 def _make(parent: PrivateDirectory, name: str, undo: contextlib.ExitStack) -> PrivateDirectory:

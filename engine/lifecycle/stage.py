@@ -18,14 +18,18 @@ from engine.lifecycle.validate import Validated
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
 from engine.linux.identity import Identity
 from engine.records import TYPE_CHECKING, dataclass
-from engine.state import store
+from engine.state import programs, store
 from engine.state.container import EXEC_ALLOW
 from engine.state.store import Kept
 
 if TYPE_CHECKING:
     from typing import Any
 
-PROGRAM = "runsc"
+PROGRAM = programs.PROGRAM
+_NOEXEC_HINT = (
+    "let {} be on one where programs can be executed, or choose a base on such a one: ENGINE_ARTIFACT_BASE=DIR for "
+    "engine run, --root DIR for engine-oci"
+)
 #: Bytes that one system call is asked to copy: all of a runsc, as a rule.
 _PIECE = 1 << 30
 
@@ -54,7 +58,7 @@ class Staged:
     shared: bool
     hashed: bool
     compared: bool
-    base: PrivateDirectory
+    root: SecuredRoot
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -78,12 +82,12 @@ class Staged:
 
     def discard(self) -> list[str]:
         """Remove the copy and its directory, and what it brought to the store: what is gone. Raises `OSError`."""
-        gone = _remove(self.exec_allow, self.directory)
+        gone = _remove(self.root, self.exec_allow, self.directory)
         if not self.from_store:
             with contextlib.suppress(
                 UntrustedPathError
             ):  # what is in the store's place by now is not this run's
-                gone += store.collect(self.base)
+                gone += store.collect(_home(self.root))
         return gone
 
     def close(self) -> None:
@@ -93,28 +97,33 @@ class Staged:
 
 
 def stage(binary: Validated, root: SecuredRoot) -> Staged:
-    """Link or copy the pinned `binary` to `exec-allow/stage-*/runsc` under `root`, mode 0500.
+    """Link or copy the pinned `binary` to `stage-*/runsc`, mode 0500, in `root`'s place for programs.
+
+    Without such a place that is `exec-allow` in runsc's own directory.
 
     Raises `StageError` when a directory is linked or foreign or nothing can be executed there, when the pinned
     file is no longer what was validated, on a short copy, when there is no space, and where the sandbox to be joined
     runs another runsc; nothing half-made stays.
     """
-    if os.fstatvfs(root.runsc_root.descriptor).f_flag & os.ST_NOEXEC:
+    if not programs.is_executable((root.programs or root.runsc_root).descriptor):
         raise StageError(
             f"{root.runsc_root.path!r} is on a file system that is mounted noexec",
             reason=Reason.NOEXEC,
-            hint="choose another base (ENGINE_ARTIFACT_BASE)",
+            hint=_NOEXEC_HINT.format(programs.default_place() or "a home directory"),
         )
     with contextlib.ExitStack() as undo:
-        undo.callback(_empty_the_store, root.base)
+        undo.callback(_empty_the_store, root)
         try:
-            exec_allow = make_private_directory(root.runsc_root.descriptor, root.runsc_root.path, EXEC_ALLOW)
+            exec_allow = _open_nest(root)
             undo.callback(os.close, exec_allow.descriptor)
-            name = f"stage-{os.getpid()}-{os.urandom(8).hex()}"
-            directory = make_private_directory(exec_allow.descriptor, exec_allow.path, name)
+            name = programs.new_name()
+            if root.programs is not None:
+                directory = programs.make_stage(exec_allow, root.container, name)
+            else:
+                directory = make_private_directory(exec_allow.descriptor, exec_allow.path, name)
             undo.callback(os.close, directory.descriptor)
-            undo.callback(_remove_what_can_be, exec_allow, directory)
-            staged = _make(binary, root.base, exec_allow, directory)
+            undo.callback(_remove_what_can_be, root, exec_allow, directory)
+            staged = _make(binary, root, exec_allow, directory)
             undo.callback(os.close, staged.descriptor)
             if root.sandbox is not None and staged.digest != root.sandbox.digest:
                 raise StageError(
@@ -136,11 +145,23 @@ def stage(binary: Validated, root: SecuredRoot) -> Staged:
     return staged
 
 
+def _home(root: SecuredRoot) -> PrivateDirectory:
+    """The directory that has the store."""
+    return root.programs or root.base
+
+
+def _open_nest(root: SecuredRoot) -> PrivateDirectory:
+    """The directory that has the stage directories."""
+    if root.programs is None:
+        return make_private_directory(root.runsc_root.descriptor, root.runsc_root.path, EXEC_ALLOW)
+    return PrivateDirectory(os.dup(root.programs.descriptor), root.programs.path, created=False)
+
+
 def _make(
-    binary: Validated, base: PrivateDirectory, exec_allow: PrivateDirectory, directory: PrivateDirectory
+    binary: Validated, root: SecuredRoot, exec_allow: PrivateDirectory, directory: PrivateDirectory
 ) -> Staged:
     """The staged file in `directory`: a link to the kept copy of these bytes, or a copy that is then kept."""
-    kept, from_store, shared = _link_or_copy(binary, base, directory)
+    kept, from_store, shared = _link_or_copy(binary, _home(root), directory)
     try:
         status, pinned = os.fstat(kept.descriptor), Identity.of(os.fstat(binary.descriptor))
         if pinned != binary.identity:
@@ -162,15 +183,15 @@ def _make(
         shared=shared,
         hashed=kept.hashed,
         compared=kept.compared,
-        base=base,
+        root=root,
     )
 
 
 def _link_or_copy(
-    binary: Validated, base: PrivateDirectory, directory: PrivateDirectory
+    binary: Validated, home: PrivateDirectory, directory: PrivateDirectory
 ) -> tuple[Kept, bool, bool]:
     """The staged file, open; whether it came from the store; and whether it is shared with it."""
-    with store.opened(base) as kept_copies:
+    with store.opened(home) as kept_copies:
         if kept_copies is None:
             return _copy(binary, directory), False, False
         if kept := _link(binary, kept_copies, directory):
@@ -259,7 +280,11 @@ def _copy_bytes(source: int, target: int) -> int:
     return offset
 
 
-def _remove(exec_allow: PrivateDirectory, directory: PrivateDirectory) -> list[str]:
+def _remove(root: SecuredRoot, exec_allow: PrivateDirectory, directory: PrivateDirectory) -> list[str]:
+    if root.programs is not None:
+        is_own = directory.is_named_in(exec_allow.descriptor)
+        programs.remove_stage(exec_allow, root.container, directory)
+        return [directory.path] if is_own else []
     with contextlib.suppress(FileNotFoundError):
         os.unlink(PROGRAM, dir_fd=directory.descriptor)
     if not directory.is_named_in(exec_allow.descriptor):
@@ -268,13 +293,13 @@ def _remove(exec_allow: PrivateDirectory, directory: PrivateDirectory) -> list[s
     return [directory.path]
 
 
-def _remove_what_can_be(exec_allow: PrivateDirectory, directory: PrivateDirectory) -> None:
+def _remove_what_can_be(root: SecuredRoot, exec_allow: PrivateDirectory, directory: PrivateDirectory) -> None:
     with contextlib.suppress(
         OSError
     ):  # on the way out of a refusal, which must stay what is said; gc has the rest
-        _remove(exec_allow, directory)
+        _remove(root, exec_allow, directory)
 
 
-def _empty_the_store(base: PrivateDirectory) -> None:
+def _empty_the_store(root: SecuredRoot) -> None:
     with contextlib.suppress(OSError, UntrustedPathError):  # as above
-        store.collect(base)
+        store.collect(_home(root))

@@ -48,6 +48,21 @@ def root_maps_to_unprivileged(uid_map: str) -> bool:
     return False
 
 
+def outside_uid(uid_map: str, user: int) -> int:
+    """Which uid `user` is one user namespace further out, by the text of /proc/PID/uid_map; `user` where it is none.
+
+    Lines that are not three numbers are passed over.
+    """
+    for line in uid_map.splitlines():
+        fields = line.split()
+        if len(fields) != 3 or not all(field.isascii() and field.isdigit() for field in fields):
+            continue
+        inside, outside, length = (int(field) for field in fields)
+        if inside <= user < inside + length:
+            return outside + user - inside
+    return user
+
+
 def read_uid_map() -> str:
     """The text of /proc/self/uid_map; empty where there is no /proc or no such file."""
     try:

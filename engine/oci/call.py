@@ -59,6 +59,14 @@ class Call:
                 hint=hint_for(error, _BASE_HINT),
             ) from None
 
+    def other_bases(self) -> tuple[str, ...]:
+        """Where else containers can be, where nobody says where they are. Raises `OSError`."""
+        if self.common.value("root") is not None:
+            return ()
+        from engine.state.legacy import other_bases
+
+        return other_bases(self.environment)
+
     def log_flags(self) -> tuple[str, ...]:
         """Where runsc is to write its errors: where the manager reads them."""
         log, form = self.common.value("log"), self.common.value("log-format")

@@ -12,7 +12,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -24,7 +24,7 @@ from engine.oci.call import Call, say
 from engine.options import check_container_id
 from engine.runsc.arguments import build_environment
 from engine.state import oci_lifecycle as machine
-from engine.state import record
+from engine.state import programs, record
 from engine.state.base import open_existing_base
 from engine.state.cleanup import remove_container, remove_tree, strike_out
 from engine.state.container import (
@@ -33,6 +33,7 @@ from engine.state.container import (
     RUNTIME,
     component,
     is_component,
+    is_ours,
     take_lock,
     wait_for_lock,
 )
@@ -227,6 +228,9 @@ class Found:
         *directories, name = path.split("/")
         here = self.directory
         with contextlib.ExitStack() as held:
+            if path.startswith("/"):
+                here = held.enter_context(programs.opened_stage(os.path.dirname(path)))
+                directories = []
             for step in directories:
                 here = held.enter_context(
                     contextlib.closing(open_private_directory(here.descriptor, here.path, step))
@@ -297,6 +301,7 @@ class Found:
         What runsc will not delete is said; with `force` it is then removed without runsc. Of a sandbox that others
         have joined the directory stays until the last of them is deleted. Raises `ContainerError`.
         """
+        self._forget_an_earlier_boot()
         status = self._status_to_delete(force=force)
         if not force and status is Status.CREATED and (failed := self._have_runsc_delete("delete")):
             raise ContainerError(
@@ -341,6 +346,20 @@ class Found:
                 reason=Reason.FAILURE,
                 hint=hint_for(error, "delete it again"),
             ) from None
+
+    def _forget_an_earlier_boot(self) -> None:
+        """See to it that runsc, which deletes what its file says, does not kill who has the numbers by now."""
+        try:
+            if not self.record.is_of_earlier_boot:
+                return
+            from engine.state.after_boot import forget_processes
+
+            with contextlib.closing(open_state_root(self.base, self.directory, self.record)) as root:
+                forget_processes(root, self.record.state_file)
+        except FileNotFoundError:
+            pass
+        except (UntrustedPathError, OSError) as error:
+            raise _unreadable(self.verb, error) from None
 
     def _status_to_delete(self, *, force: bool) -> Status | None:
         """Where it is, once runsc's file says so. What cannot be told is no reason to keep it, with `force`."""
@@ -397,10 +416,14 @@ def _unreadable(verb: str, error: UntrustedPathError | OSError) -> ContainerErro
 def find(call: Call, container_id: str) -> Iterator[Found]:
     """The container of this id. Raises `ContainerError` where there is none with a record, and `UsageError`."""
     check_container_id(container_id)
-    with _base(call) as base, contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as held:
         found = None
-        if base is not None:
+        if (base := held.enter_context(_base(call))) is not None:
             found = _open(call.verb, base, component(container_id), held)
+        if found is None:
+            for other in _other_bases(call, held):
+                if found := _open_if_ours(call.verb, other, component(container_id), held):
+                    break
         if found is None:
             raise NoSuchError(call.verb, container_id)
         if found.record.id != container_id:
@@ -425,6 +448,8 @@ def sweep(call: Call, container_id: str) -> bool:
         try:
             directory = open_private_directory(base.descriptor, base.path, component(container_id))
             held.callback(directory.close)
+            if not is_ours(directory):
+                return False
             lock = take_lock(directory)
             if lock is None:
                 return False
@@ -441,13 +466,35 @@ def sweep(call: Call, container_id: str) -> bool:
 
 def find_all(call: Call) -> Iterator[Found]:
     """Every container that has a record, each open until the next. Raises `ContainerError`."""
-    with _base(call) as base:
-        if base is None:
-            return
-        for name in sorted(os.listdir(base.descriptor)):
-            with contextlib.ExitStack() as held:
-                if is_component(name) and (found := _open(call.verb, base, name, held)):
-                    yield found
+    with contextlib.ExitStack() as bases:
+        if (base := bases.enter_context(_base(call))) is not None:
+            yield from _all_in(base, call.verb, _open)
+        for other in _other_bases(call, bases):
+            yield from _all_in(other, call.verb, _open_if_ours)
+
+
+def _all_in(base: PrivateDirectory, verb: str, opened: _Opener) -> Iterator[Found]:
+    for name in sorted(os.listdir(base.descriptor)):
+        with contextlib.ExitStack() as held:
+            if is_component(name) and (found := opened(verb, base, name, held)):
+                yield found
+
+
+def _other_bases(call: Call, held: contextlib.ExitStack) -> Iterator[PrivateDirectory]:
+    """Those that are there and may be relied on: nobody could have created a container under another."""
+    with contextlib.suppress(OSError):
+        for path in call.other_bases():
+            with contextlib.suppress(OSError, UntrustedPathError):
+                if (base := open_existing_base(path)) is not None:
+                    held.callback(base.close)
+                    yield base
+
+
+def _open_if_ours(verb: str, base: PrivateDirectory, name: str, held: contextlib.ExitStack) -> Found | None:
+    """As `_open`; what cannot be read there is nobody's to speak of."""
+    with contextlib.suppress(ContainerError):
+        return _open(verb, base, name, held)
+    return None
 
 
 @contextlib.contextmanager
@@ -477,6 +524,9 @@ def _open(verb: str, base: PrivateDirectory, name: str, held: contextlib.ExitSta
             return None
         raise _unreadable(verb, error) from None
     return Found(verb, base, directory, noted) if noted is not None else None
+
+
+_Opener = Callable[[str, PrivateDirectory, str, contextlib.ExitStack], Found | None]
 
 
 def delegate(

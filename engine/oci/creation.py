@@ -21,6 +21,7 @@ from engine.errors import EngineError, ExecError, Reason, SecureRootError, Usage
 from engine.lifecycle.runner import run
 from engine.lifecycle.secure_root import Joined, SecuredRoot
 from engine.lifecycle.stage import Staged
+from engine.linux.boot import boot_id
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
 from engine.linux.process import die_with_parent, started
 from engine.oci import cgroups, pod
@@ -30,7 +31,7 @@ from engine.oci.network import ANNOTATION, settle
 from engine.options import ExecPolicy, Network, Platform, RunOptions
 from engine.runsc.arguments import Asked, build_global_flags
 from engine.state import record
-from engine.state.base import open_base
+from engine.state.base import VARIABLE, open_base
 from engine.state.cleanup import forget
 from engine.state.container import OCI_RECORD, TRACES
 from engine.state.record import Program, Record
@@ -82,6 +83,7 @@ class _Creation:
             created=now,
             oci_version=config["ociVersion"],
             annotations={**(config.get("annotations") or {}), **more},
+            boot=boot_id(),
         )
 
     def keep_trace(self, trace: Trace) -> None:
@@ -104,7 +106,7 @@ class _Creation:
     def about_to_hand_off(self, root: SecuredRoot, staged: Staged, platform: Platform) -> None:
         status = os.fstat(staged.descriptor)
         program = Program(
-            path=os.path.relpath(staged.path, root.container.path),
+            path=staged.path if root.programs else os.path.relpath(staged.path, root.container.path),
             sha256=staged.digest,
             device=status.st_dev,
             inode=status.st_ino,
@@ -145,7 +147,7 @@ def start(call: Call, flags: Sequence[str], *, ends_with_runsc: bool) -> int:
     )
     creation = os.urandom(16).hex()
     path = _make_base(call)
-    environment = {**call.environment, "ENGINE_ARTIFACT_BASE": path}
+    environment = {**call.environment, VARIABLE: path}
     sys.stdout.flush()
     keeper = os.getpid()
     child = os.fork()
@@ -182,7 +184,7 @@ def _become(
         with open_bundle(call.flags.value("bundle") or ".", may_be_root=True) as bundle:
             more: dict[str, str] = {}
             network_is_chosen = call.common.value("network") not in (None, "auto")
-            base_path = environment["ENGINE_ARTIFACT_BASE"]
+            base_path = environment[VARIABLE]
             sandbox_id = pod.sandbox_of(bundle.config)
             if sandbox_id is not None:
                 if not ends_with_runsc:

@@ -52,7 +52,7 @@ Takes ==
 Agrees ==
     CASE Given.trigger = "resolve"      -> (Given.file = "absent") <=> (path = "absent")
       [] Given.trigger = "validate"     -> Given.file = path
-      [] Given.trigger = "secure_root"  -> Given.root = root'[id[Run]]
+      [] Given.trigger = "secure_root"  -> Given.root = root'[id[Run]] /\\ Given.place = place'[Run]
       [] Given.trigger = "stage"        -> Given.unchanged <=> CopyIsWhatWasPinned(Run)
       [] Given.trigger = "apply_policy" -> Given.policy = policy'[Run]
       [] Given.trigger = "exec"         -> Given.bundle = seen[Run].bundle /\\ Given.program = "copy"
@@ -115,6 +115,7 @@ CONSTANTS
     AsRoot = {TRUE, FALSE}
     FoundBy = {"option", "PATH"}
     Enforceable = {TRUE, FALSE}
+    Places = {"apart", "base"}
     Moves = {"fail", "binary", "rewrite", "bundle"}
     Budget = 3
     Tireless = FALSE
@@ -180,6 +181,7 @@ def _option(header: Header, moves: Sequence[Record[Any, Any]]) -> dict[str, Valu
 _WORDS: Mapping[str, Value] = {
     "file": "vendor",
     "root": "private",
+    "place": "base",
     "unchanged": True,
     "policy": "none_yet",
     "bundle": "unseen",
@@ -207,8 +209,11 @@ def _facts(trigger: str, header: Header, recorded: Mapping[str, Mapping[str, Any
             words["file"] = _kind(facts)
         case Trigger.SECURE_ROOT:
             private = {"owner": facts["user"], "mode": "0700"}
-            own = [{key: directory[key] for key in private} == private for directory in facts["directories"]]
-            words["root"] = "private" if own == [True] * 4 else "loose"
+            apart = [facts["programs"]] if "programs" in facts else []
+            directories = (*facts["directories"], *apart)
+            own = [{key: directory[key] for key in private} == private for directory in directories]
+            words["root"] = "private" if own == [True] * (4 + len(apart)) else "loose"
+            words["place"] = "apart" if apart else "base"
         case Trigger.STAGE:
             binary = recorded.get(Trigger.VALIDATE, {})
             before = binary.get("identity")

@@ -1,4 +1,4 @@
-"""The artifact base: under which directory everything of a user's containers is, made or adopted by descriptor."""
+"""The artifact base: the directory that has the state of a user's containers, made or adopted by descriptor."""
 
 from __future__ import annotations
 
@@ -15,40 +15,57 @@ from engine.linux.files import (
     open_private_directory,
     open_trusted,
 )
-from engine.linux.namespaces import read_uid_map, root_maps_to_unprivileged, unmapped_uid
+from engine.linux.namespaces import outside_uid, read_uid_map, unmapped_uid
 
-_BASE_NAME = "nucleus-gvisor"
-_BASE_VARIABLES = ("ENGINE_ARTIFACT_BASE", "NUCLEUS_GVISOR_ARTIFACT_BASE")
+NAME = "gvisor-engine"
+VARIABLE = "ENGINE_ARTIFACT_BASE"
 
 
-def artifact_base(environment: Mapping[str, str], *, user: int, root_is_mapped: bool, directory: str) -> str:
-    """The absolute path under which every container of `user` (an effective uid) has its directory.
+def ordinary_user() -> int | None:
+    """The uid, outside of this user namespace, of the ordinary user that this process acts for; None for root.
 
-    `root_is_mapped`: uid 0 of this user namespace is an ordinary user of the host. `directory`: the current
-    one, against which a relative choice is taken. The variables come first, then `XDG_RUNTIME_DIR` (only when
-    absolute, as the XDG base directory specification says) for everyone but the host's root.
+    Root is who has uid 0 and owns /run: so is the root of a system container. In a user namespace that an ordinary
+    user made, as podman's rootless one, /run is another's. Raises `OSError` where there is no /run.
     """
-    for variable in _BASE_VARIABLES:
-        if chosen := environment.get(variable):
-            return os.path.join(directory, chosen)
-    if user != 0 or root_is_mapped:
-        runtime = environment.get("XDG_RUNTIME_DIR", "")
-        if runtime.startswith("/"):
-            return os.path.join(runtime, _BASE_NAME)
-    if user == 0:
-        return f"/run/{_BASE_NAME}"
-    temporary = os.path.join(directory, environment.get("TMPDIR") or "/tmp")  # noqa: S108
-    return os.path.join(temporary, f"{_BASE_NAME}-{user}")
+    user = os.geteuid()
+    if user == 0 and os.stat("/run").st_uid == 0:
+        return None
+    return outside_uid(read_uid_map(), user)
+
+
+def default_base() -> str:
+    """Where the state of this user's containers is, if nobody chose: told by the uid alone, never by a variable.
+
+    A manager gives its variables to one verb and not to the next, podman to `create` and not to `start`.
+    """
+    user = ordinary_user()
+    if user is None:
+        return f"/run/{NAME}"
+    return default_bases_of(user)[0]
+
+
+def default_bases_of(user: int) -> tuple[str, str]:
+    """Both places where the state of an ordinary `user` can be, the one to use now first.
+
+    /run/user/UID is there from the first login to the last logout, pam_systemd(8), and for good with
+    `loginctl enable-linger`.
+    """
+    session, otherwise = f"/run/user/{user}", f"/tmp/{NAME}-{user}"  # noqa: S108 (private, and judged when opened)
+    base = f"{session}/{NAME}"
+    try:
+        status = os.lstat(session)
+    except OSError:
+        return otherwise, base
+    is_own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    return (base, otherwise) if is_own else (otherwise, base)
 
 
 def chosen_base(environment: Mapping[str, str]) -> str:
-    """The artifact base of this very process. Raises `FileNotFoundError` where it takes a directory that is gone."""
-    base = artifact_base(
-        environment,
-        user=os.geteuid(),
-        root_is_mapped=root_maps_to_unprivileged(read_uid_map()),
-        directory="",
-    )
+    """The absolute path under which every container of this user has its directory, `ENGINE_ARTIFACT_BASE` if set.
+
+    Raises `FileNotFoundError` where that is relative and the current directory is gone, and `OSError`.
+    """
+    base = environment.get(VARIABLE) or default_base()
     if base.startswith("/"):
         return base
     try:

@@ -17,6 +17,7 @@ from engine.records import TYPE_CHECKING
 from engine.state.container import (
     EXEC_ALLOW,
     LOCK,
+    PROGRAMS,
     RUNSC_ROOT,
     RUNTIME,
     component,
@@ -52,17 +53,44 @@ def remove_leftovers(base: PrivateDirectory, container: PrivateDirectory) -> lis
     runsc knows, so its own copy is asked to delete the container first. Says what was removed. A link or foreign
     thing in the place of our directory stays for the caller to refuse. Raises `OSError`.
     """
+    gone = []
     try:
         status = os.stat(RUNSC_ROOT, dir_fd=container.descriptor, follow_symlinks=False)
     except FileNotFoundError:
-        _forget(base, container)
-        return []
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        return []
-    _delete_the_killed(base, container)
-    remove_tree(container, RUNSC_ROOT)
+        pass
+    else:
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+            return []
+        _delete_the_killed(base, container)
+        remove_tree(container, RUNSC_ROOT)
+        gone.append(os.path.join(container.path, RUNSC_ROOT))
+    gone += remove_programs(container)
     _forget(base, container)
-    return [os.path.join(container.path, RUNSC_ROOT)]
+    return gone
+
+
+def remove_programs(container: PrivateDirectory) -> list[str]:
+    """Remove the stage directory that `container` names, and then the name: what is gone.
+
+    Raises `UntrustedPathError` and `OSError`.
+    """
+    try:
+        os.stat(PROGRAMS, dir_fd=container.descriptor, follow_symlinks=False)
+    except FileNotFoundError:
+        return []
+    from engine.state import programs, store  # only where they lie apart
+
+    path = programs.named(container)
+    gone = []
+    if path is not None:
+        with programs.opened_place(path) as place:
+            if place is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    remove_tree(place, os.path.basename(path))
+                    gone.append(path)
+                store.collect(place)
+    os.unlink(PROGRAMS, dir_fd=container.descriptor)
+    return gone
 
 
 def _forget(base: PrivateDirectory, container: PrivateDirectory) -> None:
@@ -88,37 +116,51 @@ def _delete_the_killed(base: PrivateDirectory, container: PrivateDirectory) -> N
             return
         from engine.runsc.command import delete  # only after a kill: it is costly to import
 
-        for program in _staged_copies(root):
+        for program, is_of_earlier_boot in _staged_copies(container, root):
             try:
                 for where, container_id in killed:
+                    if is_of_earlier_boot and where == root.path:
+                        from engine.state.after_boot import forget_processes
+
+                        forget_processes(root, f"{container_id}_sandbox:{container_id}.state")
                     delete(program, where, os.path.join(where, RUNTIME), container_id)
             finally:
                 os.close(program)
             return
 
 
-def _staged_copies(root: PrivateDirectory) -> Iterator[int]:
-    """Each staged copy of runsc in `root`, open: a file of our own that nobody else could write."""
-    try:
-        nest = open_private_directory(root.descriptor, root.path, EXEC_ALLOW)
-    except FileNotFoundError:
-        return
-    with contextlib.closing(nest):
-        for name in os.listdir(nest.descriptor):
-            with contextlib.closing(open_private_directory(nest.descriptor, nest.path, name)) as stage:
-                try:
-                    program = os.open(
-                        "runsc", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=stage.descriptor
-                    )
-                except FileNotFoundError:
-                    continue
+def _staged_copies(container: PrivateDirectory, root: PrivateDirectory) -> Iterator[tuple[int, bool]]:
+    """Each staged copy of runsc, open, and whether it was staged in an earlier boot.
+
+    A copy is a file of our own that nobody else could write.
+    """
+    from engine.state import programs
+
+    with contextlib.ExitStack() as held:
+        stages = []
+        with contextlib.suppress(FileNotFoundError):
+            nest = open_private_directory(root.descriptor, root.path, EXEC_ALLOW)
+            held.callback(nest.close)
+            for name in os.listdir(nest.descriptor):
+                stages.append(open_private_directory(nest.descriptor, nest.path, name))
+                held.callback(stages[-1].close)
+        with contextlib.suppress(FileNotFoundError):
+            if path := programs.named(container):
+                stages.append(held.enter_context(programs.opened_stage(path)))
+        for stage in stages:
+            try:
+                program = os.open(
+                    programs.PROGRAM, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=stage.descriptor
+                )
+            except FileNotFoundError:
+                continue
             try:
                 status = os.fstat(program)
             except BaseException:
                 os.close(program)
                 raise
             if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) == 0o500:
-                yield program
+                yield program, programs.is_of_earlier_boot(os.path.basename(stage.path))
             else:
                 os.close(program)
 

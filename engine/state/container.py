@@ -5,7 +5,8 @@
     <base>/<component>/oci.json                   the record of a container that a manager created
     <base>/<component>/runsc-root/                runsc's own state (`--root`)
                        runsc-root/runtime/        TMPDIR and XDG_RUNTIME_DIR of runsc
-                       runsc-root/exec-allow/stage-*/runsc
+                       runsc-root/exec-allow/stage-*/runsc   its program, where that lies with the state, or
+    <base>/<component>/programs                   a link that names its stage directory elsewhere (`programs`)
     <base>/traces/<id>-<time>-<random>.jsonl      the traces of containers that managers create, which outlive them
 
 The lock's descriptor survives execve into the supervisor, `runsc run`, whose end takes the container with it.
@@ -43,6 +44,7 @@ RUNTIME = "runtime"
 EXEC_ALLOW = "exec-allow"
 OCI_RECORD = "oci.json"
 TRACES = "traces"
+PROGRAMS = "programs"
 
 
 def component(container_id: str) -> str:
@@ -57,6 +59,19 @@ def is_component(name: str) -> bool:
     return re.fullmatch(_COMPONENT, name) is not None
 
 
+def is_ours(container: PrivateDirectory) -> bool:
+    """Whether an engine of ours made what is in `container`: it makes a lock first, and writes a trace.
+
+    The published engine, whose directories have the same names, does neither. Raises `OSError`.
+    """
+    try:
+        os.stat(LOCK, dir_fd=container.descriptor, follow_symlinks=False)
+    except FileNotFoundError:
+        names = os.listdir(container.descriptor)
+        return not names or any(name == OCI_RECORD or name.startswith("trace-") for name in names)
+    return True
+
+
 def open_container(base: PrivateDirectory, name: str) -> tuple[PrivateDirectory, int | None]:
     """Make or adopt the container directory `name` and take its lock; None for the lock if it is alive.
 
@@ -65,6 +80,8 @@ def open_container(base: PrivateDirectory, name: str) -> tuple[PrivateDirectory,
     while True:
         container = make_private_directory(base.descriptor, base.path, name)
         try:
+            if not (container.created or is_ours(container)):
+                raise UntrustedPathError(container.path, "is not this engine's: there is no lock in it")
             return container, take_lock(container)
         except FileNotFoundError:
             # Another process held the lock and removed the directory under our feet: make it anew.

@@ -14,11 +14,12 @@ from collections.abc import Callable, Mapping
 from engine.errors import EngineError, Reason, hint_for
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.records import dataclass
+from engine.state import programs, store
 from engine.state import retention as old_traces
-from engine.state import store
 from engine.state.base import chosen_base, open_existing_base
-from engine.state.cleanup import remove_container, remove_if_unused, remove_leftovers, why_kept
-from engine.state.container import TRACES, is_component, take_lock
+from engine.state.cleanup import remove_container, remove_if_unused, remove_leftovers, remove_tree, why_kept
+from engine.state.container import TRACES, is_component, is_ours, take_lock
+from engine.state.legacy import other_bases
 from engine.state.retention import Old
 
 _HINT = "look at it, and remove it by hand if it is not needed"
@@ -35,7 +36,9 @@ class GcError(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What became of each entry of the artifact `base`, by path. `failed` pairs a path with the reason.
+    """What became of each entry of the artifact `base` and of the other places, by path.
+
+    `failed` pairs a path with the reason.
 
     The store of staged copies belongs to no container: it is named only where it is foreign or failed.
     """
@@ -52,33 +55,83 @@ def collect(
 ) -> Collected:
     """Remove every container directory under the artifact base whose lock can be taken.
 
+    Then the programs whose container has no state any more. Where nobody chose a base the other places are looked
+    through, too, where containers of this user can be (`engine.state.legacy`).
+
     With `keep_traces` the traces stay, and with them the directory. With `traces_older_than`, in seconds, so do the
     younger ones, while the older go, those of managers' containers too. Entries that are not the engine's are left
     and named. Raises `GcError` when the base may not be relied on.
     """
     path, base = _open_base(environment)
-    if base is None:
-        return Collected(path, (), (), (), ())
     before = None if traces_older_than is None else time.time() - traces_older_than
+    sweeps = []
+    if base is not None:
+        sweeps.append(_swept(base, before, keep_traces=keep_traces))
+    try:
+        others = other_bases(environment)
+    except OSError as error:
+        raise GcError(
+            f"{error.filename!r}: {error.strerror}", reason=Reason.FAILURE, hint=hint_for(error, _HINT)
+        ) from None
+    foreign = []
+    for other in others:
+        try:
+            if (found := open_existing_base(other)) is not None:
+                sweeps.append(_swept(found, before, keep_traces=keep_traces))
+        except (UntrustedPathError, OSError, GcError):
+            foreign.append(other)
+    removed, failed = _collect_programs(path)
+    return Collected(
+        path,
+        (*(gone for sweep in sweeps for gone in sweep.removed), *removed),
+        tuple(alive for sweep in sweeps for alive in sweep.alive),
+        (*(left for sweep in sweeps for left in sweep.foreign), *foreign),
+        (*(one for sweep in sweeps for one in sweep.failed), *failed),
+    )
+
+
+def _swept(base: PrivateDirectory, before: float | None, *, keep_traces: bool) -> _Sweep:
+    """The collection of what is in `base`, which is closed. Raises `GcError`."""
     with contextlib.closing(base):
         try:
             names = sorted(os.listdir(base.descriptor))
         except OSError as error:
             raise GcError(
-                f"{path!r}: {error.strerror}", reason=Reason.FAILURE, hint=hint_for(error, _HINT)
+                f"{base.path!r}: {error.strerror}", reason=Reason.FAILURE, hint=hint_for(error, _HINT)
             ) from None
         sweep = _Sweep(base, before, keep_traces=keep_traces)
         for name in names:
             if is_component(name):
                 sweep.do(name, sweep.container)
+            elif programs.is_stage(name):
+                sweep.do(name, sweep.stage)
             elif name not in _NO_CONTAINERS:
-                sweep.foreign.append(os.path.join(path, name))
+                sweep.foreign.append(os.path.join(base.path, name))
         if before is not None:
             sweep.do(TRACES, sweep.managers_traces)
         sweep.do(store.STORE, sweep.store)  # last: now nothing links to what only finished containers used
-    return Collected(
-        path, tuple(sweep.removed), tuple(sweep.alive), tuple(sweep.foreign), tuple(sweep.failed)
-    )
+    return sweep
+
+
+def _collect_programs(base: str) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+    """Remove the programs that are nobody's from where those of containers under `base` lie, if that is elsewhere."""
+    path = programs.foresee(base)
+    if path is None:
+        return (), ()
+    try:
+        place = open_existing_base(path)
+    except (UntrustedPathError, OSError) as error:
+        why = error.strerror if isinstance(error, OSError) else None
+        return (), ((path, why or str(error)),)
+    if place is None:
+        return (), ()
+    with contextlib.closing(place):
+        sweep = _Sweep(place, None, keep_traces=True)
+        for name in sorted(os.listdir(place.descriptor)):
+            if programs.is_stage(name):
+                sweep.do(name, sweep.stage)
+        sweep.do(store.STORE, sweep.store)
+    return tuple(sweep.removed), tuple(sweep.failed)
 
 
 class _Sweep:
@@ -110,6 +163,8 @@ class _Sweep:
         with contextlib.closing(
             open_private_directory(self._base.descriptor, self._base.path, name)
         ) as container:
+            if not is_ours(container):
+                raise UntrustedPathError(container.path, "has no lock of this engine's")
             lock = take_lock(container)
             if lock is None:
                 self.alive.append(container.path)
@@ -136,6 +191,12 @@ class _Sweep:
     def managers_traces(self, _: str) -> None:
         if self._before is not None:
             self.removed += self._noted(old_traces.remove_of_managers(self._base, self._before))
+
+    def stage(self, name: str) -> None:
+        """Remove a stage directory that is nobody's any more."""
+        if programs.may_go(self._base, name):
+            remove_tree(self._base, name)
+            self.removed.append(os.path.join(self._base.path, name))
 
     def store(self, _: str) -> None:
         store.collect(self._base)

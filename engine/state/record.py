@@ -14,6 +14,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from engine.linux.boot import boot_id
 from engine.linux.files import PrivateDirectory, UntrustedPathError
 from engine.linux.process import started
 from engine.state.container import OCI_RECORD
@@ -32,7 +33,7 @@ MOVES = {
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """The staged copy of runsc: where it is beneath the container's directory, and which file it is.
+    """The staged copy of runsc: where it is, beneath the container's directory unless absolute, and which file it is.
 
     Any write to it would give it another `modified` time, inode(7), which only the owner can put back. When its
     inode was changed does not tell: another container that shares the file links it.
@@ -104,7 +105,8 @@ class Record:
 
     `creation` tells two creations of one id apart; `creator` is the process that takes the run's steps and becomes
     `runsc create`, and when it started; `created` is RFC 3339, UTC; `cgroups` are those that runsc is to make.
-    `attempt` is the last of start, pause and resume.
+    `attempt` is the last of start, pause and resume. `boot` is the boot that it was created in, unknown of what an
+    older engine created: all processes that an earlier boot had are gone, whoever has their numbers now.
     """
 
     id: str
@@ -121,6 +123,12 @@ class Record:
     sandbox: Sandbox | None = None
     waiter: tuple[int, int] | None = None
     attempt: Attempt | None = None
+    boot: str | None = None
+
+    @property
+    def is_of_earlier_boot(self) -> bool:
+        """Whether the machine was booted since it was created. Raises `OSError`."""
+        return self.boot is not None and self.boot != boot_id()
 
     @property
     def state_file(self) -> str:

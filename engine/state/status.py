@@ -126,6 +126,8 @@ class Truth:
 
 def look(base: PrivateDirectory, container: PrivateDirectory, record: Record) -> Truth:
     """Find out what is true of the container. Raises `OSError` and `UntrustedPathError`."""
+    if record.is_of_earlier_boot:
+        return _after_a_boot(base, container, record)
     pid, start = record.creator
     is_being_created = (
         started(pid) == start
@@ -163,6 +165,23 @@ def look(base: PrivateDirectory, container: PrivateDirectory, record: Record) ->
         else None,
         is_told=is_told,
     )
+
+
+def _after_a_boot(base: PrivateDirectory, container: PrivateDirectory, record: Record) -> Truth:
+    """What was created in an earlier boot has ended, whatever runsc's file says of it and its process."""
+    known = None
+    with (
+        contextlib.suppress(FileNotFoundError),
+        contextlib.closing(open_state_root(base, container, record)) as root,
+    ):
+        try:
+            found = state_file(root, record.state_file, _AT_REST)
+            known = found and found[0].status
+        except CutShortError:
+            known = str(Status.STOPPED)
+    if known == Status.CREATING:
+        known = None
+    return Truth(known, None, (), is_being_created=False)
 
 
 def members(base: PrivateDirectory, sandbox: Record) -> list[str]:

@@ -89,6 +89,7 @@ class SecureRootFacts(TypedDict):
     lock: str
     cleaned: list[str]
     sandbox: NotRequired[Sandbox]
+    programs: NotRequired[Directory]
 
 
 class StageFacts(TypedDict):

@@ -1,4 +1,4 @@
-"""Where a container's things are kept: the reference's rules, value for value, and the lock protocol."""
+"""Where a container's state is kept, and the lock protocol."""
 
 from __future__ import annotations
 
@@ -16,38 +16,117 @@ import pytest
 
 from engine.linux.files import UntrustedPathError, make_private_directory, open_private_directory
 from engine.linux.namespaces import root_maps_to_unprivileged
-from engine.state.base import artifact_base, open_base
+from engine.state.base import chosen_base, open_base
 from engine.state.cleanup import remove_container
 from engine.state.container import LOCK, component, is_component, open_container, take_lock
+from engine.state.legacy import other_bases
 
 #: Takes what is to happen, once, in between.
 Interference = Callable[[Callable[[], None]], None]
 
 
+@pytest.fixture
+def as_user(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Have this process be a user, its effective uid here and outside; /run and /run/user/UID be somebody's."""
+
+    def be(user: int, *, uid_map: str, run: int = 0, session: int | None = None) -> None:
+        stat, lstat = os.stat, os.lstat
+
+        def owned(path: str, owner: int) -> os.stat_result:
+            fields = list(stat("/"))
+            fields[4] = owner
+            return os.stat_result(fields)
+
+        def fake_stat(path: Any, *arguments: Any, **named: Any) -> os.stat_result:
+            return owned("/", run) if path == "/run" else stat(path, *arguments, **named)
+
+        def fake_lstat(path: Any, *arguments: Any, **named: Any) -> os.stat_result:
+            if not str(path).startswith("/run/user/"):
+                return lstat(path, *arguments, **named)
+            if session is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+            return owned("/", session)
+
+        monkeypatch.setattr("os.geteuid", lambda: user)
+        monkeypatch.setattr("os.stat", fake_stat)
+        monkeypatch.setattr("os.lstat", fake_lstat)
+        monkeypatch.setattr("engine.state.base.read_uid_map", lambda: uid_map)
+
+    return be
+
+
+WHOLE = "0 0 4294967295\n"
+
+
 @pytest.mark.parametrize(
-    ("environment", "user", "mapped", "base"),
+    ("user", "uid_map", "run", "session", "base"),
     [
-        ({}, 0, False, "/run/nucleus-gvisor"),
-        ({"XDG_RUNTIME_DIR": "/run/user/0"}, 0, False, "/run/nucleus-gvisor"),
-        ({"XDG_RUNTIME_DIR": "/run/user/7"}, 0, True, "/run/user/7/nucleus-gvisor"),
-        ({}, 0, True, "/run/nucleus-gvisor"),
-        ({"XDG_RUNTIME_DIR": "/run/user/7"}, 7, False, "/run/user/7/nucleus-gvisor"),
-        ({"XDG_RUNTIME_DIR": "run/user/7"}, 7, False, "/tmp/nucleus-gvisor-7"),
-        ({"XDG_RUNTIME_DIR": ""}, 7, False, "/tmp/nucleus-gvisor-7"),
-        ({}, 7, False, "/tmp/nucleus-gvisor-7"),
-        ({"TMPDIR": "/var/tmp"}, 7, False, "/var/tmp/nucleus-gvisor-7"),
-        ({"TMPDIR": ""}, 7, False, "/tmp/nucleus-gvisor-7"),
-        ({"ENGINE_ARTIFACT_BASE": "/a"}, 0, False, "/a"),
-        ({"NUCLEUS_GVISOR_ARTIFACT_BASE": "/n"}, 7, False, "/n"),
-        ({"ENGINE_ARTIFACT_BASE": "/a", "NUCLEUS_GVISOR_ARTIFACT_BASE": "/n"}, 0, False, "/a"),
-        ({"ENGINE_ARTIFACT_BASE": "", "NUCLEUS_GVISOR_ARTIFACT_BASE": ""}, 0, False, "/run/nucleus-gvisor"),
-        ({"ENGINE_ARTIFACT_BASE": "here"}, 0, False, "/cwd/here"),
+        (0, WHOLE, 0, None, "/run/gvisor-engine"),
+        (0, WHOLE, 0, 0, "/run/gvisor-engine"),
+        (0, "0 100000 65536\n", 0, None, "/run/gvisor-engine"),  # the root of a system container
+        (0, "0 7 1\n1 100000 65536\n", 65534, 0, "/run/user/7/gvisor-engine"),  # podman's, rootless
+        (0, "0 7 1\n", 65534, 65534, "/tmp/gvisor-engine-7"),
+        (0, "0 7 1\n", 65534, None, "/tmp/gvisor-engine-7"),
+        (7, WHOLE, 0, 7, "/run/user/7/gvisor-engine"),
+        (7, WHOLE, 0, 8, "/tmp/gvisor-engine-7"),
+        (7, WHOLE, 0, None, "/tmp/gvisor-engine-7"),
+        (7, "7 1000 1\n", 65534, 7, "/run/user/1000/gvisor-engine"),
     ],
 )
-def test_the_artifact_base_follows_the_variables_the_user_and_the_namespace(
-    environment: dict[str, str], user: int, mapped: bool, base: str
+def test_the_base_is_told_by_the_uid_alone(
+    as_user: Callable[..., None], user: int, uid_map: str, run: int, session: int | None, base: str
 ) -> None:
-    assert artifact_base(environment, user=user, root_is_mapped=mapped, directory="/cwd") == base
+    as_user(user, uid_map=uid_map, run=run, session=session)
+    misleading = {
+        "XDG_RUNTIME_DIR": "/elsewhere",
+        "TMPDIR": "/elsewhere",
+        "HOME": "/elsewhere",
+        "NUCLEUS_GVISOR_ARTIFACT_BASE": "/elsewhere",
+        "ENGINE_ARTIFACT_BASE": "",
+    }
+    assert chosen_base(misleading) == base
+
+
+def test_a_base_can_be_chosen(private: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(private)
+    assert chosen_base({"ENGINE_ARTIFACT_BASE": "/a"}) == "/a"
+    assert chosen_base({"ENGINE_ARTIFACT_BASE": "here"}) == str(private / "here")
+    assert other_bases({"ENGINE_ARTIFACT_BASE": "/a"}) == ()
+
+
+@pytest.mark.parametrize(
+    ("user", "session", "environment", "others"),
+    [
+        (0, None, {"XDG_RUNTIME_DIR": "/x"}, ["/run/nucleus-gvisor"]),
+        (
+            7,
+            7,
+            {"XDG_RUNTIME_DIR": "/x", "TMPDIR": "/t"},
+            [
+                "/x/nucleus-gvisor",
+                "/tmp/gvisor-engine-7",
+                "/run/user/7/nucleus-gvisor",
+                "/t/nucleus-gvisor-7",
+                "/tmp/nucleus-gvisor-7",
+            ],
+        ),
+        (
+            7,
+            None,
+            {"XDG_RUNTIME_DIR": "x", "TMPDIR": ""},
+            ["/run/user/7/gvisor-engine", "/run/user/7/nucleus-gvisor", "/tmp/nucleus-gvisor-7"],
+        ),
+    ],
+)
+def test_where_an_older_engine_or_one_without_a_session_kept_its_state_is_known(
+    as_user: Callable[..., None],
+    user: int,
+    session: int | None,
+    environment: dict[str, str],
+    others: list[str],
+) -> None:
+    as_user(user, uid_map=WHOLE, session=session)
+    assert list(other_bases(environment)) == others
 
 
 @pytest.mark.parametrize(

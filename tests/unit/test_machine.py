@@ -24,6 +24,7 @@ HEADER: dict[str, Any] = {
     "bundle": {"sha256": "abc"},
     "host": {"user": 0},
 }
+COPY = "/b/root/exec-allow/stage-1/runsc"
 GOOD: dict[Trigger, dict[str, Any]] = {
     Trigger.RESOLVE: {"path": "/usr/bin/runsc", "found_by": "trusted path"},
     Trigger.VALIDATE: {
@@ -33,9 +34,9 @@ GOOD: dict[Trigger, dict[str, Any]] = {
         "trusted_owners": [0],
         "immutable_store": False,
     },
-    Trigger.SECURE_ROOT: {"user": 0, "directories": [{"owner": 0, "mode": "0700"}] * 4},
+    Trigger.SECURE_ROOT: {"user": 0, "directories": [{"owner": 0, "mode": "0700", "path": "/b/root"}] * 4},
     Trigger.STAGE: {
-        "path": "/b/runsc",
+        "path": COPY,
         "size": 3,
         "mode": "0500",
         "pinned": IDENTITY,
@@ -44,7 +45,7 @@ GOOD: dict[Trigger, dict[str, Any]] = {
         "compared": False,
     },
     Trigger.APPLY_POLICY: {"outcome": "not_applicable"},
-    Trigger.EXEC: {"argv": ["/b/runsc", "run"], "bundle": {"sha256": "abc"}},
+    Trigger.EXEC: {"argv": [COPY, "run"], "bundle": {"sha256": "abc"}},
     Trigger.REFUSE: {"cleaned": []},
 }
 ORDER = [row.trigger for row in LIFECYCLE if row.trigger is not Trigger.REFUSE]
@@ -162,6 +163,11 @@ def test_every_state_that_is_not_terminal_can_be_refused() -> None:
         (Trigger.STAGE, {"made_from": {**IDENTITY, "ctime_ns": 6}}, "copy_is_what_was_pinned"),
         (Trigger.STAGE, {"size": 2}, "copy_is_what_was_pinned"),
         (Trigger.STAGE, {"mode": "0700"}, "copy_is_what_was_pinned"),
+        (Trigger.STAGE, {"path": "/b/root/stage-1/runsc"}, "copy_is_where_programs_lie"),
+        (Trigger.STAGE, {"path": "/b/other/exec-allow/stage-1/runsc"}, "copy_is_where_programs_lie"),
+        (Trigger.STAGE, {"path": "/b/root/exec-allow/runsc"}, "copy_is_where_programs_lie"),
+        (Trigger.STAGE, {"path": "/b/root/exec-allow/other/runsc"}, "copy_is_where_programs_lie"),
+        (Trigger.STAGE, {"path": "/b/root/exec-allow/stage-1/"}, "copy_is_where_programs_lie"),
         (Trigger.APPLY_POLICY, {"outcome": "unavailable"}, "policy_permits"),
         (Trigger.APPLY_POLICY, {"outcome": "enforced"}, "policy_permits"),
         (Trigger.EXEC, {"bundle": {"sha256": "other"}}, "bundle_is_unchanged"),
@@ -184,6 +190,25 @@ def test_a_guard_that_does_not_hold_stops_the_run_where_it_is(
     assert refusal.value.step == trigger
     assert walk.lifecycle.state is row.sources[0]
     assert len(walk.moves) == recorded
+
+
+APART = {"owner": 0, "mode": "0700", "path": "/var/programs"}
+
+
+@pytest.mark.parametrize("changed", [{"owner": 7}, {"mode": "0755"}])
+def test_a_place_apart_is_as_private_as_the_state(changed: dict[str, Any]) -> None:
+    walk = Walk().up_to(State.VALIDATED)
+    with pytest.raises(NotPermittedError, match="root_is_private"):
+        walk.perform(Trigger.SECURE_ROOT, programs={**APART, **changed})
+
+
+def test_the_copy_lies_where_programs_lie_apart() -> None:
+    walk = Walk().up_to(State.VALIDATED)
+    walk.perform(Trigger.SECURE_ROOT, programs=APART)
+    for path in (COPY, "/var/stage-1/runsc"):
+        with pytest.raises(NotPermittedError, match="copy_is_where_programs_lie"):
+            walk.perform(Trigger.STAGE, path=path)
+    walk.perform(Trigger.STAGE, path="/var/programs/stage-1/runsc")
 
 
 SANDBOX: dict[str, Any] = {
@@ -220,8 +245,8 @@ def test_a_sandbox_is_joined_with_the_runsc_that_it_runs_and_in_its_own_root() -
     walk.perform(Trigger.APPLY_POLICY)
     for root in ("/b/web/runsc-root", "/b/pod"):
         with pytest.raises(NotPermittedError, match="executes_the_staged_copy"):
-            walk.perform(Trigger.EXEC, argv=["/b/runsc", "--root", root, "create"])
-    walk.perform(Trigger.EXEC, argv=["/b/runsc", "--root", "/b/pod/runsc-root", "create"])
+            walk.perform(Trigger.EXEC, argv=[COPY, "--root", root, "create"])
+    walk.perform(Trigger.EXEC, argv=[COPY, "--root", "/b/pod/runsc-root", "create"])
     assert walk.lifecycle.state is State.HANDED_OFF
 
 
@@ -357,7 +382,7 @@ def test_a_kept_copy_is_believed_only_where_the_binary_is_the_callers_own_and_el
     owner: int, from_store: bool, compared: bool, holds: bool
 ) -> None:
     (row,) = (row for row in LIFECYCLE if row.trigger is Trigger.STAGE)
-    (guard,) = row.guards
+    (guard,) = (guard for guard in row.guards if guard.name == "copy_is_what_was_pinned")
     known = {
         "header": HEADER,
         Trigger.VALIDATE: {**GOOD[Trigger.VALIDATE], "owner": owner},

@@ -55,12 +55,19 @@ def private_base(private: Path) -> Path:
     return private / "base"
 
 
+def with_lock(path: Path) -> None:
+    """What lies in a container's directory is only ours where our lock is."""
+    if path.parent.name == COMPONENT:
+        os.mkfifo(path.parent / "lock", 0o600)
+
+
 @pytest.mark.parametrize("place", [COMPONENT, f"{COMPONENT}/runsc-root"])
 def test_a_directory_of_our_own_below_the_base_that_is_too_open_is_tightened(
     private: Path, place: str
 ) -> None:
     path = private_base(private) / place
     path.mkdir(parents=True)
+    with_lock(path)
     path.chmod(0o777)
     secure(private / "base")
     assert path.stat().st_mode & 0o7777 == 0o700
@@ -84,6 +91,7 @@ def test_a_link_in_the_place_of_a_directory_is_refused_and_not_followed(private:
         if parent.is_dir():
             parent.chmod(0o700)
     path.symlink_to(victim)
+    with_lock(path)
     with pytest.raises(SecureRootError, match="is a symbolic link"):
         secure(private / "base")
     assert list(victim.iterdir()) == []
@@ -97,6 +105,7 @@ def test_what_is_no_directory_is_refused_and_left(private: Path, place: str) -> 
         private_base(private)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("mine")
+    with_lock(path)
     with pytest.raises(SecureRootError, match="is not a directory"):
         secure(private / "base")
     assert path.read_text() == "mine"
@@ -108,6 +117,7 @@ def test_a_directory_of_another_owner_is_refused(private: Path, place: str) -> N
     path = private / place
     private_base(private)
     path.mkdir(parents=True, exist_ok=True)
+    with_lock(path)
     os.chown(path, 4242, 4242)
     with pytest.raises(SecureRootError, match="owned by uid 4242"):
         secure(private / "base")
@@ -166,6 +176,14 @@ def test_the_same_id_is_refused_while_it_is_alive_and_another_id_is_not(private:
     secure(private / "base", "other")
     first.close()
     secure(private / "base")
+
+
+def test_what_has_no_mark_of_this_engine_is_refused_and_left(private: Path) -> None:
+    container = private_base(private) / COMPONENT
+    (container / "runsc-root").mkdir(parents=True)  # as the published engine has it
+    with pytest.raises(SecureRootError, match="is not this engine's"):
+        secure(private / "base")
+    assert os.listdir(container) == ["runsc-root"]
 
 
 def test_what_an_earlier_run_left_is_removed_but_its_traces_are_kept(private: Path) -> None:
@@ -309,7 +327,7 @@ def test_each_refusal_says_what_and_where_and_the_hint(
 ) -> None:
     hint = (
         "make it a real directory that only root or you can write, "
-        "or choose another base (ENGINE_ARTIFACT_BASE)"
+        "or choose another base: ENGINE_ARTIFACT_BASE for engine run, --root for engine-oci"
     )
     held = secure(private / "base")
     (private / "link").symlink_to("base")

@@ -80,7 +80,7 @@ def test_every_option_reaches_the_service(
     assert last == "/opt/runsc"
     said = capsys.readouterr()
     assert said.out == "web\n"
-    assert "-u engine-web.service" in said.err
+    assert "-t engine-web" in said.err
 
 
 def test_where_systemd_is_not_the_manager_it_is_refused_with_another_way(

@@ -20,9 +20,11 @@ from engine.lifecycle.resolve import Resolved
 from engine.lifecycle.secure_root import Joined, SecuredRoot, secure_root
 from engine.lifecycle.stage import stage
 from engine.lifecycle.validate import Validated, validate
+from engine.linux.boot import boot_id
 from engine.linux.files import PrivateDirectory, UntrustedPathError
 from engine.options import Platform
 from engine.state import store
+from engine.state.programs import default_place
 
 
 @pytest.fixture
@@ -181,7 +183,7 @@ def test_a_refusal_leaves_no_descriptor_open(root: SecuredRoot, pinned: Validate
 def test_what_was_staged_is_recorded(root: SecuredRoot, pinned: Validated, binary: Path) -> None:
     facts = stage(pinned, root).facts()
     nest = re.escape(os.path.join(root.runsc_root.path, "exec-allow"))
-    assert re.fullmatch(rf"{nest}/stage-{os.getpid()}-[0-9a-f]{{16}}/runsc", facts.pop("path"))
+    assert re.fullmatch(rf"{nest}/stage-{boot_id()}-[0-9a-f]{{16}}/runsc", facts.pop("path"))
     expected = {
         "sha256": hashlib.sha256(binary.read_bytes()).hexdigest(),
         "size": binary.stat().st_size,
@@ -218,7 +220,7 @@ def refused(root: SecuredRoot, pinned: Validated) -> str:
     assert os.listdir("/proc/self/fd") == before
     assert nothing_staged(root)
     said = str(refusal.value).replace(root.runsc_root.path, "ROOT")
-    return re.sub(r"stage-\d+-[0-9a-f]+", "stage-*", said)
+    return re.sub(r"stage-[0-9a-f]+-[0-9a-f]+", "stage-*", said)
 
 
 @pytest.mark.parametrize("link", [False, True])
@@ -336,7 +338,8 @@ def test_each_refusal_says_what_and_where_and_the_hint(
         patch.setattr("os.fstatvfs", lambda _: os.statvfs_result(values))
         assert refused(root, pinned) == (
             "stage: 'ROOT' is on a file system that is mounted noexec; "
-            "choose another base (ENGINE_ARTIFACT_BASE)"
+            f"let {default_place()} be on one where programs can be executed, or choose a base on such a one: "
+            "ENGINE_ARTIFACT_BASE=DIR for engine run, --root DIR for engine-oci"
         )
     with monkeypatch.context() as patch:
         patch.setattr(stage_step, "_copy_bytes", lambda *_: ("", 100))
