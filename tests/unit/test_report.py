@@ -8,7 +8,9 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.audit import html, model_check
+from engine.audit import diagram, html, model_check
 from engine.audit.controls import Status, controls, matrix
 from engine.audit.evidence import Outcome, ReportError, read
 from engine.audit.fleet import fleet_page, traces_in
@@ -27,11 +29,18 @@ from engine.lifecycle.machine import Trigger
 from engine.lifecycle.spec_graph import spec_graph
 from engine.spec import render
 from engine.verify.signature import Signers, sign
-from tests.audit_traces import HOSTILE, chained, check_result, poisoned, poisoned_trace, rewritten
+from tests.audit_traces import HOSTILE, check_result, poisoned, poisoned_trace, rewritten
 from tests.conformance_traces import Line, Story
-from tests.conformance_traces import read as read_lines
 from tests.unit.test_signature import new_key
 from tests.unit.test_tlc_render import GOOD
+
+
+@pytest.fixture(autouse=True, scope="module")
+def pictures_are_drawn_once() -> Iterator[None]:
+    """A call of dot takes 40 ms, and most pages here have one of few pictures."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(diagram, "_graphviz", cache(diagram._graphviz))
+        yield
 
 
 class Page(HTMLParser):
@@ -282,43 +291,62 @@ def test_the_report_says_what_was_verified_and_what_was_not(private: Path) -> No
 # Hostile strings
 
 
-def structure(trace: Path) -> list[tuple[str, tuple[str, ...]]]:
+#: The tags of a page, each with the names of its attributes.
+Structure = list[tuple[str, tuple[str, ...]]]
+
+
+def structure(trace: Path) -> Structure:
     return page_of(trace).tags
 
 
 STORIES = (Story(), Story(steps=2, end="refused"), Story(rootless=True, enforced=True, user=1000))
 
 
+@pytest.fixture(scope="module")
+def harmless(tmp_path_factory: pytest.TempPathFactory) -> list[Structure]:
+    """The structure of the page of each story whose strings all end in "-x"."""
+    place = tmp_path_factory.mktemp("harmless")
+    return [structure(poisoned_trace(place / str(index), story, "-x")) for index, story in enumerate(STORIES)]
+
+
 @pytest.mark.parametrize("text", HOSTILE)
-@pytest.mark.parametrize("story", STORIES)
-def test_no_string_of_a_trace_becomes_markup(private: Path, story: Story, text: str) -> None:
-    harmless = structure(poisoned_trace(private / "harmless", story, "-x"))
-    trace = poisoned_trace(private / "hostile", story, text)
-    assert structure(trace) == harmless
+@pytest.mark.parametrize("story", range(len(STORIES)))
+def test_no_string_of_a_trace_becomes_markup(
+    private: Path, story: int, text: str, harmless: list[Structure]
+) -> None:
+    trace = poisoned_trace(private / "hostile", STORIES[story], text)
     content = run_page(str(trace), check=None, signers=None)
+    assert Page(content).tags == harmless[story]
     assert not re.search(rb"[\x00-\x09\x0b-\x1f]|\xe2\x80[\xa8-\xae]", content)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.text(st.characters(exclude_categories=()), min_size=1, max_size=40), st.sampled_from(STORIES))
-def test_no_string_at_all_becomes_markup(private: Path, text: str, story: Story) -> None:
-    for name in ("harmless", "hostile", "plain"):
-        (private / name).unlink(missing_ok=True)
-    lines = read_lines(story.write(private / "plain"))
-    pages = []
-    for name, ending in (("harmless", "-x"), ("hostile", text)):
-        (private / name).write_bytes(chained([poisoned(line, ending) for line in lines]))
-        pages.append(structure(private / name))
-    assert pages[0] == pages[1]
+@given(
+    text=st.text(st.characters(exclude_categories=()), min_size=1, max_size=40),
+    story=st.sampled_from(range(len(STORIES))),
+)
+def test_no_string_at_all_becomes_markup(
+    private: Path, text: str, story: int, harmless: list[Structure]
+) -> None:
+    trace = private / "hostile"
+    trace.unlink(missing_ok=True)
+    assert structure(poisoned_trace(trace, STORIES[story], text)) == harmless[story]
+
+
+@pytest.fixture(scope="module")
+def of_no_trace(tmp_path_factory: pytest.TempPathFactory) -> Structure:
+    """The structure of the page of a file that is no trace."""
+    path = tmp_path_factory.mktemp("no-trace") / "u"
+    path.write_bytes(b"x")
+    return structure(path)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.binary(max_size=200))
-def test_no_bytes_at_all_become_markup(private: Path, content: bytes) -> None:
+@given(content=st.binary(max_size=200))
+def test_no_bytes_at_all_become_markup(private: Path, content: bytes, of_no_trace: Structure) -> None:
     (private / "t").write_bytes(content.replace(b"\n", b""))
-    (private / "u").write_bytes(b"x")
-    bytes_, harmless = structure(private / "t"), structure(private / "u")
-    assert not content.replace(b"\n", b"") or bytes_ == harmless
+    found = structure(private / "t")
+    assert not content.replace(b"\n", b"") or found == of_no_trace
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -6,6 +6,7 @@ import math
 import os
 import random
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -241,12 +242,13 @@ def test_processes_end_with_the_one_that_asked(tmp_path: Path) -> None:
     deadline = time.monotonic() + 60
     while not all(place.exists() for place in places) and time.monotonic() < deadline:
         time.sleep(0.02)
-    pids = [int(place.read_text()) for place in places]
+    workers = [os.pidfd_open(int(place.read_text())) for place in places]
     asking.kill()
     asking.wait()
-    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    for worker in workers:
+        ended, _, _ = select.select([worker], [], [], 60)  # also where nobody reaps it, pidfd_open(2)
+        os.close(worker)
+        assert ended
 
 
 def test_no_scheduler_is_one_line() -> None:
