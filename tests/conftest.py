@@ -1,20 +1,41 @@
-"""What has to be known before any test is collected: Hypothesis's profiles, and who sums up the stateful tests."""
+"""What has to be done before any test is collected.
+
+Hypothesis's profiles, who sums up the stateful tests, and mounts of our own.
+"""
 
 from __future__ import annotations
 
-import pytest
-from hypothesis import settings
+import ctypes
+import errno
+import os
 
-settings.register_profile("deep", max_examples=20_000, deadline=None, print_blob=True)
+import pytest
+
+_NEW_MOUNT_NAMESPACE, _RECURSIVE, _PRIVATE = 0x20000, 0x4000, 1 << 18  # unshare(2), mount(2)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--profile", metavar="NAME", help="short for --hypothesis-profile")
 
 
+@pytest.hookimpl(tryfirst=True)  # before Hypothesis's plugin loads what --hypothesis-profile names
 def pytest_configure(config: pytest.Config) -> None:
-    if profile := config.getoption("--profile"):
+    if profile := config.getoption("--profile") or config.getoption("--hypothesis-profile"):
+        from hypothesis import settings  # a tenth of a second, which most runs of few tests can do without
+
+        settings.register_profile("deep", max_examples=20_000, deadline=None, print_blob=True)
         settings.load_profile(profile)
     from tests.model_based.spec_coverage import SpecCoverage
 
     config.pluginmanager.register(SpecCoverage())
+    _leave_the_mounts_of_others()
+
+
+def _leave_the_mounts_of_others() -> None:
+    """Give this process mounts of its own, where it may: what others mount or unmount meanwhile changes no test."""
+    if os.geteuid() != 0:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)  # not by the engine, which may be a mutant
+    done = libc.unshare(_NEW_MOUNT_NAMESPACE) or libc.mount(b"none", b"/", None, _RECURSIVE | _PRIVATE, None)
+    if done != 0 and ctypes.get_errno() != errno.EPERM:  # as in a container without CAP_SYS_ADMIN
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

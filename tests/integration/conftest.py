@@ -191,7 +191,7 @@ def _removed(cgroups: list[Path]) -> bool:
 
 def _strays(directory: Path) -> dict[int, str]:
     """The processes that outlive what they belong to by more than a moment."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + PATIENCE
     while (strays := processes_about(directory)) and time.monotonic() < end:
         time.sleep(0.01)
     return strays

@@ -238,7 +238,7 @@ class Engine:
 
     def new_id(self) -> str:
         """A container id that nothing else on this machine has: runsc names host-wide things after it."""
-        self.ids.append(f"t{os.getpid()}-{self.directory.name}-{len(self.ids)}")
+        self.ids.append(f"t{os.urandom(4).hex()}-{self.directory.name}-{len(self.ids)}")
         return self.ids[-1]
 
     def owned(self, path: Path) -> Path:

@@ -33,7 +33,8 @@ hide=$1; shift
 ip link set lo up
 mkdir -p /var/lib/cni  # network plugins make it, and it must be private before they do
 for private; do [ ! -d "$private" ] || mount -t tmpfs -o mode=0755 none "$private"; done
-mkdir -p /run/lock
+mkdir -p /run/lock /run/netns
+mount --bind /run/netns /run/netns  # podman would mount it for its first bridge and leave it, which is no leak
 if [ "$hide" = yes ]; then
     mkdir /run/net
     mount --bind /proc/sys/net /run/net
@@ -73,12 +74,9 @@ class Arena:
     directory: Path
     holder: subprocess.Popen[str]
     environment: Mapping[str, str]
+    #: A name that nothing else on this machine has, for what cannot be put in a namespace: cgroups.
+    name: str = field(default_factory=lambda: f"ge-managers-{os.urandom(4).hex()}")
     started: list[subprocess.Popen[str]] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        """A name that nothing else on this machine has, for what cannot be put in a namespace: cgroups."""
-        return f"ge-managers-{self.holder.pid}"
 
     @property
     def init(self) -> int:
@@ -162,7 +160,7 @@ class Arena:
 def open_arena(directory: Path) -> Arena:
     """Make the namespaces. Raises `RuntimeError` with what the system said when it cannot."""
     hide = "yes" if _every_network_has_rmem_default() else "no"
-    flags = ["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation=slave"]
+    flags = ["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation=private"]
     holder = subprocess.Popen(
         ["unshare", *flags, "sh", "-c", _HOLDER, "sh", hide, *_PRIVATE],
         stdin=subprocess.PIPE,

@@ -215,7 +215,7 @@ def boot(directory: Path, units: Sequence[Path]) -> Iterator[Booted]:
         (known / name).write_text(text)
     for path in units:
         shutil.copy(path, known)
-    cgroup = f"ge-booted-{os.getpid()}"
+    cgroup = f"ge-booted-{os.urandom(4).hex()}"
     namespaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--fork", "--kill-child"]
     script = [_BOOT, "sh", str(directory / "root"), cgroup, str(directory), str(USER), *_shared()]
     log = directory / "console"
