@@ -3,6 +3,8 @@
 python := quote(justfile_directory() / ".venv/bin/python")
 hello := quote(justfile_directory() / "examples/hello")
 here := quote(justfile_directory())
+# Without bytecode pytest would compile every test anew, for each of its processes.
+pytest := "PYTHONDONTWRITEBYTECODE= exec " + python + " -m pytest"
 
 [private]
 menu:
@@ -18,11 +20,18 @@ run BUNDLE *OPTIONS: (_parts "run")
         echo "run: you are not root, so runsc will most likely refuse; add --rootless, or use sudo ./just run" >&2 ;; esac
     @exec {{ python }} -P -m engine run "$@"
 
-# Check style and types and the spec, then run every test; OPTIONS go to pytest
+# Run the unit tests in two processes; with PATHS or OPTIONS for pytest in one, and only those, e.g. -k secure_root
 [no-exit-message]
 [positional-arguments]
-test *OPTIONS: (_parts "test") _rootfs lint check
-    @exec {{ python }} -m pytest -n 2 "$@"
+unit *PATHS_AND_OPTIONS: (_parts "test") _rootfs
+    @[ $# -gt 0 ] || set -- -n 2; {{ pytest }} -o testpaths=tests/unit "$@"
+
+# Check style and types and the spec, then run every test; with PATHS or OPTIONS for pytest only run those tests
+[no-exit-message]
+[positional-arguments]
+test *PATHS_AND_OPTIONS: (_parts "test") _rootfs
+    @[ $# -gt 0 ] || {{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} lint check
+    @[ $# -gt 0 ] || set -- -n 2; {{ pytest }} "$@"
 
 # Check style and types
 [no-exit-message]

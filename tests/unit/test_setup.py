@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -522,12 +525,16 @@ def checkout(tmp_path: Path) -> Path:
     (tmp_path / "just").chmod(0o755)
     (tmp_path / "pyproject.toml").write_text("[project]\n")
     (tmp_path / "Justfile").touch()
+    for place in ("engine", "tools"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "code.py").touch()
     script(
         tmp_path / "programs/python3",
         f"""\
 case "$*" in
 -V) echo Python 3.11.9 ;;
 -c*) [ ! -e {tmp_path}/too-old ] ;;
+*compileall*) echo compile >>{tmp_path}/did; exec {sys.executable} "$@" ;;
 *venv*) echo venv >>{tmp_path}/did; mkdir -p {tmp_path}/.venv/bin; rm -f {tmp_path}/.venv/*.stamp
     cp "$0" {tmp_path}/.venv/bin/python ;;
 *pip*) echo pip >>{tmp_path}/did; sleep 0.2
@@ -539,7 +546,7 @@ esac""",
 
 
 def shim(checkout: Path, *arguments: str, path: str = "/usr/bin:/bin") -> subprocess.Popen[str]:
-    environment = {"PATH": f"{checkout}/programs:{path}"}
+    environment = {"PATH": f"{checkout}/programs:{path}", "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.Popen(
         [checkout / "just", *arguments], env=environment, text=True, cwd="/",
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -554,16 +561,16 @@ def test_the_first_call_sets_up_and_the_next_hands_over(checkout: Path) -> None:
     output, said = shim(checkout, "run", "a b").communicate()
     assert output == f"just --justfile {checkout}/Justfile run a b\n"
     assert [line.split(":")[0] for line in said.splitlines()] == ["just", "just"]
-    assert did(checkout) == ["venv", "pip"]
+    assert did(checkout) == ["venv", "pip", "compile"]
     assert shim(checkout).communicate() == (f"just --justfile {checkout}/Justfile\n", "")
-    assert did(checkout) == ["venv", "pip"]
+    assert did(checkout) == ["venv", "pip", "compile"]
 
 
 def test_a_changed_pyproject_installs_again_into_the_same_venv(checkout: Path) -> None:
     shim(checkout).communicate()
     (checkout / "pyproject.toml").write_text("[project]\nname = 'x'\n")
     shim(checkout).communicate()
-    assert did(checkout) == ["venv", "pip", "pip"]
+    assert did(checkout) == ["venv", "pip", "compile", "pip"]
 
 
 def test_another_python_makes_another_venv(checkout: Path) -> None:
@@ -571,7 +578,7 @@ def test_another_python_makes_another_venv(checkout: Path) -> None:
     for python in (checkout / "programs/python3", checkout / ".venv/bin/python"):
         python.write_text(python.read_text().replace("3.11.9", "3.12.1"))
     shim(checkout).communicate()
-    assert did(checkout) == ["venv", "pip", "venv", "pip"]
+    assert did(checkout) == ["venv", "pip", "compile", "venv", "pip", "compile"]
 
 
 def test_a_set_up_that_failed_does_not_read_as_complete(checkout: Path) -> None:
@@ -582,14 +589,14 @@ def test_a_set_up_that_failed_does_not_read_as_complete(checkout: Path) -> None:
     assert said.splitlines()[-1].startswith("just: pip failed: ERROR: nowhere; check the network")
     (checkout / "no-network").unlink()
     assert shim(checkout).communicate()[0].startswith("just --justfile")
-    assert did(checkout) == ["venv", "pip", "pip"]
+    assert did(checkout) == ["venv", "pip", "pip", "compile"]
 
 
 def test_two_at_once_set_up_once(checkout: Path) -> None:
     together = [shim(checkout) for _ in range(4)]
     outputs = [process.communicate()[0] for process in together]
     assert outputs == [f"just --justfile {checkout}/Justfile\n"] * 4
-    assert did(checkout) == ["venv", "pip"]
+    assert did(checkout) == ["venv", "pip", "compile"]
 
 
 def test_without_a_new_enough_python_the_remedy_is_named(checkout: Path) -> None:
@@ -601,3 +608,103 @@ def test_without_a_new_enough_python_the_remedy_is_named(checkout: Path) -> None
         "just: no Python >= 3.11 found; install python3 and python3-venv with this system's package manager\n"
     )
     assert process.returncode == 1
+
+
+def test_changed_sources_are_compiled_again(checkout: Path) -> None:
+    shim(checkout).communicate()
+    (checkout / "engine/code.py").write_text("x = 1\n")
+    for _ in range(2):
+        assert shim(checkout).communicate()[1] == ""
+    assert did(checkout) == ["venv", "pip", "compile", "compile"]
+
+
+def test_a_source_that_cannot_be_compiled_stops_nothing(checkout: Path) -> None:
+    (checkout / "engine/wrong.py").write_text("x = = 1\n")
+    assert shim(checkout).communicate()[0].startswith("just --justfile")
+    assert len(list((checkout / "engine/__pycache__").iterdir())) == 1
+
+
+def test_where_venv_cannot_be_written_the_command_is_run_all_the_same(checkout: Path) -> None:
+    shim(checkout).communicate()
+    (checkout / "engine/code.py").write_text("x = 1\n")
+    (checkout / ".venv").chmod(0o555)
+    powerless = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+    done = subprocess.run(
+        [*powerless, checkout / "just"], capture_output=True, text=True, cwd="/", check=True
+    )
+    assert (done.stdout, done.stderr) == (f"just --justfile {checkout}/Justfile\n", "")
+    assert did(checkout) == ["venv", "pip", "compile"]
+    (checkout / ".venv").chmod(0o755)
+
+
+def imported_from(checkout: Path, *, bytecode: bool) -> set[str]:
+    """The engine's modules that a dry run imports from bytecode, or from their sources."""
+    bundle = checkout / "bundle"
+    (bundle / "rootfs").mkdir(parents=True, exist_ok=True)
+    process = {"cwd": "/", "args": ["true"], "user": {"uid": 0, "gid": 0}}
+    config = {"ociVersion": "1.0.2", "process": process, "root": {"path": "rootfs", "readonly": True}}
+    (bundle / "config.json").write_text(json.dumps(config))
+    done = subprocess.run(
+        [sys.executable, "-v", "-m", "engine", "run", bundle, "--dry-run", "--runsc", "/bin/true"],
+        cwd=checkout,
+        env={"PYTHONDONTWRITEBYTECODE": "1", "ENGINE_ARTIFACT_BASE": str(checkout / "base")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.splitlines()[-1]
+    ending = "pyc" if bytecode else "py"
+    return set(
+        re.findall(rf"^# code object from '?({checkout}/engine/\S+\.{ending})'?$", done.stderr, re.MULTILINE)
+    )
+
+
+def test_after_set_up_no_source_of_the_engine_is_compiled_at_a_start(checkout: Path) -> None:
+    """Though an import may write no bytecode (PYTHONDONTWRITEBYTECODE), and again after an edit."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "engine", checkout / "engine", ignore=ignored, dirs_exist_ok=True)
+    shutil.copytree(ROOT / "specs", checkout / "specs")
+    from_source = imported_from(checkout, bytecode=False)
+    assert len(from_source) > 20
+    shim(checkout).communicate()
+    assert len(imported_from(checkout, bytecode=True)) == len(from_source)
+    assert imported_from(checkout, bytecode=False) == set()
+    edited = checkout / "engine/errors.py"
+    edited.write_text(edited.read_text() + "x = 1\n")
+    assert imported_from(checkout, bytecode=False) == {str(edited)}
+    shim(checkout).communicate()
+    assert imported_from(checkout, bytecode=False) == set()
+
+
+# The menu
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["test"], ["ruff check", "ruff format", "mypy", "engine check --mutants", "pytest -n 2"]),
+        (["test", "tests/unit/test_x.py", "-k", "a or b"], ["pytest tests/unit/test_x.py -k a or b"]),
+        (["test", "-x"], ["pytest -x"]),
+        (["unit"], ["pytest -o testpaths=tests/unit -n 2"]),
+        (
+            ["unit", "tests/unit/test_x.py::test_y"],
+            ["pytest -o testpaths=tests/unit tests/unit/test_x.py::test_y"],
+        ),
+    ],
+)
+def test_only_what_is_named_is_run(tmp_path: Path, arguments: list[str], expected: list[str]) -> None:
+    (tmp_path / "Justfile").write_bytes((ROOT / "Justfile").read_bytes())
+    script(
+        tmp_path / ".venv/bin/python",
+        f"""[ "$1" != -P ] || shift
+case "$2 $3" in "ruff check" | "ruff format") echo "$2 $3" ;; mypy*) echo mypy ;; engine*) shift; echo "$*" ;;
+pytest*) shift 2; [ -z "$PYTHONDONTWRITEBYTECODE" ] || exit 9; echo pytest "$@" ;; esac >>{tmp_path}/did""",
+    )
+    just = Path(sys.executable).parent / "just"
+    justfile = tmp_path / "Justfile"
+    subprocess.run(
+        [just, "--justfile", justfile, *arguments],
+        check=True,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert (tmp_path / "did").read_text().splitlines() == expected
