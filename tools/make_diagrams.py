@@ -15,7 +15,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from engine.audit.diagram import Format, Picture, Subject, lifecycle, picture, write
+from engine.audit.diagram import Subject, picture
+from engine.audit.lifecycle_picture import lifecycle
+from engine.audit.picture import Format, Picture, write
 from engine.audit.walk import read_walk
 from engine.errors import EngineError
 from engine.spec.errors import CheckError

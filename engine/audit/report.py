@@ -16,8 +16,8 @@ from typing import Any
 
 from engine.audit import html
 from engine.audit.controls import CIS, NIST, Coverage, Status, controls, matrix, uncovered
-from engine.audit.diagram import lifecycle_svg
 from engine.audit.evidence import Evidence, Outcome, read
+from engine.audit.lifecycle_picture import lifecycle_svg
 from engine.audit.model_check import ModelCheck
 from engine.audit.walk import DiagramError, Leg, Walk
 from engine.errors import EngineError

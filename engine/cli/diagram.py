@@ -37,7 +37,8 @@ def add(commands: Any) -> None:
 
 
 def _diagram(options: argparse.Namespace) -> int:
-    from engine.audit.diagram import Format, Subject, picture, write
+    from engine.audit.diagram import Subject, picture
+    from engine.audit.picture import Format, write
 
     suffix = os.path.splitext(options.output or "")[1][1:].lower()
     form = Format(options.format or (suffix if suffix in set(Format) else Format.SVG))

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.audit.diagram import Format, Subject, lifecycle, lifecycle_svg, picture
+from engine.audit.diagram import Subject, picture
+from engine.audit.lifecycle_picture import lifecycle, lifecycle_svg
+from engine.audit.picture import Format
 from engine.audit.walk import DiagramError, Leg, Walk, read_walk
 from engine.cli.main import main
 from engine.lifecycle.machine import LIFECYCLE, State, Trigger

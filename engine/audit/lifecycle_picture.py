@@ -1,0 +1,169 @@
+"""The picture of the lifecycle, and of one run over it, drawn from the table that runs."""
+
+from __future__ import annotations
+
+from engine.audit.dot import (
+    BREAK,
+    STEPS,
+    columns,
+    duration,
+    font,
+    heading,
+    line,
+    node,
+    shortened,
+    state_look,
+    wrapped,
+)
+from engine.audit.picture import Picture
+from engine.audit.svg import Colour
+from engine.audit.walk import Walk
+from engine.errors import printable
+from engine.lifecycle.machine import LIFECYCLE, TERMINAL, State, Transition, Trigger
+
+
+def lifecycle(run: Walk | None = None, *, name: str = "lifecycle") -> Picture:
+    """The lifecycle with its refusals; of a `run`, its path, the time of each step, where it stopped and why."""
+    title = (
+        "The lifecycle of a run" if run is None else f"Run {shortened(run.container, 80)}: {_outcome(run)}"
+    )
+    said = (
+        _said(run)
+        if run
+        else [("A solid arrow is a step, taken when its guards hold; a dashed one, a refusal.", 0)]
+    )
+    return Picture(
+        name,
+        title,
+        _in_words(run),
+        columns(
+            heading(title, said, run),
+            state=lambda at: _state_of(at, run),
+            step=lambda row: _step_of(row, run),
+            why=lambda row: _why_of(row, run),
+        ),
+        mermaid(run),
+    )
+
+
+def lifecycle_svg(run: Walk | None = None, *, name: str = "lifecycle") -> str:
+    """The lifecycle as an SVG to put into a page, with the path of `run` where one is given.
+
+    The element is self-contained: no script, no link, its style touches nothing else. It follows the reader's
+    choice of dark or light and prints on white. Every id begins with `name`, which must differ between pictures
+    on one page. Where `run.doubt` is not None the picture says that the trace is not verified, and why.
+    Raises `DiagramError` when Graphviz is not installed.
+    """
+    return lifecycle(run, name=name).svg()
+
+
+def mermaid(run: Walk | None = None) -> str:
+    """A Mermaid `stateDiagram-v2` of every edge of the lifecycle, in the order of the table; of a `run`, its times."""
+    lines = ["stateDiagram-v2", f"    [*] --> {State.START}"]
+    for row in LIFECYCLE:
+        guards = " and ".join(guard.name for guard in row.guards)
+        label = f"{row.trigger} [{guards}]" if guards else str(row.trigger)
+        for source in row.sources:
+            took = _taken(run, source, row.trigger)
+            lines.append(
+                f"    {source} --> {row.target}: {label if took is None else f'✓ {label} {duration(took)}'}"
+            )
+    lines += [f"    {state} --> [*]" for state in State if state in TERMINAL]
+    return "\n".join(lines) + "\n"
+
+
+def _outcome(run: Walk) -> str:
+    if run.state is State.HANDED_OFF:
+        return "handed off"
+    if run.state is State.REFUSED:
+        return f"refused in {_step_from(run)}"
+    return f"incomplete, it stopped in {_step_from(run)}"
+
+
+def _step_from(run: Walk) -> str:
+    return next(str(row.trigger) for row in STEPS if run.stopped_in in row.sources)
+
+
+def _said(run: Walk) -> list[tuple[str, int]]:
+    """The lines below the title, each with whether it matters most."""
+    lines: list[tuple[str, int]] = []
+    if run.refusal:
+        lines += [(f"✗ {run.refusal.step}: {run.refusal.what}", 1), (f"Hint: {run.refusal.hint}", 0)]
+    elif not run.is_over:
+        lines.append(("■ The trace ends here: the engine was killed, or is still at work.", 1))
+    took = f"{duration(run.seconds)} from the first line to the last"
+    lines.append((f"{took}. ✓ and a thick line: what the run did. Thin and dashed: what it did not.", 0))
+    if run.doubt is not None:
+        lines.append((f"? NOT VERIFIED: {run.doubt}.", 1))
+    else:
+        lines.append(("✓ Every line is as the spec and the machine's guards have it.", 0))
+    return [(shortened(text), weight) for text, weight in lines]
+
+
+def _taken(run: Walk | None, state: State, trigger: Trigger) -> float | None:
+    """The time of the move of `run` that leaves `state` by `trigger`, in seconds, if it made it."""
+    legs = run.legs if run else ()
+    return next((leg.seconds for leg in legs if (leg.state, leg.trigger) == (state, trigger)), None)
+
+
+def _state_of(at: State, run: Walk | None) -> str:
+    reached = run is not None and (at is State.START or any(leg.next is at for leg in run.legs))
+    undone = reached and at is State.HANDED_OFF and run is not None and run.state is not at
+    stopped = run is not None and not run.is_over and run.state is at
+    label = f"<B>{at}</B>"
+    if undone:
+        label = f"{at}<BR/>✗ execve failed"
+    elif stopped:
+        label = f"■ <B>{at}</B><BR/>it ends here"
+    elif reached:
+        label = f"{'✗' if at is State.REFUSED else '✓'} {label}"
+    return node(
+        str(at), label, **state_look(at, reached and not undone, faded=run is not None, stopped=stopped)
+    )
+
+
+def _step_of(row: Transition, run: Walk | None) -> dict[str, str]:
+    guards = "".join(f'<BR ALIGN="LEFT"/>  [{guard.name}]' for guard in row.guards)
+    took = _taken(run, row.sources[0], row.trigger)
+    faded = run is not None and took is None
+    # Recorded before the kernel was asked, which then refused.
+    undone = (
+        took is not None and run is not None and run.legs[-1].state is row.sources[0] and bool(run.refusal)
+    )
+    sign = "✗" if undone else "✓"
+    name = f"  <B>{row.trigger}</B>" if took is None else f"  {sign} <B>{row.trigger}</B>  {duration(took)}"
+    ink = Colour.MUTED if faded else Colour.INK
+    return {
+        "label": f'<{font(ink, 11, name)}{font(Colour.MUTED, 9, guards)}<BR ALIGN="LEFT"/>>',
+        **line(
+            Colour.LINE if faded else Colour.TAKEN if run else Colour.INK,
+            thick=took is not None,
+            dashed=faded,
+        ),
+    }
+
+
+def _why_of(row: Transition, run: Walk | None) -> tuple[str, dict[str, str], dict[str, str]]:
+    """The box that says why a step refuses, its look, and that of the line from it to `refused`."""
+    hit = run is not None and run.refusal is not None and run.stopped_in in row.sources
+    text = f"{run.refusal.what}" if hit and run and run.refusal else row.refuses
+    inside = font(
+        Colour.INK if hit or run is None else Colour.MUTED,
+        10,
+        wrapped(("✗ " if hit else "") + shortened(text), 38) + BREAK,
+    )
+    if not hit:
+        colour = Colour.REFUSED if run is None else Colour.LINE
+        return inside, {"color": colour, "style": "dashed,filled"}, line(colour, dashed=True)
+    look = {"color": Colour.REFUSED, "fillcolor": Colour.REFUSED_FILL, "style": "filled", "penwidth": "3"}
+    return inside, look, line(Colour.REFUSED, thick=True)
+
+
+def _in_words(run: Walk | None) -> str:
+    if run is None:
+        edges = [f"{source} --{row.trigger}--> {row.target}" for row in LIFECYCLE for source in row.sources]
+        ends = " and ".join(str(state) for state in State if state in TERMINAL)
+        return f"A state diagram. A run begins in start and ends in {ends}. Its edges: {'; '.join(edges)}."
+    legs = [f"{leg.state} --{leg.trigger}--> {leg.next} in {duration(leg.seconds)}" for leg in run.legs]
+    said = " ".join(text for text, _ in _said(run))
+    return printable(f"The path of a run: {'; '.join(legs) or 'no move'}. {said}")

@@ -1,0 +1,158 @@
+"""A picture as DOT text, and what Graphviz makes of it: SVG, PNG or PDF, to a page or a file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import struct
+import subprocess
+import tempfile
+import zlib
+from dataclasses import dataclass
+from enum import StrEnum
+
+from engine.audit.svg import finish
+from engine.audit.walk import DiagramError
+from engine.errors import Reason, hint_for
+
+#: Seconds that Graphviz may take.
+TIMEOUT = 60
+
+#: When a PDF was made, which cairo writes into it.
+_DATE = re.compile(rb"/CreationDate \(D:[^)]*\)")
+
+
+class Format(StrEnum):
+    """What a picture can be had as."""
+
+    SVG = "svg"
+    PNG = "png"
+    PDF = "pdf"
+    DOT = "dot"
+    MERMAID = "mermaid"
+
+    @property
+    def is_binary(self) -> bool:
+        return self in {Format.PNG, Format.PDF}
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture: its `dot` text, and in words what it shows. `name` begins the ids of its SVG."""
+
+    name: str
+    title: str
+    description: str
+    dot: str
+    mermaid: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the DOT text, which its SVG and PNG carry: they are stale when it differs."""
+        return hashlib.sha256(self.dot.encode()).hexdigest()
+
+    def svg(self) -> str:
+        """One `<svg>` element without an XML declaration, fit for a page of HTML. Raises `DiagramError`."""
+        return finish(
+            _draw(self.dot, "svg"),
+            name=self.name,
+            title=self.title,
+            description=self.description,
+            source=self.digest,
+        )
+
+    def render(self, form: Format) -> bytes:
+        """The picture as `form`. Raises `DiagramError`."""
+        match form:
+            case Format.SVG:
+                return self.svg().encode()
+            case Format.PNG:
+                return _with_text(_draw(self.dot, "png", "-Gdpi=144"), "Source-SHA256", self.digest)
+            case Format.PDF:
+                return _DATE.sub(_no_date, _draw(self.dot, "pdf"))
+            case Format.DOT:
+                return self.dot.encode()
+        if self.mermaid is None:
+            raise DiagramError(
+                f"{self.name} has no Mermaid form",
+                reason=Reason.UNSUPPORTED,
+                hint="take svg, png, pdf or dot",
+            )
+        return self.mermaid.encode()
+
+
+def write(drawn: bytes, path: str) -> None:
+    """Put it into the file `path`, whole or not at all. Raises `DiagramError`."""
+    try:
+        target = os.path.realpath(path)
+        if os.path.exists(target) and not os.path.isfile(target):
+            with open(target, "wb") as device:
+                device.write(drawn)
+            return
+        with tempfile.NamedTemporaryFile(
+            dir=os.path.dirname(target), prefix=".engine-", delete=False
+        ) as file:
+            try:
+                file.write(drawn)
+                file.flush()
+                mask = os.umask(0)
+                os.umask(mask)
+                os.fchmod(file.fileno(), 0o666 & ~mask)
+                os.replace(file.name, target)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        hint = "name a file in a directory you can write"
+        raise DiagramError(
+            f"{path!r}: {why}",
+            reason=Reason.FAILURE,
+            hint=hint_for(error, hint) if isinstance(error, OSError) else hint,
+        ) from None
+
+
+def _draw(dot: str, form: str, *more: str) -> bytes:
+    """What `dot` draws of the text. Raises `DiagramError`."""
+    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    try:
+        done = subprocess.run(  # noqa: S603 - the text goes to its stdin
+            ["dot", f"-T{form}", *more],  # noqa: S607 - the user's, as any tool is
+            input=dot.encode(),
+            capture_output=True,
+            check=False,
+            timeout=TIMEOUT,
+            env=environment,
+        )
+    except FileNotFoundError:
+        raise DiagramError(
+            "dot is not installed",
+            reason=Reason.UNAVAILABLE,
+            hint="install graphviz, or take --format dot or mermaid",
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise DiagramError(
+            f"dot did not finish in {TIMEOUT} s", reason=Reason.TIME_LIMIT, hint="take --format dot"
+        ) from None
+    if done.returncode or not done.stdout:
+        why = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
+        raise DiagramError(
+            f"dot: {why.splitlines()[0]}",
+            reason=Reason.PROGRAM_FAILED,
+            hint="install graphviz again, with its plugins",
+        )
+    return done.stdout
+
+
+def _no_date(date: re.Match[bytes]) -> bytes:
+    """As many spaces, as a PDF finds its parts by their place."""
+    return b" " * len(date[0])
+
+
+def _with_text(png: bytes, key: str, text: str) -> bytes:
+    """`png` with a tEXt chunk behind its header (PNG, section 11.3.4.3)."""
+    chunk = b"tEXt" + key.encode("latin-1") + b"\0" + text.encode("latin-1")
+    header = 8 + 25  # the signature and IHDR
+    whole = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return png[:header] + whole + png[header:]
