@@ -14,15 +14,16 @@ from itertools import chain
 from typing import Any, BinaryIO
 
 from engine.audit import html
-from engine.audit.evidence import LARGEST, Evidence, Outcome, ReportError, judge, read
 from engine.audit.tally import Buckets, Group, Kind, Run, Tally
 from engine.errors import Reason, printable
 from engine.lifecycle.machine import Trigger
 from engine.lifecycle.spec_graph import SpecGraph, spec_graph
 from engine.verify.chunks import Answer, Stretch, cut, in_order
+from engine.verify.evidence import LARGEST, Evidence, Outcome, ReportError, judge, read
 from engine.verify.extra import require
 from engine.verify.signature import SUFFIX, Signature, Signers, Standing
-from engine.verify.trace_check import HEADER, Verdict, lines_of
+from engine.verify.trace_check import Verdict
+from engine.verify.trace_file import HEADER, lines_of
 from engine.verify.workers import ThisProcess, Workers
 
 #: How the engine names its traces.

@@ -15,8 +15,8 @@ from functools import cache
 from typing import Any
 
 from engine import __version__
-from engine.audit.evidence import ReportError
 from engine.errors import Reason, hint_for, printable
+from engine.verify.evidence import ReportError
 from engine.verify.extra import require
 
 TEMPLATES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates")

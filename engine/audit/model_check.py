@@ -12,8 +12,8 @@ from functools import cached_property
 
 import msgspec
 
-from engine.audit.evidence import ReportError
 from engine.errors import Reason
+from engine.verify.evidence import ReportError
 
 _LARGEST = 16 << 20
 

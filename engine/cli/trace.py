@@ -69,7 +69,8 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _verify_signed(options: argparse.Namespace, signers: Signers) -> int:
     from engine.verify.signature import verify
-    from engine.verify.trace_check import STDIN, Verdict
+    from engine.verify.trace_check import Verdict
+    from engine.verify.trace_file import STDIN
 
     if options.runs or STDIN in options.files:
         wrong_usage("a signature belongs to the file of one run: neither --runs nor - has a place beside it")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
 
-from engine.verify.trace_check import HEADER, open_trace
+from engine.verify.trace_file import HEADER, open_trace
 
 #: How many bytes a stretch has, about, and of how many files it is at most.
 SIZE = 8 << 20

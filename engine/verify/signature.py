@@ -16,10 +16,10 @@ from enum import StrEnum
 from itertools import chain
 from typing import Any
 
-from engine.audit.evidence import ReportError, open_regular, read
 from engine.errors import EngineError, Reason, hint_for, printable
 from engine.lifecycle.spec_graph import SpecGraph, spec_graph
 from engine.verify.chunks import Stretch, cut
+from engine.verify.evidence import ReportError, open_regular, read
 from engine.verify.extra import require
 from engine.verify.trace_check import TraceResult, Verdict
 from engine.verify.workers import ThisProcess, Workers

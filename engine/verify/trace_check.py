@@ -6,8 +6,6 @@ or machines can share the work (`engine.verify.workers`): the answer is the same
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,18 +17,11 @@ from engine.errors import printable
 from engine.lifecycle.machine import LIFECYCLE, OUT_OF_PLACE, REASONS, Guard, Known, State, Trigger
 from engine.lifecycle.spec_graph import SpecGraph, spec_graph
 from engine.traces.reader import BadLineError, Header, Record, read_header, read_record
+from engine.verify.trace_file import HEADER, LONGEST_LINE, STDIN, lines_of, open_trace
 
 if TYPE_CHECKING:
     from engine.verify.chunks import Answer, Stretch
     from engine.verify.workers import Workers
-
-#: Names standard input.
-STDIN = "-"
-#: The longest line that is read, in bytes. The engine's own are a few thousand.
-LONGEST_LINE = 1 << 20
-_PIECE = 1 << 16
-#: How every header that the engine writes begins.
-HEADER = b'{"seq":0,'
 
 
 class Verdict(StrEnum):
@@ -183,28 +174,6 @@ def _verify_file(
         return 0
 
 
-def open_trace(path: str) -> BinaryIO:
-    """Raises `OSError` and, for a path that no file can have or one that is not a regular file, `ValueError`."""
-    if path == STDIN:
-        return open(0, "rb", buffering=_PIECE, closefd=False)
-    mode = os.stat(path).st_mode  # before it is opened: opening some devices does something
-    if not stat.S_ISREG(mode):
-        raise ValueError(f"it is {_KINDS.get(stat.S_IFMT(mode), 'no file')}, and not a regular file")
-    # Should it be swapped for a FIFO by now, this does not wait for a writer.
-    return open(
-        os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb", buffering=_PIECE
-    )
-
-
-_KINDS: Mapping[int, str] = {
-    stat.S_IFDIR: "a directory",
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
-
-
 def _results(path: str, file: BinaryIO, runs: bool, graph: SpecGraph) -> Generator[TraceResult, None, int]:
     """What came of each run in the file, which is one run unless `runs`; returns how many lines it has read."""
     walk = _Walk(graph, 1)
@@ -237,15 +206,6 @@ def judge(path: str, lines: Iterable[bytes], graph: SpecGraph) -> Judged:
         if walk.fault is not None:
             break
     return Judged(walk.result(path), walk.header, tuple(walk.moves))
-
-
-def lines_of(file: BinaryIO) -> Iterator[bytes]:
-    """Each line with its newline; of one that is too long, as much as shows that it is."""
-    while line := file.readline(LONGEST_LINE + 2):
-        yield line
-        if len(line) > LONGEST_LINE:
-            while line and not line.endswith(b"\n"):
-                line = file.readline(_PIECE)
 
 
 class _OtherSpecError(BadLineError):

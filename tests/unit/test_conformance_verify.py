@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from engine.lifecycle.spec_graph import spec_graph
 from engine.traces.reader import BadLineError, read_header, read_record
-from engine.verify.trace_check import LONGEST_LINE, TraceResult, Verdict, verify
+from engine.verify.trace_check import TraceResult, Verdict, verify
+from engine.verify.trace_file import LONGEST_LINE
 from tests.conformance_traces import Line, Story, as_they_are, save, written
 
 Edit = Callable[[list[Line]], object]

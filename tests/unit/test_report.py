@@ -20,14 +20,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.audit import diagram, html, model_check
-from engine.audit.controls import Status, controls, matrix
-from engine.audit.evidence import Outcome, ReportError, read
+from engine.audit.controls import Status, controls
 from engine.audit.fleet import fleet_page, traces_in
+from engine.audit.guidance import matrix
 from engine.audit.model_check import ModelCheck
 from engine.audit.report import run_page
 from engine.lifecycle.machine import Trigger
 from engine.lifecycle.spec_graph import spec_graph
 from engine.spec import render
+from engine.verify.evidence import Outcome, ReportError, read
 from engine.verify.signature import Signers, sign
 from tests.audit_traces import HOSTILE, check_result, poisoned, poisoned_trace, rewritten
 from tests.conformance_traces import Line, Story

@@ -27,7 +27,8 @@ from engine.verify import chunks as stretches
 from engine.verify.chunks import Stretch, cut
 from engine.verify.signature import Signers, sign
 from engine.verify.signature import verify as verify_signed
-from engine.verify.trace_check import LONGEST_LINE, Verdict, verify
+from engine.verify.trace_check import Verdict, verify
+from engine.verify.trace_file import LONGEST_LINE
 from engine.verify.workers import DaskCluster, Processes, ThisProcess, Workers, WorkersError
 from tests.conformance_traces import Story, mutate, save, written
 from tests.unit.test_signature import new_key
