@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import threading
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import StrEnum
+
+from tabulate import tabulate
 
 from engine.errors import Reason
 from engine.spec.checker import DEADLOCK, figures, name_violation
@@ -229,4 +231,21 @@ def _place(node: ET.Element) -> Location:
         column=number("column/begin"),
         end_line=number("line/end"),
         end_column=number("column/end"),
+    )
+
+
+def bites_table(bites: Iterable[Bite]) -> str:
+    """A line for each conjunct that was deleted: what noticed."""
+    return tabulate(
+        [
+            (
+                bite.conjunct.operator,
+                bite.conjunct.text,
+                "SURVIVED" if bite.caught is Caught.NOTHING else bite.by,
+                bite.model,
+            )
+            for bite in bites
+        ],
+        headers=("guard of", "conjunct", "caught by", "in"),
+        tablefmt="simple",
     )

@@ -1,6 +1,6 @@
 """The lifecycle as TLC found it in the spec, compiled to data, and a machine that keeps to it.
 
-`spec_graph.json` is written by `tools.conformance` from TLC's state graph. It knows nothing of the
+`spec_graph.json` is written by `tools.compile_spec` from TLC's state graph. It knows nothing of the
 machine's table, so a run that keeps to both keeps to the spec even where the table is wrong.
 """
 

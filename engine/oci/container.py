@@ -16,36 +16,28 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-from engine.errors import EngineError, Reason, hint_for, printable
+from engine.errors import EngineError, Reason, hint_for
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
-from engine.linux.process import HeldProcess, end_all, keep_only_descriptors, replace_process, started
-from engine.oci import cgroups
-from engine.oci.call import Call, say
+from engine.linux.process import HeldProcess, keep_only_descriptors, replace_process, started
+from engine.oci.call import Call
 from engine.options import check_container_id
 from engine.runsc.arguments import build_environment
 from engine.state import oci_lifecycle as machine
 from engine.state import programs, record
 from engine.state.base import open_existing_base
-from engine.state.cleanup import remove_container, remove_tree, strike_out
 from engine.state.container import (
-    OCI_RECORD,
     RUNSC_ROOT,
     RUNTIME,
     component,
     is_component,
-    is_ours,
-    take_lock,
     wait_for_lock,
 )
 from engine.state.oci_lifecycle import Status, Verb
 from engine.state.record import Attempt, Record
-from engine.state.status import Truth, about, look, members, open_state_root, state_file
+from engine.state.status import Truth, look, open_state_root, state_file
 
 #: Seconds to wait for another command that creates or deletes the same container.
 PATIENCE = 10.0
-#: Seconds that runsc may take to delete, hooks included, and processes to end.
-_DELETE = 60.0
-_END = 10.0
 _RUNSC = "runsc"
 _PAST = {"start": "started", "pause": "paused", "resume": "resumed"}
 
@@ -86,7 +78,7 @@ class Found:
         try:
             truth = look(self.base, self.directory, self.record)
         except (UntrustedPathError, OSError) as error:
-            raise _unreadable(self.verb, error) from None
+            raise unreadable(self.verb, error) from None
         if truth.doubt is not None:
             return self._found_out(truth, truth.doubt)
         if self.record.sandbox is None or truth.sandbox is None or truth.known == Status.CREATED:
@@ -101,7 +93,7 @@ class Found:
             with self.program() as program:
                 status = attempt.found_out(self.directory, self.record, doubt, program)
         except OSError as error:
-            raise _unreadable(self.verb, error) from None
+            raise unreadable(self.verb, error) from None
         if status is Status.STOPPED:
             return replace(truth, sandbox=None)
         return replace(truth, known=str(status), is_told=status == truth.known)
@@ -138,7 +130,7 @@ class Found:
 
                 attempt.mend(self.base, self.directory, noted, Status(truth.known))
         except (UntrustedPathError, OSError) as error:
-            raise _unreadable(self.verb, error) from None
+            raise unreadable(self.verb, error) from None
         return now
 
     def note_attempt(self, verb: Verb) -> None:
@@ -162,7 +154,7 @@ class Found:
                         attempt = Attempt(str(verb), who, found[1] if found else "")
                         record.write(self.directory, replace(now.record, attempt=attempt))
                     except (UntrustedPathError, OSError) as error:
-                        raise _unreadable(self.verb, error) from None
+                        raise unreadable(self.verb, error) from None
                     return
             if time.monotonic() > end:
                 raise ContainerError(
@@ -181,7 +173,7 @@ class Found:
         except FileNotFoundError:
             raise NoSuchError(self.verb, self.record.id) from None  # another command deleted it
         except (UntrustedPathError, OSError) as error:
-            raise _unreadable(self.verb, error) from None
+            raise unreadable(self.verb, error) from None
         if lock is None:
             raise ContainerError(
                 self.verb,
@@ -209,7 +201,7 @@ class Found:
         try:
             descriptor = self._open_program(noted.path)
         except (UntrustedPathError, OSError) as error:
-            raise _unreadable(self.verb, error) from None
+            raise unreadable(self.verb, error) from None
         try:
             status = os.fstat(descriptor)
             is_ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
@@ -292,118 +284,11 @@ class Found:
             if pid_file is not None:
                 waiter.write_pid_file(pid_file, pid)
         except (UntrustedPathError, OSError) as error:
-            raise _unreadable(self.verb, error) from None
-
-    def remove(self, *, force: bool) -> None:
-        """End what lives of it and take away all of it, the record last. The caller holds the lock.
-
-        What was created and is not started meanwhile is ended without `force`, too: runsc looks, under its own lock.
-        What runsc will not delete is said; with `force` it is then removed without runsc. Of a sandbox that others
-        have joined the directory stays until the last of them is deleted. Raises `ContainerError`.
-        """
-        self._forget_an_earlier_boot()
-        status = self._status_to_delete(force=force)
-        if not force and status is Status.CREATED and (failed := self._have_runsc_delete("delete")):
-            raise ContainerError(
-                self.verb, failed, reason=Reason.PROGRAM_FAILED, hint="delete it with --force"
-            )
-        failed = self._have_runsc_delete() if self._runsc_knows() else None
-        if noted := self.record.program:
-            if left := end_all(
-                (noted.device, noted.inode),
-                about(self.base, self.directory, self.record),
-                seconds=_END,
-            ):
-                raise ContainerError(
-                    self.verb,
-                    f"processes {left} of the container do not end",
-                    reason=Reason.PROCESSES_REMAIN,
-                    hint="look what holds them",
-                )
-            if failed and self._runsc_knows():
-                failed = self._have_runsc_delete()  # without the process that was in its way
-        try:
-            if failed:
-                if not force:
-                    raise ContainerError(
-                        self.verb, failed, reason=Reason.PROGRAM_FAILED, hint="delete it with --force"
-                    )
-                say(f"engine-oci: warning: {failed}; removed without it")
-                strike_out(self.base, self.directory, self.record)
-            if members(self.base, self.record):
-                return
-            if failed:
-                remove_tree(self.directory, RUNSC_ROOT)
-            if kept := cgroups.remove(self.record.cgroups):
-                say(f"engine-oci: warning: cgroups remain: {', '.join(kept)}")
-            remove_container(self.base, self.directory)
-        except FileNotFoundError:
-            pass  # gone, which is what was asked for
-        except OSError as error:
-            raise ContainerError(
-                self.verb,
-                f"{error.filename or self.directory.path!r}: {error.strerror}",
-                reason=Reason.FAILURE,
-                hint=hint_for(error, "delete it again"),
-            ) from None
-
-    def _forget_an_earlier_boot(self) -> None:
-        """See to it that runsc, which deletes what its file says, does not kill who has the numbers by now."""
-        try:
-            if not self.record.is_of_earlier_boot:
-                return
-            from engine.state.after_boot import forget_processes
-
-            with contextlib.closing(open_state_root(self.base, self.directory, self.record)) as root:
-                forget_processes(root, self.record.state_file)
-        except FileNotFoundError:
-            pass
-        except (UntrustedPathError, OSError) as error:
-            raise _unreadable(self.verb, error) from None
-
-    def _status_to_delete(self, *, force: bool) -> Status | None:
-        """Where it is, once runsc's file says so. What cannot be told is no reason to keep it, with `force`."""
-        try:
-            status = self.mended().status()
-        except ContainerError:
-            if not force:
-                raise
-            return None
-        if not force:
-            machine.require(Verb.DELETE, status, self.record.id)
-        return status
-
-    def _runsc_knows(self) -> bool:
-        try:
-            with contextlib.closing(open_state_root(self.base, self.directory, self.record)) as root:
-                os.stat(self.record.state_file, dir_fd=root.descriptor, follow_symlinks=False)
-        except (OSError, UntrustedPathError):
-            return False
-        return True
-
-    def _have_runsc_delete(self, *verb: str) -> str | None:
-        """Why runsc did not delete it; None when it did."""
-        import subprocess
-
-        from engine.runsc.command import ask
-
-        arguments = [*self.record.flags, *(verb or ("delete", "--force")), self.record.id]
-        try:
-            with self.program() as program:
-                done = ask(program, arguments, os.path.join(self.runsc_root, RUNTIME), seconds=_DELETE)
-        except ContainerError as error:
-            return error.what
-        except subprocess.TimeoutExpired:
-            return f"runsc delete did not end in {_DELETE:.0f} s"
-        except OSError as error:
-            return f"runsc delete: {error.strerror}"
-        if done.returncode == 0:
-            return None
-        said = printable(done.stderr.decode("utf-8", "replace").strip())[-500:]
-        return f"runsc delete failed with {done.returncode}: {said}"
+            raise unreadable(self.verb, error) from None
 
 
-def _unreadable(verb: str, error: UntrustedPathError | OSError) -> ContainerError:
+def unreadable(verb: str, error: UntrustedPathError | OSError) -> ContainerError:
+    """The refusal of `verb` where something of the container cannot be opened or read."""
     if isinstance(error, OSError):
         what = f"{error.filename!r}: {error.strerror}"
         return ContainerError(
@@ -418,7 +303,7 @@ def find(call: Call, container_id: str) -> Iterator[Found]:
     check_container_id(container_id)
     with contextlib.ExitStack() as held:
         found = None
-        if (base := held.enter_context(_base(call))) is not None:
+        if (base := held.enter_context(open_base_of(call))) is not None:
             found = _open(call.verb, base, component(container_id), held)
         if found is None:
             for other in _other_bases(call, held):
@@ -436,38 +321,10 @@ def find(call: Call, container_id: str) -> Iterator[Found]:
         yield found
 
 
-def sweep(call: Call, container_id: str) -> bool:
-    """Take away what a creation left that was killed before it had a record: nothing ran yet. Says whether it did.
-
-    A directory that has a trace is one of `engine run`, which `engine gc` collects. Raises `ContainerError`.
-    """
-    check_container_id(container_id)
-    with _base(call) as base, contextlib.ExitStack() as held:
-        if base is None:
-            return False
-        try:
-            directory = open_private_directory(base.descriptor, base.path, component(container_id))
-            held.callback(directory.close)
-            if not is_ours(directory):
-                return False
-            lock = take_lock(directory)
-            if lock is None:
-                return False
-            held.callback(os.close, lock)
-            names = os.listdir(directory.descriptor)
-            if OCI_RECORD in names or any(name.startswith("trace-") for name in names):
-                return False
-            return remove_container(base, directory)
-        except FileNotFoundError:
-            return False
-        except (UntrustedPathError, OSError) as error:
-            raise _unreadable(call.verb, error) from None
-
-
 def find_all(call: Call) -> Iterator[Found]:
     """Every container that has a record, each open until the next. Raises `ContainerError`."""
     with contextlib.ExitStack() as bases:
-        if (base := bases.enter_context(_base(call))) is not None:
+        if (base := bases.enter_context(open_base_of(call))) is not None:
             yield from _all_in(base, call.verb, _open)
         for other in _other_bases(call, bases):
             yield from _all_in(other, call.verb, _open_if_ours)
@@ -498,13 +355,14 @@ def _open_if_ours(verb: str, base: PrivateDirectory, name: str, held: contextlib
 
 
 @contextlib.contextmanager
-def _base(call: Call) -> Iterator[PrivateDirectory | None]:
+def open_base_of(call: Call) -> Iterator[PrivateDirectory | None]:
+    """The directory that has the containers; None where there is none. Raises `ContainerError`."""
     try:
         base = open_existing_base(call.base())
     except FileNotFoundError:
         base = None
     except (UntrustedPathError, OSError) as error:
-        raise _unreadable(call.verb, error) from None
+        raise unreadable(call.verb, error) from None
     try:
         yield base
     finally:
@@ -522,7 +380,7 @@ def _open(verb: str, base: PrivateDirectory, name: str, held: contextlib.ExitSta
     except (UntrustedPathError, OSError) as error:
         if isinstance(error, OSError) and error.errno == errno.ESTALE:
             return None
-        raise _unreadable(verb, error) from None
+        raise unreadable(verb, error) from None
     return Found(verb, base, directory, noted) if noted is not None else None
 
 

@@ -26,8 +26,9 @@ from engine.linux.files import PrivateDirectory, UntrustedPathError, make_privat
 from engine.linux.process import die_with_parent, started
 from engine.oci import cgroups, pod
 from engine.oci.call import Call, say
-from engine.oci.container import ContainerError, NoSuchError, find, sweep
+from engine.oci.container import ContainerError, NoSuchError, find
 from engine.oci.network import ANNOTATION, settle
+from engine.oci.removal import remove, sweep
 from engine.options import ExecPolicy, Network, Platform, RunOptions
 from engine.runsc.arguments import Asked, build_global_flags
 from engine.state import record
@@ -266,7 +267,7 @@ def _take_away(call: Call, container_id: str, creation: str) -> None:
                 return
             with found.locked():
                 if (noted := record.read(found.directory)) is not None and noted.creation == creation:
-                    found.remove(force=True)
+                    remove(found, force=True)
     except NoSuchError:
         with contextlib.suppress(
             ContainerError

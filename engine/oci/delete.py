@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from engine.oci.call import Call
-from engine.oci.container import NoSuchError, find, sweep
+from engine.oci.container import NoSuchError, find
 from engine.oci.flags import Kind, Table
+from engine.oci.removal import remove, sweep
 from engine.state import oci_lifecycle as machine
 from engine.state.oci_lifecycle import Verb
 from engine.state.record import read
@@ -32,7 +33,7 @@ def main(call: Call) -> int:
                     raise NoSuchError(call.verb, container_id)  # deleted while this waited
                 now = replace(found, record=noted)  # its creation may have gone on meanwhile
                 machine.require(verb, now.status(), container_id)
-                now.remove(force=force)
+                remove(now, force=force)
     except NoSuchError:
         if sweep(call, container_id) or force:
             return 0

@@ -12,7 +12,6 @@ from engine.spec.models import Model
 from engine.spec.tlc import Progress
 from engine.spec.tool_output import ActionCoverage, Counterexample, Location, Step
 from engine.spec.values import Value, flatten, format_value
-from tools.guard_mutation import Bite, Caught
 
 _TABLE = "simple"
 
@@ -166,23 +165,6 @@ def mutants_table(results: Iterable[MutantResult]) -> str:
             for result in results
         ],
         headers=("mutant", "", "by", "steps", "also", "what is wrong"),
-        tablefmt=_TABLE,
-    )
-
-
-def bites_table(bites: Iterable[Bite]) -> str:
-    """A line for each conjunct that was deleted: what noticed."""
-    return tabulate(
-        [
-            (
-                bite.conjunct.operator,
-                bite.conjunct.text,
-                "SURVIVED" if bite.caught is Caught.NOTHING else bite.by,
-                bite.model,
-            )
-            for bite in bites
-        ],
-        headers=("guard of", "conjunct", "caught by", "in"),
         tablefmt=_TABLE,
     )
 

@@ -21,9 +21,10 @@ from engine.spec.trace_module import judge
 from engine.spec.values import parse_state
 from engine.verify.trace_check import Verdict, verify
 from tests.conformance_traces import Story, as_they_are, mutate, save
-from tools import conformance
 from tools.compile import compile_graph, lifecycle_graph, stale, write_spec_graph
-from tools.conformance import adversary_graph, compare
+from tools.conformance import comparison
+from tools.conformance.comparison import adversary_graph, compare
+from tools.conformance.facts import moment_of
 
 SPECS = load()
 TLC = Tlc(find_java(), find_jar())
@@ -62,9 +63,7 @@ def test_the_adversary_adds_no_edge_to_the_lifecycle(lifecycle: Graph, adversary
 
 def test_every_kind_of_file_is_met_when_the_binary_is_validated(adversary: Graph) -> None:
     met = {
-        str(state["path"])
-        for state in adversary.states.values()
-        if str(conformance._moment(state).place) == "resolved"
+        str(state["path"]) for state in adversary.states.values() if str(moment_of(state).place) == "resolved"
     }
     assert met == {
         *("vendor", "other", "absent", "not_a_program", "loose_mode", "foreign_owner", "loose_chain")
@@ -97,7 +96,7 @@ def test_a_stale_graph_names_what_is_not_as_in_the_spec(lifecycle: Graph) -> Non
 def test_a_model_of_two_runs_cannot_be_compared() -> None:
     state = parse_state('/\\ state = (r1 :> "start" @@ r2 :> "start")')
     with pytest.raises(CheckError, match="one run"):
-        conformance._moment(state)
+        moment_of(state)
 
 
 # -- it has teeth ----------------------------------------------------------------------------------------------------
@@ -191,7 +190,7 @@ def test_a_machine_that_is_not_the_specs_is_named_by_its_edge(
 ) -> None:
     table = sabotage(LIFECYCLE)
     monkeypatch.setattr(machine, "LIFECYCLE", table)
-    monkeypatch.setattr(conformance, "LIFECYCLE", table)
+    monkeypatch.setattr(comparison, "LIFECYCLE", table)
     found = [str(difference) for difference in compare(adversary)]
     assert any(line.startswith(f"{edge}: ") and says in line for line in found), found
 
@@ -208,7 +207,7 @@ def test_a_guard_that_sees_less_than_the_options_is_named(
     (policy,) = next(row.guards for row in LIFECYCLE if row.trigger is Trigger.APPLY_POLICY)
     table = changed(Trigger.APPLY_POLICY, guards=(replace(policy, holds=permits),))(LIFECYCLE)
     monkeypatch.setattr(machine, "LIFECYCLE", table)
-    monkeypatch.setattr(conformance, "LIFECYCLE", table)
+    monkeypatch.setattr(comparison, "LIFECYCLE", table)
     (difference,) = compare(lifecycle)
     assert str(difference).startswith("staged --apply_policy--> policy_settled: the machine accepts")
     assert '"enforced"' in difference.what

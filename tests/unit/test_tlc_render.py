@@ -13,7 +13,7 @@ from engine.spec.checker import CheckResult, Gap, ModelResult, MutantResult, Ver
 from engine.spec.models import Configuration, Model, Mutant
 from engine.spec.tlc import Jar, Progress
 from engine.spec.tool_output import Counterexample, Counts, Location, read
-from tools.guard_mutation import Bite, Caught, Conjunct
+from tools.guard_mutation import Bite, Caught, Conjunct, bites_table
 
 RECORDED = Path(__file__).parent / "tlc_output" / "2.15"
 
@@ -145,7 +145,7 @@ def test_a_mutant_that_survives_fails_the_check() -> None:
 
 def test_a_deleted_conjunct_that_nobody_missed_stands_out() -> None:
     conjunct = Conjunct("Open", "x = 1", Location("M", 1, 1, 1, 5))
-    table = render.bites_table(
+    table = bites_table(
         [Bite(conjunct, Caught.PROPERTY, "Closed", "Counter"), Bite(conjunct, Caught.NOTHING, "", "")]
     )
     assert "x = 1       Closed       Counter" in table

@@ -1,0 +1,162 @@
+"""Taking a manager's container away: what lives of it is ended, what is left of it is removed, the record last."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from engine.errors import Reason, hint_for, printable
+from engine.linux.files import UntrustedPathError, open_private_directory
+from engine.linux.process import end_all
+from engine.oci import cgroups
+from engine.oci.call import Call, say
+from engine.oci.container import ContainerError, Found, open_base_of, unreadable
+from engine.options import check_container_id
+from engine.state import oci_lifecycle as machine
+from engine.state.cleanup import remove_container, remove_tree, strike_out
+from engine.state.container import OCI_RECORD, RUNSC_ROOT, RUNTIME, component, is_ours, take_lock
+from engine.state.oci_lifecycle import Status, Verb
+from engine.state.status import about, members, open_state_root
+
+#: Seconds that runsc may take to delete, hooks included, and processes to end.
+_DELETE = 60.0
+_END = 10.0
+
+
+def remove(found: Found, *, force: bool) -> None:
+    """End what lives of it and take away all of it, the record last. The caller holds the lock.
+
+    What was created and is not started meanwhile is ended without `force`, too: runsc looks, under its own lock.
+    What runsc will not delete is said; with `force` it is then removed without runsc. Of a sandbox that others
+    have joined the directory stays until the last of them is deleted. Raises `ContainerError`.
+    """
+    _forget_an_earlier_boot(found)
+    status = _status_to_delete(found, force=force)
+    if not force and status is Status.CREATED and (failed := _have_runsc_delete(found, "delete")):
+        raise ContainerError(found.verb, failed, reason=Reason.PROGRAM_FAILED, hint="delete it with --force")
+    failed = _have_runsc_delete(found) if _runsc_knows(found) else None
+    if noted := found.record.program:
+        if left := end_all(
+            (noted.device, noted.inode),
+            about(found.base, found.directory, found.record),
+            seconds=_END,
+        ):
+            raise ContainerError(
+                found.verb,
+                f"processes {left} of the container do not end",
+                reason=Reason.PROCESSES_REMAIN,
+                hint="look what holds them",
+            )
+        if failed and _runsc_knows(found):
+            failed = _have_runsc_delete(found)  # without the process that was in its way
+    try:
+        if failed:
+            if not force:
+                raise ContainerError(
+                    found.verb, failed, reason=Reason.PROGRAM_FAILED, hint="delete it with --force"
+                )
+            say(f"engine-oci: warning: {failed}; removed without it")
+            strike_out(found.base, found.directory, found.record)
+        if members(found.base, found.record):
+            return
+        if failed:
+            remove_tree(found.directory, RUNSC_ROOT)
+        if kept := cgroups.remove(found.record.cgroups):
+            say(f"engine-oci: warning: cgroups remain: {', '.join(kept)}")
+        remove_container(found.base, found.directory)
+    except FileNotFoundError:
+        pass  # gone, which is what was asked for
+    except OSError as error:
+        raise ContainerError(
+            found.verb,
+            f"{error.filename or found.directory.path!r}: {error.strerror}",
+            reason=Reason.FAILURE,
+            hint=hint_for(error, "delete it again"),
+        ) from None
+
+
+def _forget_an_earlier_boot(found: Found) -> None:
+    """See to it that runsc, which deletes what its file says, does not kill who has the numbers by now."""
+    try:
+        if not found.record.is_of_earlier_boot:
+            return
+        from engine.state.after_boot import forget_processes
+
+        with contextlib.closing(open_state_root(found.base, found.directory, found.record)) as root:
+            forget_processes(root, found.record.state_file)
+    except FileNotFoundError:
+        pass
+    except (UntrustedPathError, OSError) as error:
+        raise unreadable(found.verb, error) from None
+
+
+def _status_to_delete(found: Found, *, force: bool) -> Status | None:
+    """Where it is, once runsc's file says so. What cannot be told is no reason to keep it, with `force`."""
+    try:
+        status = found.mended().status()
+    except ContainerError:
+        if not force:
+            raise
+        return None
+    if not force:
+        machine.require(Verb.DELETE, status, found.record.id)
+    return status
+
+
+def _runsc_knows(found: Found) -> bool:
+    try:
+        with contextlib.closing(open_state_root(found.base, found.directory, found.record)) as root:
+            os.stat(found.record.state_file, dir_fd=root.descriptor, follow_symlinks=False)
+    except (OSError, UntrustedPathError):
+        return False
+    return True
+
+
+def _have_runsc_delete(found: Found, *verb: str) -> str | None:
+    """Why runsc did not delete it; None when it did."""
+    import subprocess
+
+    from engine.runsc.command import ask
+
+    arguments = [*found.record.flags, *(verb or ("delete", "--force")), found.record.id]
+    try:
+        with found.program() as program:
+            done = ask(program, arguments, os.path.join(found.runsc_root, RUNTIME), seconds=_DELETE)
+    except ContainerError as error:
+        return error.what
+    except subprocess.TimeoutExpired:
+        return f"runsc delete did not end in {_DELETE:.0f} s"
+    except OSError as error:
+        return f"runsc delete: {error.strerror}"
+    if done.returncode == 0:
+        return None
+    said = printable(done.stderr.decode("utf-8", "replace").strip())[-500:]
+    return f"runsc delete failed with {done.returncode}: {said}"
+
+
+def sweep(call: Call, container_id: str) -> bool:
+    """Take away what a creation left that was killed before it had a record: nothing ran yet. Says whether it did.
+
+    A directory that has a trace is one of `engine run`, which `engine gc` collects. Raises `ContainerError`.
+    """
+    check_container_id(container_id)
+    with open_base_of(call) as base, contextlib.ExitStack() as held:
+        if base is None:
+            return False
+        try:
+            directory = open_private_directory(base.descriptor, base.path, component(container_id))
+            held.callback(directory.close)
+            if not is_ours(directory):
+                return False
+            lock = take_lock(directory)
+            if lock is None:
+                return False
+            held.callback(os.close, lock)
+            names = os.listdir(directory.descriptor)
+            if OCI_RECORD in names or any(name.startswith("trace-") for name in names):
+                return False
+            return remove_container(base, directory)
+        except FileNotFoundError:
+            return False
+        except (UntrustedPathError, OSError) as error:
+            raise unreadable(call.verb, error) from None

@@ -1,0 +1,1 @@
+"""The machine held against the spec, exhaustively: `comparison.compare`."""

@@ -1,0 +1,249 @@
+"""The machine held against the spec, exhaustively.
+
+TLC lists every state that the spec can reach. In each of them the real machine is asked for each of its triggers,
+with the facts that a step would record there, and must answer as the spec does. What the adversary does changes
+the facts but is itself no edge: his own variables are hidden. No state and no edge is listed here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from engine.errors import Reason
+from engine.lifecycle.machine import LIFECYCLE, TERMINAL, Facts, Trigger
+from engine.lifecycle.spec_files import LIFECYCLE_SPEC
+from engine.spec.errors import SpecError
+from engine.spec.graph import Edge, Graph, LifecycleEdge, explore, lifecycle_edges, trigger_of
+from engine.spec.models import Specs
+from engine.spec.tlc import Tlc
+from tools.conformance.facts import (
+    STEPS,
+    Moment,
+    NotYetError,
+    StepRefusesError,
+    attempt,
+    could_report,
+    header_of,
+    key_of,
+    moment_of,
+    outcome_of,
+)
+from tools.conformance.machine import Answer, Known, Machine, UnreachedError
+
+#: The adversary's model in which the guards are compared; he is given every kind of file there is.
+ADVERSARY_MODEL = "Small"
+
+_KINDS = re.compile(r"^Kinds == (\{[^}]*\})", re.MULTILINE)
+
+
+def adversary_graph(specs: Specs, tlc: Tlc) -> Graph:
+    """Every state of one run while the adversary makes one move, of every kind there is. Raises `CheckError`."""
+    kinds = _KINDS.search(specs.files[LIFECYCLE_SPEC])
+    if kinds is None:
+        raise SpecError(
+            "there is no set Kinds",
+            reason=Reason.SPEC_REJECTED,
+            hint="name the kinds of files there",
+            file=LIFECYCLE_SPEC,
+            line=None,
+            column=None,
+        )
+    return explore(specs, tlc, ADVERSARY_MODEL, {"Files": " ".join(kinds[1].split())})
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """An edge on which spec and machine are not agreed: `what` says how, `path` is the shortest way there.
+
+    The path is made of the spec's actions, the world's among them.
+    """
+
+    edge: LifecycleEdge
+    what: str
+    path: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.edge}: {self.what}; the shortest way there: {', '.join(self.path) or 'the start'}"
+
+
+def compare(graph: Graph) -> tuple[Difference, ...]:
+    """Where the machine is not what `graph`, of a model of one run, says it is; empty when they are the same.
+
+    First the edges by themselves, both ways. If they agree, every reachable state of the spec: the machine is
+    driven there and asked for every trigger; it must move if and only if the spec does, to the same state, and
+    the engine must refuse if and only if the spec does. Last, what a step might report wrongly: the machine must
+    not accept what the spec does in no state in which the engine knows the same. Each edge is named once for each
+    kind of difference, with the shortest path. Raises `CheckError`.
+    """
+    comparison = _Comparison(graph)
+    return tuple(comparison.edges()) or tuple(comparison.steps()) or tuple(comparison.reports())
+
+
+@dataclass(frozen=True, slots=True)
+class _Visit:
+    """A reachable state of the spec: `known` is what a run has recorded that came by the shortest path.
+
+    `steps` are the edges of the lifecycle from here, by trigger, with what is so after them; `inner` are the
+    engine's actions that leave the run where it is.
+    """
+
+    now: Moment
+    path: tuple[str, ...]
+    known: Known
+    steps: Mapping[str, Moment]
+    inner: tuple[str, ...]
+
+
+class _Comparison:
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._machine = Machine()
+        self._visits = tuple(_breadth_first(graph))
+        self._nearest: dict[str, tuple[str, ...]] = {}
+        for visit in self._visits:
+            self._nearest.setdefault(visit.now.place, visit.path)
+
+    def edges(self) -> Iterator[Difference]:
+        """The table against the edges of the spec."""
+        spec = lifecycle_edges(self._graph)
+        machine = {
+            LifecycleEdge(str(source), str(row.trigger), str(row.target))
+            for row in LIFECYCLE
+            for source in row.sources
+        }
+        for edge in sorted(spec ^ machine):
+            has, lacks = ("spec", "machine") if edge in spec else ("machine", "spec")
+            never = "" if edge.state in self._nearest else f", which never reaches {edge.state}"
+            yield Difference(
+                edge, f"the {has} has it and the {lacks} does not{never}", self._nearest.get(edge.state, ())
+            )
+        goes_on = {edge.state for edge in spec}
+        for edge in sorted(spec & machine):
+            if (edge.next in TERMINAL) == (edge.next in goes_on):
+                yield Difference(edge, f"{edge.next} is terminal on one side only", self._nearest[edge.state])
+
+    def steps(self) -> Iterator[Difference]:
+        """The machine's answers against the spec's, in every state."""
+        said = set()
+        for visit in self._visits:
+            with contextlib.suppress(UnreachedError):
+                for difference in self._in(visit):
+                    if (difference.edge, difference.what) not in said:
+                        said.add((difference.edge, difference.what))
+                        yield difference
+
+    def _in(self, visit: _Visit) -> Iterator[Difference]:
+        now = visit.now
+        refuses = not_yet = False
+        for trigger in STEPS:
+            after = visit.steps.get(trigger)
+            answer = self._machine.ask(visit.known, trigger, outcome_of(trigger, now, after))
+            refuses |= answer.refuses
+            not_yet |= answer.not_yet
+            if answer.target != (after.place if after else None):
+                edge = LifecycleEdge(now.place, str(trigger), after.place if after else str(answer.target))
+                yield Difference(edge, _unlike(after, answer), visit.path)
+                return
+        refused = visit.steps.get(Trigger.REFUSE)
+        answer = self._machine.ask(visit.known, Trigger.REFUSE, {})
+        edge = LifecycleEdge(now.place, str(Trigger.REFUSE), refused.place if refused else str(answer.target))
+        if refuses != (refused is not None):
+            one, other = ("engine", "spec") if refuses else ("spec", "engine")
+            yield Difference(edge, f"the {one} refuses and the {other} does not", visit.path)
+        elif refused is not None and answer.target != refused.place:
+            yield Difference(edge, _unlike(refused, answer), visit.path)
+        elif not refuses and not_yet != bool(visit.inner):
+            doing = (
+                f"the spec is still at {' or '.join(visit.inner)}"
+                if visit.inner
+                else "the spec waits for nothing"
+            )
+            yield Difference(edge, f"neither goes on nor refuses on one side: {doing}", visit.path)
+
+    def reports(self) -> Iterator[Difference]:
+        """What the machine accepts of all that a step might report, against what the spec has it report."""
+        offers: dict[Trigger, dict[str, Facts]] = {trigger: {} for trigger in STEPS}
+        taken = set()
+        nearest: dict[Known, _Visit] = {}
+        for visit in self._visits:
+            nearest.setdefault(visit.known, visit)
+            for trigger in STEPS:
+                if (facts := could_report(trigger, visit.now)) is not None:
+                    offers[trigger].setdefault(key_of(facts), facts)
+                if (after := visit.steps.get(trigger)) is not None:
+                    taken.add((visit.known, trigger, key_of(attempt(trigger, visit.now, after))))
+        said = set()
+        for known, visit in nearest.items():
+            for trigger, offered in offers.items():
+                for key, facts in offered.items():
+                    answer = self._machine.ask(known, trigger, facts)
+                    if answer.target is None or (known, trigger, key) in taken:
+                        continue
+                    edge = LifecycleEdge(visit.now.place, str(trigger), answer.target)
+                    if (edge, key) not in said:
+                        said.add((edge, key))
+                        what = f"the machine accepts {key} with {known[0]}, and the spec never has that"
+                        yield Difference(edge, what, visit.path)
+
+
+def _breadth_first(graph: Graph) -> Iterator[_Visit]:
+    """Every reachable state, the nearest first. What lies behind a step that records nothing is left out."""
+    moments = {name: moment_of(state) for name, state in graph.states.items()}
+    onward: dict[str, list[Edge]] = {name: [] for name in moments}
+    for edge in graph.edges:
+        onward[edge.source].append(edge)
+    seen = set(graph.initial)
+    waiting: deque[tuple[str, tuple[str, ...], Known]] = deque(
+        (name, (), (key_of(header_of(moments[name])), ())) for name in sorted(graph.initial)
+    )
+    while waiting:
+        name, path, known = waiting.popleft()
+        now = moments[name]
+        steps: dict[str, Moment] = {}
+        inner = set()
+        for edge in onward[name]:
+            after = moments[edge.target]
+            recorded: Known | None = known
+            if after.place != now.place:
+                trigger = trigger_of(edge.action)
+                steps[trigger] = after
+                recorded = _recorded(known, trigger, now, after)
+            elif _acts(now, after):
+                inner.add(edge.action)
+            if edge.target not in seen and recorded is not None:
+                seen.add(edge.target)
+                waiting.append((edge.target, (*path, edge.action), recorded))
+        yield _Visit(now, path, known, steps, tuple(sorted(inner)))
+
+
+def _acts(now: Moment, after: Moment) -> bool:
+    """Whether the engine acted and stayed where it is: `Acts` in the spec, but for the state."""
+    return (
+        (now.handle != "current" and after.handle == "current")
+        or now.copied != after.copied
+        or now.probed != after.probed
+        or now.in_force != after.in_force
+        or now.seen != after.seen
+    )
+
+
+def _recorded(known: Known, trigger: str, now: Moment, after: Moment) -> Known | None:
+    header, moves = known
+    if trigger == Trigger.REFUSE:
+        return header, (*moves, (trigger, key_of({})))
+    try:
+        return header, (*moves, (trigger, key_of(attempt(Trigger(trigger), now, after))))
+    except (StepRefusesError, NotYetError, ValueError):  # spec and machine part here, as `steps` will say
+        return None
+
+
+def _unlike(after: Moment | None, answer: Answer) -> str:
+    if after is None:
+        return "the machine goes on and the spec does not"
+    if answer.target is None:
+        return f"the spec goes on and the machine does not ({answer.why})"
+    return f"the spec goes to {after.place} and the machine to {answer.target}"

@@ -1,0 +1,276 @@
+"""What each step would record in a state of the spec: the one mapping from the spec's variables to recorded facts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine.errors import Reason
+from engine.lifecycle.machine import Facts, PolicyOutcome, Trigger
+from engine.options import ExecPolicy
+from engine.spec.errors import CheckError
+from engine.spec.values import Value, flatten
+
+_PROGRAM = "/usr/bin/runsc"
+
+_OWN = "/base/container/runsc-root"
+
+_APART = "/programs"
+
+_COPIES = {"base": f"{_OWN}/exec-allow/stage-1/runsc", "apart": f"{_APART}/stage-1/runsc"}
+
+_ROOT, _CALLER, _STRANGER = 0, 1000, 12345
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The variables of the spec that decide what the engine does next, of its only run."""
+
+    place: str
+    failed: bool
+    rootless: bool
+    required: bool
+    wanted: bool
+    as_root: bool
+    found_by: str
+    path: str
+    rewritten: bool
+    pinned: str
+    handle: str
+    lock: str
+    base: str
+    programs: str
+    lies: str
+    root: str
+    nest: str
+    copied: str
+    shared: bool
+    seen: str
+    bundle: str
+    probed: str
+    in_force: str
+
+
+def moment_of(state: Mapping[str, Value]) -> Moment:
+    """Read a state of the spec. Raises `CheckError` when it is not one with a single run."""
+    flat = {
+        name: str(value) if not isinstance(value, bool) else value for name, value in flatten(state).items()
+    }
+    runs = [name for name in flat if name.startswith("state[")]
+    if len(runs) != 1:
+        raise CheckError(
+            f"a state with {len(runs)} runs", reason=Reason.MALFORMED, hint="compare models of one run"
+        )
+    run = runs[0].removeprefix("state")
+    container = f"[{_name(state['id'], run)}]"
+    by_field: dict[str, Any] = {
+        "place": flat[f"state{run}"],
+        "lies": flat[f"place{run}"],
+        "rootless": flat[f"option{run}.rootless"],
+        "required": flat[f"option{run}.required"],
+        "wanted": flat[f"option{run}.wanted"],
+        "as_root": flat[f"option{run}.asRoot"],
+        "found_by": flat[f"option{run}.foundBy"],
+        "seen": flat[f"seen{run}.bundle"],
+        "in_force": flat[f"inForce{run}"],
+        "lock": _name(state["lock"], container),
+    }
+    for name in ("failed", "pinned", "handle", "copied", "shared", "probed", "bundle"):
+        by_field[name] = flat[f"{name}{run}"]
+    for name in ("root", "nest"):
+        by_field[name] = flat[f"{name}{container}"]
+    for name in ("path", "rewritten", "base", "programs"):
+        by_field[name] = flat[name]
+    return Moment(**by_field)
+
+
+def _name(function: Value, argument: str) -> str:
+    if not isinstance(function, Mapping):
+        raise CheckError(
+            "the graph is not one of the lifecycle",
+            reason=Reason.MALFORMED,
+            hint="compare a model of GVisorRuntime",
+        )
+    return str(getattr(function[argument[1:-1]], "name", function[argument[1:-1]]))
+
+
+class StepRefusesError(Exception):
+    """The step itself raises: what is wrong is nothing that it records, so no guard can see it."""
+
+
+class NotYetError(Exception):
+    """The step is not over: another move of it, which leaves the run where it is, comes first."""
+
+
+def header_of(now: Moment) -> Facts:
+    return {
+        "options": {
+            "rootless": now.rootless,
+            "require_exec_policy": now.required,
+            "exec_policy": str(ExecPolicy.AUTO if now.wanted else ExecPolicy.OFF),
+        },
+        "bundle": {"sha256": "as_validated"},
+        "host": {"user": _ROOT if now.as_root else _CALLER},
+    }
+
+
+def _resolve(now: Moment, _: Moment | None) -> Facts:
+    return {"path": "" if now.path == "absent" else _PROGRAM, "found_by": now.found_by}
+
+
+def _identity(file: str, now: Moment) -> Facts:
+    """Only the vendor's file is ever written anew; each other one is a file of its own."""
+    return {"inode": file, "size": 1, "ctime_ns": int(now.rewritten and file == "vendor")}
+
+
+#: How the facts of a file that must be refused differ from those of one that may be trusted.
+_FAULTS: Mapping[str, Facts] = {
+    "not_a_program": {"mode": "0644"},
+    "loose_mode": {"mode": "0777"},
+    "foreign_owner": {"owner": _STRANGER},
+}
+
+
+def _validate(now: Moment, _: Moment | None) -> Facts:
+    if now.path in {"absent", "loose_chain"}:  # the walk to the file is judged and not recorded
+        raise StepRefusesError
+    return {
+        "identity": _identity(now.path, now),
+        "owner": _ROOT,
+        "mode": "0755",
+        "trusted_owners": [_ROOT],
+        "immutable_store": False,
+        **_FAULTS.get(now.path, {}),
+    }
+
+
+_MODES = {"private": "0700", "loose": "0755"}
+
+
+def _secure_root(now: Moment, after: Moment | None) -> Facts:
+    if now.base != "trusted" or now.root == "swapped":  # the walk to the directories, judged and not recorded
+        raise StepRefusesError
+    if now.handle != "current":
+        raise NotYetError
+    if now.lock != "Nobody":
+        raise StepRefusesError
+    return _directories(_MODES[after.root if after else "private"], after)
+
+
+def _directories(mode: str, at: Moment | None) -> Facts:
+    facts = {"user": _ROOT, "directories": [{"owner": _ROOT, "mode": mode, "path": _OWN}] * 4}
+    if at is None or at.lies != "apart":
+        return facts
+    apart = "0700" if at.programs == "trusted" else "0755"
+    return {**facts, "programs": {"owner": _ROOT, "mode": apart, "path": _APART}}
+
+
+def _stage(now: Moment, _: Moment | None) -> Facts:
+    if now.copied == "nothing":
+        if now.nest != "own":
+            raise StepRefusesError
+        raise NotYetError
+    return _copy(now)
+
+
+def _copy_path(now: Moment) -> str:
+    return _COPIES.get(now.lies, _COPIES["base"])
+
+
+def _copy(now: Moment) -> Facts:
+    pinned = _identity(now.pinned, now)
+    return {
+        "path": _copy_path(now),
+        "size": 1,
+        "mode": "0500",
+        "pinned": pinned,
+        "made_from": pinned,
+        "from_store": now.shared,
+        "compared": now.shared and not now.as_root,
+    }
+
+
+def _apply_policy(now: Moment, _: Moment | None) -> Facts:
+    """As policy.py settles it, whatever is required: whether that will do is the guard's to say."""
+    if now.rootless and now.wanted:
+        if now.in_force == "in_part":
+            raise StepRefusesError
+        if now.probed == "untried" or (now.probed == "usable" and now.in_force == "nothing"):
+            raise NotYetError
+    return _policy(now)
+
+
+def _policy(now: Moment) -> Facts:
+    if not now.rootless:
+        return {"outcome": PolicyOutcome.NOT_APPLICABLE}
+    return {"outcome": PolicyOutcome.ENFORCED if now.in_force == "whole" else PolicyOutcome.UNAVAILABLE}
+
+
+def _exec(now: Moment, _: Moment | None) -> Facts:
+    """Once the last look was taken, what it saw counts; before it, what it would see."""
+    if now.seen != "unseen":
+        return _hand_off(now, now.seen)
+    if now.base != "trusted" or now.root != "private":  # looked at, and not recorded
+        raise StepRefusesError
+    if now.lies == "apart" and now.programs != "trusted":
+        raise StepRefusesError
+    if now.bundle != "as_validated":
+        return _hand_off(now, now.bundle)
+    raise NotYetError
+
+
+def _hand_off(now: Moment, bundle: str) -> Facts:
+    return {"argv": [_copy_path(now)], "bundle": {"sha256": bundle}}
+
+
+#: What each step records, from the spec's state before it and (where the spec takes the step) after it.
+STEPS: Mapping[Trigger, Callable[[Moment, Moment | None], Facts]] = {
+    Trigger.RESOLVE: _resolve,
+    Trigger.VALIDATE: _validate,
+    Trigger.SECURE_ROOT: _secure_root,
+    Trigger.STAGE: _stage,
+    Trigger.APPLY_POLICY: _apply_policy,
+    Trigger.EXEC: _exec,
+}
+
+
+#: What a step records, or raises.
+Outcome = Facts | StepRefusesError | NotYetError
+
+
+def attempt(trigger: Trigger, now: Moment, after: Moment | None = None) -> Facts:
+    """What the step records. Raises `StepRefusesError` or `NotYetError`."""
+    if now.failed:
+        raise StepRefusesError
+    return STEPS[trigger](now, after)
+
+
+def outcome_of(trigger: Trigger, now: Moment, after: Moment | None) -> Outcome:
+    try:
+        return attempt(trigger, now, after)
+    except (StepRefusesError, NotYetError) as stopped:
+        return stopped
+
+
+def could_report(trigger: Trigger, now: Moment) -> Facts | None:
+    """What the step would record if it reported the variables as they are in `now`, at whatever time that is."""
+    match trigger:
+        case Trigger.SECURE_ROOT:
+            return _directories(_MODES[now.root], now) if now.root in _MODES else None
+        case Trigger.STAGE:
+            return None if now.pinned == "nothing" else _copy(now)
+        case Trigger.APPLY_POLICY:
+            return _policy(now)
+        case Trigger.EXEC:
+            return _hand_off(now, now.bundle)
+        case _:
+            try:
+                return STEPS[trigger](now, None)
+            except StepRefusesError:
+                return None
+
+
+def key_of(facts: Facts) -> str:
+    return json.dumps(facts, sort_keys=True)
