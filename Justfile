@@ -33,12 +33,13 @@ test *PATHS_AND_OPTIONS: (_parts "test") _rootfs
     @[ $# -gt 0 ] || {{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} lint check
     @[ $# -gt 0 ] || set -- -n 2; {{ pytest }} "$@"
 
-# Check style and types
+# Check style, types and which part imports which
 [no-exit-message]
 lint:
     @{{ python }} -m ruff check
     @{{ python }} -m ruff format --check
     @{{ python }} -m mypy
+    @{{ parent_directory(python) }}/lint-imports --no-cache --no-logo
 
 # Check the spec with TLC: every property, every reachable state, and that every mutant is caught
 [no-exit-message]

@@ -11,8 +11,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from engine.lifecycle.machine import Lifecycle, PolicyOutcome, Trigger
+from engine.lifecycle.machine import Lifecycle
 from engine.lifecycle.spec_graph import spec_graph
+from engine.traces.move import PolicyOutcome, Trigger
 from engine.traces.writer import Trace
 
 Line = dict[str, Any]

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from engine.lifecycle.machine import LIFECYCLE, Facts, PolicyOutcome, Trigger
+from engine.lifecycle.machine import LIFECYCLE
 from engine.options import Network
+from engine.traces.move import Facts, PolicyOutcome, Trigger
 from engine.verify.evidence import Evidence
 
 

@@ -13,8 +13,9 @@ from engine import __version__
 from engine.audit.svg import Colour
 from engine.audit.walk import DiagramError, Walk
 from engine.errors import Reason, printable
-from engine.lifecycle.machine import LIFECYCLE, TERMINAL, State, Transition, Trigger
+from engine.lifecycle.machine import LIFECYCLE, TERMINAL, Transition
 from engine.lifecycle.spec_files import spec_digest
+from engine.traces.move import State, Trigger
 
 _FONT = "DejaVu Sans"
 

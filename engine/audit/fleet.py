@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 from engine.audit import html
 from engine.audit.tally import Buckets, Group, Kind, Run, Tally
 from engine.errors import Reason, printable
-from engine.lifecycle.machine import Trigger
 from engine.lifecycle.spec_graph import SpecGraph, spec_graph
+from engine.traces.move import Trigger
 from engine.verify.chunks import Answer, Stretch, cut, in_order
 from engine.verify.evidence import LARGEST, Evidence, Outcome, ReportError, judge, read
 from engine.verify.extra import require

@@ -19,7 +19,8 @@ from engine.audit.picture import Picture
 from engine.audit.svg import Colour
 from engine.audit.walk import Walk
 from engine.errors import printable
-from engine.lifecycle.machine import LIFECYCLE, TERMINAL, State, Transition, Trigger
+from engine.lifecycle.machine import LIFECYCLE, TERMINAL, Transition
+from engine.traces.move import State, Trigger
 
 
 def lifecycle(run: Walk | None = None, *, name: str = "lifecycle") -> Picture:

@@ -20,10 +20,11 @@ from engine.audit.model_check import ModelCheck
 from engine.audit.verdicts import Said, conformance_of, model_of, signature_of
 from engine.audit.walk import DiagramError, Leg, Walk
 from engine.errors import EngineError
-from engine.lifecycle.machine import LIFECYCLE, State, Trigger
+from engine.lifecycle.machine import LIFECYCLE
 from engine.lifecycle.spec_graph import spec_graph
 from engine.lifecycle.trusted_runsc import find_runsc
 from engine.runsc.command import version
+from engine.traces.move import State, Trigger
 from engine.traces.reader import Refusal
 from engine.verify.evidence import Evidence, Outcome, read
 from engine.verify.signature import SUFFIX, Signature, Signers, Standing, look

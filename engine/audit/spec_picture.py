@@ -5,8 +5,9 @@ from __future__ import annotations
 from engine.audit.dot import BREAK, columns, font, heading, line, node, state_look, text_of, wrapped
 from engine.audit.picture import Picture
 from engine.audit.svg import Colour
-from engine.lifecycle.machine import State, Transition, Trigger
+from engine.lifecycle.machine import Transition
 from engine.spec.fold import Actor, Fold
+from engine.traces.move import State, Trigger
 
 
 def spec(folded: Fold) -> Picture:

@@ -13,7 +13,8 @@ from datetime import datetime
 from typing import Any
 
 from engine.errors import EngineError, Reason
-from engine.lifecycle.machine import LIFECYCLE, TERMINAL, State, Trigger
+from engine.lifecycle.machine import LIFECYCLE, TERMINAL
+from engine.traces.move import State, Trigger
 from engine.traces.reader import Refusal
 from engine.verify.trace_check import verify
 

@@ -8,7 +8,6 @@ trace later can ask it again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from functools import partial
 
 from transitions import EventData, Machine, MachineError
@@ -17,6 +16,7 @@ from engine.errors import Reason, StepError
 from engine.options import ExecPolicy
 from engine.records import TYPE_CHECKING, dataclass
 from engine.state.container import EXEC_ALLOW
+from engine.traces.move import Facts, Move, PolicyOutcome, State, Trigger
 
 if TYPE_CHECKING:
     from typing import Any, Protocol, TypeVar
@@ -28,42 +28,8 @@ if TYPE_CHECKING:
 
     Established = TypeVar("Established", bound=HasFacts)
 
-Facts = Mapping[str, "Any"]
 #: What has been recorded so far: the header's fields under `header`, each step's facts under its trigger.
 Known = Mapping[str, Facts]
-
-
-class State(StrEnum):
-    """Where a run is."""
-
-    START = "start"
-    RESOLVED = "resolved"
-    VALIDATED = "validated"
-    ROOT_SECURED = "root_secured"
-    STAGED = "staged"
-    POLICY_SETTLED = "policy_settled"
-    HANDED_OFF = "handed_off"
-    REFUSED = "refused"
-
-
-class Trigger(StrEnum):
-    """What moves a run on: the six steps, and `refuse`."""
-
-    RESOLVE = "resolve"
-    VALIDATE = "validate"
-    SECURE_ROOT = "secure_root"
-    STAGE = "stage"
-    APPLY_POLICY = "apply_policy"
-    EXEC = "exec"
-    REFUSE = "refuse"
-
-
-class PolicyOutcome(StrEnum):
-    """What became of the execute policy for the supervisor."""
-
-    ENFORCED = "enforced"
-    UNAVAILABLE = "unavailable"
-    NOT_APPLICABLE = "not_applicable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,16 +278,6 @@ class NotPermittedError(StepError):
             reason=Reason.NOT_PERMITTED,
             hint="this is a fault of the engine: please report it with the trace",
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """One edge about to be taken, as it is recorded."""
-
-    state: State
-    trigger: Trigger
-    next: State
-    facts: Facts
 
 
 class Lifecycle:

@@ -14,10 +14,10 @@ from enum import StrEnum
 
 from engine.bundle.bundle import Bundle
 from engine.errors import PolicyError, Reason
-from engine.lifecycle.machine import PolicyOutcome
 from engine.linux.namespaces import sysctl
 from engine.options import ExecPolicy, RunOptions
 from engine.records import TYPE_CHECKING, dataclass
+from engine.traces.move import PolicyOutcome
 
 if TYPE_CHECKING:
     from typing import Any

@@ -13,7 +13,7 @@ from engine import __version__
 from engine.bundle.bundle import Bundle
 from engine.errors import EngineError, FailedError, Reason, SecureRootError, StoppedError, TraceError
 from engine.lifecycle.exec import HandOff, hand_off, prepare
-from engine.lifecycle.machine import Lifecycle, PolicyOutcome, Trigger
+from engine.lifecycle.machine import Lifecycle
 from engine.lifecycle.policy import apply_policy
 from engine.lifecycle.resolve import resolve
 from engine.lifecycle.secure_root import Joined, SecuredRoot, secure_root
@@ -28,6 +28,7 @@ from engine.runsc.arguments import RUN, Asked, build_argv, build_environment
 from engine.state.base import chosen_base, open_base
 from engine.state.container import EXEC_ALLOW, RUNSC_ROOT, RUNTIME, component, open_container
 from engine.state.programs import PROGRAM, foresee
+from engine.traces.move import PolicyOutcome, Trigger
 from engine.traces.writer import Trace
 
 if TYPE_CHECKING:

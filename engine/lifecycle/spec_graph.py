@@ -11,9 +11,10 @@ import os
 from collections.abc import Callable, Mapping
 
 from engine.errors import EngineError, Reason, StepError
-from engine.lifecycle.machine import Facts, Lifecycle, Move, Trigger
+from engine.lifecycle.machine import Lifecycle
 from engine.lifecycle.spec_files import LIFECYCLE_SPEC, spec_digest
 from engine.records import TYPE_CHECKING, dataclass
+from engine.traces.move import Facts, Move, Trigger
 
 if TYPE_CHECKING:
     from engine.lifecycle.machine import Established

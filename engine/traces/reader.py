@@ -15,7 +15,7 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, NoReturn, NotRe
 import msgspec
 
 from engine.errors import Reason
-from engine.lifecycle.machine import PolicyOutcome, Trigger
+from engine.traces.move import PolicyOutcome, Trigger
 from engine.traces.writer import FORMAT
 
 #: RFC 3339; that it is UTC is asked apart.

@@ -15,9 +15,9 @@ from collections.abc import Mapping
 
 from engine.digest import sha256
 from engine.errors import Reason, TraceError, hint_for
-from engine.lifecycle.machine import Move
 from engine.linux.files import PrivateDirectory
 from engine.records import TYPE_CHECKING
+from engine.traces.move import Move
 
 if TYPE_CHECKING:
     from typing import Any

@@ -14,8 +14,9 @@ from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from engine.errors import printable
-from engine.lifecycle.machine import LIFECYCLE, OUT_OF_PLACE, REASONS, Guard, Known, State, Trigger
+from engine.lifecycle.machine import LIFECYCLE, OUT_OF_PLACE, REASONS, Guard, Known
 from engine.lifecycle.spec_graph import SpecGraph, spec_graph
+from engine.traces.move import State, Trigger
 from engine.traces.reader import BadLineError, Header, Record, read_header, read_record
 from engine.verify.trace_file import HEADER, LONGEST_LINE, STDIN, lines_of, open_trace
 

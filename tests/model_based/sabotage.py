@@ -14,11 +14,11 @@ from typing import Any
 
 from engine.errors import EngineError, FailedError, PolicyError, TraceError
 from engine.lifecycle import resolve, runner, secure_root, stage, validate
-from engine.lifecycle.machine import Trigger
 from engine.lifecycle.stage import Staged
 from engine.linux.files import Opened
 from engine.state import store
 from engine.state.store import Kept
+from engine.traces.move import Trigger
 from engine.traces.writer import Trace
 
 

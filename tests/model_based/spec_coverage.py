@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import pytest
 from tabulate import tabulate
 
-from engine.lifecycle.machine import Trigger
+from engine.traces.move import Trigger
 from tests.model_based.spec_path import Edge, edges
 from tests.model_based.two_steps import INNER_MOVES
 

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-from engine.lifecycle.machine import State, Trigger
 from engine.lifecycle.spec_files import LIFECYCLE_SPEC
 from engine.lifecycle.spec_graph import spec_graph
 from engine.spec.fold import load_fold
 from engine.spec.models import load
+from engine.traces.move import State, Trigger
 from engine.verify.trace_check import Verdict, verify
 from tests.model_based.two_steps import INNER_MOVES, POLICY_REASONS, STAGE_REASONS
 

@@ -10,21 +10,22 @@ from pathlib import Path
 import pytest
 
 from engine.lifecycle import machine
-from engine.lifecycle.machine import LIFECYCLE, Guard, PolicyOutcome, State, Transition, Trigger
+from engine.lifecycle.machine import LIFECYCLE, Guard, Transition
 from engine.lifecycle.spec_files import LIFECYCLE_SPEC
 from engine.lifecycle.spec_graph import SPEC_GRAPH, SpecGraph, load_spec_graph
 from engine.spec.errors import CheckError
 from engine.spec.graph import Graph, lifecycle_edges
 from engine.spec.models import load
 from engine.spec.tlc import Tlc, find_jar, find_java
-from engine.spec.trace_module import judge
 from engine.spec.values import parse_state
+from engine.traces.move import PolicyOutcome, State, Trigger
 from engine.verify.trace_check import Verdict, verify
 from tests.conformance_traces import Story, as_they_are, mutate, save
 from tools.compile import compile_graph, lifecycle_graph, stale, write_spec_graph
 from tools.conformance import comparison
 from tools.conformance.comparison import adversary_graph, compare
 from tools.conformance.facts import moment_of
+from tools.conformance.trace_module import judge
 
 SPECS = load()
 TLC = Tlc(find_java(), find_jar())

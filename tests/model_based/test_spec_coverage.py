@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from engine.lifecycle.machine import Trigger
 from engine.lifecycle.spec_graph import spec_graph
 from engine.spec.graph import trigger_of
+from engine.traces.move import Trigger
 from tests.model_based import spec_coverage
 from tests.model_based.spec_coverage import PROPERTY, SpecCoverage, Tally
 from tests.model_based.spec_path import FAILURE, Edge, edges, engine_actions, reason, taken

@@ -41,10 +41,10 @@ from hypothesis.stateful import (
 )
 
 import engine
-from engine.lifecycle.machine import Trigger
 from engine.lifecycle.spec_graph import spec_graph
 from engine.state.container import LOCK, component
 from engine.state.store import STORE
+from engine.traces.move import Trigger
 from tests.model_based.held_engine import CLEAN_UP, NOT_STOPPED_AT, OS_CALLS, Engine, ForkServer
 from tests.model_based.sabotage import SABOTAGES
 from tests.model_based.spec_coverage import PROPERTY, Tally

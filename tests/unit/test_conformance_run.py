@@ -19,7 +19,7 @@ from engine.bundle.bundle import open_bundle
 from engine.errors import EngineError
 from engine.lifecycle import exec as exec_step
 from engine.lifecycle import machine, runner
-from engine.lifecycle.machine import LIFECYCLE, Move, State, Transition, Trigger
+from engine.lifecycle.machine import LIFECYCLE, Transition
 from engine.lifecycle.spec_files import LIFECYCLE_SPEC
 from engine.lifecycle.spec_graph import (
     NotInSpecError,
@@ -29,6 +29,7 @@ from engine.lifecycle.spec_graph import (
     spec_graph,
 )
 from engine.options import RunOptions
+from engine.traces.move import Move, State, Trigger
 from tests.conformance_traces import STEPS, Established, KernelRefusesError, Story, read
 
 ROOT = Path(__file__).parents[2]

@@ -14,8 +14,9 @@ from engine.audit.lifecycle_picture import lifecycle, lifecycle_svg
 from engine.audit.picture import Format
 from engine.audit.walk import DiagramError, Leg, Walk, read_walk
 from engine.cli.main import main
-from engine.lifecycle.machine import LIFECYCLE, State, Trigger
+from engine.lifecycle.machine import LIFECYCLE
 from engine.spec.fold import is_current, load_fold
+from engine.traces.move import State, Trigger
 from engine.traces.reader import Refusal
 from tools.make_diagrams import DIAGRAMS, RUNS, pictures
 

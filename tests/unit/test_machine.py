@@ -7,16 +7,8 @@ from typing import Any
 
 import pytest
 
-from engine.lifecycle.machine import (
-    LIFECYCLE,
-    TERMINAL,
-    Lifecycle,
-    Move,
-    NotPermittedError,
-    PolicyOutcome,
-    State,
-    Trigger,
-)
+from engine.lifecycle.machine import LIFECYCLE, TERMINAL, Lifecycle, NotPermittedError
+from engine.traces.move import Move, PolicyOutcome, State, Trigger
 
 IDENTITY = {"device": 1, "inode": 2, "size": 3, "mtime_ns": 4, "ctime_ns": 5}
 HEADER: dict[str, Any] = {

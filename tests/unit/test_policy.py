@@ -17,13 +17,13 @@ from engine.bundle.bundle import Bundle, open_bundle
 from engine.bundle.executable import executable_trees
 from engine.errors import PolicyError
 from engine.lifecycle import policy as policy_step
-from engine.lifecycle.machine import PolicyOutcome
 from engine.lifecycle.policy import BACKENDS, Policy, Strength, apply_policy
 from engine.linux import landlock, locked_mounts, seccomp
 from engine.linux.landlock import Landlock
 from engine.linux.locked_mounts import UnusableError
 from engine.linux.namespaces import IdMaps, Range
 from engine.options import ExecPolicy, RunOptions
+from engine.traces.move import PolicyOutcome
 from tests.unit.forked import can_run, failure, in_a_child
 
 SINGLE = IdMaps((Range(0, 1000, 1),), (Range(0, 1000, 1),), "single")

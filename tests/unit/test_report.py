@@ -25,9 +25,9 @@ from engine.audit.fleet import fleet_page, traces_in
 from engine.audit.guidance import matrix
 from engine.audit.model_check import ModelCheck
 from engine.audit.report import run_page
-from engine.lifecycle.machine import Trigger
 from engine.lifecycle.spec_graph import spec_graph
 from engine.spec import render
+from engine.traces.move import Trigger
 from engine.verify.evidence import Outcome, ReportError, read
 from engine.verify.signature import Signers, sign
 from tests.audit_traces import HOSTILE, check_result, poisoned, poisoned_trace, rewritten

@@ -20,7 +20,6 @@ from engine.errors import EngineError
 from engine.lifecycle import exec as exec_step
 from engine.lifecycle import policy
 from engine.lifecycle import stage as stage_step
-from engine.lifecycle.machine import PolicyOutcome
 from engine.lifecycle.resolve import Resolved, resolve
 from engine.lifecycle.runner import plan, run
 from engine.lifecycle.secure_root import Joined, SecuredRoot, secure_root
@@ -29,6 +28,7 @@ from engine.linux.files import PrivateDirectory, open_private_directory
 from engine.options import ExecPolicy, Platform, RunOptions
 from engine.runsc.arguments import RUN, Asked, build_argv, build_environment
 from engine.state.container import component, open_runsc_root
+from engine.traces.move import PolicyOutcome
 from engine.traces.writer import Trace
 
 COMPONENT = component("web")

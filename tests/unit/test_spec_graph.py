@@ -9,7 +9,6 @@ import pytest
 
 from engine.errors import StepError
 from engine.lifecycle import spec_graph as module
-from engine.lifecycle.machine import Move, State, Trigger
 from engine.lifecycle.spec_graph import (
     NotInSpecError,
     SpecGraph,
@@ -18,6 +17,7 @@ from engine.lifecycle.spec_graph import (
     load_spec_graph,
     spec_graph,
 )
+from engine.traces.move import Move, State, Trigger
 
 REINSTALL = "install the engine again; in a checkout: ./just compile"
 REPORT = "this is a fault of the engine: please report it with the trace"

@@ -40,7 +40,7 @@ RUN = {
     *(f"engine.cli{name}" for name in ("", ".command", ".main", ".run")),
     *("engine.runsc", "engine.runsc.arguments"),
     *(f"engine.state{name}" for name in ("", ".base", ".cleanup", ".container", ".store")),
-    *("engine.traces", "engine.traces.writer"),
+    *("engine.traces", "engine.traces.move", "engine.traces.writer"),
     *(f"engine.lifecycle{name}" for name in ("", ".exec", ".machine", ".policy", ".resolve", ".runner")),
     *(
         f"engine.lifecycle.{name}"

@@ -16,8 +16,8 @@ from typing import NoReturn
 import pytest
 
 from engine.errors import TraceError
-from engine.lifecycle.machine import Move, State, Trigger
 from engine.linux.files import make_private_directory, open_trusted
+from engine.traces.move import Move, State, Trigger
 from engine.traces.writer import Trace
 
 MOVE = Move(State.START, Trigger.RESOLVE, State.RESOLVED, {"path": "/usr/bin/runsc"})

@@ -14,12 +14,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from engine.errors import Reason
-from engine.lifecycle.machine import LIFECYCLE, TERMINAL, Facts, Trigger
+from engine.lifecycle.machine import LIFECYCLE, TERMINAL
 from engine.lifecycle.spec_files import LIFECYCLE_SPEC
 from engine.spec.errors import SpecError
 from engine.spec.graph import Edge, Graph, LifecycleEdge, explore, lifecycle_edges, trigger_of
 from engine.spec.models import Specs
 from engine.spec.tlc import Tlc
+from engine.traces.move import Facts, Trigger
 from tools.conformance.facts import (
     STEPS,
     Moment,

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import Reason
-from engine.lifecycle.machine import Facts, PolicyOutcome, Trigger
 from engine.options import ExecPolicy
 from engine.spec.errors import CheckError
 from engine.spec.values import Value, flatten
+from engine.traces.move import Facts, PolicyOutcome, Trigger
 
 _PROGRAM = "/usr/bin/runsc"
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from engine.lifecycle.machine import Facts, Lifecycle, Move, NotPermittedError, Trigger
+from engine.lifecycle.machine import Lifecycle, NotPermittedError
+from engine.traces.move import Facts, Move, Trigger
 from tools.conformance.facts import NotYetError, Outcome, StepRefusesError, key_of
 
 #: The header, and each move so far with what it recorded; facts as JSON, so that equal ones are.

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
-from engine.lifecycle.machine import Trigger
 from engine.options import ExecPolicy
 from engine.spec.models import Specs
 from engine.spec.tlc import Tlc
 from engine.spec.values import Value, format_value
+from engine.traces.move import Trigger
 from engine.traces.reader import Header, Record, read_header, read_record
 
 MODULE = "TraceCheck"
