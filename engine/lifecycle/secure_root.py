@@ -16,7 +16,7 @@ from engine.errors import Reason, SecureRootError, hint_for
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
 from engine.records import TYPE_CHECKING, dataclass
 from engine.state.base import base_changed, chosen_base, open_base
-from engine.state.cleanup import remove_if_unused, remove_leftovers, why_kept
+from engine.state.cleanup import in_use_reason, remove_if_unused, remove_leftovers
 from engine.state.container import EXEC_ALLOW, LOCK, RUNSC_ROOT, RUNTIME, component, open_container
 from engine.state.programs import open_place
 
@@ -152,7 +152,7 @@ def secure_root(
                     hint="stop it, wait for its end (or that of engine gc), or choose another --id",
                 )
             undo.callback(os.close, lock)
-            if why := why_kept(base, container):
+            if why := in_use_reason(base, container):
                 raise SecureRootError(
                     f"container {container_id!r} {why}",
                     reason=Reason.KEPT,

@@ -108,10 +108,10 @@ def replace_process(program: int, argv: Sequence[str], environment: Mapping[str,
     os.execve(program, list(argv), dict(environment))  # noqa: S606 (the point of it all)
 
 
-def runs(pid: int, program: tuple[int, int], about: tuple[str, ...]) -> bool:
-    """Whether process `pid` lives, executes the file `program` (device and inode), and was told of all `about`.
+def runs(pid: int, program: tuple[int, int], argv_markers: tuple[str, ...]) -> bool:
+    """Whether process `pid` lives, executes the file `program` (device and inode), and was given all `argv_markers`.
 
-    Containers may share the file, so that each path in `about` must be one of the arguments, or the value of one,
+    Containers may share the file, so each path in `argv_markers` must be one of the arguments, or the value of one,
     proc_pid_exe(5), proc_pid_cmdline(5). A process that ended and was not waited for yet executes nothing, and a
     number that was given to another process since does not deceive. One that this user may not look at is not one of
     this user's containers.
@@ -123,7 +123,7 @@ def runs(pid: int, program: tuple[int, int], about: tuple[str, ...]) -> bool:
     if (status.st_dev, status.st_ino) != program:
         return False
     told = {value for given in arguments(pid) for value in (given, given.partition(b"=")[2])}
-    return told.issuperset(map(os.fsencode, about))
+    return told.issuperset(map(os.fsencode, argv_markers))
 
 
 def started(pid: int) -> int | None:
@@ -148,26 +148,28 @@ def arguments(pid: int) -> list[bytes]:
         return []
 
 
-def executing(program: tuple[int, int], about: tuple[str, ...]) -> list[int]:
+def executing(program: tuple[int, int], argv_markers: tuple[str, ...]) -> list[int]:
     """The processes that `runs` is true of."""
-    return [int(name) for name in os.listdir("/proc") if name.isdigit() and runs(int(name), program, about)]
+    return [
+        int(name) for name in os.listdir("/proc") if name.isdigit() and runs(int(name), program, argv_markers)
+    ]
 
 
-def end_all(program: tuple[int, int], about: tuple[str, ...], *, seconds: float) -> list[int]:
+def end_all(program: tuple[int, int], argv_markers: tuple[str, ...], *, seconds: float) -> list[int]:
     """Kill every process that `runs` is true of, and wait for their ends; those that remain after `seconds`.
 
     Each is held by a pidfd before it is looked at again, so that none is killed in the place of another,
     pidfd_open(2).
     """
     deadline = time.monotonic() + seconds
-    while remaining := executing(program, about):
+    while remaining := executing(program, argv_markers):
         for pid in remaining:
             try:
                 held = os.pidfd_open(pid)
             except ProcessLookupError:
                 continue
             try:
-                if runs(pid, program, about):
+                if runs(pid, program, argv_markers):
                     signal.pidfd_send_signal(held, signal.SIGKILL)
             except ProcessLookupError:
                 pass

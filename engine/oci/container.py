@@ -34,7 +34,7 @@ from engine.state.container import (
 )
 from engine.state.oci_lifecycle import Status, Verb
 from engine.state.record import Attempt, Record
-from engine.state.status import Truth, look, open_state_root, state_file
+from engine.state.status import ContainerState, inspect, open_state_root, state_file
 
 #: Seconds to wait for another command that creates or deletes the same container.
 PATIENCE = 10.0
@@ -73,20 +73,20 @@ class Found:
     directory: PrivateDirectory
     record: Record
 
-    def truth(self) -> Truth:
+    def state(self) -> ContainerState:
         """What is true of it now. Raises `ContainerError`."""
         try:
-            truth = look(self.base, self.directory, self.record)
+            state = inspect(self.base, self.directory, self.record)
         except (UntrustedPathError, OSError) as error:
             raise unreadable(self.verb, error) from None
-        if truth.doubt is not None:
-            return self._found_out(truth, truth.doubt)
-        if self.record.sandbox is None or truth.sandbox is None or truth.known == Status.CREATED:
-            return truth
+        if state.doubt is not None:
+            return self._found_out(state, state.doubt)
+        if self.record.sandbox is None or state.sandbox is None or state.known == Status.CREATED:
+            return state
         # That the sandbox lives does not say that this container of it does: only the sandbox knows.
-        return replace(truth, sandbox=None) if self._runsc_says_stopped() else truth
+        return replace(state, sandbox=None) if self._runsc_says_stopped() else state
 
-    def _found_out(self, truth: Truth, doubt: Attempt) -> Truth:
+    def _found_out(self, state: ContainerState, doubt: Attempt) -> ContainerState:
         from engine.oci import attempt
 
         try:
@@ -95,8 +95,8 @@ class Found:
         except OSError as error:
             raise unreadable(self.verb, error) from None
         if status is Status.STOPPED:
-            return replace(truth, sandbox=None)
-        return replace(truth, known=str(status), is_told=status == truth.known)
+            return replace(state, sandbox=None)
+        return replace(state, known=str(status), is_told=status == state.known)
 
     def _runsc_says_stopped(self) -> bool:
         import subprocess
@@ -112,7 +112,7 @@ class Found:
 
     def status(self) -> Status:
         """Where it is. Raises `ContainerError`."""
-        return self.truth().status
+        return self.state().status
 
     def mended(self) -> Found:
         """The container as it is now, and runsc's file about it says so. The caller holds the lock.
@@ -124,11 +124,11 @@ class Found:
             if noted is None or noted.creation != self.record.creation:
                 raise NoSuchError(self.verb, self.record.id)
             now = replace(self, record=noted)
-            truth = now.truth()
-            if not truth.is_told and truth.known is not None:
+            state = now.state()
+            if not state.is_told and state.known is not None:
                 from engine.oci import attempt
 
-                attempt.mend(self.base, self.directory, noted, Status(truth.known))
+                attempt.mend(self.base, self.directory, noted, Status(state.known))
         except (UntrustedPathError, OSError) as error:
             raise unreadable(self.verb, error) from None
         return now
@@ -397,11 +397,11 @@ def delegate(
 ) -> NoReturn:
     """Become the container's runsc for `call.verb`, where the machine has `permission` in its status."""
     with find(call, container_id) as found:
-        truth = found.truth()
-        machine.require(permission, truth.status, container_id)
+        state = found.state()
+        machine.require(permission, state.status, container_id)
         if permission in record.MOVES:
             found.note_attempt(permission)
-        elif not truth.is_told:
+        elif not state.is_told:
             with found.locked():
                 found.mended()
         found.become_runsc(call, call.verb, flags, arguments, preserved)

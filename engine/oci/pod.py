@@ -26,7 +26,7 @@ from engine.state.base import open_existing_base
 from engine.state.container import component, open_runsc_root, wait_for_lock
 from engine.state.oci_lifecycle import Status
 from engine.state.record import Sandbox
-from engine.state.status import look
+from engine.state.status import inspect
 
 #: containerd's key comes before cri-o's, which podman uses too; runsc asks in the same order.
 _TYPES = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
@@ -124,7 +124,7 @@ def join(base: PrivateDirectory, sandbox_id: str) -> tuple[Joined, Sandbox, int]
             raise refused("does not exist here")
         if noted.sandbox is not None:
             raise refused(f"is itself in the sandbox {noted.sandbox.id!r}")
-        status = look(base, directory, noted).status
+        status = inspect(base, directory, noted).status
         if status not in (Status.CREATED, Status.RUNNING):
             raise refused("does not exist here" if status is Status.DELETED else f"is {status}")
         root = open_runsc_root(directory)

@@ -13,10 +13,10 @@ from engine.oci.call import Call, say
 from engine.oci.container import ContainerError, Found, open_base_of, unreadable
 from engine.options import check_container_id
 from engine.state import oci_lifecycle as machine
-from engine.state.cleanup import remove_container, remove_tree, strike_out
+from engine.state.cleanup import purge_runsc_state, remove_container, remove_tree
 from engine.state.container import OCI_RECORD, RUNSC_ROOT, RUNTIME, component, is_ours, take_lock
 from engine.state.oci_lifecycle import Status, Verb
-from engine.state.status import about, members, open_state_root
+from engine.state.status import argv_markers, members, open_state_root
 
 #: Seconds that runsc may take to delete, hooks included, and processes to end.
 _DELETE = 60.0
@@ -38,7 +38,7 @@ def remove(found: Found, *, force: bool) -> None:
     if noted := found.record.program:
         if left := end_all(
             (noted.device, noted.inode),
-            about(found.base, found.directory, found.record),
+            argv_markers(found.base, found.directory, found.record),
             seconds=_END,
         ):
             raise ContainerError(
@@ -56,7 +56,7 @@ def remove(found: Found, *, force: bool) -> None:
                     found.verb, failed, reason=Reason.PROGRAM_FAILED, hint="delete it with --force"
                 )
             say(f"engine-oci: warning: {failed}; removed without it")
-            strike_out(found.base, found.directory, found.record)
+            purge_runsc_state(found.base, found.directory, found.record)
         if members(found.base, found.record):
             return
         if failed:

@@ -28,15 +28,15 @@ def main(call: Call) -> int:
 
 def describe(found: Found) -> dict[str, Any] | None:
     """The state of the container, runtime.md (State), and as runc its time of creation and owner; None for none."""
-    truth = found.truth()
-    if truth.status is Status.DELETED:
+    state = found.state()
+    if state.status is Status.DELETED:
         return None
     record = found.record
     return {
         "ociVersion": record.oci_version,
         "id": record.id,
-        "status": str(truth.status),
-        "pid": truth.pid,
+        "status": str(state.status),
+        "pid": state.pid,
         "bundle": record.bundle,
         "annotations": dict(record.annotations),
         "created": record.created,

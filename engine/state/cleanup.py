@@ -34,7 +34,7 @@ _STATE_FILE = r"([A-Za-z0-9_][A-Za-z0-9_.+-]*)_sandbox:\1\.state"
 _PATIENCE = 10.0
 
 
-def why_kept(base: PrivateDirectory, container: PrivateDirectory) -> str | None:
+def in_use_reason(base: PrivateDirectory, container: PrivateDirectory) -> str | None:
     """Why only its manager may delete what is in there; None where anybody may. The caller holds the lock.
 
     Raises `UntrustedPathError`, and `OSError`.
@@ -43,7 +43,7 @@ def why_kept(base: PrivateDirectory, container: PrivateDirectory) -> str | None:
         return None
     from engine.state import status  # only where a manager was
 
-    return status.why_kept(base, container)
+    return status.in_use_reason(base, container)
 
 
 def remove_leftovers(base: PrivateDirectory, container: PrivateDirectory) -> list[str]:
@@ -229,7 +229,7 @@ def left_in_sandbox(base: PrivateDirectory, container: PrivateDirectory) -> list
         return []
 
 
-def strike_out(base: PrivateDirectory, container: PrivateDirectory, noted: Record) -> None:
+def purge_runsc_state(base: PrivateDirectory, container: PrivateDirectory, noted: Record) -> None:
     """Remove runsc's own files about a container that runsc will not delete. Raises `OSError`."""
     from engine.state import status
 
@@ -271,7 +271,7 @@ def _leave(base: PrivateDirectory, sandbox: Sandbox) -> None:
         if lock is None:
             return
         try:
-            if _is_over(base, directory, sandbox) and not why_kept(base, directory):
+            if _is_over(base, directory, sandbox) and not in_use_reason(base, directory):
                 remove_container(base, directory)
         finally:
             os.close(lock)
@@ -284,4 +284,4 @@ def _is_over(base: PrivateDirectory, directory: PrivateDirectory, sandbox: Sandb
     noted = record.read(directory)
     if noted is None or noted.creation != sandbox.creation:
         return False
-    return status.look(base, directory, noted).status is Status.DELETED
+    return status.inspect(base, directory, noted).status is Status.DELETED

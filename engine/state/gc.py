@@ -17,7 +17,13 @@ from engine.records import dataclass
 from engine.state import programs, store
 from engine.state import retention as old_traces
 from engine.state.base import chosen_base, open_existing_base
-from engine.state.cleanup import remove_container, remove_if_unused, remove_leftovers, remove_tree, why_kept
+from engine.state.cleanup import (
+    in_use_reason,
+    remove_container,
+    remove_if_unused,
+    remove_leftovers,
+    remove_tree,
+)
 from engine.state.container import TRACES, is_component, is_ours, take_lock
 from engine.state.legacy import other_bases
 from engine.state.retention import Old
@@ -170,7 +176,7 @@ class _Sweep:
                 self.alive.append(container.path)
                 return
             try:
-                if why_kept(self._base, container):
+                if in_use_reason(self._base, container):
                     self.alive.append(container.path)
                 else:
                     self._finished(container)

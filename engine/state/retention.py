@@ -19,7 +19,7 @@ from contextlib import closing
 
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.records import dataclass
-from engine.state.cleanup import why_kept
+from engine.state.cleanup import in_use_reason
 from engine.state.container import TRACES, component, take_lock
 
 _WRITTEN = r"\d{8}T\d{6}Z-[0-9a-f]{8}\.jsonl"
@@ -151,7 +151,7 @@ def _is_over(base: PrivateDirectory, name: str) -> bool:
         if (lock := take_lock(container)) is None:
             return False
         try:
-            if why_kept(base, container) is None:
+            if in_use_reason(base, container) is None:
                 return True
             from engine.state import record  # only where a manager's container is
 

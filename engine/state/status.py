@@ -43,7 +43,7 @@ def open_state_root(base: PrivateDirectory, container: PrivateDirectory, record:
         return containers.open_runsc_root(sandbox)
 
 
-def about(base: PrivateDirectory, container: PrivateDirectory, record: Record) -> tuple[str, ...]:
+def argv_markers(base: PrivateDirectory, container: PrivateDirectory, record: Record) -> tuple[str, ...]:
     """By which arguments its processes are told from others that execute the same file.
 
     They are given runsc's root, and those of a pod, which are given the same one, each their bundle.
@@ -84,7 +84,7 @@ def _parsed(data: bytes | str) -> StateFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
+class ContainerState:
     """What is true of a recorded container.
 
     `doubt` is an attempt that nobody makes any more, and of which runsc's file does not tell whether the sandbox did
@@ -124,7 +124,7 @@ class Truth:
         return self.known is not None or bool(self.processes)
 
 
-def look(base: PrivateDirectory, container: PrivateDirectory, record: Record) -> Truth:
+def inspect(base: PrivateDirectory, container: PrivateDirectory, record: Record) -> ContainerState:
     """Find out what is true of the container. Raises `OSError` and `UntrustedPathError`."""
     if record.is_of_earlier_boot:
         return _after_a_boot(base, container, record)
@@ -135,7 +135,7 @@ def look(base: PrivateDirectory, container: PrivateDirectory, record: Record) ->
     attempt = record.attempt
     was_killed = attempt is not None and not attempt.goes_on
     file, is_told = None, True
-    ours = about(base, container, record)
+    ours = argv_markers(base, container, record)
     with contextlib.suppress(FileNotFoundError):
         root = open_state_root(base, container, record)
         with contextlib.closing(root):
@@ -150,11 +150,11 @@ def look(base: PrivateDirectory, container: PrivateDirectory, record: Record) ->
     if file is None or file.status == Status.CREATING:
         processes = executing(program, ours) if program else ()
         parts = tuple(process for process in processes if not _PARTS.isdisjoint(arguments(process)))
-        return Truth(None, None, parts, is_being_created, is_told=is_told)
+        return ContainerState(None, None, parts, is_being_created, is_told=is_told)
     boot = record.sandbox.program if record.sandbox else record.program
     alive = boot is not None and runs(file.pid, (boot.device, boot.inode), ours[:1])
     waiter = record.waiter[0] if record.waiter and started(record.waiter[0]) == record.waiter[1] else None
-    return Truth(
+    return ContainerState(
         file.status,
         file.pid if alive else None,
         (),
@@ -167,7 +167,7 @@ def look(base: PrivateDirectory, container: PrivateDirectory, record: Record) ->
     )
 
 
-def _after_a_boot(base: PrivateDirectory, container: PrivateDirectory, record: Record) -> Truth:
+def _after_a_boot(base: PrivateDirectory, container: PrivateDirectory, record: Record) -> ContainerState:
     """What was created in an earlier boot has ended, whatever runsc's file says of it and its process."""
     known = None
     with (
@@ -181,7 +181,7 @@ def _after_a_boot(base: PrivateDirectory, container: PrivateDirectory, record: R
             known = str(Status.STOPPED)
     if known == Status.CREATING:
         known = None
-    return Truth(known, None, (), is_being_created=False)
+    return ContainerState(known, None, (), is_being_created=False)
 
 
 def members(base: PrivateDirectory, sandbox: Record) -> list[str]:
@@ -204,15 +204,15 @@ def members(base: PrivateDirectory, sandbox: Record) -> list[str]:
     return sorted(found)
 
 
-def why_kept(base: PrivateDirectory, container: PrivateDirectory) -> str | None:
+def in_use_reason(base: PrivateDirectory, container: PrivateDirectory) -> str | None:
     """Why only `delete` may take away what a manager has there, in one phrase. The caller holds the lock.
 
-    None where there is no record, and where what was being created never came to be. Raises as `look`.
+    None where there is no record, and where what was being created never came to be. Raises as `inspect`.
     """
     record = read(container)
     if record is None:
         return None
-    if look(base, container, record).is_kept:
+    if inspect(base, container, record).is_kept:
         return "exists"
     if left := members(base, record):
         return f"is gone, and containers of its sandbox are not: {', '.join(map(repr, left))}"

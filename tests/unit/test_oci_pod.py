@@ -17,7 +17,7 @@ from engine.state.base import open_base
 from engine.state.cleanup import forget
 from engine.state.container import component, open_container
 from engine.state.record import Program, Record, Sandbox
-from engine.state.status import members, why_kept
+from engine.state.status import in_use_reason, members
 
 TYPE, NAME = "io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id"
 CRIO_TYPE, CRIO_NAME = "io.kubernetes.cri-o.ContainerType", "io.kubernetes.cri-o.SandboxID"
@@ -86,7 +86,7 @@ def test_members_are_those_of_this_very_sandbox(base: PrivateDirectory) -> None:
 def test_a_deleted_sandbox_is_kept_for_its_members_and_goes_with_the_last(base: PrivateDirectory) -> None:
     container = keep(base, POD)
     members = [keep(base, replace(MEMBER, id=name)) for name in ("a", "b")]
-    assert why_kept(base, container) == "is gone, and containers of its sandbox are not: 'a', 'b'"
+    assert in_use_reason(base, container) == "is gone, and containers of its sandbox are not: 'a', 'b'"
     assert forget(base, members[0])
     assert Path(container.path).exists()
     assert forget(base, members[1])

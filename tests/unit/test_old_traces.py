@@ -92,7 +92,7 @@ def test_of_a_managers_container_its_own_trace_stays_and_those_of_its_namesakes_
     noted = Record("web", "/bundle", "1f", (1, 1), "2026-01-01T00:00:00Z", "1.0.2", {}, trace=str(own))
     record.write(container, noted)
     for module in (gc_module, retention):
-        monkeypatch.setattr(module, "why_kept", lambda *_: "exists")
+        monkeypatch.setattr(module, "in_use_reason", lambda *_: "exists")
     found = gc(base)
     assert (found.removed, found.alive) == ((str(before),), (container.path,))
     assert own.exists()
@@ -112,7 +112,7 @@ def test_where_nobody_can_tell_which_trace_is_the_living_ones_all_of_that_id_sta
     if noted != "nothing":
         record.write(container, Record("web", "/bundle", "1f", (1, 1), "2026-01-01T00:00:00Z", "1.0.2", {}))
     for module in (gc_module, retention):
-        monkeypatch.setattr(module, "why_kept", lambda *_: "exists")
+        monkeypatch.setattr(module, "in_use_reason", lambda *_: "exists")
     assert gc(base).removed == ()
     assert old.exists()
     container.close()

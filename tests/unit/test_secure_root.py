@@ -358,11 +358,11 @@ def test_what_a_manager_still_has_is_not_taken_over(private: Path, monkeypatch: 
     secure(private / "base").close()
     asked: list[tuple[str, str]] = []
 
-    def why_kept(base: PrivateDirectory, container: PrivateDirectory) -> str:
+    def in_use_reason(base: PrivateDirectory, container: PrivateDirectory) -> str:
         asked.append((base.path, container.path))
         return "belongs to a pod"
 
-    monkeypatch.setattr(secure_root_module, "why_kept", why_kept)
+    monkeypatch.setattr(secure_root_module, "in_use_reason", in_use_reason)
     before = sorted(private.rglob("*"))
     with pytest.raises(SecureRootError) as refusal:
         secure(private / "base")
