@@ -96,7 +96,9 @@ def _aside(container: PrivateDirectory, noted: Record, attempt: Attempt) -> Iter
         remove_tree(container, name)
 
 
-def mend(base: PrivateDirectory, container: PrivateDirectory, noted: Record, status: Status) -> None:
+def repair_state_file(
+    base: PrivateDirectory, container: PrivateDirectory, noted: Record, status: Status
+) -> None:
     """Have runsc's file say `status`, of a container with an attempt that nobody makes any more.
 
     The caller holds the container's lock. Raises `OSError` and `UntrustedPathError`.

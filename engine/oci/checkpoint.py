@@ -6,9 +6,9 @@ import os
 from typing import NoReturn
 
 from engine.errors import Reason, UsageError
-from engine.oci.call import Call
 from engine.oci.container import delegate
 from engine.oci.flags import Kind, Table
+from engine.oci.request import Request
 from engine.state.oci_lifecycle import Verb
 
 FLAGS: Table = {
@@ -19,11 +19,11 @@ FLAGS: Table = {
 SHORT: dict[str, str] = {}
 
 
-def main(call: Call) -> NoReturn:
+def main(request: Request) -> NoReturn:
     """Become runsc, which writes it."""
-    image = call.flags.value("image-path")
+    image = request.flags.value("image-path")
     if not image:
         raise UsageError("checkpoint needs --image-path", reason=Reason.USAGE, hint="name a directory")
     flags = ("--image-path", os.path.abspath(image))
-    more = ("--leave-running",) if call.flags.has("leave-running") else ()
-    delegate(call, Verb.CHECKPOINT, call.container_id(), (*flags, *more))
+    more = ("--leave-running",) if request.flags.has("leave-running") else ()
+    delegate(request, Verb.CHECKPOINT, request.container_id(), (*flags, *more))

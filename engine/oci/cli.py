@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 from engine import __version__
 from engine.errors import EngineError, Reason, UsageError, as_refusal
-from engine.oci.call import Call, say
 from engine.oci.flags import Flags, Kind, Table, parse
+from engine.oci.request import Request, say
 
 VERBS = {
     "create": "create a container from a bundle",
@@ -69,10 +69,10 @@ _USAGE = """usage: engine-oci [--root DIR] [--log FILE] [--log-format text|json]
 def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 (each end has its own code)
     """Do one verb; `arguments` are those after the program's name. Answers with the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    call = Call(os.environ, Flags(), "engine-oci", Flags(), ())
+    request = Request(os.environ, Flags(), "engine-oci", Flags(), ())
     try:
         common, rest = parse(given, COMMON, _SHORT, among_arguments=False)
-        call = Call(os.environ, common, "engine-oci", Flags(), ())
+        request = Request(os.environ, common, "engine-oci", Flags(), ())
         if common.has("version"):
             print(f"engine-oci version {__version__}\nspec: 1.2.0")
             return 0
@@ -92,8 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 (each 
                 f"usage: engine-oci {verb} [{'] ['.join(f'--{name}' for name in table)}] ...: {VERBS[verb]}"
             )
             return 0
-        call = Call(os.environ, _judged(common), verb, flags, left)
-        answer: int = module.main(call)
+        request = Request(os.environ, _judged(common), verb, flags, left)
+        answer: int = module.main(request)
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -104,12 +104,12 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 (each 
         refusal = as_refusal(error)
     else:
         return answer
-    call.report(refusal)
-    if call.common.has("debug"):
+    request.report(refusal)
+    if request.common.has("debug"):
         import traceback
 
         say("".join(traceback.format_exception(refusal)).rstrip("\n"))
-    if refusal.exit_code == EngineError.exit_code and call.verb not in _REFUSING:
+    if refusal.exit_code == EngineError.exit_code and request.verb not in _REFUSING:
         return 1
     return refusal.exit_code
 

@@ -19,7 +19,7 @@ from typing import NoReturn
 from engine.errors import EngineError, Reason, hint_for
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.linux.process import HeldProcess, keep_only_descriptors, replace_process, started
-from engine.oci.call import Call
+from engine.oci.request import Request
 from engine.options import check_container_id
 from engine.runsc.arguments import build_environment
 from engine.state import oci_lifecycle as machine
@@ -65,7 +65,7 @@ class NoSuchError(ContainerError):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Container:
     """A container that has a record, its directories open."""
 
     verb: str
@@ -114,7 +114,7 @@ class Found:
         """Where it is. Raises `ContainerError`."""
         return self.state().status
 
-    def mended(self) -> Found:
+    def repaired(self) -> Container:
         """The container as it is now, and runsc's file about it says so. The caller holds the lock.
 
         Raises `ContainerError`.
@@ -128,7 +128,7 @@ class Found:
             if not state.is_told and state.known is not None:
                 from engine.oci import attempt
 
-                attempt.mend(self.base, self.directory, noted, Status(state.known))
+                attempt.repair_state_file(self.base, self.directory, noted, Status(state.known))
         except (UntrustedPathError, OSError) as error:
             raise unreadable(self.verb, error) from None
         return now
@@ -141,7 +141,7 @@ class Found:
         end = time.monotonic() + PATIENCE
         while True:
             with self.locked(), self.program():  # nothing is noted that cannot be tried
-                now = self.mended()
+                now = self.repaired()
                 before = now.record.attempt
                 if before is None or not before.goes_on:
                     machine.require(verb, now.status(), self.record.id)
@@ -150,8 +150,8 @@ class Found:
                             open_state_root(self.base, self.directory, now.record)
                         ) as root:
                             found = state_file(root, now.record.state_file)
-                        who = (os.getpid(), started(os.getpid()) or 0)
-                        attempt = Attempt(str(verb), who, found[1] if found else "")
+                        pid_and_start_time = (os.getpid(), started(os.getpid()) or 0)
+                        attempt = Attempt(str(verb), pid_and_start_time, found[1] if found else "")
                         record.write(self.directory, replace(now.record, attempt=attempt))
                     except (UntrustedPathError, OSError) as error:
                         raise unreadable(self.verb, error) from None
@@ -236,7 +236,7 @@ class Found:
 
     def become_runsc(
         self,
-        call: Call,
+        request: Request,
         verb: str,
         flags: Sequence[str] = (),
         arguments: Sequence[str] = (),
@@ -250,7 +250,7 @@ class Found:
                     self.directory.path, self.record.program.path if self.record.program else _RUNSC
                 ),
                 *self.record.flags,
-                *call.log_flags(),
+                *request.log_flags(),
                 verb,
                 *flags,
                 self.record.id,
@@ -270,19 +270,19 @@ class Found:
                 ) from None
         raise AssertionError("unreachable: this process is runsc by now")
 
-    def begin_waiter(self, pid_file: str | None) -> None:
-        """Have a process stand for a pod's container, and name it in the record and in `pid_file`.
+    def start_monitor(self, pid_file: str | None) -> None:
+        """Start the monitor process of a pod member; its pid goes into the record and `pid_file`.
 
         The caller holds the lock. Raises `ContainerError`.
         """
-        from engine.oci import waiter
+        from engine.oci import monitor
 
         try:
             with self.program() as program:
-                pid = waiter.begin(self.base, self.directory, self.record, program)
+                pid = monitor.begin(self.base, self.directory, self.record, program)
             record.write(self.directory, replace(self.record, waiter=(pid, started(pid) or 0)))
             if pid_file is not None:
-                waiter.write_pid_file(pid_file, pid)
+                monitor.write_pid_file(pid_file, pid)
         except (UntrustedPathError, OSError) as error:
             raise unreadable(self.verb, error) from None
 
@@ -298,22 +298,22 @@ def unreadable(verb: str, error: UntrustedPathError | OSError) -> ContainerError
 
 
 @contextlib.contextmanager
-def find(call: Call, container_id: str) -> Iterator[Found]:
+def find(request: Request, container_id: str) -> Iterator[Container]:
     """The container of this id. Raises `ContainerError` where there is none with a record, and `UsageError`."""
     check_container_id(container_id)
     with contextlib.ExitStack() as held:
         found = None
-        if (base := held.enter_context(open_base_of(call))) is not None:
-            found = _open(call.verb, base, component(container_id), held)
+        if (base := held.enter_context(open_base_of(request))) is not None:
+            found = _open(request.verb, base, component(container_id), held)
         if found is None:
-            for other in _other_bases(call, held):
-                if found := _open_if_ours(call.verb, other, component(container_id), held):
+            for other in _other_bases(request, held):
+                if found := _open_if_ours(request.verb, other, component(container_id), held):
                     break
         if found is None:
-            raise NoSuchError(call.verb, container_id)
+            raise NoSuchError(request.verb, container_id)
         if found.record.id != container_id:
             raise ContainerError(
-                call.verb,
+                request.verb,
                 f"the record in {found.directory.path!r} is another container's",
                 reason=Reason.OTHER_RECORD,
                 hint="find out who changed it",
@@ -321,33 +321,35 @@ def find(call: Call, container_id: str) -> Iterator[Found]:
         yield found
 
 
-def find_all(call: Call) -> Iterator[Found]:
+def find_all(request: Request) -> Iterator[Container]:
     """Every container that has a record, each open until the next. Raises `ContainerError`."""
     with contextlib.ExitStack() as bases:
-        if (base := bases.enter_context(open_base_of(call))) is not None:
-            yield from _all_in(base, call.verb, _open)
-        for other in _other_bases(call, bases):
-            yield from _all_in(other, call.verb, _open_if_ours)
+        if (base := bases.enter_context(open_base_of(request))) is not None:
+            yield from _all_in(base, request.verb, _open)
+        for other in _other_bases(request, bases):
+            yield from _all_in(other, request.verb, _open_if_ours)
 
 
-def _all_in(base: PrivateDirectory, verb: str, opened: _Opener) -> Iterator[Found]:
+def _all_in(base: PrivateDirectory, verb: str, opened: _Opener) -> Iterator[Container]:
     for name in sorted(os.listdir(base.descriptor)):
         with contextlib.ExitStack() as held:
             if is_component(name) and (found := opened(verb, base, name, held)):
                 yield found
 
 
-def _other_bases(call: Call, held: contextlib.ExitStack) -> Iterator[PrivateDirectory]:
+def _other_bases(request: Request, held: contextlib.ExitStack) -> Iterator[PrivateDirectory]:
     """Those that are there and may be relied on: nobody could have created a container under another."""
     with contextlib.suppress(OSError):
-        for path in call.other_bases():
+        for path in request.other_bases():
             with contextlib.suppress(OSError, UntrustedPathError):
                 if (base := open_existing_base(path)) is not None:
                     held.callback(base.close)
                     yield base
 
 
-def _open_if_ours(verb: str, base: PrivateDirectory, name: str, held: contextlib.ExitStack) -> Found | None:
+def _open_if_ours(
+    verb: str, base: PrivateDirectory, name: str, held: contextlib.ExitStack
+) -> Container | None:
     """As `_open`; what cannot be read there is nobody's to speak of."""
     with contextlib.suppress(ContainerError):
         return _open(verb, base, name, held)
@@ -355,14 +357,14 @@ def _open_if_ours(verb: str, base: PrivateDirectory, name: str, held: contextlib
 
 
 @contextlib.contextmanager
-def open_base_of(call: Call) -> Iterator[PrivateDirectory | None]:
+def open_base_of(request: Request) -> Iterator[PrivateDirectory | None]:
     """The directory that has the containers; None where there is none. Raises `ContainerError`."""
     try:
-        base = open_existing_base(call.base())
+        base = open_existing_base(request.base())
     except FileNotFoundError:
         base = None
     except (UntrustedPathError, OSError) as error:
-        raise unreadable(call.verb, error) from None
+        raise unreadable(request.verb, error) from None
     try:
         yield base
     finally:
@@ -370,7 +372,7 @@ def open_base_of(call: Call) -> Iterator[PrivateDirectory | None]:
             base.close()
 
 
-def _open(verb: str, base: PrivateDirectory, name: str, held: contextlib.ExitStack) -> Found | None:
+def _open(verb: str, base: PrivateDirectory, name: str, held: contextlib.ExitStack) -> Container | None:
     try:
         directory = open_private_directory(base.descriptor, base.path, name)
         held.callback(directory.close)
@@ -381,27 +383,27 @@ def _open(verb: str, base: PrivateDirectory, name: str, held: contextlib.ExitSta
         if isinstance(error, OSError) and error.errno == errno.ESTALE:
             return None
         raise unreadable(verb, error) from None
-    return Found(verb, base, directory, noted) if noted is not None else None
+    return Container(verb, base, directory, noted) if noted is not None else None
 
 
-_Opener = Callable[[str, PrivateDirectory, str, contextlib.ExitStack], Found | None]
+_Opener = Callable[[str, PrivateDirectory, str, contextlib.ExitStack], Container | None]
 
 
 def delegate(
-    call: Call,
+    request: Request,
     permission: Verb,
     container_id: str,
     flags: Sequence[str] = (),
     arguments: Sequence[str] = (),
     preserved: int = 0,
 ) -> NoReturn:
-    """Become the container's runsc for `call.verb`, where the machine has `permission` in its status."""
-    with find(call, container_id) as found:
+    """Become the container's runsc for `request.verb`, where the machine has `permission` in its status."""
+    with find(request, container_id) as found:
         state = found.state()
         machine.require(permission, state.status, container_id)
         if permission in record.MOVES:
             found.note_attempt(permission)
         elif not state.is_told:
             with found.locked():
-                found.mended()
-        found.become_runsc(call, call.verb, flags, arguments, preserved)
+                found.repaired()
+        found.become_runsc(request, request.verb, flags, arguments, preserved)

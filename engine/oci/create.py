@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from engine.errors import Reason, UsageError
-from engine.oci.call import Call
 from engine.oci.creation import start
 from engine.oci.flags import Kind, Table
+from engine.oci.request import Request
 
 FLAGS: Table = {
     "bundle": Kind.VALUE,
@@ -18,19 +18,19 @@ FLAGS: Table = {
 SHORT = {"b": "bundle"}
 
 
-def main(call: Call) -> int:
+def main(request: Request) -> int:
     """Create the container.
 
     runsc hands no further descriptors to what it creates, and creates nothing with `--rootless`: both are refused.
     """
-    if call.common.value("rootless") == "true":
+    if request.common.value("rootless") == "true":
         raise UsageError(
             "runsc has no create with --rootless",
             reason=Reason.UNSUPPORTED,
             hint="use run, or let root create it",
         )
-    if call.flags.number("preserve-fds"):
+    if request.flags.number("preserve-fds"):
         raise UsageError(
             "runsc create passes no descriptors on", reason=Reason.UNSUPPORTED, hint="use run --preserve-fds"
         )
-    return start(call, (), ends_with_runsc=False)
+    return start(request, (), ends_with_runsc=False)

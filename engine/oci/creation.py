@@ -1,7 +1,7 @@
-"""What create, run and restore share: the modelled lifecycle, in a process of its own, and a keeper that waits.
+"""What create, run and restore share: the modelled lifecycle, in a child process that its parent waits for.
 
-The child takes the run's steps and becomes `runsc create`. The keeper, its parent, hands on signals and the exit code.
-Should the creation fail, it takes away what that left; should the keeper be killed, the kernel kills the child
+The child takes the run's steps and becomes `runsc create`. The parent hands on signals and the exit code.
+Should the creation fail, it takes away what that left; should the parent be killed, the kernel kills the child
 (prctl(2), PR_SET_PDEATHSIG), and the next command finds what is left by the record.
 """
 
@@ -25,10 +25,10 @@ from engine.linux.boot import boot_id
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
 from engine.linux.process import die_with_parent, started
 from engine.oci import cgroups, pod
-from engine.oci.call import Call, say
 from engine.oci.container import ContainerError, NoSuchError, find
 from engine.oci.network import ANNOTATION, settle
-from engine.oci.removal import remove, sweep
+from engine.oci.removal import remove, remove_partial_create
+from engine.oci.request import Request, say
 from engine.options import ExecPolicy, Network, Platform, RunOptions
 from engine.runsc.arguments import Asked, build_global_flags
 from engine.state import record
@@ -131,44 +131,44 @@ class _Creation:
             ) from None
 
 
-def start(call: Call, flags: Sequence[str], *, ends_with_runsc: bool) -> int:
+def start(request: Request, flags: Sequence[str], *, ends_with_runsc: bool) -> int:
     """Take the bundle through the lifecycle to `runsc VERB`: the exit code.
 
     With `ends_with_runsc` the container is over when that ends, and everything of it is taken away.
     """
-    options = _options(call)
+    options = _options(request)
     asked = Asked(
-        verb=call.verb,
-        flags=(*_creation_flags(call), *flags),
+        verb=request.verb,
+        flags=(*_creation_flags(request), *flags),
         global_flags=(
-            *call.log_flags(),
-            *(("--systemd-cgroup",) if call.common.has("systemd-cgroup") else ()),
+            *request.log_flags(),
+            *(("--systemd-cgroup",) if request.common.has("systemd-cgroup") else ()),
         ),
-        preserved=call.flags.number("preserve-fds"),
+        preserved=request.flags.number("preserve-fds"),
     )
     creation = os.urandom(16).hex()
-    path = _make_base(call)
-    environment = {**call.environment, VARIABLE: path}
+    path = _make_base(request)
+    environment = {**request.environment, VARIABLE: path}
     sys.stdout.flush()
-    keeper = os.getpid()
+    parent = os.getpid()
     child = os.fork()
     if child == 0:
-        _become(call, options, asked, environment, creation, keeper, ends_with_runsc=ends_with_runsc)
+        _become(request, options, asked, environment, creation, parent, ends_with_runsc=ends_with_runsc)
     code = _wait(child)
     if code == 0 and not ends_with_runsc:
-        code = _have_it_waited_for(call, options.container_id, creation)
+        code = _start_monitor(request, options.container_id, creation)
     if code != 0 or ends_with_runsc:
-        _take_away(call, options.container_id, creation)
+        _take_away(request, options.container_id, creation)
     return code
 
 
 def _become(
-    call: Call,
+    request: Request,
     options: RunOptions,
     asked: Asked,
     environment: dict[str, str],
     creation: str,
-    keeper: int,
+    parent: int,
     *,
     ends_with_runsc: bool,
 ) -> NoReturn:
@@ -176,15 +176,15 @@ def _become(
     code = EngineError.exit_code
 
     def warn(text: str) -> None:
-        if call.verb == "run":  # what `create` says is its container's, and its log is for errors alone
+        if request.verb == "run":  # what `create` says is its container's, and its log is for errors alone
             say(f"engine-oci: warning: {text}")
 
     try:
-        die_with_parent(keeper)
+        die_with_parent(parent)
         # The specification lets a bundle be its own root; a manager keeps what it makes of one apart.
-        with open_bundle(call.flags.value("bundle") or ".", may_be_root=True) as bundle:
+        with open_bundle(request.flags.value("bundle") or ".", may_be_root=True) as bundle:
             more: dict[str, str] = {}
-            network_is_chosen = call.common.value("network") not in (None, "auto")
+            network_is_chosen = request.common.value("network") not in (None, "auto")
             base_path = environment[VARIABLE]
             sandbox_id = pod.sandbox_of(bundle.config)
             if sandbox_id is not None:
@@ -195,7 +195,7 @@ def _become(
                 )
             elif not network_is_chosen:
                 network, why = settle(
-                    bundle.config, options.runsc, call.environment, rootless=options.rootless
+                    bundle.config, options.runsc, request.environment, rootless=options.rootless
                 )
                 options = replace(options, network=network)
                 if why is not None:
@@ -210,17 +210,17 @@ def _become(
                 warn=warn,
             )
     except EngineError as error:
-        call.report(error)
+        request.report(error)
         code = error.exit_code
     except BaseException as error:  # a fault of ours; a child may not go on as its parent
-        call.report(
+        request.report(
             EngineError(
                 f"unexpected {type(error).__name__}",
                 reason=Reason.UNEXPECTED,
                 hint="run with --debug and report what it shows",
             )
         )
-        if call.common.has("debug"):
+        if request.common.has("debug"):
             import traceback
 
             say(traceback.format_exc())
@@ -243,26 +243,26 @@ def _wait(child: int) -> int:
     return status if status >= 0 else 128 - status
 
 
-def _have_it_waited_for(call: Call, container_id: str, creation: str) -> int:
-    """Have a process stand for a container of a pod; any other has its sandbox's. The exit code."""
+def _start_monitor(request: Request, container_id: str, creation: str) -> int:
+    """Start the monitor process of a pod member. Other containers use the sandbox's pid. Answers with the exit code."""
     try:
-        with find(call, container_id) as found:
+        with find(request, container_id) as found:
             if found.record.sandbox is None:
                 return 0
             with found.locked():
                 if (noted := record.read(found.directory)) is not None and noted.creation == creation:
-                    pid_file = call.flags.value("pid-file")
-                    replace(found, record=noted).begin_waiter(pid_file and os.path.abspath(pid_file))
+                    pid_file = request.flags.value("pid-file")
+                    replace(found, record=noted).start_monitor(pid_file and os.path.abspath(pid_file))
     except ContainerError as error:
-        call.report(error)
+        request.report(error)
         return EngineError.exit_code
     return 0
 
 
-def _take_away(call: Call, container_id: str, creation: str) -> None:
+def _take_away(request: Request, container_id: str, creation: str) -> None:
     """Take away what this creation left, if anything did. Another's container of that id is not touched."""
     try:
-        with find(call, container_id) as found:
+        with find(request, container_id) as found:
             if found.record.creation != creation:
                 return
             with found.locked():
@@ -272,14 +272,14 @@ def _take_away(call: Call, container_id: str, creation: str) -> None:
         with contextlib.suppress(
             ContainerError
         ):  # the next command that comes to it will say what is in its way
-            sweep(call, container_id)
+            remove_partial_create(request, container_id)
     except ContainerError as error:
         say(f"engine-oci: warning: {error}")
 
 
-def _make_base(call: Call) -> str:
+def _make_base(request: Request) -> str:
     try:
-        return call.base(make=True)
+        return request.base(make=True)
     except FileNotFoundError as error:
         raise SecureRootError(
             f"{error.filename!r}: {error.strerror}",
@@ -305,10 +305,10 @@ def _open_traces(base_path: str) -> PrivateDirectory:
         ) from None
 
 
-def _creation_flags(call: Call) -> tuple[str, ...]:
+def _creation_flags(request: Request) -> tuple[str, ...]:
     given: list[str] = []
     for name in ("pid-file", "console-socket"):
-        if value := call.flags.value(name):
+        if value := request.flags.value(name):
             given += [f"--{name}", os.path.abspath(value)]
     return tuple(given)
 
@@ -321,24 +321,24 @@ def _without_pid_file(flags: tuple[str, ...]) -> tuple[str, ...]:
     return (*flags[:at], *flags[at + 2 :])
 
 
-def _options(call: Call) -> RunOptions:
-    common = call.common
+def _options(request: Request) -> RunOptions:
+    common = request.common
     return RunOptions(
-        container_id=call.container_id(),
-        network=Network(_one_of(call, "network", Network, "auto", Network.NONE)),
-        platform=Platform(_one_of(call, "platform", Platform, "auto", Platform.AUTO)),
+        container_id=request.container_id(),
+        network=Network(_one_of(request, "network", Network, "auto", Network.NONE)),
+        platform=Platform(_one_of(request, "platform", Platform, "auto", Platform.AUTO)),
         rootless=common.value("rootless") == "true",
         ignore_cgroups=common.has("ignore-cgroups"),
-        exec_policy=ExecPolicy(_one_of(call, "exec-policy", ExecPolicy, "auto", ExecPolicy.AUTO)),
+        exec_policy=ExecPolicy(_one_of(request, "exec-policy", ExecPolicy, "auto", ExecPolicy.AUTO)),
         require_exec_policy=common.has("require-exec-policy"),
         runsc=common.value("runsc"),
     )
 
 
 def _one_of(
-    call: Call, name: str, kind: type[Network | Platform | ExecPolicy], auto: str, default: str
+    request: Request, name: str, kind: type[Network | Platform | ExecPolicy], auto: str, default: str
 ) -> str:
-    value = call.common.value(name)
+    value = request.common.value(name)
     if value is None or value == auto:
         return default
     if value not in list(kind):

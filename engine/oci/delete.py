@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from engine.oci.call import Call
 from engine.oci.container import NoSuchError, find
 from engine.oci.flags import Kind, Table
-from engine.oci.removal import remove, sweep
+from engine.oci.removal import remove, remove_partial_create
+from engine.oci.request import Request
 from engine.state import oci_lifecycle as machine
 from engine.state.oci_lifecycle import Verb
 from engine.state.record import read
@@ -16,26 +16,26 @@ FLAGS: Table = {"force": Kind.SWITCH}
 SHORT = {"f": "force"}
 
 
-def main(call: Call) -> int:
+def main(request: Request) -> int:
     """Delete it. With `--force` one that does not exist, or that another command deletes first, is no error.
 
     A creation that was killed is deleted like a container, whatever it left.
     """
-    container_id, force = call.container_id(), call.flags.has("force")
+    container_id, force = request.container_id(), request.flags.has("force")
     verb = Verb.FORCE_DELETE if force else Verb.DELETE
     try:
-        with find(call, container_id) as found:
+        with find(request, container_id) as found:
             if not force:
                 machine.require(verb, found.status(), container_id)
             with found.locked():
                 noted = read(found.directory)
                 if noted is None or noted.creation != found.record.creation:
-                    raise NoSuchError(call.verb, container_id)  # deleted while this waited
+                    raise NoSuchError(request.verb, container_id)  # deleted while this waited
                 now = replace(found, record=noted)  # its creation may have gone on meanwhile
                 machine.require(verb, now.status(), container_id)
                 remove(now, force=force)
     except NoSuchError:
-        if sweep(call, container_id) or force:
+        if remove_partial_create(request, container_id) or force:
             return 0
         raise
     return 0

@@ -5,23 +5,23 @@ from __future__ import annotations
 from typing import NoReturn
 
 from engine.errors import Reason, UsageError
-from engine.oci.call import Call
 from engine.oci.container import delegate
 from engine.oci.flags import Kind, Table
+from engine.oci.request import Request
 from engine.state.oci_lifecycle import Verb
 
 FLAGS: Table = {"stats": Kind.SWITCH, "interval": Kind.VALUE}
 SHORT: dict[str, str] = {}
 
 
-def main(call: Call) -> NoReturn:
+def main(request: Request) -> NoReturn:
     """Become runsc, which tells. `--interval` is in whole seconds, `5s` as runc writes it or `5`."""
-    flags: list[str] = ["--stats"] if call.flags.has("stats") else []
-    if interval := call.flags.value("interval"):
+    flags: list[str] = ["--stats"] if request.flags.has("stats") else []
+    if interval := request.flags.value("interval"):
         seconds = interval.removesuffix("s")
         if not (seconds.isascii() and seconds.isdigit()):
             raise UsageError(
                 f"--interval is {interval!r}", reason=Reason.USAGE, hint="give whole seconds, such as 5s"
             )
         flags += ["--interval", seconds]
-    delegate(call, Verb.EVENTS, call.container_id(), flags)
+    delegate(request, Verb.EVENTS, request.container_id(), flags)

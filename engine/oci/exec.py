@@ -6,9 +6,9 @@ import os
 from typing import NoReturn
 
 from engine.errors import Reason, UsageError
-from engine.oci.call import Call
 from engine.oci.container import delegate
 from engine.oci.flags import Kind, Table
+from engine.oci.request import Request
 from engine.state.oci_lifecycle import Verb
 
 FLAGS: Table = {
@@ -39,14 +39,14 @@ SHORT = {
 _PATHS = ("console-socket", "process", "pid-file", "internal-pid-file")
 
 
-def main(call: Call) -> NoReturn:
+def main(request: Request) -> NoReturn:
     """Become runsc, which starts it and unless `--detach` waits for it."""
-    if not call.arguments:
+    if not request.arguments:
         raise UsageError(
             "exec takes a container id and a command", reason=Reason.USAGE, hint="see engine-oci --help"
         )
-    container_id, *command = call.arguments
-    given = call.flags
+    container_id, *command = request.arguments
+    given = request.flags
     if not command and not given.value("process"):
         raise UsageError("exec is given no command", reason=Reason.USAGE, hint="give one, or --process FILE")
     flags = ["--detach"] if given.has("detach") else []
@@ -60,4 +60,4 @@ def main(call: Call) -> NoReturn:
             flags += [f"--{name}", value]
     preserved = given.number("preserve-fds")
     flags += [f"--pass-fd={number}:{number}" for number in range(3, 3 + preserved)]
-    delegate(call, Verb.EXEC, container_id, flags, command, preserved)
+    delegate(request, Verb.EXEC, container_id, flags, command, preserved)

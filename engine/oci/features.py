@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from engine.oci.call import Call
 from engine.oci.flags import Table
+from engine.oci.request import Request
 
 FLAGS: Table = {}
 SHORT: dict[str, str] = {}
@@ -25,7 +25,7 @@ _FEATURES = {
 }
 
 
-def main(_: Call) -> int:
+def main(_: Request) -> int:
     """Print it."""
     print(json.dumps(_FEATURES, indent=2))
     return 0

@@ -5,22 +5,22 @@ from __future__ import annotations
 from typing import NoReturn
 
 from engine.errors import Reason, UsageError
-from engine.oci.call import Call
 from engine.oci.container import delegate
 from engine.oci.flags import Kind, Table
+from engine.oci.request import Request
 from engine.state.oci_lifecycle import Verb
 
 FLAGS: Table = {"all": Kind.SWITCH, "pid": Kind.VALUE}
 SHORT = {"a": "all"}
 
 
-def main(call: Call) -> NoReturn:
+def main(request: Request) -> NoReturn:
     """Become runsc, which sends it. SIGTERM where none is named."""
-    if len(call.arguments) not in (1, 2):
+    if len(request.arguments) not in (1, 2):
         raise UsageError(
             "kill takes a container id and a signal", reason=Reason.USAGE, hint="see engine-oci --help"
         )
-    container_id, *signals = call.arguments
-    pid = ("--pid", str(call.flags.number("pid"))) if call.flags.value("pid") else ()
-    flags = (*(("--all",) if call.flags.has("all") else ()), *pid)
-    delegate(call, Verb.KILL, container_id, flags, signals or ("SIGTERM",))
+    container_id, *signals = request.arguments
+    pid = ("--pid", str(request.flags.number("pid"))) if request.flags.value("pid") else ()
+    flags = (*(("--all",) if request.flags.has("all") else ()), *pid)
+    delegate(request, Verb.KILL, container_id, flags, signals or ("SIGTERM",))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 from engine.errors import Reason, UsageError
-from engine.oci.call import Call
 from engine.oci.container import find_all
 from engine.oci.flags import Kind, Table
+from engine.oci.request import Request
 from engine.oci.state import describe
 
 FLAGS: Table = {"format": Kind.VALUE, "quiet": Kind.SWITCH}
@@ -16,15 +16,15 @@ SHORT = {"f": "format", "q": "quiet"}
 _COLUMNS = ("id", "pid", "status", "bundle", "created", "owner")
 
 
-def main(call: Call) -> int:
+def main(request: Request) -> int:
     """Print them as a table, as JSON, or with `--quiet` their ids."""
-    form = call.flags.value("format") or "table"
+    form = request.flags.value("format") or "table"
     if form not in ("table", "json", "text"):
         raise UsageError(f"--format is {form!r}", reason=Reason.USAGE, hint="give table or json")
-    if call.arguments:
+    if request.arguments:
         raise UsageError("list takes no arguments", reason=Reason.USAGE, hint="see engine-oci --help")
-    states = [state for found in find_all(call) if (state := describe(found)) is not None]
-    if call.flags.has("quiet"):
+    states = [state for found in find_all(request) if (state := describe(found)) is not None]
+    if request.flags.has("quiet"):
         for state in states:
             print(state["id"])
     elif form == "json":

@@ -5,22 +5,22 @@ from __future__ import annotations
 from typing import NoReturn
 
 from engine.errors import Reason, UsageError
-from engine.oci.call import Call
 from engine.oci.container import delegate
 from engine.oci.flags import Kind, Table
+from engine.oci.request import Request
 from engine.state.oci_lifecycle import Verb
 
 FLAGS: Table = {"format": Kind.VALUE}
 SHORT = {"f": "format"}
 
 
-def main(call: Call) -> NoReturn:
+def main(request: Request) -> NoReturn:
     """Become runsc, which lists them. Options for ps(1), which runc passes on, have no ps(1) to go to."""
-    if len(call.arguments) > 1:
+    if len(request.arguments) > 1:
         raise UsageError(
             "runsc ps takes no options of ps(1)",
             reason=Reason.UNSUPPORTED,
             hint="give the container's id alone",
         )
-    form = call.flags.value("format")
-    delegate(call, Verb.PS, call.container_id(), ("--format", form) if form else ())
+    form = request.flags.value("format")
+    delegate(request, Verb.PS, request.container_id(), ("--format", form) if form else ())

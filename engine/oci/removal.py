@@ -9,8 +9,8 @@ from engine.errors import Reason, hint_for, printable
 from engine.linux.files import UntrustedPathError, open_private_directory
 from engine.linux.process import end_all
 from engine.oci import cgroups
-from engine.oci.call import Call, say
-from engine.oci.container import ContainerError, Found, open_base_of, unreadable
+from engine.oci.container import Container, ContainerError, open_base_of, unreadable
+from engine.oci.request import Request, say
 from engine.options import check_container_id
 from engine.state import oci_lifecycle as machine
 from engine.state.cleanup import purge_runsc_state, remove_container, remove_tree
@@ -23,7 +23,7 @@ _DELETE = 60.0
 _END = 10.0
 
 
-def remove(found: Found, *, force: bool) -> None:
+def remove(found: Container, *, force: bool) -> None:
     """End what lives of it and take away all of it, the record last. The caller holds the lock.
 
     What was created and is not started meanwhile is ended without `force`, too: runsc looks, under its own lock.
@@ -75,7 +75,7 @@ def remove(found: Found, *, force: bool) -> None:
         ) from None
 
 
-def _forget_an_earlier_boot(found: Found) -> None:
+def _forget_an_earlier_boot(found: Container) -> None:
     """See to it that runsc, which deletes what its file says, does not kill who has the numbers by now."""
     try:
         if not found.record.is_of_earlier_boot:
@@ -90,10 +90,10 @@ def _forget_an_earlier_boot(found: Found) -> None:
         raise unreadable(found.verb, error) from None
 
 
-def _status_to_delete(found: Found, *, force: bool) -> Status | None:
+def _status_to_delete(found: Container, *, force: bool) -> Status | None:
     """Where it is, once runsc's file says so. What cannot be told is no reason to keep it, with `force`."""
     try:
-        status = found.mended().status()
+        status = found.repaired().status()
     except ContainerError:
         if not force:
             raise
@@ -103,7 +103,7 @@ def _status_to_delete(found: Found, *, force: bool) -> Status | None:
     return status
 
 
-def _runsc_knows(found: Found) -> bool:
+def _runsc_knows(found: Container) -> bool:
     try:
         with contextlib.closing(open_state_root(found.base, found.directory, found.record)) as root:
             os.stat(found.record.state_file, dir_fd=root.descriptor, follow_symlinks=False)
@@ -112,7 +112,7 @@ def _runsc_knows(found: Found) -> bool:
     return True
 
 
-def _have_runsc_delete(found: Found, *verb: str) -> str | None:
+def _have_runsc_delete(found: Container, *verb: str) -> str | None:
     """Why runsc did not delete it; None when it did."""
     import subprocess
 
@@ -134,13 +134,13 @@ def _have_runsc_delete(found: Found, *verb: str) -> str | None:
     return f"runsc delete failed with {done.returncode}: {said}"
 
 
-def sweep(call: Call, container_id: str) -> bool:
+def remove_partial_create(request: Request, container_id: str) -> bool:
     """Take away what a creation left that was killed before it had a record: nothing ran yet. Says whether it did.
 
     A directory that has a trace is one of `engine run`, which `engine gc` collects. Raises `ContainerError`.
     """
     check_container_id(container_id)
-    with open_base_of(call) as base, contextlib.ExitStack() as held:
+    with open_base_of(request) as base, contextlib.ExitStack() as held:
         if base is None:
             return False
         try:
@@ -159,4 +159,4 @@ def sweep(call: Call, container_id: str) -> bool:
         except FileNotFoundError:
             return False
         except (UntrustedPathError, OSError) as error:
-            raise unreadable(call.verb, error) from None
+            raise unreadable(request.verb, error) from None

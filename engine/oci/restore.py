@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from engine.errors import Reason, UsageError
-from engine.oci.call import Call
 from engine.oci.creation import start
 from engine.oci.flags import Kind, Table
+from engine.oci.request import Request
 
 FLAGS: Table = {
     "bundle": Kind.VALUE,
@@ -22,13 +22,13 @@ FLAGS: Table = {
 SHORT = {"b": "bundle", "d": "detach"}
 
 
-def main(call: Call) -> int:
+def main(request: Request) -> int:
     """Restore from `--image-path`, through the same lifecycle as a new container."""
-    image = call.flags.value("image-path")
+    image = request.flags.value("image-path")
     if not image:
         raise UsageError(
             "restore needs --image-path", reason=Reason.USAGE, hint="name the directory that checkpoint wrote"
         )
-    detach = call.flags.has("detach")
+    detach = request.flags.has("detach")
     flags = ("--image-path", os.path.abspath(image), *(("--detach",) if detach else ()))
-    return start(call, flags, ends_with_runsc=not detach)
+    return start(request, flags, ends_with_runsc=not detach)

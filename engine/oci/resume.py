@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from engine.oci.call import Call
 from engine.oci.container import delegate
 from engine.oci.flags import Table
+from engine.oci.request import Request
 from engine.state.oci_lifecycle import Verb
 
 FLAGS: Table = {}
 SHORT: dict[str, str] = {}
 
 
-def main(call: Call) -> NoReturn:
+def main(request: Request) -> NoReturn:
     """Become runsc, which does it."""
-    delegate(call, Verb.RESUME, call.container_id())
+    delegate(request, Verb.RESUME, request.container_id())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from engine.oci.call import Call
 from engine.oci.creation import start
 from engine.oci.flags import Kind, Table
+from engine.oci.request import Request
 
 FLAGS: Table = {
     "bundle": Kind.VALUE,
@@ -19,9 +19,9 @@ FLAGS: Table = {
 SHORT = {"b": "bundle", "d": "detach"}
 
 
-def main(call: Call) -> int:
+def main(request: Request) -> int:
     """Run the container: its exit code, or runsc's when it is detached."""
-    preserved = call.flags.number("preserve-fds")
+    preserved = request.flags.number("preserve-fds")
     passed = [f"--pass-fd={number}:{number}" for number in range(3, 3 + preserved)]
-    detach = call.flags.has("detach")
-    return start(call, (*(("--detach",) if detach else ()), *passed), ends_with_runsc=not detach)
+    detach = request.flags.has("detach")
+    return start(request, (*(("--detach",) if detach else ()), *passed), ends_with_runsc=not detach)

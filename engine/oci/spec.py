@@ -8,26 +8,28 @@ from typing import NoReturn
 from engine.errors import EngineError, Reason, UsageError, hint_for
 from engine.lifecycle.trusted_runsc import find_runsc
 from engine.linux.process import HeldProcess, keep_only_descriptors, replace_process
-from engine.oci.call import Call
 from engine.oci.flags import Kind, Table
+from engine.oci.request import Request
 from engine.runsc.arguments import build_environment
 
 FLAGS: Table = {"bundle": Kind.VALUE, "cwd": Kind.VALUE, "netns": Kind.VALUE}
 SHORT = {"b": "bundle"}
 
 
-def main(call: Call) -> NoReturn:
+def main(request: Request) -> NoReturn:
     """Become the runsc that a run would use, which writes the file. Arguments are the command it is to name."""
-    bundle = os.path.abspath(call.flags.value("bundle") or ".")
+    bundle = os.path.abspath(request.flags.value("bundle") or ".")
     if os.path.lexists(os.path.join(bundle, "config.json")):
         raise UsageError(
             f"{bundle!r} has a config.json",
             reason=Reason.EXISTS,
             hint="remove it first: it is not overwritten",
         )
-    flags = [part for name in ("cwd", "netns") if (v := call.flags.value(name)) for part in (f"--{name}", v)]
-    command = ("--", *call.arguments) if call.arguments else ()
-    binary = find_runsc(call.common.value("runsc"), call.environment)
+    flags = [
+        part for name in ("cwd", "netns") if (v := request.flags.value(name)) for part in (f"--{name}", v)
+    ]
+    command = ("--", *request.arguments) if request.arguments else ()
+    binary = find_runsc(request.common.value("runsc"), request.environment)
     argv = (binary.path, "spec", "--bundle", bundle, *flags, *command)
     with HeldProcess() as process:
         try:

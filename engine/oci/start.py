@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from engine.oci.call import Call
 from engine.oci.container import find
 from engine.oci.flags import Table
+from engine.oci.request import Request
 from engine.state import oci_lifecycle as machine
 from engine.state.oci_lifecycle import Verb
 
@@ -14,14 +14,14 @@ FLAGS: Table = {}
 SHORT: dict[str, str] = {}
 
 
-def main(call: Call) -> NoReturn:
+def main(request: Request) -> NoReturn:
     """Become runsc, which does it. What a pod's container reads and writes is what its `create` was given."""
-    container_id = call.container_id()
-    with find(call, container_id) as found:
+    container_id = request.container_id()
+    with find(request, container_id) as found:
         machine.require(Verb.START, found.status(), container_id)
         if found.record.sandbox is not None:
-            from engine.oci import waiter
+            from engine.oci import monitor
 
-            waiter.take_streams(found.directory)
+            monitor.take_streams(found.directory)
         found.note_attempt(Verb.START)
-        found.become_runsc(call, call.verb)
+        found.become_runsc(request, request.verb)

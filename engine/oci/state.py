@@ -6,27 +6,27 @@ import json
 import os
 from typing import Any
 
-from engine.oci.call import Call
-from engine.oci.container import Found, NoSuchError, find
+from engine.oci.container import Container, NoSuchError, find
 from engine.oci.flags import Table
+from engine.oci.request import Request
 from engine.state.oci_lifecycle import Status
 
 FLAGS: Table = {}
 SHORT: dict[str, str] = {}
 
 
-def main(call: Call) -> int:
+def main(request: Request) -> int:
     """Print it. A container that was deleted, or whose creation was killed and left nothing alive, does not exist."""
-    container_id = call.container_id()
-    with find(call, container_id) as found:
+    container_id = request.container_id()
+    with find(request, container_id) as found:
         state = describe(found)
     if state is None:
-        raise NoSuchError(call.verb, container_id)
+        raise NoSuchError(request.verb, container_id)
     print(json.dumps(state, indent=2))
     return 0
 
 
-def describe(found: Found) -> dict[str, Any] | None:
+def describe(found: Container) -> dict[str, Any] | None:
     """The state of the container, runtime.md (State), and as runc its time of creation and owner; None for none."""
     state = found.state()
     if state.status is Status.DELETED:

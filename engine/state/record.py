@@ -101,7 +101,7 @@ class Record:
     """Who the container is. `program` and `flags` (runsc's global ones) are there from when it is handed off.
 
     `sandbox` is there for one that lives in another's sandbox, in whose runsc root runsc's file about it is; `waiter`
-    is then the process that stands for it, and when it started.
+    is then its monitor process, and when that started.
 
     `creation` tells two creations of one id apart; `creator` is the process that takes the run's steps and becomes
     `runsc create`, and when it started; `created` is RFC 3339, UTC; `cgroups` are those that runsc is to make.

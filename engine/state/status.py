@@ -92,7 +92,7 @@ class ContainerState:
 
     `known` is what runsc's file says, None when runsc does not know of it (yet, or any more); `sandbox` is the
     sandbox's process, None when it does not run; `processes` are the parts of it that live, looked
-    for only where runsc does not know of the container; `is_being_created`: its creator lives; `waiter` is there while
+    for only where runsc does not know of the container; `is_being_created`: its creator lives; `monitor` is there while
     it waits.
     """
 
@@ -100,7 +100,7 @@ class ContainerState:
     sandbox: int | None
     processes: tuple[int, ...]
     is_being_created: bool
-    waiter: int | None = None
+    monitor: int | None = None
     doubt: Attempt | None = None
     is_told: bool = True
 
@@ -116,7 +116,7 @@ class ContainerState:
     @property
     def pid(self) -> int:
         """The process that stands for the container on the host; 0 when it does not run."""
-        return (self.waiter or self.sandbox or 0) if self.sandbox else 0
+        return (self.monitor or self.sandbox or 0) if self.sandbox else 0
 
     @property
     def is_kept(self) -> bool:
@@ -153,13 +153,13 @@ def inspect(base: PrivateDirectory, container: PrivateDirectory, record: Record)
         return ContainerState(None, None, parts, is_being_created, is_told=is_told)
     boot = record.sandbox.program if record.sandbox else record.program
     alive = boot is not None and runs(file.pid, (boot.device, boot.inode), ours[:1])
-    waiter = record.waiter[0] if record.waiter and started(record.waiter[0]) == record.waiter[1] else None
+    monitor = record.waiter[0] if record.waiter and started(record.waiter[0]) == record.waiter[1] else None
     return ContainerState(
         file.status,
         file.pid if alive else None,
         (),
         is_being_created=False,
-        waiter=waiter,
+        monitor=monitor,
         doubt=attempt
         if alive and attempt is not None and was_killed and file.status == attempt.source
         else None,

@@ -1,4 +1,4 @@
-"""A process that stands for a pod's container: it ends when the container does, and with its exit code.
+"""The monitor process of a pod member: it ends when the container does, and with its exit code.
 
 Managers wait for the process that the pid file names: conmon and containerd's shim as its reaper, podman by asking
 whether it is there. A container in another's sandbox has none; runsc names the sandbox's, whose end is another's. So

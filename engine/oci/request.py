@@ -19,7 +19,7 @@ _BASE_HINT = "name with --root a directory below ones that only root or you can 
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class Request:
     """`common` are the flags before the verb, `flags` those after it; `arguments` is what is left."""
 
     environment: Mapping[str, str]
