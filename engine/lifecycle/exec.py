@@ -13,10 +13,10 @@ from engine.bundle.bundle import Bundle
 from engine.errors import ExecError, Reason, hint_for
 from engine.lifecycle.secure_root import SecuredRoot
 from engine.lifecycle.stage import Staged
-from engine.linux.process import HeldProcess, keep_only_descriptors, replace_process
+from engine.linux.process import SignalGuard, keep_only_descriptors, replace_process
 from engine.options import Platform, RunOptions
 from engine.records import TYPE_CHECKING, dataclass
-from engine.runsc.arguments import RUN, Asked, build_argv, build_environment
+from engine.runsc.arguments import RUN, RunscArguments, build_argv, build_environment
 
 if TYPE_CHECKING:
     from typing import Any
@@ -46,7 +46,7 @@ def prepare(
     staged: Staged,
     options: RunOptions,
     platform: Platform,
-    asked: Asked = RUN,
+    runsc_arguments: RunscArguments = RUN,
 ) -> HandOff:
     """Look once more at what runsc will read by path, and put together what it is given.
 
@@ -72,14 +72,14 @@ def prepare(
         )
     return HandOff(
         program=staged.descriptor,
-        argv=build_argv(staged.path, root.used_root.path, options, platform, bundle.path, asked),
+        argv=build_argv(staged.path, root.used_root.path, options, platform, bundle.path, runsc_arguments),
         environment=build_environment(root.runtime.path),
-        kept=frozenset({root.lock, *range(3, 3 + asked.preserved)}),
+        kept=frozenset({root.lock, *range(3, 3 + runsc_arguments.preserved)}),
         bundle=bundle.facts(),
     )
 
 
-def hand_off(given: HandOff, process: HeldProcess) -> None:
+def hand_off(given: HandOff, process: SignalGuard) -> None:
     """Become runsc. Returns only by raising `ExecError`: the kernel refused, and this process is still ours."""
     try:
         keep_only_descriptors(given.kept)

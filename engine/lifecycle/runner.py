@@ -16,15 +16,15 @@ from engine.lifecycle.exec import HandOff, hand_off, prepare
 from engine.lifecycle.machine import Lifecycle
 from engine.lifecycle.policy import apply_policy
 from engine.lifecycle.resolve import resolve
-from engine.lifecycle.secure_root import Joined, SecuredRoot, secure_root
+from engine.lifecycle.secure_root import PodSandbox, SecuredRoot, secure_root
 from engine.lifecycle.spec_graph import SpecLifecycle, spec_graph
 from engine.lifecycle.stage import Staged, stage
 from engine.lifecycle.validate import Validated, validate
 from engine.linux.files import PrivateDirectory, UntrustedPathError
-from engine.linux.process import HeldProcess
+from engine.linux.process import SignalGuard
 from engine.options import Platform, RunOptions
 from engine.records import TYPE_CHECKING, dataclass
-from engine.runsc.arguments import RUN, Asked, build_argv, build_environment
+from engine.runsc.arguments import RUN, RunscArguments, build_argv, build_environment
 from engine.state.base import chosen_base, open_base
 from engine.state.container import EXEC_ALLOW, RUNSC_ROOT, RUNTIME, component, open_container
 from engine.state.programs import PROGRAM, foresee
@@ -47,12 +47,12 @@ if TYPE_CHECKING:
         """Whoever starts the container and manages it from then on: what it asks of runsc and keeps of the run."""
 
         @property
-        def asked(self) -> Asked: ...
+        def runsc_arguments(self) -> RunscArguments: ...
 
         def keep_trace(self, trace: Trace) -> None:
             """Give the trace its place, before the first step. Raises `EngineError`."""
 
-        def join(self, base: PrivateDirectory) -> Joined | None:
+        def join(self, base: PrivateDirectory) -> PodSandbox | None:
             """The sandbox under `base` that the container is to be part of, if any. Raises as `secure_root` catches."""
 
         def secured(self, root: SecuredRoot, trace: str | None) -> Undoable:
@@ -86,7 +86,7 @@ def run(
         "host": {"kernel": os.uname().release, "machine": os.uname().machine, "user": os.geteuid()},
     }
     trace = Trace(options.container_id, header)
-    with HeldProcess() as process:
+    with SignalGuard() as process:
         if trace_path is not None:
             trace.create(trace_path)
         elif manager is not None:
@@ -153,7 +153,7 @@ class _Run:
         trace: Trace,
         lifecycle: Lifecycle,
         warn: Callable[[str], None],
-        process: HeldProcess,
+        process: SignalGuard,
         manager: Manager | None,
     ) -> None:
         self._process = process
@@ -233,11 +233,11 @@ class _Run:
         return root
 
     def _prepare(self, root: SecuredRoot, staged: Staged, platform: Platform) -> HandOff:
-        asked = RUN
+        runsc_arguments = RUN
         if self._manager is not None:
             self._manager.about_to_hand_off(root, staged, platform)
-            asked = self._manager.asked
-        return prepare(self._bundle, root, staged, self._options, platform, asked)
+            runsc_arguments = self._manager.runsc_arguments
+        return prepare(self._bundle, root, staged, self._options, platform, runsc_arguments)
 
     def _refuse(self, error: EngineError) -> None:
         """Take back what was made, record the refusal, and only then let go of the lock."""

@@ -30,7 +30,7 @@ _HINT = (
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
+class PodSandbox:
     """The live sandbox `id` that a pod's container becomes part of, its directories open.
 
     `digest` is the SHA-256, in hexadecimal, of the copy of runsc that it runs.
@@ -62,7 +62,7 @@ class SecuredRoot:
     runtime: PrivateDirectory
     lock: int
     cleaned: tuple[str, ...]
-    sandbox: Joined | None = None
+    sandbox: PodSandbox | None = None
     programs: PrivateDirectory | None = None
 
     @property
@@ -129,7 +129,7 @@ class SecuredRoot:
 def secure_root(
     container_id: str,
     environment: Mapping[str, str],
-    join: Callable[[PrivateDirectory], Joined | None] = lambda _: None,
+    join: Callable[[PrivateDirectory], PodSandbox | None] = lambda _: None,
 ) -> SecuredRoot:
     """Make or adopt `<base>/<component>/runsc-root/runtime` and take the container's lock.
 

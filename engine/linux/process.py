@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _PR_SET_PDEATHSIG = 1
 
 
-class HeldProcess:
+class SignalGuard:
     """What a run takes from its own process while it is entered, and gives back before it becomes runsc.
 
     Signals that would end the process are noted instead of acted on, signal(7): what the caller had ignored

@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from engine.errors import EngineError, Reason, hint_for
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
-from engine.linux.process import HeldProcess, keep_only_descriptors, replace_process, started
+from engine.linux.process import SignalGuard, keep_only_descriptors, replace_process, started
 from engine.oci.request import Request
 from engine.options import check_container_id
 from engine.runsc.arguments import build_environment
@@ -244,7 +244,7 @@ class Container:
     ) -> NoReturn:
         """Become the staged runsc, which does `verb`. Raises `ContainerError`."""
         environment = build_environment(os.path.join(self.runsc_root, RUNTIME))
-        with self.program() as program, HeldProcess() as process:
+        with self.program() as program, SignalGuard() as process:
             argv = (
                 os.path.join(
                     self.directory.path, self.record.program.path if self.record.program else _RUNSC

@@ -19,7 +19,7 @@ from typing import NoReturn
 from engine.bundle.bundle import Bundle, open_bundle
 from engine.errors import EngineError, ExecError, Reason, SecureRootError, UsageError, hint_for
 from engine.lifecycle.runner import run
-from engine.lifecycle.secure_root import Joined, SecuredRoot
+from engine.lifecycle.secure_root import PodSandbox, SecuredRoot
 from engine.lifecycle.stage import Staged
 from engine.linux.boot import boot_id
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
@@ -30,7 +30,7 @@ from engine.oci.network import ANNOTATION, settle
 from engine.oci.removal import remove, remove_partial_create
 from engine.oci.request import Request, say
 from engine.options import ExecPolicy, Network, Platform, RunOptions
-from engine.runsc.arguments import Asked, build_global_flags
+from engine.runsc.arguments import RunscArguments, build_global_flags
 from engine.state import record
 from engine.state.base import VARIABLE, open_base
 from engine.state.cleanup import forget
@@ -63,13 +63,13 @@ class _Creation:
         self,
         options: RunOptions,
         bundle: Bundle,
-        asked: Asked,
+        runsc_arguments: RunscArguments,
         traces: PrivateDirectory,
         creation: str,
         more: Mapping[str, str],
         sandbox_id: str | None,
     ) -> None:
-        self.asked = asked
+        self.runsc_arguments = runsc_arguments
         self._sandbox_id = sandbox_id
         self._joining: int | None = None
         self._options = options
@@ -90,7 +90,7 @@ class _Creation:
     def keep_trace(self, trace: Trace) -> None:
         trace.create_in(self._traces, named=self._record.id)
 
-    def join(self, base: PrivateDirectory) -> Joined | None:
+    def join(self, base: PrivateDirectory) -> PodSandbox | None:
         if self._sandbox_id is None:
             return None
         joined, noted, self._joining = pod.join(base, self._sandbox_id)
@@ -115,7 +115,7 @@ class _Creation:
             modified=status.st_mtime_ns,
         )
         flags = build_global_flags(root.used_root.path, self._options, platform)
-        own = tuple(flag for flag in self.asked.global_flags if flag == "--systemd-cgroup")
+        own = tuple(flag for flag in self.runsc_arguments.global_flags if flag == "--systemd-cgroup")
         made = () if self._options.ignore_cgroups else cgroups.missing(self._config, self._record.id)
         self._record = replace(self._record, program=program, flags=(*flags, *own), cgroups=made)
         self._write(root, ExecError)
@@ -137,7 +137,7 @@ def start(request: Request, flags: Sequence[str], *, ends_with_runsc: bool) -> i
     With `ends_with_runsc` the container is over when that ends, and everything of it is taken away.
     """
     options = _options(request)
-    asked = Asked(
+    runsc_arguments = RunscArguments(
         verb=request.verb,
         flags=(*_creation_flags(request), *flags),
         global_flags=(
@@ -153,7 +153,9 @@ def start(request: Request, flags: Sequence[str], *, ends_with_runsc: bool) -> i
     parent = os.getpid()
     child = os.fork()
     if child == 0:
-        _become(request, options, asked, environment, creation, parent, ends_with_runsc=ends_with_runsc)
+        _become(
+            request, options, runsc_arguments, environment, creation, parent, ends_with_runsc=ends_with_runsc
+        )
     code = _wait(child)
     if code == 0 and not ends_with_runsc:
         code = _start_monitor(request, options.container_id, creation)
@@ -165,7 +167,7 @@ def start(request: Request, flags: Sequence[str], *, ends_with_runsc: bool) -> i
 def _become(
     request: Request,
     options: RunOptions,
-    asked: Asked,
+    runsc_arguments: RunscArguments,
     environment: dict[str, str],
     creation: str,
     parent: int,
@@ -189,7 +191,7 @@ def _become(
             sandbox_id = pod.sandbox_of(bundle.config)
             if sandbox_id is not None:
                 if not ends_with_runsc:
-                    asked = replace(asked, flags=_without_pid_file(asked.flags))
+                    runsc_arguments = replace(runsc_arguments, flags=_without_pid_file(runsc_arguments.flags))
                 options, more = pod.as_in_sandbox(
                     options, base_path, sandbox_id, network_is_chosen=network_is_chosen
                 )
@@ -206,7 +208,7 @@ def _become(
                 bundle,
                 options,
                 environment,
-                manager=_Creation(options, bundle, asked, traces, creation, more, sandbox_id),
+                manager=_Creation(options, bundle, runsc_arguments, traces, creation, more, sandbox_id),
                 warn=warn,
             )
     except EngineError as error:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from engine.errors import EngineError, Reason, SecureRootError
-from engine.lifecycle.secure_root import Joined
+from engine.lifecycle.secure_root import PodSandbox
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.oci.network import ANNOTATION
 from engine.options import Network, RunOptions
@@ -96,7 +96,7 @@ def as_in_sandbox(
     return options, {}
 
 
-def join(base: PrivateDirectory, sandbox_id: str) -> tuple[Joined, Sandbox, int]:
+def join(base: PrivateDirectory, sandbox_id: str) -> tuple[PodSandbox, Sandbox, int]:
     """The live sandbox of this id, as a run uses it and as a record names it, and a descriptor that holds its lock.
 
     While that is held the sandbox is not deleted; afterwards the record of who joined keeps its directory. Raises
@@ -129,5 +129,5 @@ def join(base: PrivateDirectory, sandbox_id: str) -> tuple[Joined, Sandbox, int]
             raise refused("does not exist here" if status is Status.DELETED else f"is {status}")
         root = open_runsc_root(directory)
         undo.pop_all()
-    joined = Joined(sandbox_id, directory, root, noted.program.sha256)
+    joined = PodSandbox(sandbox_id, directory, root, noted.program.sha256)
     return joined, Sandbox(sandbox_id, noted.creation, noted.program), lock

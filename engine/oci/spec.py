@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from engine.errors import EngineError, Reason, UsageError, hint_for
 from engine.lifecycle.trusted_runsc import find_runsc
-from engine.linux.process import HeldProcess, keep_only_descriptors, replace_process
+from engine.linux.process import SignalGuard, keep_only_descriptors, replace_process
 from engine.oci.flags import Kind, Table
 from engine.oci.request import Request
 from engine.runsc.arguments import build_environment
@@ -31,7 +31,7 @@ def main(request: Request) -> NoReturn:
     command = ("--", *request.arguments) if request.arguments else ()
     binary = find_runsc(request.common.value("runsc"), request.environment)
     argv = (binary.path, "spec", "--bundle", bundle, *flags, *command)
-    with HeldProcess() as process:
+    with SignalGuard() as process:
         try:
             keep_only_descriptors(())
             process.release()

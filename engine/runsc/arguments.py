@@ -9,10 +9,10 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RunscArguments:
     """What runsc is asked for: the verb that starts the container, its flags, and global ones.
 
-    The descriptors from 3 on of which there are `preserved` are the container's.
+    `preserved`: number of descriptors from 3 that are passed to the container.
     """
 
     verb: str = "run"
@@ -22,21 +22,26 @@ class Asked:
 
 
 #: A run of a container that nobody else manages.
-RUN = Asked()
+RUN = RunscArguments()
 
 
 def build_argv(
-    program: str, runsc_root: str, options: RunOptions, platform: Platform, bundle: str, asked: Asked = RUN
+    program: str,
+    runsc_root: str,
+    options: RunOptions,
+    platform: Platform,
+    bundle: str,
+    runsc_arguments: RunscArguments = RUN,
 ) -> tuple[str, ...]:
     """runsc's arguments: its global flags come before the verb, as its flag parser wants them."""
     return (
         program,
         *build_global_flags(runsc_root, options, platform),
-        *asked.global_flags,
-        asked.verb,
+        *runsc_arguments.global_flags,
+        runsc_arguments.verb,
         "--bundle",
         bundle,
-        *asked.flags,
+        *runsc_arguments.flags,
         options.container_id,
     )
 

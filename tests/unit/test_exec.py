@@ -19,9 +19,9 @@ import pytest
 from engine.errors import ExecError
 from engine.lifecycle import exec as exec_step
 from engine.lifecycle.exec import HandOff, hand_off
-from engine.linux.process import HeldProcess, keep_only_descriptors, replace_process
+from engine.linux.process import SignalGuard, keep_only_descriptors, replace_process
 from engine.options import Network, Platform, RunOptions
-from engine.runsc.arguments import Asked, build_argv, build_environment
+from engine.runsc.arguments import RunscArguments, build_argv, build_environment
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_the_defaults_share_nothing() -> None:
 
 
 def test_what_a_manager_asks_for_has_its_place_around_the_verb() -> None:
-    asked = Asked("create", ("--pid-file", "/p"), ("--log", "/l"))
+    asked = RunscArguments("create", ("--pid-file", "/p"), ("--log", "/l"))
     argv = build_argv("/s", "/r", RunOptions("web"), Platform.SYSTRAP, "/b", asked)
     assert list(argv) == [
         *("/s", "--root", "/r", "--network", "none", "--platform", "systrap"),
@@ -145,9 +145,9 @@ def test_the_program_is_the_open_file_with_the_given_arguments_and_environment()
 def test_what_python_ignores_is_not_ignored_over_execve_and_the_umask_is_the_callers() -> None:
     code = (
         "import os\n"
-        "from engine.linux.process import HeldProcess\n"
+        "from engine.linux.process import SignalGuard\n"
         "os.umask(0o027)\n"
-        "with HeldProcess() as process:\n"
+        "with SignalGuard() as process:\n"
         "    assert os.umask(0o077) == 0o077\n"
         "    process.release()\n"
         "    os.execv('/bin/grep', ['grep', '-E', 'SigIgn|Umask', '/proc/self/status'])\n"
@@ -159,17 +159,17 @@ def test_what_python_ignores_is_not_ignored_over_execve_and_the_umask_is_the_cal
     assert not int(ignored, 16) & (1 << (signal.SIGXFSZ - 1))
 
 
-class TestHeldProcess:
+class TestSignalGuard:
     def test_a_signal_is_noted_instead_of_acted_on(self) -> None:
-        with HeldProcess() as held:
+        with SignalGuard() as held:
             assert held.arrived is None
             os.kill(os.getpid(), signal.SIGTERM)
             assert held.arrived == "SIGTERM"
 
     def test_a_blocked_signal_is_pending_until_it_is_released(self) -> None:
         code = (
-            "import os, signal\nfrom engine.linux.process import HeldProcess\n"
-            "with HeldProcess() as held:\n"
+            "import os, signal\nfrom engine.linux.process import SignalGuard\n"
+            "with SignalGuard() as held:\n"
             "    held.block()\n"
             "    os.kill(os.getpid(), signal.SIGTERM)\n"
             "    assert held.arrived == 'SIGTERM'\n"
@@ -183,7 +183,7 @@ class TestHeldProcess:
     def test_what_the_caller_ignores_stays_ignored(self) -> None:
         old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:
-            with HeldProcess() as held:
+            with SignalGuard() as held:
                 os.kill(os.getpid(), signal.SIGHUP)
                 assert held.arrived is None
                 held.release()
@@ -209,7 +209,7 @@ class TestHeldProcess:
         }
         before = os.umask(0o027)
         try:
-            with HeldProcess() as held:
+            with SignalGuard() as held:
                 assert now() == (set(), False, False, 0o077)
                 held.block()
                 assert now() == (signals, False, False, 0o077)
@@ -229,7 +229,7 @@ class TestHeldProcess:
     def test_handlers_and_mask_are_given_back(self) -> None:
         handlers = [signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)]
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-        with HeldProcess() as held:
+        with SignalGuard() as held:
             held.block()
             held.block()
         assert [
@@ -239,8 +239,8 @@ class TestHeldProcess:
 
     def test_after_an_execve_that_failed_signals_are_held_again(self) -> None:
         code = (
-            "import os, signal\nfrom engine.linux.process import HeldProcess\n"
-            "with HeldProcess() as held:\n"
+            "import os, signal\nfrom engine.linux.process import SignalGuard\n"
+            "with SignalGuard() as held:\n"
             "    held.block()\n"
             "    held.release()\n"
             "    held.retake()\n"
@@ -270,7 +270,7 @@ class TestHandOff:
         path.write_bytes(b"of no format the kernel knows")
         path.chmod(0o500)
         program = os.open(path, os.O_RDONLY)
-        with HeldProcess() as process:
+        with SignalGuard() as process:
             process.block()
             with pytest.raises(ExecError) as refusal:
                 hand_off(HandOff(program, ("/stage/runsc", "run"), {}, frozenset({kept}), {}), process)
@@ -282,7 +282,7 @@ class TestHandOff:
         assert not os.get_inheritable(kept)
 
     def test_a_signal_that_comes_after_the_kernel_refused_is_still_noted(self, kept: int) -> None:
-        with HeldProcess() as process:
+        with SignalGuard() as process:
             with pytest.raises(ExecError, match="Permission denied"):
                 hand_off(HandOff(kept, ("/", "run"), {}, frozenset({kept}), {}), process)
             signal.pthread_kill(threading.get_ident(), signal.SIGTERM)  # no other thread may take it
@@ -291,7 +291,7 @@ class TestHandOff:
 
     def test_where_no_descriptor_is_left_to_look_through_them_nothing_is_executed(self, kept: int) -> None:
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        with HeldProcess() as process:
+        with SignalGuard() as process:
             resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
             try:
                 with pytest.raises(ExecError) as refusal:
@@ -308,7 +308,7 @@ class TestHandOff:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/proc/self/fd")
 
         monkeypatch.setattr(exec_step, "keep_only_descriptors", no_proc)
-        with HeldProcess() as process, pytest.raises(ExecError) as refusal:
+        with SignalGuard() as process, pytest.raises(ExecError) as refusal:
             hand_off(HandOff(kept, ("/stage/runsc",), {}, frozenset({kept}), {}), process)
         assert str(refusal.value) == (
             "exec: the caller's descriptors could not be kept from runsc: No such file or directory; "
@@ -330,7 +330,7 @@ class TestHandOff:
         if child == 0:
             try:
                 os.dup2(writing, 1)
-                with HeldProcess() as process:
+                with SignalGuard() as process:
                     hand_off(HandOff(program, argv, {"HOME": "/root"}, frozenset({kept}), {}), process)
             finally:
                 os._exit(99)

@@ -22,11 +22,11 @@ from engine.lifecycle import policy
 from engine.lifecycle import stage as stage_step
 from engine.lifecycle.resolve import Resolved, resolve
 from engine.lifecycle.runner import plan, run
-from engine.lifecycle.secure_root import Joined, SecuredRoot, secure_root
+from engine.lifecycle.secure_root import PodSandbox, SecuredRoot, secure_root
 from engine.lifecycle.stage import Staged
 from engine.linux.files import PrivateDirectory, open_private_directory
 from engine.options import ExecPolicy, Platform, RunOptions
-from engine.runsc.arguments import RUN, Asked, build_argv, build_environment
+from engine.runsc.arguments import RUN, RunscArguments, build_argv, build_environment
 from engine.state.container import component, open_runsc_root
 from engine.traces.move import PolicyOutcome
 from engine.traces.writer import Trace
@@ -46,8 +46,10 @@ class HandedOffError(BaseException):
 class Manager:
     """Whoever starts the container: notes what the run tells it and takes back what it recorded."""
 
-    def __init__(self, world: World, *, asked: Asked = RUN, sandbox: str | None = None) -> None:
-        self.asked = asked
+    def __init__(
+        self, world: World, *, runsc_arguments: RunscArguments = RUN, sandbox: str | None = None
+    ) -> None:
+        self.runsc_arguments = runsc_arguments
         self._world = world
         self._sandbox = sandbox
         self.told: list[Any] = []
@@ -57,13 +59,13 @@ class Manager:
         trace.create(str(self._world.trace))
         self.told.append("trace")
 
-    def join(self, base: PrivateDirectory) -> Joined | None:
+    def join(self, base: PrivateDirectory) -> PodSandbox | None:
         self.told.append(("join", base.path))
         if self._sandbox is None:
             return None
         container = open_private_directory(base.descriptor, base.path, component(self._sandbox))
         digest = hashlib.sha256(self._world.binary.read_bytes()).hexdigest()
-        return Joined(self._sandbox, container, open_runsc_root(container), digest)
+        return PodSandbox(self._sandbox, container, open_runsc_root(container), digest)
 
     def secured(self, root: SecuredRoot, trace: str | None) -> Manager:
         self.told.append(("secured", root.container.path, trace))
@@ -176,16 +178,18 @@ def test_the_header_says_what_was_asked_of_which_engine_for_which_bundle(
 def test_the_policy_is_settled_for_the_runs_own_bundle_and_the_directory_of_its_copy(
     world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Any] = []
+    runsc_arguments: list[Any] = []
 
     def apply_policy(options: RunOptions, bundle: Bundle, exec_allow: str) -> Any:
-        asked.append((options.container_id, bundle.path, exec_allow))
+        runsc_arguments.append((options.container_id, bundle.path, exec_allow))
         return policy.apply_policy(options, bundle, exec_allow)
 
     monkeypatch.setattr("engine.lifecycle.runner.apply_policy", apply_policy)
     with pytest.raises(HandedOffError):
         world.run()
-    assert asked == [("web", str(world.bundle), str(world.base / COMPONENT / "runsc-root" / "exec-allow"))]
+    assert runsc_arguments == [
+        ("web", str(world.bundle), str(world.base / COMPONENT / "runsc-root" / "exec-allow"))
+    ]
 
 
 def lose_the_binary(world: World) -> None:
@@ -440,10 +444,10 @@ def test_an_execve_that_comes_back_is_not_taken_for_a_run(
 def test_a_run_and_a_plan_look_for_runsc_in_the_callers_environment(
     world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[str | None, object]] = []
+    runsc_arguments: list[tuple[str | None, object]] = []
 
     def look(chosen: str | None, environment: dict[str, str]) -> Resolved:
-        asked.append((chosen, environment))
+        runsc_arguments.append((chosen, environment))
         return resolve(chosen, environment)
 
     monkeypatch.setattr("engine.lifecycle.runner.resolve", look)
@@ -451,7 +455,7 @@ def test_a_run_and_a_plan_look_for_runsc_in_the_callers_environment(
         world.run()
     with open_bundle(str(world.bundle)) as bundle:
         plan(bundle, RunOptions("web", runsc=str(world.binary)), world.environment)
-    assert asked == [(str(world.binary), world.environment)] * 2
+    assert runsc_arguments == [(str(world.binary), world.environment)] * 2
 
 
 def test_a_plan_without_a_directory_to_take_a_relative_base_from_is_refused(
@@ -527,8 +531,8 @@ def test_a_manager_is_told_of_each_stage_and_gives_runsc_its_verb_and_its_descri
 ) -> None:
     kept: list[frozenset[int]] = []
     monkeypatch.setattr(exec_step, "keep_only_descriptors", kept.append)
-    asked = Asked("create", ("--pid-file", "/p"), ("--log", "/l"), preserved=2)
-    manager = Manager(world, asked=asked)
+    runsc_arguments = RunscArguments("create", ("--pid-file", "/p"), ("--log", "/l"), preserved=2)
+    manager = Manager(world, runsc_arguments=runsc_arguments)
     with pytest.raises(HandedOffError):
         world.run(trace=False, manager=manager)
     [(_, argv, _)] = given
@@ -542,7 +546,7 @@ def test_a_manager_is_told_of_each_stage_and_gives_runsc_its_verb_and_its_descri
     assert argv == list(
         build_argv(
             *(argv[0], str(container / "runsc-root"), RunOptions("web"), Platform.SYSTRAP),
-            *(str(world.bundle), asked),
+            *(str(world.bundle), runsc_arguments),
         )
     )
     [numbers] = kept

@@ -11,7 +11,7 @@ import pytest
 
 from engine.errors import SecureRootError
 from engine.lifecycle import secure_root as secure_root_module
-from engine.lifecycle.secure_root import Joined, SecuredRoot, secure_root
+from engine.lifecycle.secure_root import PodSandbox, SecuredRoot, secure_root
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.state.container import component, open_runsc_root
 
@@ -391,10 +391,10 @@ def test_leftovers_are_looked_for_in_this_base_and_this_container(
 # --- A sandbox that is joined ---------------------------------------------------------------------------------
 
 
-def join_pod(base: PrivateDirectory) -> Joined:
+def join_pod(base: PrivateDirectory) -> PodSandbox:
     """The sandbox of container `pod`, with descriptors of its own."""
     container = open_private_directory(base.descriptor, base.path, component("pod"))
-    return Joined("pod", container, open_runsc_root(container), "d" * 64)
+    return PodSandbox("pod", container, open_runsc_root(container), "d" * 64)
 
 
 def secure_in_pod(base: Path) -> SecuredRoot:
@@ -448,7 +448,7 @@ def test_what_a_run_has_open_of_the_sandbox_is_closed_with_the_rest(private: Pat
 def test_a_sandbox_that_cannot_be_joined_is_a_refusal_and_nothing_half_made_is_left(
     private: Path, error: Exception, said: str
 ) -> None:
-    def join(base: PrivateDirectory) -> Joined:
+    def join(base: PrivateDirectory) -> PodSandbox:
         assert base.path == str(private / "base")
         raise error
 

@@ -17,7 +17,7 @@ import pytest
 from engine.errors import StageError
 from engine.lifecycle import stage as stage_step
 from engine.lifecycle.resolve import Resolved
-from engine.lifecycle.secure_root import Joined, SecuredRoot, secure_root
+from engine.lifecycle.secure_root import PodSandbox, SecuredRoot, secure_root
 from engine.lifecycle.stage import stage
 from engine.lifecycle.validate import Validated, validate
 from engine.linux.boot import boot_id
@@ -398,11 +398,11 @@ def test_only_the_runsc_that_runs_the_sandbox_joins_it(
     root: SecuredRoot, pinned: Validated, binary: Path
 ) -> None:
     digest = hashlib.sha256(binary.read_bytes()).hexdigest()
-    pod = replace(root, sandbox=Joined("pod", root.container, root.runsc_root, digest))
+    pod = replace(root, sandbox=PodSandbox("pod", root.container, root.runsc_root, digest))
     staged = stage(pinned, pod)
     assert staged.digest == digest
     staged.discard()
-    other = replace(root, sandbox=Joined("pod", root.container, root.runsc_root, "d" * 64))
+    other = replace(root, sandbox=PodSandbox("pod", root.container, root.runsc_root, "d" * 64))
     before = os.listdir("/proc/self/fd")
     assert refused(other, pinned) == (
         f"stage: runsc {str(binary)!r} is not the one that sandbox 'pod' runs; "
