@@ -18,7 +18,7 @@ from engine.audit.tally import Buckets, Group, Kind, Run, Tally
 from engine.errors import Reason, printable
 from engine.lifecycle.spec_graph import SpecGraph, spec_graph
 from engine.traces.move import Trigger
-from engine.verify.chunks import Answer, Stretch, cut, in_order
+from engine.verify.chunks import Answer, Chunk, in_order, split
 from engine.verify.evidence import LARGEST, Evidence, Outcome, ReportError, judge, read
 from engine.verify.extra import require
 from engine.verify.signature import SUFFIX, Signature, Signers, Standing
@@ -116,12 +116,12 @@ def fleet_page(
     )
 
 
-_Task = tuple[Stretch, bool, SpecGraph, Signers | None]
+_Task = tuple[Chunk, bool, SpecGraph, Signers | None]
 
 
 def _tallied(paths: Sequence[str], runs: bool, signers: Signers | None, workers: Workers) -> Tally:
     graph = spec_graph()
-    tasks: Iterator[_Task] = ((stretch, runs, graph, signers) for stretch in cut(paths, runs=runs))
+    tasks: Iterator[_Task] = ((chunk, runs, graph, signers) for chunk in split(paths, runs=runs))
     tally = Tally()
     answers = chain.from_iterable(workers.map(tally_stretch, tasks))
     for _, above, part in in_order(answers, is_broken=lambda part: part.is_broken):
@@ -131,25 +131,25 @@ def _tallied(paths: Sequence[str], runs: bool, signers: Signers | None, workers:
 
 
 def tally_stretch(task: _Task) -> list[Answer[Tally]]:
-    """What a worker does: count the runs of a stretch. A file of many runs is counted apart from the others."""
-    stretch, runs, graph, signers = task
+    """What a worker does: count the runs of a chunk. A file of many runs is counted apart from the others."""
+    chunk, runs, graph, signers = task
     if not runs:
         tally = Tally()
-        for path in stretch.paths:
+        for path in chunk.paths:
             tally.add(_run(path, graph, signers))
-        return [(stretch.paths[0], 0, tally, 0)]
+        return [(chunk.paths[0], 0, tally, 0)]
     answers = []
-    for path in stretch.paths:
+    for path in chunk.paths:
         tally, lines = Tally(), 0
         try:
-            with stretch.open(path) as file:
+            with chunk.open(path) as file:
                 for first, lines, content in _runs_of(file):  # noqa: B007
                     tally.add(_run_of_many(path, first, content, graph))
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else error
             tally.add(_unreadable(path, f"{path!r}: {why}"))
             tally.is_broken = True
-        answers.append((path, stretch.begin, tally, lines))
+        answers.append((path, chunk.begin, tally, lines))
     return answers
 
 

@@ -203,7 +203,7 @@ class Tally:
     is_broken: bool = False
 
     def add(self, run: Run) -> None:
-        """Count one run. Only what has no more than the runs of a stretch is counted so; else it is merged."""
+        """Count one run. Only what has no more than the runs of a chunk is counted so; else it is merged."""
         self.total += 1
         if not self.listed or self.listed[-1].path != run.path:
             self._has_directory(os.path.dirname(os.path.abspath(run.path)))
@@ -224,7 +224,7 @@ class Tally:
         self.listed.append(run)
 
     def merge(self, part: Tally, above: int) -> None:
-        """Take in what was counted of a stretch, above which its file has so many lines."""
+        """Take in what was counted of a chunk, above which its file has so many lines."""
         self.total += part.total
         self.undated += part.undated
         if part.total:

@@ -1,4 +1,4 @@
-"""Files of traces cut into stretches that can be judged apart: some small files, or a part of a large one.
+"""Files of traces cut into chunks that can be judged apart: some small files, or a part of a large one.
 
 A part begins and ends where a run does, so what is said of its runs is what is said of them in the whole file, but
 for the numbers of their lines: each worker counts from the part's own first line, and `in_order` knows how many
@@ -15,7 +15,7 @@ from typing import BinaryIO, TypeVar
 
 from engine.verify.trace_file import HEADER, open_trace
 
-#: How many bytes a stretch has, about, and of how many files it is at most.
+#: How many bytes a chunk has, about, and of how many files it is at most.
 SIZE = 8 << 20
 FILES = 256
 _LOOK = 1 << 16
@@ -24,7 +24,7 @@ _RUN = b"\n" + HEADER
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class Chunk:
     """The whole of each file in `paths`; or of a single one the bytes from `begin` up to `end`, None for its end.
 
     `inode` is of the file that was cut, so that nothing is said of another one that is put in its place meanwhile.
@@ -36,7 +36,7 @@ class Stretch:
     inode: int | None = None
 
     def open(self, path: str) -> BinaryIO:
-        """The file `path`, at the stretch's begin, which ends where the stretch does. Raises as `open_trace`."""
+        """The file `path`, at the chunk's begin, which ends where the chunk does. Raises as `open_trace`."""
         file = open_trace(path)
         if self.inode is None:
             return file
@@ -70,10 +70,10 @@ class _Part(io.RawIOBase):
         super().close()
 
 
-def cut(paths: Iterable[str], *, runs: bool) -> Iterator[Stretch]:
+def split(paths: Iterable[str], *, runs: bool) -> Iterator[Chunk]:
     """All that is in the files `paths`, in order. Only a file that holds many `runs` is ever cut.
 
-    A file that cannot be looked at is a stretch like any other: whoever reads it says why.
+    A file that cannot be looked at is a chunk like any other: whoever reads it says why.
     """
     some: list[str] = []
     size = 0
@@ -84,7 +84,7 @@ def cut(paths: Iterable[str], *, runs: bool) -> Iterator[Stretch]:
             has = 0
         is_large = runs and has > SIZE
         if some and (is_large or size + has > SIZE or len(some) == FILES):
-            yield Stretch(tuple(some))
+            yield Chunk(tuple(some))
             some, size = [], 0
         if is_large:
             yield from _parts(path)
@@ -92,20 +92,20 @@ def cut(paths: Iterable[str], *, runs: bool) -> Iterator[Stretch]:
             some.append(path)
             size += has
     if some:
-        yield Stretch(tuple(some))
+        yield Chunk(tuple(some))
 
 
-def _parts(path: str) -> Iterator[Stretch]:
+def _parts(path: str) -> Iterator[Chunk]:
     begin, inode = 0, None
     try:
         with open_trace(path) as file:
             inode = os.fstat(file.fileno()).st_ino
             while (end := _next_run(file.fileno(), begin + SIZE)) is not None:
-                yield Stretch((path,), begin, end, inode)
+                yield Chunk((path,), begin, end, inode)
                 begin = end
     except (OSError, ValueError):
         pass  # who reads on from here says why
-    yield Stretch((path,), begin, None, inode)
+    yield Chunk((path,), begin, None, inode)
 
 
 def _next_run(file: int, at: int) -> int | None:
@@ -119,7 +119,7 @@ def _next_run(file: int, at: int) -> int | None:
 
 
 _Result = TypeVar("_Result")
-#: Of a file: its path, where the stretch of it begins, what is said of that, and how many lines that has.
+#: Of a file: its path, where the chunk of it begins, what is said of that, and how many lines that has.
 Answer = tuple[str, int, _Result, int]
 
 

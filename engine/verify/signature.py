@@ -18,7 +18,7 @@ from typing import Any
 
 from engine.errors import EngineError, Reason, hint_for, printable
 from engine.lifecycle.spec_graph import SpecGraph, spec_graph
-from engine.verify.chunks import Stretch, cut
+from engine.verify.chunks import Chunk, split
 from engine.verify.evidence import ReportError, open_regular, read
 from engine.verify.extra import require
 from engine.verify.trace_check import TraceResult, Verdict
@@ -385,14 +385,14 @@ def verify(
     `workers` share the work. Raises `SpecGraphError`, and `WorkersError` when they fail.
     """
     graph = spec_graph()
-    tasks = ((stretch, graph, signers) for stretch in cut(paths, runs=False))
-    return chain.from_iterable((workers or ThisProcess()).map(verify_stretch, tasks))
+    tasks = ((chunk, graph, signers) for chunk in split(paths, runs=False))
+    return chain.from_iterable((workers or ThisProcess()).map(verify_chunk, tasks))
 
 
-def verify_stretch(task: tuple[Stretch, SpecGraph, Signers | None]) -> list[Verified]:
-    """What a worker does: what is to be said of each file of a stretch."""
-    stretch, graph, signers = task
-    return [_verify(path, graph, signers) for path in stretch.paths]
+def verify_chunk(task: tuple[Chunk, SpecGraph, Signers | None]) -> list[Verified]:
+    """What a worker does: what is to be said of each file of a chunk."""
+    chunk, graph, signers = task
+    return [_verify(path, graph, signers) for path in chunk.paths]
 
 
 def _verify(path: str, graph: SpecGraph, signers: Signers | None) -> Verified:

@@ -21,7 +21,7 @@ from engine.traces.reader import BadLineError, Header, Record, read_header, read
 from engine.verify.trace_file import HEADER, LONGEST_LINE, STDIN, lines_of, open_trace
 
 if TYPE_CHECKING:
-    from engine.verify.chunks import Answer, Stretch
+    from engine.verify.chunks import Answer, Chunk
     from engine.verify.workers import Workers
 
 
@@ -102,10 +102,10 @@ def verify(
 
 
 def _shared(paths: Sequence[str], runs: bool, graph: SpecGraph, workers: Workers) -> Iterator[TraceResult]:
-    from engine.verify.chunks import cut, in_order
+    from engine.verify.chunks import in_order, split
 
-    tasks = ((stretch, runs, graph) for stretch in cut(paths, runs=runs))
-    answers = chain.from_iterable(workers.map(verify_stretch, tasks))
+    tasks = ((chunk, runs, graph) for chunk in split(paths, runs=runs))
+    answers = chain.from_iterable(workers.map(verify_chunk, tasks))
     for path, above, results in in_order(answers, is_broken=_ended_unreadable):
         for told in results:
             yield _untold(path, told, above)
@@ -115,18 +115,18 @@ def _shared(paths: Sequence[str], runs: bool, graph: SpecGraph, workers: Workers
 _Told = tuple[str, int, int, str | None, tuple[int, str, str | None] | None, str | None]
 
 
-def verify_stretch(task: tuple[Stretch, bool, SpecGraph]) -> list[Answer[list[_Told]]]:
-    """What a worker does: the results of each file of a stretch, its lines counted from the stretch's first."""
-    stretch, runs, graph = task
+def verify_chunk(task: tuple[Chunk, bool, SpecGraph]) -> list[Answer[list[_Told]]]:
+    """What a worker does: the results of each file of a chunk, its lines counted from the chunk's first."""
+    chunk, runs, graph = task
     answers = []
-    for path in stretch.paths:
+    for path in chunk.paths:
         results: list[_Told] = []
-        found = _verify_file(path, stretch, runs, graph)
+        found = _verify_file(path, chunk, runs, graph)
         try:
             while True:
                 results.append(_told(next(found)))
         except StopIteration as over:
-            answers.append((path, stretch.begin, results, int(over.value)))
+            answers.append((path, chunk.begin, results, int(over.value)))
     return answers
 
 
@@ -163,11 +163,11 @@ def _ended_unreadable(results: Sequence[_Told]) -> bool:
 
 
 def _verify_file(
-    path: str, stretch: Stretch | None, runs: bool, graph: SpecGraph
+    path: str, chunk: Chunk | None, runs: bool, graph: SpecGraph
 ) -> Generator[TraceResult, None, int]:
-    """What came of each run in a file, or in the part of it that `stretch` is; returns how many lines it read."""
+    """What came of each run in a file, or in the part of it that `chunk` is; returns how many lines it read."""
     try:
-        with open_trace(path) if stretch is None else stretch.open(path) as file:
+        with open_trace(path) if chunk is None else chunk.open(path) as file:
             return (yield from _results(path, file, runs, graph))
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from engine.audit import tally as tally_module
 from engine.audit.fleet import fleet_page
 from engine.audit.tally import Buckets, Durations, Kind, Run, Tally
-from engine.verify import chunks as stretches
-from engine.verify.chunks import Stretch, cut
+from engine.verify import chunks
+from engine.verify.chunks import Chunk, split
 from engine.verify.signature import Signers, sign
 from engine.verify.signature import verify as verify_signed
 from engine.verify.trace_check import Verdict, verify
@@ -55,9 +55,9 @@ def archive(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def small_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a few kilobytes are many stretches."""
-    monkeypatch.setattr(stretches, "SIZE", 5000)
-    monkeypatch.setattr(stretches, "FILES", 7)
+    """So that a few kilobytes are many chunks."""
+    monkeypatch.setattr(chunks, "SIZE", 5000)
+    monkeypatch.setattr(chunks, "FILES", 7)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_workers_answer_as_one_does(archive: Path, tmp_path: Path, workers: Work
         *(str(tmp_path / f"{number}") for number in range(20)),
         str(archive),
     ]
-    assert len(list(cut(paths, runs=True))) > 20
+    assert len(list(split(paths, runs=True))) > 20
     for runs in (True, False):
         alone = list(verify(paths, runs=runs))
         shared = list(verify(paths, runs=runs, workers=workers))
@@ -137,9 +137,9 @@ def test_wherever_a_file_is_cut_its_runs_stay_whole(
     path = tmp_path_factory.mktemp("cut") / "file"
     path.write_bytes(content)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(stretches, "SIZE", size)
-        patched.setattr(stretches, "_LOOK", len(stretches._RUN))
-        parts = list(cut([str(path)], runs=True))
+        patched.setattr(chunks, "SIZE", size)
+        patched.setattr(chunks, "_LOOK", len(chunks._RUN))
+        parts = list(split([str(path)], runs=True))
         pieces = []
         for part in parts:
             with part.open(str(path)) as file:
@@ -153,7 +153,7 @@ def test_wherever_a_file_is_cut_its_runs_stay_whole(
 @pytest.mark.usefixtures("small_stretches")
 def test_a_file_whose_runs_never_begin_is_one_stretch(tmp_path: Path) -> None:
     path = save(tmp_path / "long", [b"no run"] * 5000)
-    assert len(list(cut([str(path)], runs=True))) == 1
+    assert len(list(split([str(path)], runs=True))) == 1
     (result,) = verify([str(path)], runs=True, workers=Processes(2))
     assert (result.verdict, result.fault and result.fault.line) == (Verdict.DIFFERS, 1)
 
@@ -176,7 +176,7 @@ def test_the_first_bad_line_is_numbered_in_the_whole_file(tmp_path: Path) -> Non
 def test_nothing_is_said_of_a_file_that_was_put_in_the_place_of_another(tmp_path: Path) -> None:
     path = tmp_path / "many"
     path.write_bytes(Story().write(tmp_path / "one").read_bytes() * 9)
-    parts = list(cut([str(path)], runs=True))
+    parts = list(split([str(path)], runs=True))
     (tmp_path / "other").write_bytes(path.read_bytes())
     (tmp_path / "other").rename(path)
     assert len(parts) > 1
@@ -186,7 +186,7 @@ def test_nothing_is_said_of_a_file_that_was_put_in_the_place_of_another(tmp_path
 
 def test_after_an_error_nothing_more_is_taken_of_that_file() -> None:
     answers = [("a", 0, "well", 7), ("a", 9, "broken", 3), ("a", 20, "well", 5), ("b", 0, "well", 1)]
-    taken = list(stretches.in_order(answers, is_broken="broken".__eq__))
+    taken = list(chunks.in_order(answers, is_broken="broken".__eq__))
     assert taken == [("a", 0, "well"), ("a", 7, "broken"), ("b", 0, "well")]
 
 
@@ -343,7 +343,7 @@ def test_the_list_keeps_the_gravest_and_newest_and_the_page_says_how_many_it_lea
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tally_module, "LISTED", 60)
-    monkeypatch.setattr(stretches, "SIZE", 4000)
+    monkeypatch.setattr(chunks, "SIZE", 4000)
     good, bad = Story().write(tmp_path / "good"), Story(steps=1, end="refused").write(tmp_path / "bad")
     many = tmp_path / "many"
     many.write_bytes((good.read_bytes() * 9 + bad.read_bytes()) * 20)
@@ -440,7 +440,7 @@ def test_what_is_counted_apart_and_taken_together_is_what_is_counted_at_once() -
 def test_a_stretch_that_is_not_of_the_file_is_refused_and_not_guessed(tmp_path: Path) -> None:
     path = Story().write(tmp_path / "t")
     with pytest.raises(ValueError, match="another file"):
-        Stretch((str(path),), 5, None, inode=path.stat().st_ino + 1).open(str(path))
+        Chunk((str(path),), 5, None, inode=path.stat().st_ino + 1).open(str(path))
 
 
 def test_the_memory_a_report_takes_does_not_grow(tmp_path: Path) -> None:
