@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 120
+TIMEOUT = 120
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Contender:
         container_id = new_id()
         began = time.perf_counter_ns()
         process = self.start(container_id)
-        _, said = process.communicate(timeout=PATIENCE)
+        _, said = process.communicate(timeout=TIMEOUT)
         took = (time.perf_counter_ns() - began) / 1e6
         if process.returncode != 0:
             raise RuntimeError(f"{self.label}: exit code {process.returncode}: {said.decode().strip()}")
@@ -105,7 +105,7 @@ def peaks(contender: Contender, times: int) -> list[int]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         cwd="/",
         **contender.identity,
     )

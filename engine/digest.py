@@ -11,12 +11,12 @@ import sys
 
 _BUILT_IN = "_sha2" if sys.version_info >= (3, 12) else "_sha256"
 #: Bytes from which on loading OpenSSL pays.
-_MUCH = 1 << 19
+_THRESHOLD = 1 << 19
 
 
 def sha256(data: bytes) -> str:
     """The SHA-256 of `data`, in hexadecimal."""
-    if len(data) < _MUCH:
+    if len(data) < _THRESHOLD:
         try:
             return str(__import__(_BUILT_IN).sha256(data).hexdigest())
         except ImportError:

@@ -20,7 +20,7 @@ from engine.traces.move import State, Trigger
 _FONT = "DejaVu Sans"
 
 #: Longer texts of a trace are cut; the trace has them whole.
-_LONGEST = 400
+_MAX_LENGTH = 400
 
 BREAK = '<BR ALIGN="LEFT"/>'
 
@@ -201,7 +201,7 @@ def wrapped(text: str, width: int) -> str:
     return BREAK.join(text_of(line) for line in textwrap.wrap(printable(text), width)) or " "
 
 
-def shortened(text: str, length: int = _LONGEST) -> str:
+def shortened(text: str, length: int = _MAX_LENGTH) -> str:
     """Printable text of at most `length` characters."""
     safe = printable(text)
     return safe if len(safe) <= length else f"{safe[: length - 1]}…"

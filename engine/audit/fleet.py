@@ -19,7 +19,7 @@ from engine.errors import Reason, printable
 from engine.lifecycle.spec_graph import SpecGraph, spec_graph
 from engine.traces.move import Trigger
 from engine.verify.chunks import Answer, Chunk, in_order, split
-from engine.verify.evidence import LARGEST, Evidence, Outcome, ReportError, judge, read
+from engine.verify.evidence import MAX_SIZE, Evidence, Outcome, ReportError, judge, read
 from engine.verify.extra import require
 from engine.verify.signature import SUFFIX, Signature, Signers, Standing
 from engine.verify.trace_check import Verdict
@@ -162,7 +162,7 @@ def _runs_of(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
             yield first, number, b"".join(lines)
             first, size, lines = number + 1, 0, []
         number += 1
-        if size <= LARGEST:
+        if size <= MAX_SIZE:
             lines.append(line)
             size += len(line)
     yield first, number, b"".join(lines)
@@ -179,8 +179,8 @@ def _run(path: str, graph: SpecGraph, signers: Signers | None) -> Run:
 
 
 def _run_of_many(path: str, first: int, content: bytes, graph: SpecGraph) -> Run:
-    if len(content) > LARGEST:
-        return _unreadable(path, f"the run has more than {LARGEST >> 20} MiB", first)
+    if len(content) > MAX_SIZE:
+        return _unreadable(path, f"the run has more than {MAX_SIZE >> 20} MiB", first)
     evidence = judge(path, content, graph)
     return _known(evidence, _kind(evidence, bad_signature=False), first)
 

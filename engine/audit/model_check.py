@@ -15,7 +15,7 @@ import msgspec
 from engine.errors import Reason
 from engine.verify.evidence import ReportError
 
-_LARGEST = 16 << 20
+_MAX_SIZE = 16 << 20
 
 
 class ModelSaid(msgspec.Struct):
@@ -136,7 +136,7 @@ def load(path: str) -> ModelCheck:
     hint = "save one: engine check --mutants --json > check.json"
     try:
         with open(path, "rb") as file:
-            content = file.read(_LARGEST)
+            content = file.read(_MAX_SIZE)
         said = msgspec.json.decode(content, type=_Said)
     except OSError as error:
         raise ReportError(f"{path!r}: {error.strerror}", reason=Reason.FAILURE, hint=hint) from None

@@ -19,7 +19,7 @@ from engine.traces.reader import Refusal
 from engine.verify.trace_check import verify
 
 #: The longest trace that is read, in bytes. The engine's own are some thousands.
-LARGEST = 16 << 20
+MAX_SIZE = 16 << 20
 
 NOT_CHECKED = "it was not held against the spec"
 
@@ -122,13 +122,13 @@ def _lines(path: str) -> list[bytes]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:
-            content = file.read(LARGEST + 1)
+            content = file.read(MAX_SIZE + 1)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise DiagramError(f"{path!r}: {why}", reason=Reason.FAILURE, hint=hint) from None
-    if len(content) > LARGEST:
+    if len(content) > MAX_SIZE:
         raise DiagramError(
-            f"{path!r} has more than {LARGEST >> 20} MiB",
+            f"{path!r} has more than {MAX_SIZE >> 20} MiB",
             reason=Reason.TOO_LARGE,
             hint="name the trace of one run",
         )

@@ -30,7 +30,7 @@ _MANY_SEGMENTS = 64
 #: elf(5), `p_type` and `p_flags`: a loaded segment that is neither written nor executed.
 _LOAD, _READ_ONLY = b"\1\0\0\0", b"\4\0\0\0"
 #: A Nix wrapper is a few lines; anything longer is some other script.
-_LONGEST_WRAPPER = 4096
+_MAX_WRAPPER = 4096
 _CHUNK = 1 << 18
 _OWN_COPY = "install runsc from a package, or copy it where only root or you can write, owned so, mode 0755"
 
@@ -194,9 +194,9 @@ def _wrapped_binary(script: Validated) -> str | None:
 
     Such a line reads `exec -a "$0" "/nix/store/…/.runsc-wrapped" "$@"`.
     """
-    if script.identity.size > _LONGEST_WRAPPER:
+    if script.identity.size > _MAX_WRAPPER:
         return None
-    text = os.pread(script.descriptor, _LONGEST_WRAPPER, 0).decode("utf-8", "replace")
+    text = os.pread(script.descriptor, _MAX_WRAPPER, 0).decode("utf-8", "replace")
     for line in reversed(text.splitlines()):
         if not line.strip().startswith("exec "):
             continue

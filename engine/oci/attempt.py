@@ -29,7 +29,7 @@ from engine.state.record import Attempt, Record
 from engine.state.status import open_state_root
 
 #: Seconds that another runsc may hold its lock of the container, and that the sandbox may take to tell of an end.
-_PATIENCE = 10.0
+_TIMEOUT = 10.0
 _END = 1.0
 #: In the stacks of a sandbox: what a task of its kernel has, and what one that is stopped has besides.
 _TASK = re.compile(rb"^gvisor\.dev/gvisor/pkg/sentry/kernel\.\(\*Task\)\.run\(", re.MULTILINE)
@@ -69,7 +69,7 @@ def _answer(
     program: int,
     verb: Sequence[str],
     root: str | None = None,
-    seconds: float = _PATIENCE,
+    seconds: float = _TIMEOUT,
 ) -> bytes | None:
     """What runsc prints; None where it fails or takes too long. Raises `OSError`."""
     flags = list(noted.flags)
@@ -120,7 +120,7 @@ def repair_state_file(
 
 
 def _take(lock: int, path: str) -> None:
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + _TIMEOUT
     while True:
         try:
             return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

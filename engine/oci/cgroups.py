@@ -15,7 +15,7 @@ from typing import Any
 
 _TOP = "/sys/fs/cgroup"
 #: Seconds. A process that was killed is in its cgroup until all of it is torn down.
-_PATIENCE = 2.0
+_TIMEOUT = 2.0
 
 
 def missing(config: Mapping[str, Any], container_id: str) -> tuple[str, ...]:
@@ -51,7 +51,7 @@ def _hierarchies() -> Iterator[tuple[str, str]]:
 
 def remove(paths: Iterable[str]) -> list[str]:
     """Remove those of the cgroups `paths` that are there, and answer with those that could not be."""
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + _TIMEOUT
     left = []
     for path in paths:
         while True:

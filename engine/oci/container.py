@@ -37,7 +37,7 @@ from engine.state.record import Attempt, Record
 from engine.state.status import ContainerState, inspect, open_state_root, state_file
 
 #: Seconds to wait for another command that creates or deletes the same container.
-PATIENCE = 10.0
+TIMEOUT = 10.0
 _RUNSC = "runsc"
 _PAST = {"start": "started", "pause": "paused", "resume": "resumed"}
 
@@ -138,7 +138,7 @@ class Container:
 
         Waits for another that does. Raises `ContainerError`, and `NotPermittedError` where it has moved meanwhile.
         """
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while True:
             with self.locked(), self.program():  # nothing is noted that cannot be tried
                 now = self.repaired()
@@ -169,7 +169,7 @@ class Container:
     def locked(self) -> Iterator[None]:
         """Alone with it: no other command creates or deletes it meanwhile. Raises `ContainerError`."""
         try:
-            lock = wait_for_lock(self.directory, PATIENCE)
+            lock = wait_for_lock(self.directory, TIMEOUT)
         except FileNotFoundError:
             raise NoSuchError(self.verb, self.record.id) from None  # another command deleted it
         except (UntrustedPathError, OSError) as error:

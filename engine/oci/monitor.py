@@ -29,7 +29,7 @@ _KILLED = 128 + 9
 _LOOK = 0.1
 #: A socket in the container's directory, where `start` is given the three descriptors.
 _STREAMS = "streams"
-_PATIENCE = 5.0
+_TIMEOUT = 5.0
 
 
 def begin(base: PrivateDirectory, container: PrivateDirectory, noted: Record, program: int) -> int:
@@ -51,7 +51,7 @@ def begin(base: PrivateDirectory, container: PrivateDirectory, noted: Record, pr
 def take_streams(container: PrivateDirectory) -> None:
     """Take as 0, 1 and 2 what `create` was given as such; leave them where nobody has it. Raises `OSError`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as streams:
-        streams.settimeout(_PATIENCE)
+        streams.settimeout(_TIMEOUT)
         try:
             streams.connect(_address(container))
             given = socket.recv_fds(streams, 1, 3)[1]

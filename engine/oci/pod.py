@@ -33,7 +33,7 @@ _TYPES = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType
 _SANDBOXES = ("io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID")
 _CONTAINER, _SANDBOX = "container", "sandbox"
 #: Seconds to wait for a command that creates or deletes the sandbox.
-_PATIENCE = 10.0
+_TIMEOUT = 10.0
 _HINT = "create the pod's sandbox first, with the same --root, or take the annotation out of config.json"
 
 
@@ -115,7 +115,7 @@ def join(base: PrivateDirectory, sandbox_id: str) -> tuple[PodSandbox, Sandbox, 
         noted = record.read(directory)
         if noted is None or noted.id != sandbox_id:
             raise refused("does not exist here")
-        lock = wait_for_lock(directory, _PATIENCE)
+        lock = wait_for_lock(directory, _TIMEOUT)
         if lock is None:
             raise refused("is being created or deleted by another command")
         undo.callback(os.close, lock)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 #: How runsc names the state of a container that is the first of its sandbox, as all are but a pod's further ones.
 _STATE_FILE = r"([A-Za-z0-9_][A-Za-z0-9_.+-]*)_sandbox:\1\.state"
 #: Seconds to wait for a command that creates or deletes the sandbox.
-_PATIENCE = 10.0
+_TIMEOUT = 10.0
 
 
 def in_use_reason(base: PrivateDirectory, container: PrivateDirectory) -> str | None:
@@ -267,7 +267,7 @@ def _leave(base: PrivateDirectory, sandbox: Sandbox) -> None:
     with contextlib.closing(directory), contextlib.suppress(UntrustedPathError):
         if not _is_over(base, directory, sandbox):
             return
-        lock = wait_for_lock(directory, _PATIENCE)
+        lock = wait_for_lock(directory, _TIMEOUT)
         if lock is None:
             return
         try:

@@ -48,12 +48,12 @@ STORE = "staged"
 SETTLED_NS = 2_000_000_000
 
 #: Seconds that a run waits for another that has the store: a copy takes hundredths of one.
-PATIENCE = 2.0
+TIMEOUT = 2.0
 
 _CHUNK = 1 << 18
 _NEW = "new"
 #: Bytes: ten numbers and a digest take some four hundred.
-_LONGEST_RECORD = 4096
+_MAX_RECORD = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def opened(base: PrivateDirectory) -> Iterator[PrivateDirectory | None]:
 
     Raises `UntrustedPathError` where it is a link, foreign or no directory, and `OSError`.
     """
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while True:
         with contextlib.closing(make_private_directory(base.descriptor, base.path, STORE)) as store:
             if not _lock(store, deadline):
@@ -206,7 +206,7 @@ def collect(base: PrivateDirectory) -> list[str]:
         return []
     gone = []
     with contextlib.closing(store):
-        if not _lock(store, time.monotonic() + PATIENCE):
+        if not _lock(store, time.monotonic() + TIMEOUT):
             return []
         names = set(os.listdir(store.descriptor))
         used = {name for name in names if _is_linked(store, name)}
@@ -282,7 +282,7 @@ def _read_record(store: PrivateDirectory, identity: Identity) -> _Record | None:
     try:
         descriptor = os.open(f"{_key(identity)}.json", flags, dir_fd=store.descriptor)
         try:
-            record = json.loads(os.read(descriptor, _LONGEST_RECORD))
+            record = json.loads(os.read(descriptor, _MAX_RECORD))
         finally:
             os.close(descriptor)
         if record["made_from"] != identity.facts() or not _is_digest(record["sha256"]):

@@ -25,7 +25,7 @@ from engine.verify import trace_check
 from engine.verify.trace_check import TraceResult, Verdict
 
 #: The longest trace that is reported on, in bytes. The engine's own are some thousands.
-LARGEST = 16 << 20
+MAX_SIZE = 16 << 20
 
 #: Which step is under way in a state.
 STEP_FROM: Mapping[str, Trigger] = {
@@ -128,7 +128,7 @@ def read(path: str, graph: SpecGraph) -> tuple[Evidence, bytes]:
     """
     try:
         with open_regular(path) as file:
-            content = file.read(LARGEST + 1)
+            content = file.read(MAX_SIZE + 1)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         hint = "name a trace that you can read"
@@ -137,9 +137,9 @@ def read(path: str, graph: SpecGraph) -> tuple[Evidence, bytes]:
             reason=Reason.FAILURE,
             hint=hint_for(error, hint) if isinstance(error, OSError) else hint,
         ) from None
-    if len(content) > LARGEST:
+    if len(content) > MAX_SIZE:
         raise ReportError(
-            f"{path!r} has more than {LARGEST >> 20} MiB",
+            f"{path!r} has more than {MAX_SIZE >> 20} MiB",
             reason=Reason.TOO_LARGE,
             hint="name the trace of one run (engine trace verify reads archives of many)",
         )

@@ -18,7 +18,7 @@ from engine.lifecycle.machine import LIFECYCLE, OUT_OF_PLACE, REASONS, Guard, Kn
 from engine.lifecycle.spec_graph import SpecGraph, spec_graph
 from engine.traces.move import State, Trigger
 from engine.traces.reader import BadLineError, Header, Record, read_header, read_record
-from engine.verify.trace_file import HEADER, LONGEST_LINE, STDIN, lines_of, open_trace
+from engine.verify.trace_file import HEADER, MAX_LINE, STDIN, lines_of, open_trace
 
 if TYPE_CHECKING:
     from engine.verify.chunks import Answer, Chunk
@@ -217,8 +217,8 @@ _NEWLINE = ord("\n")
 
 
 def _check_size(line: bytes) -> None:
-    if len(line.removesuffix(b"\n")) > LONGEST_LINE:
-        raise BadLineError(f"it has more than {LONGEST_LINE} bytes")
+    if len(line.removesuffix(b"\n")) > MAX_LINE:
+        raise BadLineError(f"it has more than {MAX_LINE} bytes")
     if not line.endswith(b"\n"):
         raise BadLineError("it is cut: it does not end with a newline")
 
@@ -287,7 +287,7 @@ class _Walk:
         if self.fault is not None:
             return
         try:
-            if line[-1] != _NEWLINE or len(line) > LONGEST_LINE:
+            if line[-1] != _NEWLINE or len(line) > MAX_LINE:
                 _check_size(line)
             if self.state is None:
                 self._begin(line[:-1])

@@ -11,7 +11,7 @@ from typing import BinaryIO
 STDIN = "-"
 
 #: The longest line that is read, in bytes. The engine's own are a few thousand.
-LONGEST_LINE = 1 << 20
+MAX_LINE = 1 << 20
 
 _PIECE = 1 << 16
 
@@ -43,8 +43,8 @@ _KINDS: Mapping[int, str] = {
 
 def lines_of(file: BinaryIO) -> Iterator[bytes]:
     """Each line with its newline; of one that is too long, as much as shows that it is."""
-    while line := file.readline(LONGEST_LINE + 2):
+    while line := file.readline(MAX_LINE + 2):
         yield line
-        if len(line) > LONGEST_LINE:
+        if len(line) > MAX_LINE:
             while line and not line.endswith(b"\n"):
                 line = file.readline(_PIECE)

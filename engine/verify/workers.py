@@ -23,7 +23,7 @@ _Task = TypeVar("_Task")
 _Answer = TypeVar("_Answer")
 _AHEAD = 2  # tasks for each worker: one that it does, one that waits for it
 #: How long a cluster is waited for, in seconds.
-PATIENCE = 10
+TIMEOUT = 10
 
 
 class WorkersError(EngineError):
@@ -119,7 +119,7 @@ class DaskCluster:
             ) from error
         finally:
             with contextlib.suppress(Exception):
-                client.close(timeout=PATIENCE)
+                client.close(timeout=TIMEOUT)
 
     def _connect(self) -> Any:
         try:
@@ -139,7 +139,7 @@ class DaskCluster:
             get_address_host_port(
                 self._address, strict=True
             )  # a client leaves much behind that cannot use its address
-            return Client(self._address, timeout=PATIENCE, set_as_default=False)  # type: ignore[no-untyped-call]
+            return Client(self._address, timeout=TIMEOUT, set_as_default=False)  # type: ignore[no-untyped-call]
         except (OSError, ValueError) as error:
             raise WorkersError(
                 f"no Dask scheduler answers at {self._address!r} ({error})",

@@ -121,7 +121,7 @@ def make_staging_small(replace: Callable[..., None], *, settled: bool) -> None:
     replace(stage, "_PIECE", CHUNK)
     replace(store, "_CHUNK", CHUNK)
     replace(store, "SETTLED_NS", 0 if settled else 1 << 62)
-    replace(store, "PATIENCE", 0.0)
+    replace(store, "TIMEOUT", 0.0)
 
 
 def make_the_binary_anothers(replace: Callable[..., None]) -> None:

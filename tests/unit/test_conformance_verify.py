@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from engine.lifecycle.spec_graph import spec_graph
 from engine.traces.reader import BadLineError, read_header, read_record
 from engine.verify.trace_check import TraceResult, Verdict, verify
-from engine.verify.trace_file import LONGEST_LINE
+from engine.verify.trace_file import MAX_LINE
 from tests.conformance_traces import Line, Story, as_they_are, save, written
 
 Edit = Callable[[list[Line]], object]
@@ -396,7 +396,7 @@ def test_a_line_of_hostile_length_is_refused_wherever_it_falls(
     good: list[Line], tmp_path: Path, newline: bytes, more: int
 ) -> None:
     head = b'{"seq":2,"pad":"'
-    line = head + b"x" * (LONGEST_LINE + more - len(head) - 2) + b'"}'
+    line = head + b"x" * (MAX_LINE + more - len(head) - 2) + b'"}'
     path = tmp_path / "long"
     path.write_bytes(b"\n".join(written(good)[:2]) + b"\n" + line + newline)
     result = check(path)
@@ -473,7 +473,7 @@ def test_a_file_of_many_runs_must_be_asked_for_as_one(good: list[Line], tmp_path
 def test_a_line_without_end_hides_no_run_after_it(good: list[Line], tmp_path: Path) -> None:
     path = tmp_path / "many"
     path.write_bytes(
-        b"".join(line + b"\n" for line in [*written(good), b"x" * (3 * LONGEST_LINE), *written(good)])
+        b"".join(line + b"\n" for line in [*written(good), b"x" * (3 * MAX_LINE), *written(good)])
     )
     found = list(verify([str(path)], runs=True))
     assert [(result.first_line, result.verdict) for result in found] == [

@@ -290,7 +290,7 @@ def test_a_run_does_not_wait_for_ever_for_another_that_has_the_store(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.stage()
-    monkeypatch.setattr(store, "PATIENCE", 0.01)
+    monkeypatch.setattr(store, "TIMEOUT", 0.01)
     descriptor = os.open(world.base / store.STORE, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     staged = world.stage()

@@ -28,7 +28,7 @@ from engine.verify.chunks import Chunk, split
 from engine.verify.signature import Signers, sign
 from engine.verify.signature import verify as verify_signed
 from engine.verify.trace_check import Verdict, verify
-from engine.verify.trace_file import LONGEST_LINE
+from engine.verify.trace_file import MAX_LINE
 from engine.verify.workers import DaskCluster, Processes, ThisProcess, Workers, WorkersError
 from tests.conformance_traces import Story, mutate, save, written
 from tests.unit.test_signature import new_key
@@ -48,7 +48,7 @@ def archive(tmp_path: Path) -> Path:
             chosen = mutate(lines, rng, story) if number % 3 == 0 and len(lines) > 1 else written(lines)
             file.writelines(line + b"\n" for line in chosen)
             if number % 40 == 20:
-                file.write(b"x" * (2 * LONGEST_LINE) + b"\n" + b"no trace\n")
+                file.write(b"x" * (2 * MAX_LINE) + b"\n" + b"no trace\n")
         file.write(b'{"seq":0,"cut')
     return path
 
