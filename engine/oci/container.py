@@ -7,12 +7,11 @@ compared with what the record says of it. The path of an installed runsc, which 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -20,16 +19,12 @@ from engine.errors import EngineError, Reason, hint_for
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.linux.process import SignalGuard, keep_only_descriptors, replace_process, started
 from engine.oci.request import Request
-from engine.options import check_container_id
 from engine.runsc.arguments import build_environment
 from engine.state import oci_lifecycle as machine
 from engine.state import programs, record
-from engine.state.base import open_existing_base
 from engine.state.container import (
     RUNSC_ROOT,
     RUNTIME,
-    component,
-    is_component,
     wait_for_lock,
 )
 from engine.state.oci_lifecycle import Status, Verb
@@ -295,115 +290,3 @@ def unreadable(verb: str, error: UntrustedPathError | OSError) -> ContainerError
             verb, what, reason=Reason.FAILURE, hint=hint_for(error, "look at it; delete --force removes it")
         )
     return ContainerError(verb, str(error), reason=Reason.ROOT_NOT_PRIVATE, hint="find out who changed it")
-
-
-@contextlib.contextmanager
-def find(request: Request, container_id: str) -> Iterator[Container]:
-    """The container of this id. Raises `ContainerError` where there is none with a record, and `UsageError`."""
-    check_container_id(container_id)
-    with contextlib.ExitStack() as held:
-        found = None
-        if (base := held.enter_context(open_base_of(request))) is not None:
-            found = _open(request.verb, base, component(container_id), held)
-        if found is None:
-            for other in _other_bases(request, held):
-                if found := _open_if_ours(request.verb, other, component(container_id), held):
-                    break
-        if found is None:
-            raise NoSuchError(request.verb, container_id)
-        if found.record.id != container_id:
-            raise ContainerError(
-                request.verb,
-                f"the record in {found.directory.path!r} is another container's",
-                reason=Reason.OTHER_RECORD,
-                hint="find out who changed it",
-            )
-        yield found
-
-
-def find_all(request: Request) -> Iterator[Container]:
-    """Every container that has a record, each open until the next. Raises `ContainerError`."""
-    with contextlib.ExitStack() as bases:
-        if (base := bases.enter_context(open_base_of(request))) is not None:
-            yield from _all_in(base, request.verb, _open)
-        for other in _other_bases(request, bases):
-            yield from _all_in(other, request.verb, _open_if_ours)
-
-
-def _all_in(base: PrivateDirectory, verb: str, opened: _Opener) -> Iterator[Container]:
-    for name in sorted(os.listdir(base.descriptor)):
-        with contextlib.ExitStack() as held:
-            if is_component(name) and (found := opened(verb, base, name, held)):
-                yield found
-
-
-def _other_bases(request: Request, held: contextlib.ExitStack) -> Iterator[PrivateDirectory]:
-    """Those that are there and may be relied on: nobody could have created a container under another."""
-    with contextlib.suppress(OSError):
-        for path in request.other_bases():
-            with contextlib.suppress(OSError, UntrustedPathError):
-                if (base := open_existing_base(path)) is not None:
-                    held.callback(base.close)
-                    yield base
-
-
-def _open_if_ours(
-    verb: str, base: PrivateDirectory, name: str, held: contextlib.ExitStack
-) -> Container | None:
-    """As `_open`; what cannot be read there is nobody's to speak of."""
-    with contextlib.suppress(ContainerError):
-        return _open(verb, base, name, held)
-    return None
-
-
-@contextlib.contextmanager
-def open_base_of(request: Request) -> Iterator[PrivateDirectory | None]:
-    """The directory that has the containers; None where there is none. Raises `ContainerError`."""
-    try:
-        base = open_existing_base(request.base())
-    except FileNotFoundError:
-        base = None
-    except (UntrustedPathError, OSError) as error:
-        raise unreadable(request.verb, error) from None
-    try:
-        yield base
-    finally:
-        if base is not None:
-            base.close()
-
-
-def _open(verb: str, base: PrivateDirectory, name: str, held: contextlib.ExitStack) -> Container | None:
-    try:
-        directory = open_private_directory(base.descriptor, base.path, name)
-        held.callback(directory.close)
-        noted = record.read(directory)
-    except FileNotFoundError:
-        return None
-    except (UntrustedPathError, OSError) as error:
-        if isinstance(error, OSError) and error.errno == errno.ESTALE:
-            return None
-        raise unreadable(verb, error) from None
-    return Container(verb, base, directory, noted) if noted is not None else None
-
-
-_Opener = Callable[[str, PrivateDirectory, str, contextlib.ExitStack], Container | None]
-
-
-def delegate(
-    request: Request,
-    permission: Verb,
-    container_id: str,
-    flags: Sequence[str] = (),
-    arguments: Sequence[str] = (),
-    preserved: int = 0,
-) -> NoReturn:
-    """Become the container's runsc for `request.verb`, where the machine has `permission` in its status."""
-    with find(request, container_id) as found:
-        state = found.state()
-        machine.require(permission, state.status, container_id)
-        if permission in record.MOVES:
-            found.note_attempt(permission)
-        elif not state.is_told:
-            with found.locked():
-                found.repaired()
-        found.become_runsc(request, request.verb, flags, arguments, preserved)

@@ -25,7 +25,8 @@ from engine.linux.boot import boot_id
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
 from engine.linux.process import die_with_parent, started
 from engine.oci import cgroups, pod
-from engine.oci.container import ContainerError, NoSuchError, find
+from engine.oci.container import ContainerError, NoSuchError
+from engine.oci.lookup import find
 from engine.oci.network import ANNOTATION, settle
 from engine.oci.removal import remove, remove_partial_create
 from engine.oci.request import Request, say

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from engine.oci.container import NoSuchError, find
+from engine.oci.container import NoSuchError
 from engine.oci.flags import Kind, Table
+from engine.oci.lookup import find
 from engine.oci.removal import remove, remove_partial_create
 from engine.oci.request import Request
 from engine.state import oci_lifecycle as machine

@@ -6,8 +6,8 @@ import os
 from typing import NoReturn
 
 from engine.errors import Reason, UsageError
-from engine.oci.container import delegate
 from engine.oci.flags import Kind, Table
+from engine.oci.lookup import delegate
 from engine.oci.request import Request
 from engine.state.oci_lifecycle import Verb
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from engine.errors import Reason, UsageError
-from engine.oci.container import find_all
 from engine.oci.flags import Kind, Table
+from engine.oci.lookup import find_all
 from engine.oci.request import Request
 from engine.oci.state import describe
 

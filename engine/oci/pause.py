@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from engine.oci.container import delegate
 from engine.oci.flags import Table
+from engine.oci.lookup import delegate
 from engine.oci.request import Request
 from engine.state.oci_lifecycle import Verb
 

@@ -9,7 +9,8 @@ from engine.errors import Reason, hint_for, printable
 from engine.linux.files import UntrustedPathError, open_private_directory
 from engine.linux.process import end_all
 from engine.oci import cgroups
-from engine.oci.container import Container, ContainerError, open_base_of, unreadable
+from engine.oci.container import Container, ContainerError, unreadable
+from engine.oci.lookup import open_base_of
 from engine.oci.request import Request, say
 from engine.options import check_container_id
 from engine.state import oci_lifecycle as machine

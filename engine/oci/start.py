@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from engine.oci.container import find
 from engine.oci.flags import Table
+from engine.oci.lookup import find
 from engine.oci.request import Request
 from engine.state import oci_lifecycle as machine
 from engine.state.oci_lifecycle import Verb

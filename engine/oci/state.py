@@ -6,8 +6,9 @@ import json
 import os
 from typing import Any
 
-from engine.oci.container import Container, NoSuchError, find
+from engine.oci.container import Container, NoSuchError
 from engine.oci.flags import Table
+from engine.oci.lookup import find
 from engine.oci.request import Request
 from engine.state.oci_lifecycle import Status
 

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.audit import diagram, html, model_check
+from engine.audit import html, model_check, picture
 from engine.audit.controls import Status, controls
 from engine.audit.fleet import fleet_page, traces_in
 from engine.audit.guidance import matrix
@@ -40,7 +40,7 @@ from tests.unit.test_tlc_render import GOOD
 def pictures_are_drawn_once() -> Iterator[None]:
     """A call of dot takes 40 ms, and most pages here have one of few pictures."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(diagram, "_graphviz", cache(diagram._graphviz))
+        patched.setattr(picture, "_draw", cache(picture._draw))
         yield
 
 

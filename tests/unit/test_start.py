@@ -39,14 +39,17 @@ RUN = {
     *(f"engine.bundle.{name}" for name in ("resources", "rules", "strict_json")),
     *(f"engine.cli{name}" for name in ("", ".command", ".main", ".run")),
     *("engine.runsc", "engine.runsc.arguments"),
-    *(f"engine.state{name}" for name in ("", ".base", ".cleanup", ".container", ".store")),
+    *(f"engine.state{name}" for name in ("", ".base", ".cleanup", ".container", ".programs", ".store")),
     *("engine.traces", "engine.traces.move", "engine.traces.writer"),
     *(f"engine.lifecycle{name}" for name in ("", ".exec", ".machine", ".policy", ".resolve", ".runner")),
     *(
         f"engine.lifecycle.{name}"
         for name in ("secure_root", "spec_files", "spec_graph", "stage", "validate")
     ),
-    *(f"engine.linux{name}" for name in ("", ".files", ".identity", ".namespaces", ".openat2", ".process")),
+    *(
+        f"engine.linux{name}"
+        for name in ("", ".boot", ".files", ".identity", ".namespaces", ".openat2", ".process")
+    ),
     "engine.linux.syscall",
 }
 ROOTLESS = {
