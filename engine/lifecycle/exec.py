@@ -1,25 +1,20 @@
-"""Step `exec`: the argument vector and the environment that runsc is given, and the hand-off itself.
-
-execve(2) is given the descriptor of the staged copy, not its path, so what runs is what was staged. Nothing
-of the caller's environment is passed on.
-"""
+"""Step `exec`: the argument vector and the environment that runsc is given, and the hand-off itself."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 from engine.bundle.bundle import Bundle
 from engine.errors import ExecError, Reason, hint_for
 from engine.lifecycle.secure_root import SecuredRoot
 from engine.lifecycle.stage import Staged
-from engine.linux.process import SignalGuard, keep_only_descriptors, replace_process
 from engine.options import Platform, RunOptions
 from engine.records import TYPE_CHECKING, dataclass
 from engine.runsc.arguments import RUN, RunscArguments, build_argv, build_environment
+from engine.runsc.execute import SignalGuard, become_runsc
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,25 +74,13 @@ def prepare(
     )
 
 
-def hand_off(given: HandOff, process: SignalGuard) -> None:
-    """Become runsc. Returns only by raising `ExecError`: the kernel refused, and this process is still ours."""
+def hand_off(given: HandOff, process: SignalGuard) -> NoReturn:
+    """Become runsc. Raises `ExecError`: the kernel refused, and this process is still ours."""
     try:
-        keep_only_descriptors(given.kept)
+        become_runsc(given.program, given.argv, given.environment, process, given.kept)
     except OSError as error:
         raise ExecError(
-            f"the caller's descriptors could not be kept from runsc: {error.strerror}",
-            reason=Reason.FAILURE,
-            hint=hint_for(error, "mount /proc"),
-        ) from None
-    try:
-        process.release()
-        replace_process(given.program, given.argv, given.environment)
-    except OSError as error:
-        process.retake()
-        for descriptor in given.kept:
-            os.set_inheritable(descriptor, False)
-        raise ExecError(
-            f"the kernel refused to execute {given.argv[0]!r}: {error.strerror}",
+            f"the kernel refused to execute runsc: {error.filename!r}: {error.strerror}",
             reason=Reason.EXECVE_REFUSED,
-            hint=hint_for(error, "check that this runsc is built for this machine"),
+            hint=hint_for(error, "check that this runsc is built for this machine, and mount /proc"),
         ) from None

@@ -21,10 +21,10 @@ from engine.lifecycle.spec_graph import SpecLifecycle, spec_graph
 from engine.lifecycle.stage import Staged, stage
 from engine.lifecycle.validate import Validated, validate
 from engine.linux.files import PrivateDirectory, UntrustedPathError
-from engine.linux.process import SignalGuard
 from engine.options import Platform, RunOptions
 from engine.records import TYPE_CHECKING, dataclass
 from engine.runsc.arguments import RUN, RunscArguments, build_argv, build_environment
+from engine.runsc.execute import SignalGuard
 from engine.state.base import chosen_base, open_base
 from engine.state.container import EXEC_ALLOW, RUNSC_ROOT, RUNTIME, component, open_container
 from engine.state.programs import PROGRAM, foresee

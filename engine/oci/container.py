@@ -17,9 +17,10 @@ from typing import NoReturn
 
 from engine.errors import EngineError, Reason, hint_for
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
-from engine.linux.process import SignalGuard, keep_only_descriptors, replace_process, started
+from engine.linux.process import started
 from engine.oci.request import Request
 from engine.runsc.arguments import build_environment
+from engine.runsc.execute import SignalGuard, become_runsc
 from engine.state import oci_lifecycle as machine
 from engine.state import programs, record
 from engine.state.container import (
@@ -252,18 +253,14 @@ class Container:
                 *arguments,
             )
             try:
-                keep_only_descriptors(frozenset(range(3, 3 + preserved)))
-                process.release()
-                replace_process(program, argv, environment)
+                become_runsc(program, argv, environment, process, range(3, 3 + preserved))
             except OSError as error:
-                process.retake()
                 raise ContainerError(
                     self.verb,
-                    f"runsc cannot be executed: {error.strerror}",
+                    f"runsc cannot be executed: {error.filename!r}: {error.strerror}",
                     reason=Reason.FAILURE,
                     hint=hint_for(error, "look at the machine's limits"),
                 ) from None
-        raise AssertionError("unreachable: this process is runsc by now")
 
     def start_monitor(self, pid_file: str | None) -> None:
         """Start the monitor process of a pod member; its pid goes into the record and `pid_file`.

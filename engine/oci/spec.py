@@ -7,10 +7,10 @@ from typing import NoReturn
 
 from engine.errors import EngineError, Reason, UsageError, hint_for
 from engine.lifecycle.trusted_runsc import find_runsc
-from engine.linux.process import SignalGuard, keep_only_descriptors, replace_process
 from engine.oci.flags import Kind, Table
 from engine.oci.request import Request
 from engine.runsc.arguments import build_environment
+from engine.runsc.execute import SignalGuard, become_runsc
 
 FLAGS: Table = {"bundle": Kind.VALUE, "cwd": Kind.VALUE, "netns": Kind.VALUE}
 SHORT = {"b": "bundle"}
@@ -31,16 +31,12 @@ def main(request: Request) -> NoReturn:
     command = ("--", *request.arguments) if request.arguments else ()
     binary = find_runsc(request.common.value("runsc"), request.environment)
     argv = (binary.path, "spec", "--bundle", bundle, *flags, *command)
-    with SignalGuard() as process:
-        try:
-            keep_only_descriptors(())
-            process.release()
-            replace_process(binary.descriptor, argv, build_environment("/nonexistent"))
-        except OSError as error:
-            process.retake()
-            raise EngineError(
-                f"runsc cannot be executed: {error.strerror}",
-                reason=Reason.FAILURE,
-                hint=hint_for(error, "install it anew"),
-            ) from None
-    raise AssertionError("unreachable: this process is runsc by now")
+    try:
+        with SignalGuard() as process:
+            become_runsc(binary.descriptor, argv, build_environment("/nonexistent"), process)
+    except OSError as error:
+        raise EngineError(
+            f"runsc cannot be executed: {error.filename!r}: {error.strerror}",
+            reason=Reason.FAILURE,
+            hint=hint_for(error, "install it anew"),
+        ) from None

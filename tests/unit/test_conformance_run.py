@@ -17,7 +17,6 @@ import pytest
 
 from engine.bundle.bundle import open_bundle
 from engine.errors import EngineError
-from engine.lifecycle import exec as exec_step
 from engine.lifecycle import machine, runner
 from engine.lifecycle.machine import LIFECYCLE, Transition
 from engine.lifecycle.spec_files import LIFECYCLE_SPEC
@@ -147,11 +146,11 @@ class World:
         for name in ("resolve", "validate", "secure_root", "stage", "apply_policy", "prepare"):
             self._watch(monkeypatch, name)
 
-        def replace_process(*_: Any) -> None:
+        def execve(*_: Any) -> None:
             self.done.append("execve")
             raise AssertionError
 
-        monkeypatch.setattr(exec_step, "replace_process", replace_process)
+        monkeypatch.setattr("os.execve", execve)
 
     def _watch(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         real = getattr(runner, name)

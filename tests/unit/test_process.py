@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import shutil
 import signal
@@ -12,13 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from engine.linux import process
 from engine.linux.process import arguments, die_with_parent, end_all, executing, runs, started
-from tests.unit.forked import failure, in_a_child
+from tests.unit.forked import in_a_child
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
@@ -195,27 +193,3 @@ def test_where_the_parent_is_gone_already_the_child_ends_as_if_killed() -> None:
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 137
-
-
-@pytest.mark.parametrize("answer", [0, -1])
-def test_what_the_kernel_is_asked_for_and_how_it_refuses(
-    monkeypatch: pytest.MonkeyPatch, answer: int
-) -> None:
-    asked: list[Any] = []
-
-    def prctl(option: int, number: ctypes.c_ulong, *rest: int) -> int:
-        asked.append((option, number.value, *rest))
-        return answer
-
-    def library(name: Any, *, use_errno: bool) -> Any:
-        assert (name, use_errno) == (None, True)
-        return SimpleNamespace(prctl=prctl)
-
-    monkeypatch.setattr(ctypes, "CDLL", library)
-    monkeypatch.setattr(ctypes, "get_errno", lambda: errno.EINVAL)
-    if answer == 0:
-        die_with_parent(os.getppid())
-    else:
-        refused = failure(lambda: die_with_parent(os.getppid()))
-        assert refused == (errno.EINVAL, "Invalid argument", None)
-    assert asked == [(1, signal.SIGKILL, 0, 0, 0)]

@@ -17,7 +17,6 @@ import pytest
 
 from engine.bundle.bundle import Bundle, open_bundle
 from engine.errors import EngineError
-from engine.lifecycle import exec as exec_step
 from engine.lifecycle import policy
 from engine.lifecycle import stage as stage_step
 from engine.lifecycle.resolve import Resolved, resolve
@@ -26,6 +25,7 @@ from engine.lifecycle.secure_root import PodSandbox, SecuredRoot, secure_root
 from engine.lifecycle.stage import Staged
 from engine.linux.files import PrivateDirectory, open_private_directory
 from engine.options import ExecPolicy, Platform, RunOptions
+from engine.runsc import execute
 from engine.runsc.arguments import RUN, RunscArguments, build_argv, build_environment
 from engine.state.container import component, open_runsc_root
 from engine.traces.move import PolicyOutcome
@@ -124,12 +124,12 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[str], dict[st
     """What execve was given; the process lives on, also where a test expects a refusal and there is none."""
     seen: list[tuple[int, list[str], dict[str, str]]] = []
 
-    def replace_process(program: int, argv: list[str], environment: dict[str, str]) -> None:
+    def execve(program: int, argv: list[str], environment: dict[str, str]) -> None:
         seen.append((program, list(argv), dict(environment)))
         raise HandedOffError
 
-    monkeypatch.setattr(exec_step, "replace_process", replace_process)
-    monkeypatch.setattr(exec_step, "keep_only_descriptors", lambda _: None)
+    monkeypatch.setattr("os.execve", execve)
+    monkeypatch.setattr(execute, "keep_only_descriptors", lambda _: None)
     return seen
 
 
@@ -425,7 +425,7 @@ def test_the_lock_is_all_that_runsc_is_left_with_beside_the_standard_descriptors
     world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[int] = []
-    monkeypatch.setattr(exec_step, "keep_only_descriptors", kept.extend)
+    monkeypatch.setattr(execute, "keep_only_descriptors", kept.extend)
     with pytest.raises(HandedOffError):
         world.run()
     assert given
@@ -436,7 +436,7 @@ def test_the_lock_is_all_that_runsc_is_left_with_beside_the_standard_descriptors
 def test_an_execve_that_comes_back_is_not_taken_for_a_run(
     world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exec_step, "replace_process", lambda *_: None)
+    monkeypatch.setattr("os.execve", lambda *_: None)
     with pytest.raises(AssertionError, match=r"^unreachable: a run is handed off or raises$"):
         world.run()
 
@@ -530,7 +530,7 @@ def test_a_manager_is_told_of_each_stage_and_gives_runsc_its_verb_and_its_descri
     world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[frozenset[int]] = []
-    monkeypatch.setattr(exec_step, "keep_only_descriptors", kept.append)
+    monkeypatch.setattr(execute, "keep_only_descriptors", kept.append)
     runsc_arguments = RunscArguments("create", ("--pid-file", "/p"), ("--log", "/l"), preserved=2)
     manager = Manager(world, runsc_arguments=runsc_arguments)
     with pytest.raises(HandedOffError):

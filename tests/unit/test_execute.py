@@ -1,0 +1,248 @@
+"""Becoming runsc: what of this process it is left with, and what is as it was where the kernel refuses."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.runsc.execute import SignalGuard, become_runsc, keep_only_descriptors
+from tests.unit.forked import failure
+
+
+def test_only_the_three_standard_descriptors_and_the_kept_one_survive_execve(tmp_path: Path) -> None:
+    code = (
+        "import os\n"
+        "from engine.runsc.execute import keep_only_descriptors\n"
+        "leaked = os.dup2(0, 57); os.set_inheritable(57, True)\n"
+        "kept = os.open('/', os.O_RDONLY)\n"
+        "keep_only_descriptors({kept})\n"
+        "os.execv('/bin/ls', ['ls', '/proc/self/fd'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    open_in_ls = {int(name) for name in done.stdout.split()}
+    assert {0, 1, 2} <= open_in_ls
+    assert 57 not in open_in_ls
+    assert len(open_in_ls) == 5  # the three, the kept one, and the listing's own
+
+
+def test_what_was_inheritable_is_not_any_more_but_for_the_standard_three_and_the_kept(
+    tmp_path: Path,
+) -> None:
+    leaked, kept = os.open("/", os.O_RDONLY), os.open("/", os.O_RDONLY)
+    try:
+        for descriptor in (3, leaked):  # 3 is open by now: the lowest free one is taken
+            os.set_inheritable(descriptor, True)
+        keep_only_descriptors({kept})
+        inheritable = [os.get_inheritable(descriptor) for descriptor in (0, 1, 2, 3, leaked, kept)]
+    finally:
+        os.close(leaked)
+        os.close(kept)
+    assert inheritable == [True, True, True, False, False, True]
+
+
+def test_a_kept_descriptor_that_is_not_open_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.listdir", lambda _: ["0", "65432"])
+    refused = failure(lambda: keep_only_descriptors({65432}))
+    assert refused == (errno.EBADF, "Bad file descriptor", "descriptor 65432")
+    monkeypatch.undo()
+
+
+def test_what_python_ignores_is_not_ignored_over_execve_and_the_umask_is_the_callers() -> None:
+    code = (
+        "import os\n"
+        "from engine.runsc.execute import SignalGuard\n"
+        "os.umask(0o027)\n"
+        "with SignalGuard() as process:\n"
+        "    assert os.umask(0o077) == 0o077\n"
+        "    process.release()\n"
+        "    os.execv('/bin/grep', ['grep', '-E', 'SigIgn|Umask', '/proc/self/status'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    umask, ignored = (line.split()[1] for line in done.stdout.splitlines())
+    assert umask == "0027"
+    assert not int(ignored, 16) & (1 << (signal.SIGPIPE - 1))
+    assert not int(ignored, 16) & (1 << (signal.SIGXFSZ - 1))
+
+
+class TestSignalGuard:
+    def test_a_signal_is_noted_instead_of_acted_on(self) -> None:
+        with SignalGuard() as held:
+            assert held.arrived is None
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert held.arrived == "SIGTERM"
+
+    def test_a_blocked_signal_is_pending_until_it_is_released(self) -> None:
+        code = (
+            "import os, signal\nfrom engine.runsc.execute import SignalGuard\n"
+            "with SignalGuard() as held:\n"
+            "    held.block()\n"
+            "    os.kill(os.getpid(), signal.SIGTERM)\n"
+            "    assert held.arrived == 'SIGTERM'\n"
+            "    print('alive', flush=True)\n"
+            "    held.release()\n"
+            "    print('never', flush=True)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert (done.stdout, done.returncode) == ("alive\n", -signal.SIGTERM)
+
+    def test_what_the_caller_ignores_stays_ignored(self) -> None:
+        old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            with SignalGuard() as held:
+                os.kill(os.getpid(), signal.SIGHUP)
+                assert held.arrived is None
+                held.release()
+                assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        finally:
+            signal.signal(signal.SIGHUP, old)
+
+    def test_each_stage_holds_what_it_says_and_a_signal_that_came_last_reaches_the_caller(self) -> None:
+        signals: set[int] = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM}
+
+        def now() -> tuple[set[int], bool, bool, int]:
+            """Which of them are blocked, whether they and SIGPIPE would act by default, and the umask."""
+            umask = os.umask(0o077)
+            os.umask(umask)
+            blocked = signals.intersection(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+            default = {number for number in signals if signal.getsignal(number) is signal.SIG_DFL}
+            assert default in (set(), signals)
+            return blocked, bool(default), signal.getsignal(signal.SIGPIPE) is signal.SIG_DFL, umask
+
+        came: list[int] = []
+        handlers = {
+            number: signal.signal(number, lambda number, _: came.append(number)) for number in signals
+        }
+        before = os.umask(0o027)
+        try:
+            with SignalGuard() as held:
+                assert now() == (set(), False, False, 0o077)
+                held.block()
+                assert now() == (signals, False, False, 0o077)
+                held.release()
+                assert now() == (set(), True, True, 0o027)
+                held.retake()
+                assert now() == (signals, False, False, 0o077)
+                signal.pthread_kill(threading.get_ident(), signal.SIGTERM)  # no other thread may take it
+                assert held.arrived == "SIGTERM"
+            assert now() == (set(), False, False, 0o027)
+        finally:
+            os.umask(before)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        assert came == [signal.SIGTERM]
+
+    def test_handlers_and_mask_are_given_back(self) -> None:
+        handlers = [signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)]
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        with SignalGuard() as held:
+            held.block()
+            held.block()
+        assert [
+            signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+        ] == handlers
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
+
+    def test_after_an_execve_that_failed_signals_are_held_again(self) -> None:
+        code = (
+            "import os, signal\nfrom engine.runsc.execute import SignalGuard\n"
+            "with SignalGuard() as held:\n"
+            "    held.block()\n"
+            "    held.release()\n"
+            "    held.retake()\n"
+            "    os.kill(os.getpid(), signal.SIGTERM)\n"
+            "    assert held.arrived == 'SIGTERM'\n"
+            "    assert signal.getsignal(signal.SIGPIPE) is signal.SIG_IGN\n"
+            "    assert os.umask(0o077) == 0o077\n"
+            "    print('alive', flush=True)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert (done.stdout, done.returncode) == ("alive\n", -signal.SIGTERM)
+
+
+class TestBecomeRunsc:
+    """What the kernel refuses here, and what it runs in a child."""
+
+    @pytest.fixture
+    def kept(self) -> Iterator[int]:
+        descriptor = os.open("/", os.O_RDONLY)
+        yield descriptor
+        os.close(descriptor)
+
+    def test_a_program_that_the_kernel_refuses_leaves_the_process_as_it_was_held(
+        self, private: Path, kept: int
+    ) -> None:
+        path = private / "runsc"
+        path.write_bytes(b"of no format the kernel knows")
+        path.chmod(0o500)
+        with path.open("rb") as program, SignalGuard() as process:
+            process.block()
+            refused = failure(lambda: become_runsc(program.fileno(), ("/s/runsc",), {}, process, {kept}))
+        assert refused == (errno.ENOEXEC, "Exec format error", "/s/runsc")
+        assert not os.get_inheritable(kept)
+
+    def test_a_signal_that_comes_after_the_kernel_refused_is_still_noted(self, kept: int) -> None:
+        with SignalGuard() as process:
+            assert failure(lambda: become_runsc(kept, ("/",), {}, process)) == (
+                *(errno.EACCES, "Permission denied", "/"),
+            )
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert process.arrived == "SIGTERM"
+            signal.sigtimedwait([signal.SIGTERM], 0)  # it would end this process when its mask is given back
+
+    def test_where_no_descriptor_is_left_to_look_through_them_nothing_is_executed(self, kept: int) -> None:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with SignalGuard() as process:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+            try:
+                refused = failure(lambda: become_runsc(kept, ("/s/runsc",), {}, process, {kept}))
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            assert os.umask(0o077) == 0o077
+        assert refused == (errno.EMFILE, "Too many open files", "/proc/self/fd")
+
+    def test_a_refusal_is_told_also_where_what_to_keep_is_not_open(self, kept: int) -> None:
+        with SignalGuard() as process:
+            refused = failure(lambda: become_runsc(kept, ("/s/runsc",), {}, process, {65432, kept}))
+        assert refused == (errno.EACCES, "Permission denied", "/s/runsc")
+        assert not os.get_inheritable(kept)
+
+    @pytest.mark.parametrize("command", ["env", "ls"])
+    def test_the_program_has_the_given_environment_and_the_kept_descriptor_and_nothing_else(
+        self, kept: int, command: str
+    ) -> None:
+        path = shutil.which(command)
+        assert path is not None
+        program = os.open(path, os.O_RDONLY)
+        leaked = os.dup(kept)
+        os.set_inheritable(leaked, True)
+        argv = (command, "/proc/self/fd") if command == "ls" else (command,)
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.dup2(writing, 1)
+                with SignalGuard() as process:
+                    become_runsc(program, argv, {"HOME": "/root"}, process, {kept})
+            finally:
+                os._exit(99)
+        for descriptor in (writing, leaked, program):
+            os.close(descriptor)
+        with os.fdopen(reading) as output:
+            said = output.read().splitlines()
+        assert os.waitpid(child, 0)[1] == 0
+        if command == "env":
+            assert said == ["HOME=/root"]
+        else:
+            survived = {int(number) for number in said}
+            assert {0, 1, 2, kept} < survived
+            assert len(survived) == 5  # and the listing's own
