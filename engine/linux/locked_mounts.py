@@ -14,8 +14,10 @@ import contextlib
 import errno
 import os
 from collections.abc import Sequence
+from functools import partial
 
 from engine.linux import namespaces, seccomp
+from engine.linux.child import ask_child
 from engine.linux.mounts import (
     MountFlag,
     attach_tree,
@@ -59,10 +61,10 @@ def probe(trees: Sequence[Tree], *, sealed: bool) -> IdMaps:
     try:
         *better, last = namespaces.possible_maps()
         for maps in better:
-            if _tried_in_a_child(maps, trees, sealed=sealed) is None:
+            with contextlib.suppress(OSError):
+                ask_child(partial(_try, maps, trees, sealed=sealed))
                 return maps
-        if refusal := _tried_in_a_child(last, trees, sealed=sealed):
-            raise refusal
+        ask_child(partial(_try, last, trees, sealed=sealed))
     except OSError as error:
         raise explain(error) from None
     return last
@@ -75,9 +77,7 @@ def confine(maps: IdMaps, trees: Sequence[Tree], *, sealed: bool) -> None:
     confined in part by then.
     """
     _lock(maps, trees)
-    seccomp.set_no_new_privileges()
-    if sealed:
-        seccomp.forbid_executable_mounts()
+    _forbid_more(sealed=sealed)
 
 
 def _lock(maps: IdMaps, trees: Sequence[Tree]) -> None:
@@ -112,40 +112,20 @@ def _open(tree: Tree) -> int:
     return place
 
 
-def _tried_in_a_child(maps: IdMaps, trees: Sequence[Tree], *, sealed: bool) -> OSError | None:
-    """What stood in the way of `confine`; None when nothing did."""
-    answer, told = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.write(told, _trial(maps, trees, sealed=sealed))
-        finally:
-            os._exit(0)
-    os.close(told)
-    with open(answer, "rb") as file:
-        number, _, about = file.read().decode(errors="surrogateescape").partition(" ")
-    os.waitpid(child, 0)
-    if not number:
-        return OSError(errno.EIO, "the trial ended without an answer", "locked mounts")
-    what, _, text = about.partition("\0")
-    return OSError(int(number), text, what) if int(number) else None
+def _try(maps: IdMaps, trees: Sequence[Tree], *, sealed: bool) -> None:
+    """In a child: do what `confine` does, and try to undo it. Raises `OSError`."""
+    _lock(maps, trees)
+    with contextlib.suppress(OSError):
+        clear_flags("/", MountFlag.NO_EXEC)
+    if not os.statvfs("/").f_flag & os.ST_NOEXEC:
+        raise OSError(errno.EOPNOTSUPP, "this kernel does not lock the flags of mounts", "/")
+    _forbid_more(sealed=sealed)
 
 
-def _trial(maps: IdMaps, trees: Sequence[Tree], *, sealed: bool) -> bytes:
-    """In the child: an error number, and what it is about; 0 when this process was confined for good."""
-    try:
-        _lock(maps, trees)
-        with contextlib.suppress(OSError):
-            clear_flags("/", MountFlag.NO_EXEC)
-        if not os.statvfs("/").f_flag & os.ST_NOEXEC:
-            raise OSError(errno.EOPNOTSUPP, "this kernel does not lock the flags of mounts", "/")
-        seccomp.set_no_new_privileges()
-        if sealed:
-            seccomp.forbid_executable_mounts()
-    except OSError as error:
-        about = f"{error.errno} {error.filename}\0{error.strerror}"
-        return about.encode(errors="surrogateescape")
-    return b"0 "
+def _forbid_more(*, sealed: bool) -> None:
+    seccomp.set_no_new_privileges()
+    if sealed:
+        seccomp.forbid_executable_mounts()
 
 
 def explain(error: OSError) -> UnusableError:

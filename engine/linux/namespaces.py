@@ -205,47 +205,37 @@ def enter(maps: IdMaps) -> None:
         ):
             _write(f"/proc/self/{name}", text)
         return
+    from engine.linux.child import Child  # by rootless runs alone
+
     # Only a process that stays outside may map more than its own id.
     go, gone = os.pipe()
-    answer, told = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(gone)
-        _map_from_outside(maps, go, told)
-    for descriptor in (go, told):
-        os.close(descriptor)
+    child = Child(lambda: _map_from_outside(maps, go, gone))
+    os.close(go)
     try:
         _unshare()
         os.write(gone, b"\n")
     finally:
         os.close(gone)
-        with open(answer, "rb") as file:
-            failure = file.read().decode(errors="replace")
-        os.waitpid(child, 0)
-    if failure:
-        raise OSError(errno.EPERM, failure, f"the ids of a user namespace ({maps.kind})")
+        child.answer()
 
 
 def _unshare() -> None:
     library_call("unshare", _CLONE_NEWUSER | _CLONE_NEWNS, about="a new user namespace")
 
 
-def _map_from_outside(maps: IdMaps, go: int, told: int) -> None:
-    """In the child: map the parent's ids as soon as it is in its new namespace, and say what failed."""
-    try:
-        if os.read(go, 1):
-            parent = os.getppid()
-            for name, ranges, program in zip(
-                ("uid_map", "gid_map"), (maps.uids, maps.gids), maps.programs or (None, None), strict=True
-            ):
-                if program is None:
-                    _write(f"/proc/{parent}/{name}", _text(ranges))
-                else:
-                    _run(program, parent, ranges)
-    except OSError as error:
-        os.write(told, f"{error.filename}: {error.strerror}".encode())
-    finally:
-        os._exit(0)
+def _map_from_outside(maps: IdMaps, go: int, gone: int) -> None:
+    """In the child: map the parent's ids as soon as it is in its new namespace. Raises `OSError`."""
+    os.close(gone)
+    if not os.read(go, 1):
+        return  # the parent did not get there
+    parent = os.getppid()
+    for name, ranges, program in zip(
+        ("uid_map", "gid_map"), (maps.uids, maps.gids), maps.programs or (None, None), strict=True
+    ):
+        if program is None:
+            _write(f"/proc/{parent}/{name}", _text(ranges))
+        else:
+            _run(program, parent, ranges)
 
 
 def _run(program: str, process: int, ranges: Sequence[Range]) -> None:

@@ -11,7 +11,15 @@ import errno
 import os
 import struct
 
-from engine.linux.syscall import FSMOUNT, FSOPEN, FSPICK, MOUNT_SETATTR, OPEN_TREE_ATTR, library_call
+from engine.linux.syscall import (
+    FSMOUNT,
+    FSOPEN,
+    FSPICK,
+    MOUNT_SETATTR,
+    OPEN_TREE_ATTR,
+    address_of,
+    library_call,
+)
 from engine.records import dataclass
 
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
@@ -58,12 +66,9 @@ def forbid_executable_mounts() -> None:
     read-only, which is not made. The calls of the newer mount API are ENOSYS, as before Linux 5.2, and so is all
     that comes in by another architecture's entry. Raises `OSError`.
     """
-    import ctypes
-
     code = _program()
     # struct sock_fprog: the number of instructions of 8 bytes, and where they are.
-    instructions = ctypes.create_string_buffer(code)
-    program = struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(instructions))
+    program = struct.pack("HxxxxxxQ", len(code) // 8, address_of(code))
     library_call("prctl", _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, program, 0, 0, about="PR_SET_SECCOMP")
 
 

@@ -37,6 +37,13 @@ def library_call(name: str, *arguments: int | bytes, about: str | None = None) -
     return _answer(int(call(*passed)), about)
 
 
+def address_of(data: bytes) -> int:
+    """Where the kernel finds `data` for a structure that points to it. The caller keeps `data` until then."""
+    import ctypes
+
+    return ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value or 0
+
+
 def _answer(result: int, about: str | None) -> int:
     import ctypes
 

@@ -14,6 +14,8 @@ from typing import Any
 
 from engine.errors import EngineError, Reason
 from engine.lifecycle.trusted_runsc import find_runsc
+from engine.linux.child import ask_child
+from engine.linux.syscall import library_call
 from engine.options import Network
 
 #: Key of the annotation by which `state` says that there is no network, and why.
@@ -63,17 +65,15 @@ def settle(
 
 def _shows_in_new_namespace(path: str) -> bool:
     """Whether `path` exists in a new network namespace; False where none can be made."""
-    child = os.fork()
-    if child == 0:
-        answer = 1
-        try:
-            import ctypes
 
-            if ctypes.CDLL(None).unshare(_NEW_NETWORK_NAMESPACE) == 0 and os.path.exists(path):
-                answer = 0
-        finally:
-            os._exit(answer)
-    return os.waitpid(child, 0)[1] == 0
+    def look() -> bytes:
+        library_call("unshare", _NEW_NETWORK_NAMESPACE)
+        return b"shows" if os.path.exists(path) else b""
+
+    try:
+        return bool(ask_child(look))
+    except OSError:
+        return False
 
 
 def _knows_new_sign(chosen: str | None, environment: Mapping[str, str]) -> bool:

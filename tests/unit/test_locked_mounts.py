@@ -354,13 +354,13 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> dict[str, OSError | None]:
     """What stands in the way of each kind of ids."""
     answers: dict[str, OSError | None] = {}
 
-    def try_it(maps: IdMaps, trees: Any, *, sealed: bool) -> OSError | None:
-        assert (trees, sealed) == ((), True)
-        return answers[maps.kind]
+    def try_it(maps: IdMaps, trees: Any, *, sealed: bool) -> None:
+        if (trees, sealed) == ((), True) and (refusal := answers[maps.kind]) is not None:
+            raise refusal
 
     monkeypatch.setattr(namespaces, "possible_maps", lambda: [MANY, SINGLE])
     monkeypatch.setattr(namespaces, "sysctl", lambda _: None)
-    monkeypatch.setattr(locked_mounts, "_tried_in_a_child", try_it)
+    monkeypatch.setattr(locked_mounts, "_try", try_it)
     return answers
 
 
@@ -395,28 +395,6 @@ def test_a_proc_that_cannot_be_read_makes_it_unusable(monkeypatch: pytest.Monkey
         probe((), sealed=False)
 
 
-@pytest.mark.usefixtures("no_child_left")
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        (b"0 ", None),
-        (b"28 /a \xff b\0No space left", (28, "No space left", "/a \udcff b")),
-        (b"", (errno.EIO, "the trial ended without an answer", "locked mounts")),
-    ],
-)
-def test_the_childs_answer_is_read_as_it_was_told(
-    monkeypatch: pytest.MonkeyPatch, answer: bytes, expected: tuple[int, str, str] | None
-) -> None:
-    def trial(maps: IdMaps, trees: Any, *, sealed: bool) -> bytes:
-        return answer if (maps, trees, sealed) == (SINGLE, (), True) else b"1 wrong\0question"
-
-    monkeypatch.setattr(locked_mounts, "_trial", trial)
-    descriptors = len(os.listdir("/proc/self/fd"))
-    found = locked_mounts._tried_in_a_child(SINGLE, (), sealed=True)
-    assert (found and (found.errno, found.strerror, found.filename)) == expected
-    assert len(os.listdir("/proc/self/fd")) == descriptors
-
-
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -430,7 +408,7 @@ def test_a_trial_that_ends_without_an_answer_is_no_success(
     monkeypatch: pytest.MonkeyPatch, end: Callable[[], None]
 ) -> None:
     monkeypatch.setattr(seccomp, "set_no_new_privileges", end)
-    with pytest.raises(UnusableError, match=r"^locked mounts: the trial ended without an answer$"):
+    with pytest.raises(UnusableError, match=r"^a child process: it ended without an answer$"):
         probe([], sealed=False)
 
 
@@ -450,7 +428,7 @@ def in_the_child(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 @pytest.mark.parametrize("sealed", [True, False])
 def test_the_trial_does_all_of_it_and_tries_to_undo_it(in_the_child: list[Any], sealed: bool) -> None:
-    assert locked_mounts._trial(SINGLE, ("trees",), sealed=sealed) == b"0 "  # type: ignore[arg-type]
+    locked_mounts._try(SINGLE, ("trees",), sealed=sealed)  # type: ignore[arg-type]
     assert in_the_child == [
         (SINGLE, ("trees",)),
         ("/", MountFlag.NO_EXEC),
@@ -463,8 +441,8 @@ def test_flags_that_could_be_undone_are_no_success(
     in_the_child: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=os.ST_RDONLY | os.ST_NOSUID))
-    expected = f"{errno.EOPNOTSUPP} /\0this kernel does not lock the flags of mounts".encode()
-    assert locked_mounts._trial(SINGLE, (), sealed=True) == expected
+    expected = errno.EOPNOTSUPP, "this kernel does not lock the flags of mounts", "/"
+    assert failure(lambda: locked_mounts._try(SINGLE, (), sealed=True)) == expected
     assert "filter" not in in_the_child
 
 
@@ -475,17 +453,8 @@ def test_flags_that_cannot_be_cleared_are_what_is_hoped_for(
         raise PermissionError(1, "Operation not permitted", "/")
 
     monkeypatch.setattr(locked_mounts, "clear_flags", refuses)
-    assert locked_mounts._trial(SINGLE, (), sealed=True) == b"0 "
-
-
-def test_what_failed_in_the_trial_is_told_with_its_name(
-    in_the_child: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuses(*_: Any) -> None:
-        raise OSError(28, "No space", "/\udcff")
-
-    monkeypatch.setattr(locked_mounts, "_lock", refuses)
-    assert locked_mounts._trial(SINGLE, (), sealed=False) == b"28 /\xff\0No space"
+    locked_mounts._try(SINGLE, (), sealed=True)
+    assert in_the_child[-1] == "filter"
 
 
 @pytest.mark.parametrize("name", ["gone", "gone-\udcff"])

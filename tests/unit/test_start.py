@@ -54,7 +54,7 @@ RUN = {
 }
 ROOTLESS = {
     *("ctypes", "_ctypes", "engine.bundle.executable"),
-    *(f"engine.linux.{name}" for name in ("locked_mounts", "mounts", "seccomp")),
+    *(f"engine.linux.{name}" for name in ("child", "locked_mounts", "mounts", "seccomp")),
 }
 #: Once for each runsc and base: OpenSSL, to hash it.
 FIRST = {"hashlib", "_hashlib", "_blake2"}

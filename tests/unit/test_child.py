@@ -1,0 +1,114 @@
+"""A function in a forked child: its answer or its error, and what is said when there is neither."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.linux import child as module
+from engine.linux.child import Child, ask_child
+from tests.unit.forked import failure, in_a_child
+
+pytestmark = pytest.mark.usefixtures("no_child_left", "no_descriptor_left")
+NO_ANSWER = errno.EIO, "it ended without an answer", "a child process"
+
+
+@pytest.fixture
+def no_descriptor_left() -> Iterator[None]:
+    before = set(os.listdir("/proc/self/fd"))
+    yield
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("answer", [b"", b"a\0b", bytes(1 << 20)])
+def test_the_answer_comes_whole_from_another_process(answer: bytes) -> None:
+    parent = os.getpid()
+    assert ask_child(lambda: answer) == answer
+    assert int(ask_child(lambda: b"%d" % os.getppid())) == parent
+    assert ask_child(lambda: None) == b""
+
+
+@pytest.mark.parametrize("about", ["/a \udcff b", None])
+def test_an_error_comes_with_its_number_words_and_name(about: str | None) -> None:
+    def fail() -> None:
+        raise OSError(errno.ENOSPC, "no\0room", about)
+
+    assert failure(lambda: ask_child(fail)) == (errno.ENOSPC, "no\0room", about)
+
+
+def test_an_error_without_a_number_is_still_an_error() -> None:
+    def fail() -> None:
+        raise OSError("odd")
+
+    assert failure(lambda: ask_child(fail)) == (errno.EIO, "odd", None)
+
+
+def be_killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave() -> None:
+    os._exit(0)
+
+
+def fault() -> None:
+    raise RuntimeError
+
+
+def interrupted() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("end", [be_killed, leave, fault, interrupted])
+def test_a_child_that_ends_otherwise_has_not_answered(
+    end: Callable[[], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert failure(lambda: ask_child(end)) == NO_ANSWER
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("length", [3, 5])
+def test_an_answer_of_another_length_than_was_said_is_none(
+    monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    """As that of a child that was killed while it wrote."""
+
+    class Told(bytes):
+        def __len__(self) -> int:
+            return length
+
+    monkeypatch.setattr(module, "_outcome", lambda _: (b"=", Told(b"four")))
+    assert failure(lambda: ask_child(lambda: None)) == NO_ANSWER
+
+
+def test_a_process_that_cannot_fork_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fork() -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("os.fork", fork)
+    assert failure(lambda: ask_child(lambda: None)) == (
+        *(errno.EAGAIN, "Resource temporarily unavailable", None),
+    )
+
+
+def test_where_the_end_of_children_is_ignored_there_is_an_answer_too() -> None:
+    def act() -> bytes:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        return ask_child(lambda: b"there")
+
+    assert in_a_child(act) == b"there"
+
+
+def test_the_parent_may_do_something_before_it_asks(tmp_path: Path) -> None:
+    go, gone = os.pipe()
+    child = Child(lambda: os.read(go, 9) + os.fsencode(str((tmp_path / "made").exists())))
+    (tmp_path / "made").touch()
+    os.write(gone, b"now ")
+    assert child.answer() == b"now True"
+    os.close(go)
+    os.close(gone)
