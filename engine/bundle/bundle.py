@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from types import TracebackType
 
 from engine.bundle import oci_config
 from engine.digest import sha256
 from engine.errors import BundleError, Reason
+from engine.linux.files import UntrustedPathError
 from engine.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
+from engine.linux.regular_files import read_regular
 from engine.records import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ MAX_CONFIG_SIZE = 16 * 1024 * 1024
 #: Device and inode, which tell two directories at one path apart, inode(7).
 Identity = tuple[int, int]
 
-_PIECE = 1024 * 1024
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -162,73 +162,23 @@ def _open_bundle_directory(path: str) -> int:
 
 
 def _read_config(directory: int) -> bytes:
-    """The bytes of config.json in `directory`. O_NONBLOCK lets a FIFO be opened, and refused, without a writer."""
+    """The bytes of config.json in `directory`."""
     try:
-        descriptor = os.open(
-            CONFIG_NAME,
-            os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC,
-            dir_fd=directory,
+        return read_regular(CONFIG_NAME, directory, CONFIG_NAME, MAX_CONFIG_SIZE)
+    except UntrustedPathError as error:
+        what, reason, hint = f"{CONFIG_NAME} {error.why}", Reason.BUNDLE_UNSAFE, "put a regular file there"
+    except FileNotFoundError:
+        what, reason = f"the bundle has no {CONFIG_NAME}", Reason.BUNDLE_ABSENT
+        hint = "write one; `runsc spec` makes a first one"
+    except OSError as error:
+        what, reason, hint = (
+            f"cannot read {CONFIG_NAME}: {error.strerror}",
+            Reason.FAILURE,
+            "make it readable",
         )
-    except OSError as error:
-        if error.errno == errno.ENOENT:
-            raise BundleError(
-                f"the bundle has no {CONFIG_NAME}",
-                reason=Reason.BUNDLE_ABSENT,
-                hint="write one; `runsc spec` makes a first one",
-            ) from None
-        if error.errno == errno.ELOOP:
-            raise BundleError(
-                f"{CONFIG_NAME} is a symbolic link",
-                reason=Reason.BUNDLE_UNSAFE,
-                hint="put the file itself there",
-            ) from None
-        if error.errno == errno.ENXIO:
-            raise _no_regular_file("a socket, or a device that is not there") from None
-        raise BundleError(
-            f"cannot open {CONFIG_NAME}: {error.strerror}", reason=Reason.FAILURE, hint="make it readable"
-        ) from None
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise _no_regular_file(_KINDS[stat.S_IFMT(status.st_mode)])
-        return _read_at_most(descriptor, status.st_size)
-    except OSError as error:
-        raise BundleError(
-            f"cannot read {CONFIG_NAME}: {error.strerror}", reason=Reason.FAILURE, hint="make it readable"
-        ) from None
-    finally:
-        os.close(descriptor)
-
-
-_KINDS = {
-    stat.S_IFDIR: "a directory",
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFCHR: "a character device",
-    stat.S_IFBLK: "a block device",
-}
-
-
-def _no_regular_file(kind: str) -> BundleError:
-    return BundleError(
-        f"{CONFIG_NAME} is {kind}, not a regular file",
-        reason=Reason.BUNDLE_UNSAFE,
-        hint="put a regular file there",
-    )
-
-
-def _read_at_most(descriptor: int, size: int) -> bytes:
-    """All of the file, whose `size` fstat(2) gave: refused by that, and again by what there is when it grew."""
-    data = bytearray()
-    while max(size, len(data)) <= MAX_CONFIG_SIZE:
-        piece = os.read(descriptor, _PIECE)
-        if not piece:
-            return bytes(data)
-        data += piece
-    raise BundleError(
-        f"{CONFIG_NAME} is larger than {MAX_CONFIG_SIZE} bytes",
-        reason=Reason.TOO_LARGE,
-        hint="make it smaller",
-    )
+        if error.errno == errno.EFBIG:
+            reason, hint = Reason.TOO_LARGE, "make it smaller"
+    raise BundleError(what, reason=reason, hint=hint)
 
 
 def _open_rootfs(directory: int, path: str, may_be_bundle: bool) -> tuple[int, Identity]:

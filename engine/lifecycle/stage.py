@@ -16,7 +16,7 @@ from engine.errors import Reason, StageError, hint_for
 from engine.lifecycle.secure_root import SecuredRoot
 from engine.lifecycle.validate import Validated
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
-from engine.linux.identity import Identity
+from engine.linux.regular_files import Identity
 from engine.records import TYPE_CHECKING, dataclass
 from engine.state import programs, store
 from engine.state.container import EXEC_ALLOW

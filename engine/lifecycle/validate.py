@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from engine.errors import Reason, ValidateError, hint_for
 from engine.lifecycle.resolve import TRUSTED_PATHS, Resolved
 from engine.linux.files import Opened, UntrustedPathError, is_immutable_store_entry, open_trusted
-from engine.linux.identity import Identity
 from engine.linux.namespaces import unmapped_uid
+from engine.linux.regular_files import Identity
 from engine.options import Platform
 from engine.records import TYPE_CHECKING, dataclass, replace
 

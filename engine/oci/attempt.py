@@ -13,14 +13,16 @@ pkg/sentry/kernel/kernel.go (Pause, Unpause).
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import os
 import re
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
 
-from engine.linux.files import PrivateDirectory
+from engine.linux.files import PrivateDirectory, make_private_directory
+from engine.linux.locks import lock
+from engine.linux.regular_files import open_own, replace_own
 from engine.runsc.command import ask
 from engine.state.cleanup import remove_tree
 from engine.state.container import RUNSC_ROOT, RUNTIME
@@ -34,13 +36,13 @@ _END = 1.0
 #: In the stacks of a sandbox: what a task of its kernel has, and what one that is stopped has besides.
 _TASK = re.compile(rb"^gvisor\.dev/gvisor/pkg/sentry/kernel\.\(\*Task\)\.run\(", re.MULTILINE)
 _STOPPED = re.compile(rb"^gvisor\.dev/gvisor/pkg/sentry/kernel\.\(\*Task\)\.doStop\(", re.MULTILINE)
-_NEW = "oci-mended.new"
 
 
 def found_out(container: PrivateDirectory, noted: Record, attempt: Attempt, program: int) -> Status:
     """Whether the sandbox did what nobody does any more and runsc's file does not tell: where the container is.
 
-    `program` is the container's copy of runsc, open. What does not answer has done nothing. Raises `OSError`.
+    `program` is the container's copy of runsc, open. What does not answer has done nothing. Raises `OSError` and
+    `UntrustedPathError`.
     """
     if attempt.verb != Verb.START:
         return Status.PAUSED if _is_frozen(container, noted, program) else Status.RUNNING
@@ -87,11 +89,12 @@ def _answer(
 def _aside(container: PrivateDirectory, noted: Record, attempt: Attempt) -> Iterator[str]:
     """A root for runsc that has this container alone, and calls it paused. Raises `OSError`."""
     name = f"oci-aside-{os.getpid()}"
-    os.mkdir(name, 0o700, dir_fd=container.descriptor)
+    aside = make_private_directory(container.descriptor, container.path, name)
     try:
-        path = os.path.join(container.path, name)
-        _write(os.path.join(name, noted.state_file), attempt.file_saying(Status.PAUSED), container.descriptor)
-        yield path
+        with contextlib.closing(aside):
+            text = attempt.file_saying(Status.PAUSED)
+            replace_own(aside, noted.state_file, text.encode(), mode=0o640)
+        yield aside.path
     finally:
         remove_tree(container, name)
 
@@ -106,32 +109,12 @@ def repair_state_file(
     if noted.attempt is None:
         return
     with contextlib.closing(open_state_root(base, container, noted)) as root:
-        lock = os.open(
-            noted.state_file.removesuffix(".state") + ".lock",
-            os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC,
-            dir_fd=root.descriptor,
-        )
+        path = os.path.join(root.path, noted.state_file)
+        runscs = open_own(root, noted.state_file.removesuffix(".state") + ".lock")
         try:
-            _take(lock, os.path.join(root.path, noted.state_file))
-            _write(_NEW, noted.attempt.file_saying(status), root.descriptor)
-            os.rename(_NEW, noted.state_file, src_dir_fd=root.descriptor, dst_dir_fd=root.descriptor)
+            if not lock(runscs, time.monotonic() + _TIMEOUT):
+                raise OSError(errno.EAGAIN, "another runsc holds its lock", path)
+            text = noted.attempt.file_saying(status)
+            replace_own(root, noted.state_file, text.encode(), mode=0o640)
         finally:
-            os.close(lock)
-
-
-def _take(lock: int, path: str) -> None:
-    end = time.monotonic() + _TIMEOUT
-    while True:
-        try:
-            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() > end:
-                raise OSError(error.errno, "another runsc holds its lock", path) from None
-            time.sleep(0.01)
-
-
-def _write(name: str, text: str, directory: int) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(name, flags, 0o640, dir_fd=directory)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(text.encode())
+            os.close(runscs)

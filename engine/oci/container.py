@@ -18,6 +18,7 @@ from typing import NoReturn
 from engine.errors import EngineError, Reason, hint_for
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.linux.process import started
+from engine.linux.regular_files import replace_file
 from engine.oci.request import Request
 from engine.runsc.arguments import build_environment
 from engine.runsc.execute import SignalGuard, become_runsc
@@ -26,7 +27,7 @@ from engine.state import programs, record
 from engine.state.container import (
     RUNSC_ROOT,
     RUNTIME,
-    wait_for_lock,
+    take_lock,
 )
 from engine.state.oci_lifecycle import Status, Verb
 from engine.state.record import Attempt, Record
@@ -88,7 +89,7 @@ class Container:
         try:
             with self.program() as program:
                 status = attempt.found_out(self.directory, self.record, doubt, program)
-        except OSError as error:
+        except (UntrustedPathError, OSError) as error:
             raise unreadable(self.verb, error) from None
         if status is Status.STOPPED:
             return replace(state, sandbox=None)
@@ -165,7 +166,7 @@ class Container:
     def locked(self) -> Iterator[None]:
         """Alone with it: no other command creates or deletes it meanwhile. Raises `ContainerError`."""
         try:
-            lock = wait_for_lock(self.directory, TIMEOUT)
+            lock = take_lock(self.directory, TIMEOUT)
         except FileNotFoundError:
             raise NoSuchError(self.verb, self.record.id) from None  # another command deleted it
         except (UntrustedPathError, OSError) as error:
@@ -274,7 +275,7 @@ class Container:
                 pid = monitor.begin(self.base, self.directory, self.record, program)
             record.write(self.directory, replace(self.record, waiter=(pid, started(pid) or 0)))
             if pid_file is not None:
-                monitor.write_pid_file(pid_file, pid)
+                replace_file(pid_file, str(pid).encode(), mode=0o644)
         except (UntrustedPathError, OSError) as error:
             raise unreadable(self.verb, error) from None
 

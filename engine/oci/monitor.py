@@ -108,17 +108,3 @@ def _close_all_but(kept: set[int]) -> None:
         if (descriptor := int(name)) not in kept:
             with contextlib.suppress(OSError):  # the listing's own
                 os.close(descriptor)
-
-
-def write_pid_file(path: str, pid: int) -> None:
-    """Put `pid` where the manager reads it, as a whole or not at all. Raises `OSError`."""
-    directory, name = os.path.split(path)
-    unfinished = os.path.join(directory, f".{name}.{os.getpid()}")
-    descriptor = os.open(
-        unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644
-    )
-    try:
-        os.write(descriptor, str(pid).encode())
-    finally:
-        os.close(descriptor)
-    os.rename(unfinished, path)

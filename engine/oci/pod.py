@@ -23,7 +23,7 @@ from engine.oci.network import ANNOTATION
 from engine.options import Network, RunOptions
 from engine.state import record
 from engine.state.base import open_existing_base
-from engine.state.container import component, open_runsc_root, wait_for_lock
+from engine.state.container import component, open_runsc_root, take_lock
 from engine.state.oci_lifecycle import Status
 from engine.state.record import Sandbox
 from engine.state.status import inspect
@@ -115,7 +115,7 @@ def join(base: PrivateDirectory, sandbox_id: str) -> tuple[PodSandbox, Sandbox, 
         noted = record.read(directory)
         if noted is None or noted.id != sandbox_id:
             raise refused("does not exist here")
-        lock = wait_for_lock(directory, _TIMEOUT)
+        lock = take_lock(directory, _TIMEOUT)
         if lock is None:
             raise refused("is being created or deleted by another command")
         undo.callback(os.close, lock)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 
 from engine.linux.files import PrivateDirectory
-from engine.state.record import read_own
-
-_NEW = "engine-mended.new"
+from engine.linux.regular_files import read_own, replace_own
+from engine.state.record import LIMIT
 
 
 def forget_processes(root: PrivateDirectory, name: str) -> None:
@@ -16,18 +14,12 @@ def forget_processes(root: PrivateDirectory, name: str) -> None:
 
     A file that is not there, or that runsc cannot read either, is left. Raises `OSError` and `UntrustedPathError`.
     """
-    data = read_own(root, name)
-    if data is None:
-        return
     try:
-        fields = json.loads(data)
+        fields = json.loads(read_own(root, name, LIMIT))
         fields["goferPid"] = 0
         if fields.get("sandbox"):
             fields["sandbox"]["pid"] = 0
-        text = json.dumps(fields, separators=(",", ":"))
-    except (ValueError, TypeError, AttributeError):
+        data = json.dumps(fields, separators=(",", ":")).encode()
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):
         return
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(_NEW, flags, 0o640, dir_fd=root.descriptor), "w") as file:
-        file.write(text)
-    os.rename(_NEW, name, src_dir_fd=root.descriptor, dst_dir_fd=root.descriptor)
+    replace_own(root, name, data, mode=0o640)

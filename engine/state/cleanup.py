@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterator
 
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
+from engine.linux.regular_files import open_own
 from engine.records import TYPE_CHECKING
 from engine.state.container import (
     EXEC_ALLOW,
@@ -22,7 +23,7 @@ from engine.state.container import (
     RUNTIME,
     component,
     has_record,
-    wait_for_lock,
+    take_lock,
 )
 
 if TYPE_CHECKING:
@@ -149,17 +150,10 @@ def _staged_copies(container: PrivateDirectory, root: PrivateDirectory) -> Itera
                 stages.append(held.enter_context(programs.opened_stage(path)))
         for stage in stages:
             try:
-                program = os.open(
-                    programs.PROGRAM, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=stage.descriptor
-                )
-            except FileNotFoundError:
+                program = open_own(stage, programs.PROGRAM)
+            except (FileNotFoundError, UntrustedPathError):
                 continue
-            try:
-                status = os.fstat(program)
-            except BaseException:
-                os.close(program)
-                raise
-            if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) == 0o500:
+            if stat.S_IMODE(os.fstat(program).st_mode) == 0o500:
                 yield program, programs.is_of_earlier_boot(os.path.basename(stage.path))
             else:
                 os.close(program)
@@ -267,7 +261,7 @@ def _leave(base: PrivateDirectory, sandbox: Sandbox) -> None:
     with contextlib.closing(directory), contextlib.suppress(UntrustedPathError):
         if not _is_over(base, directory, sandbox):
             return
-        lock = wait_for_lock(directory, _TIMEOUT)
+        lock = take_lock(directory, _TIMEOUT)
         if lock is None:
             return
         try:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import stat
@@ -33,6 +32,7 @@ from engine.linux.files import (
     make_private_directory,
     open_private_directory,
 )
+from engine.linux.locks import lock
 
 # Patterns are compiled where they are first used: a run needs one of them.
 _PLAIN_COMPONENT = r"[0-9A-Fa-f]{32}"
@@ -94,8 +94,8 @@ def open_container(base: PrivateDirectory, name: str) -> tuple[PrivateDirectory,
             raise
 
 
-def take_lock(container: PrivateDirectory) -> int | None:
-    """Take the lock in `container`; None when a live container, or another engine, holds it.
+def take_lock(container: PrivateDirectory, seconds: float = 0.0) -> int | None:
+    """Take the lock in `container`; None when a live container, or another engine, still holds it after `seconds`.
 
     Answers with a descriptor that holds it. A lock file that was removed between the opening and the taking
     guards nothing, so it is opened anew; so is one that is no FIFO, once nobody holds it. Raises
@@ -103,6 +103,7 @@ def take_lock(container: PrivateDirectory) -> int | None:
     """
     path = os.path.join(container.path, LOCK)
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    until = time.monotonic() + seconds
     while True:
         try:
             descriptor = os.open(LOCK, flags, dir_fd=container.descriptor)
@@ -113,32 +114,20 @@ def take_lock(container: PrivateDirectory) -> int | None:
             if error.errno == errno.ELOOP:
                 raise UntrustedPathError(path, "is a symbolic link") from None
             raise OSError(error.errno, error.strerror, path) from None
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, descriptor)
             status = os.fstat(descriptor)
             if status.st_uid != os.geteuid():
                 raise UntrustedPathError(
                     path, f"is owned by uid {status.st_uid} (expected uid {os.geteuid()})"
                 )
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not lock(descriptor, until):
+                return None
             if _names(container, LOCK, status):
                 if stat.S_ISFIFO(status.st_mode):
+                    undo.pop_all()
                     return descriptor
                 os.unlink(LOCK, dir_fd=container.descriptor)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-
-
-def wait_for_lock(container: PrivateDirectory, seconds: float) -> int | None:
-    """As `take_lock`, after waiting up to so many seconds for whoever holds it."""
-    end = time.monotonic() + seconds
-    while (lock := take_lock(container)) is None and time.monotonic() < end:
-        time.sleep(0.01)
-    return lock
 
 
 def open_runsc_root(container: PrivateDirectory) -> PrivateDirectory:

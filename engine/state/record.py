@@ -7,8 +7,6 @@ is lost when a command is killed, so the next one finds out the truth.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import os
 from collections.abc import Mapping
@@ -17,11 +15,13 @@ from dataclasses import asdict, dataclass
 from engine.linux.boot import boot_id
 from engine.linux.files import PrivateDirectory, UntrustedPathError
 from engine.linux.process import started
+from engine.linux.regular_files import read_own, replace_own
 from engine.state.container import OCI_RECORD
 from engine.state.oci_lifecycle import OCI_LIFECYCLE, Status, Verb
 
 FORMAT = 1
-_NEW = OCI_RECORD + ".new"
+#: Bytes of the longest record, or file of runsc's about a container, that is read; runsc's has all of config.json.
+LIMIT = 1 << 26
 #: The verbs that move a container, each from one status to another.
 MOVES = {
     str(row.verb): (source, row.target)
@@ -139,21 +139,7 @@ class Record:
 def write(container: PrivateDirectory, record: Record) -> None:
     """Put `record` in the place of the one that is there, as a whole or not at all. Raises `OSError`."""
     data = json.dumps({"format": FORMAT, **asdict(record)}, separators=(",", ":")).encode() + b"\n"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    here = container.descriptor
-    descriptor = os.open(_NEW, flags, 0o600, dir_fd=here)
-    try:
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
-        finally:
-            os.close(descriptor)
-        os.rename(_NEW, OCI_RECORD, src_dir_fd=here, dst_dir_fd=here)
-    except OSError as error:
-        with contextlib.suppress(OSError):  # what stopped the writing is what is said
-            os.unlink(_NEW, dir_fd=here)
-        raise OSError(error.errno, error.strerror, os.path.join(container.path, OCI_RECORD)) from None
+    replace_own(container, OCI_RECORD, data)
 
 
 def remove(container: PrivateDirectory) -> bool:
@@ -168,8 +154,9 @@ def remove(container: PrivateDirectory) -> bool:
 def read(container: PrivateDirectory) -> Record | None:
     """The record in `container`; None where there is none. Raises `UntrustedPathError` and `OSError`."""
     path = os.path.join(container.path, OCI_RECORD)
-    data = read_own(container, OCI_RECORD)
-    if data is None:
+    try:
+        data = read_own(container, OCI_RECORD, LIMIT)
+    except FileNotFoundError:
         return None
     try:
         fields = json.loads(data)
@@ -188,21 +175,3 @@ def read(container: PrivateDirectory) -> Record | None:
         return Record(**fields, program=program and Program(**program))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UntrustedPathError(path, f"is no record of this engine ({error})") from None
-
-
-def read_own(directory: PrivateDirectory, name: str) -> bytes | None:
-    """The content of a file of our own in `directory`; None where there is no such name."""
-    path = os.path.join(directory.path, name)
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        descriptor = os.open(name, flags, dir_fd=directory.descriptor)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise UntrustedPathError(path, "is a symbolic link") from None
-        raise OSError(error.errno, error.strerror, path) from None
-    with os.fdopen(descriptor, "rb") as file:
-        if os.fstat(descriptor).st_uid != os.geteuid():
-            raise UntrustedPathError(path, "is another user's")
-        return file.read()

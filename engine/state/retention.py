@@ -8,16 +8,15 @@ Sources: fcntl(2) (leases), inode(7), signal(7).
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
-import signal
-import stat
 from collections.abc import Callable, Iterable
 from contextlib import closing
 
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
+from engine.linux.locks import take_lease
+from engine.linux.regular_files import open_own
 from engine.records import dataclass
 from engine.state.cleanup import in_use_reason
 from engine.state.container import TRACES, component, take_lock
@@ -103,18 +102,8 @@ class _Own:
 
     def __init__(self, directory: PrivateDirectory, name: str) -> None:
         self._directory, self._name = directory, name
-        path = os.path.join(directory.path, name)
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        try:
-            self._descriptor = os.open(name, flags, dir_fd=directory.descriptor)
-        except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a socket
-                raise UntrustedPathError(path, "is not a regular file") from None
-            raise
+        self._descriptor = open_own(directory, name)
         self.status = os.fstat(self._descriptor)
-        if not stat.S_ISREG(self.status.st_mode) or self.status.st_uid != os.geteuid():
-            os.close(self._descriptor)
-            raise UntrustedPathError(path, "is not a regular file of this user's")
 
     def close(self) -> None:
         """Close the descriptor; the file stays."""
@@ -122,10 +111,8 @@ class _Own:
 
     def is_written(self) -> bool:
         """Whether anybody has it open for writing: the kernel then gives no read lease. Raises `OSError`."""
-        # Who opens it while the lease is held would have SIGIO sent to us, which ends a process; this signal does not.
-        fcntl.fcntl(self._descriptor, fcntl.F_SETSIG, signal.SIGURG)
         try:
-            fcntl.fcntl(self._descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            take_lease(self._descriptor)
         except BlockingIOError:
             return True
         fcntl.fcntl(self._descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.linux.process import arguments, executing, runs, started
+from engine.linux.regular_files import read_own
 from engine.state import container as containers
 from engine.state.container import OCI_RECORD, RUNSC_ROOT, component, is_component
 from engine.state.oci_lifecycle import Status, status
-from engine.state.record import Attempt, Record, read, read_own
+from engine.state.record import LIMIT, Attempt, Record, read
 
 #: Seconds. runsc writes its state file in place; whoever looks meanwhile looks again.
 _MID_WRITE = 2.0
@@ -66,16 +67,18 @@ def state_file(
     Raises `OSError`, `UntrustedPathError`, and of that `CutShortError`.
     """
     end = time.monotonic() + seconds
-    while (data := read_own(runsc_root, name)) is not None:
+    while True:
         try:
+            data = read_own(runsc_root, name, LIMIT)
             return _parsed(data), data.decode()
+        except FileNotFoundError:
+            return None
         except (ValueError, KeyError, TypeError, AttributeError):
             if time.monotonic() > end:
                 raise CutShortError(
                     os.path.join(runsc_root.path, name), "is no state file that this engine can read"
                 ) from None
             time.sleep(0.01)
-    return None
 
 
 def _parsed(data: bytes | str) -> StateFile:
@@ -195,8 +198,7 @@ def members(base: PrivateDirectory, sandbox: Record) -> list[str]:
             continue
         with contextlib.suppress(OSError, UntrustedPathError):
             with contextlib.closing(open_private_directory(base.descriptor, base.path, name)) as container:
-                data = read_own(container, OCI_RECORD)
-                if data is None or sandbox.creation.encode() not in data:
+                if sandbox.creation.encode() not in read_own(container, OCI_RECORD, LIMIT):
                     continue  # a hundred of them are to be passed over quickly
                 noted = read(container)
             if noted is not None and noted.sandbox is not None and noted.sandbox.creation == sandbox.creation:

@@ -29,17 +29,20 @@ copy that is not what its record says, is made anew.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
-import signal
 import stat
 import time
 from collections.abc import Iterator
 
-from engine.linux.files import PrivateDirectory, make_private_directory, open_private_directory
-from engine.linux.identity import Identity
+from engine.linux.files import (
+    PrivateDirectory,
+    UntrustedPathError,
+    make_private_directory,
+    open_private_directory,
+)
+from engine.linux.locks import has_lease, lock, take_lease
+from engine.linux.regular_files import Identity, open_own, read_own, replace_own
 from engine.records import dataclass
 
 STORE = "staged"
@@ -51,7 +54,6 @@ SETTLED_NS = 2_000_000_000
 TIMEOUT = 2.0
 
 _CHUNK = 1 << 18
-_NEW = "new"
 #: Bytes: ten numbers and a digest take some four hundred.
 _MAX_RECORD = 4096
 
@@ -80,7 +82,7 @@ def opened(base: PrivateDirectory) -> Iterator[PrivateDirectory | None]:
     deadline = time.monotonic() + TIMEOUT
     while True:
         with contextlib.closing(make_private_directory(base.descriptor, base.path, STORE)) as store:
-            if not _lock(store, deadline):
+            if not lock(store.descriptor, deadline):
                 yield None
                 return
             if store.is_named_in(base.descriptor):  # else gc removed it while we waited
@@ -88,28 +90,10 @@ def opened(base: PrivateDirectory) -> Iterator[PrivateDirectory | None]:
                 return
 
 
-def _lock(store: PrivateDirectory, deadline: float) -> bool:
-    """Lock it, unless somebody else has it until the `deadline` of the monotonic clock."""
-    while True:
-        try:
-            fcntl.flock(store.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.001)
-        else:
-            return True
-
-
 def hold(kept: int) -> bool:
-    """Keep others from writing the file open for reading on `kept`, as long as it is open; False where that cannot be.
-
-    A read lease, fcntl(2): it is not given while anybody has the file open for writing. Whoever then opens it so waits,
-    and this process is sent a signal, here one that it need not notice, to let go: `is_held` tells.
-    """
+    """Keep others from writing the file open on `kept` as long as it is; False where that cannot be."""
     try:
-        fcntl.fcntl(kept, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(kept, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        take_lease(kept)
     except OSError:  # open for writing, or a file system that knows no leases
         return False
     return True
@@ -117,7 +101,7 @@ def hold(kept: int) -> bool:
 
 def is_held(kept: int) -> bool:
     """Whether nobody has asked to write the file since `hold`."""
-    return fcntl.fcntl(kept, fcntl.F_GETLEASE) == fcntl.F_RDLCK
+    return has_lease(kept)
 
 
 def find(store: PrivateDirectory, identity: Identity, pinned: int | None) -> Kept | None:
@@ -128,14 +112,10 @@ def find(store: PrivateDirectory, identity: Identity, pinned: int | None) -> Kep
     """
     key = _key(identity)
     try:
-        descriptor = os.open(
-            key, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=store.descriptor
-        )
+        descriptor = open_own(store, key)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
+    except UntrustedPathError:
         _remove(store, key)
         return None
     try:
@@ -184,14 +164,7 @@ def _write_record(store: PrivateDirectory, kept: Kept) -> None:
         "sha256": kept.digest,
         "copy": Identity.of(os.fstat(kept.descriptor)).facts(),
     }
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    name = f"{_key(kept.made_from)}.json"
-    descriptor = os.open(_NEW, flags, 0o600, dir_fd=store.descriptor)
-    try:
-        os.write(descriptor, json.dumps(record).encode())
-    finally:
-        os.close(descriptor)
-    os.replace(_NEW, name, src_dir_fd=store.descriptor, dst_dir_fd=store.descriptor)
+    replace_own(store, f"{_key(kept.made_from)}.json", json.dumps(record).encode())
 
 
 def collect(base: PrivateDirectory) -> list[str]:
@@ -206,7 +179,7 @@ def collect(base: PrivateDirectory) -> list[str]:
         return []
     gone = []
     with contextlib.closing(store):
-        if not _lock(store, time.monotonic() + TIMEOUT):
+        if not lock(store.descriptor, time.monotonic() + TIMEOUT):
             return []
         names = set(os.listdir(store.descriptor))
         used = {name for name in names if _is_linked(store, name)}
@@ -250,12 +223,7 @@ def _key(identity: Identity) -> str:
 def _judge(store: PrivateDirectory, identity: Identity, descriptor: int, pinned: int | None) -> Kept | None:
     """The copy open on `descriptor` where it still is what it should be, else None."""
     status = os.fstat(descriptor)
-    if not (
-        stat.S_ISREG(status.st_mode)
-        and stat.S_IMODE(status.st_mode) == 0o500
-        and status.st_uid == os.geteuid()
-        and status.st_size == identity.size
-    ):
+    if stat.S_IMODE(status.st_mode) != 0o500 or status.st_size != identity.size:
         return None
     record = _read_record(store, identity)
     if record is None:
@@ -278,17 +246,12 @@ class _Record:
 
 def _read_record(store: PrivateDirectory, identity: Identity) -> _Record | None:
     """What was recorded of the file with this `identity`; None where that is nothing, or not to be read."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.open(f"{_key(identity)}.json", flags, dir_fd=store.descriptor)
-        try:
-            record = json.loads(os.read(descriptor, _MAX_RECORD))
-        finally:
-            os.close(descriptor)
+        record = json.loads(read_own(store, f"{_key(identity)}.json", _MAX_RECORD))
         if record["made_from"] != identity.facts() or not _is_digest(record["sha256"]):
             return None
         return _Record(record["sha256"], record["copy"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, UntrustedPathError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from engine.digest import sha256
 from engine.errors import Reason, TraceError, hint_for
 from engine.linux.files import PrivateDirectory
+from engine.linux.regular_files import write_all
 from engine.records import TYPE_CHECKING
 from engine.traces.move import Move
 
@@ -113,10 +114,8 @@ class Trace:
             if self._torn:
                 self._cut(self._descriptor)
             while self._waiting:
-                line = memoryview(self._waiting[0])
                 self._torn = True
-                while line:
-                    line = line[os.write(self._descriptor, line) :]
+                write_all(self._descriptor, self._waiting[0])
                 self._torn = False
                 self._whole += len(self._waiting[0])
                 del self._waiting[0]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.linux.identity import Identity
+from engine.linux.regular_files import Identity
 from tests.integration.harness import Engine, processes_about, wait_for
 
 

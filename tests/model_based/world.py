@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.linux.identity import Identity as FileIdentity
+from engine.linux.regular_files import Identity as FileIdentity
 from engine.state.container import EXEC_ALLOW, RUNSC_ROOT, RUNTIME, component
 from engine.state.store import STORE
 from tests.model_based.two_steps import kept_copy, stage_directory

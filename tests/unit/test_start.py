@@ -46,11 +46,8 @@ RUN = {
         f"engine.lifecycle.{name}"
         for name in ("secure_root", "spec_files", "spec_graph", "stage", "validate")
     ),
-    *(
-        f"engine.linux{name}"
-        for name in ("", ".boot", ".files", ".identity", ".namespaces", ".openat2")
-    ),
-    "engine.linux.syscall",
+    *(f"engine.linux{name}" for name in ("", ".boot", ".files", ".locks", ".namespaces", ".openat2")),
+    *("engine.linux.regular_files", "engine.linux.syscall"),
 }
 ROOTLESS = {
     *("ctypes", "_ctypes", "engine.bundle.executable"),

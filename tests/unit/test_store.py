@@ -18,7 +18,7 @@ from engine.lifecycle.resolve import Resolved
 from engine.lifecycle.secure_root import secure_root
 from engine.lifecycle.stage import Staged, stage
 from engine.lifecycle.validate import Validated, validate
-from engine.linux.identity import Identity
+from engine.linux.regular_files import Identity
 from engine.options import Platform
 from engine.state import store
 from engine.state.gc import collect

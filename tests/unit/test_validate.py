@@ -20,7 +20,7 @@ from engine.lifecycle import validate as validate_step
 from engine.lifecycle.resolve import Resolved
 from engine.lifecycle.validate import Validated, validate
 from engine.linux import files
-from engine.linux.identity import Identity
+from engine.linux.regular_files import Identity
 from engine.options import Platform
 
 OWN_COPY = "install runsc from a package, or copy it where only root or you can write, owned so, mode 0755"

@@ -1,0 +1,161 @@
+"""One regular file, by its name in an open directory: opened and judged, read to its end, replaced as a whole.
+
+What is open is judged, never a name: a link, a FIFO or another user's file in the place of a file is refused, and does
+not make the engine wait. Sources: open(2), rename(2), inode(7).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+
+from engine.linux.files import PrivateDirectory, UntrustedPathError
+from engine.records import dataclass
+
+_PIECE = 1 << 20
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What tells one version of one file from another: any write, chmod or link moves `ctime_ns`.
+
+    Device, inode, size in bytes, and the times in nanoseconds.
+    """
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Identity:
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+    def facts(self) -> dict[str, int]:
+        """The five by name, as they are recorded."""
+        return {
+            "device": self.device,
+            "inode": self.inode,
+            "size": self.size,
+            "mtime_ns": self.mtime_ns,
+            "ctime_ns": self.ctime_ns,
+        }
+
+
+def open_regular(name: str, directory: int, path: str, *, owner: int | None = None) -> int:
+    """Open the regular file `name` in `directory` for reading; with `owner`, it must be that user's.
+
+    Raises `UntrustedPathError` for anything else, and `OSError`; both name `path`.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        descriptor = os.open(name, flags, dir_fd=directory)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UntrustedPathError(path, "is a symbolic link") from None
+        if error.errno == errno.ENXIO:
+            raise UntrustedPathError(
+                path, "is a socket, or a device that is not there, not a regular file"
+            ) from None
+        raise OSError(error.errno, error.strerror, path) from None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UntrustedPathError(path, f"is {_KINDS[stat.S_IFMT(status.st_mode)]}, not a regular file")
+        if owner is not None and status.st_uid != owner:
+            raise UntrustedPathError(path, f"is owned by uid {status.st_uid} (expected uid {owner})")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def open_own(directory: PrivateDirectory, name: str) -> int:
+    """Open a regular file of the effective user's for reading. Raises as `open_regular`."""
+    path = os.path.join(directory.path, name)
+    return open_regular(name, directory.descriptor, path, owner=os.geteuid())
+
+
+def read_regular(name: str, directory: int, path: str, limit: int, *, owner: int | None = None) -> bytes:
+    """All of such a file. Raises as `open_regular`, and `OSError` EFBIG where it has more than `limit` bytes."""
+    descriptor = open_regular(name, directory, path, owner=owner)
+    try:
+        size, data = os.fstat(descriptor).st_size, bytearray()
+        while max(size, len(data)) <= limit:  # it may grow meanwhile
+            piece = os.read(descriptor, _PIECE)
+            if not piece:
+                return bytes(data)
+            data += piece
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+    finally:
+        os.close(descriptor)
+    raise OSError(errno.EFBIG, f"it is larger than {limit} bytes", path)
+
+
+def read_own(directory: PrivateDirectory, name: str, limit: int) -> bytes:
+    """All of a regular file of the effective user's. Raises as `read_regular`."""
+    path = os.path.join(directory.path, name)
+    return read_regular(name, directory.descriptor, path, limit, owner=os.geteuid())
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of `data`, however little the kernel takes at once. Raises `OSError`: some may be written by then."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def replace_own(directory: PrivateDirectory, name: str, data: bytes, *, mode: int = 0o600) -> None:
+    """Make `data` the content of the file `name`, as a whole or not at all. The caller holds the directory's lock.
+
+    Whatever stands in its place is replaced, but for a directory. Raises `OSError` that names it; then it is as it was.
+    No fsync: it outlives the process, not a crash of the machine.
+    """
+    new, path = f"{name}.new", os.path.join(directory.path, name)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(new, dir_fd=directory.descriptor)  # of one who was killed
+        _replace(directory.descriptor, new, name, data, mode)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+
+
+def replace_file(path: str, data: bytes, *, mode: int = 0o666) -> None:
+    """As `replace_own`, in a directory that others may use as well: a link at `path` is replaced, not followed.
+
+    Raises `OSError` that names `path`, and `ValueError` where that has a NUL.
+    """
+    where, name = os.path.split(path)
+    try:
+        directory = os.open(where or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _replace(directory, f".engine-{os.urandom(8).hex()}", name, data, mode)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+
+
+def _replace(directory: int, new: str, name: str, data: bytes, mode: int) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(new, flags, mode, dir_fd=directory)
+    try:
+        try:
+            write_all(descriptor, data)
+        finally:
+            os.close(descriptor)
+        os.replace(new, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException:
+        with contextlib.suppress(OSError):  # what stopped it is what is said
+            os.unlink(new, dir_fd=directory)
+        raise
