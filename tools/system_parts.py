@@ -8,11 +8,11 @@ usage: python tools/system_parts.py run|test|bench
 
 from __future__ import annotations
 
-import mmap
 import os
 import sys
 from collections.abc import Callable, Sequence
 
+from engine.runsc.binary import platform_package, texts_in
 from tools import SetupError, say
 from tools.busybox import static_busybox
 
@@ -32,13 +32,9 @@ def find_runsc() -> str | None:
 
 
 def has_systrap(path: str) -> bool:
-    """Whether the runsc at `path` knows the systrap platform, told by the name of its Go package."""
+    """Whether the runsc at `path` knows the systrap platform."""
     with open(path, "rb") as file:
-        if not os.fstat(file.fileno()).st_size:
-            return False
-        flags = mmap.MAP_PRIVATE | mmap.MAP_POPULATE  # one page fault instead of thousands
-        with mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ) as content:
-            return content.find(b"platform/systrap") >= 0
+        return bool(texts_in(file.fileno(), [platform_package("systrap")]))
 
 
 def on_path(*programs: str) -> bool:

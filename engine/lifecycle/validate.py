@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
 
 from engine.errors import Reason, ValidateError, hint_for
 from engine.lifecycle.resolve import TRUSTED_PATHS, Resolved
@@ -17,21 +16,15 @@ from engine.linux.namespaces import unmapped_uid
 from engine.linux.regular_files import Identity
 from engine.options import Platform
 from engine.records import TYPE_CHECKING, dataclass, replace
+from engine.runsc.binary import platform_package, texts_in
 
 if TYPE_CHECKING:
     from typing import Any
 
 _ELF = b"\x7fELF"
 _SCRIPT = b"#!"
-#: elf(5), `e_ident`: of each architecture that gVisor runs on.
-_64_BITS_LITTLE_ENDIAN = b"\2\1"
-#: As many program headers are looked at; a build of runsc has some ten.
-_MANY_SEGMENTS = 64
-#: elf(5), `p_type` and `p_flags`: a loaded segment that is neither written nor executed.
-_LOAD, _READ_ONLY = b"\1\0\0\0", b"\4\0\0\0"
 #: A Nix wrapper is a few lines; anything longer is some other script.
 _MAX_WRAPPER = 4096
-_CHUNK = 1 << 18
 _OWN_COPY = "install runsc from a package, or copy it where only root or you can write, owned so, mode 0755"
 
 
@@ -214,7 +207,9 @@ def _as_elf(binary: Validated, wrapper: str | None = None) -> Validated:
             reason=Reason.NOT_A_PROGRAM,
             hint="name the runsc binary with --runsc PATH",
         )
-    platforms = _platforms(binary)
+    packages = {platform_package(name): str(name) for name in Platform if name is not Platform.AUTO}
+    found = texts_in(binary.descriptor, packages)
+    platforms = tuple(name for package, name in packages.items() if package in found)
     platform = binary.platform
     if platform is Platform.AUTO:
         platform = Platform.SYSTRAP if Platform.SYSTRAP in platforms else Platform.PTRACE
@@ -225,54 +220,3 @@ def _as_elf(binary: Validated, wrapper: str | None = None) -> Validated:
             hint="choose another --platform, or a newer runsc",
         )
     return replace(binary, wrapper=wrapper, platforms=platforms, platform=platform)
-
-
-def _platforms(binary: Validated) -> tuple[str, ...]:
-    """The Sentry platforms compiled in, told by the Go package names a build carries: nothing is run to ask.
-
-    The bytes are read, not mapped: a mapped file that its owner cuts short ends the reader by SIGBUS.
-    """
-    names = {
-        f"pkg/sentry/platform/{name}".encode(): str(name) for name in Platform if name is not Platform.AUTO
-    }
-    longest = max(len(name) for name in names)
-    middle = _constants_offset(binary.descriptor)
-    found: set[str] = set()
-    # Constants first: there the names are soon found. What lies before is read only where one is missing.
-    for begin, end in ((middle, binary.identity.size), (0, middle + longest)):
-        for window in _windows(binary.descriptor, begin, end, longest):
-            found |= {name for package, name in names.items() if name not in found and package in window}
-            if len(found) == len(names):
-                return tuple(names.values())
-    return tuple(name for name in names.values() if name in found)
-
-
-def _windows(descriptor: int, begin: int, end: int, overlap: int) -> Iterator[bytearray]:
-    """The bytes from `begin` to `end`, a piece a turn; each turn starts with the last `overlap` of the one before.
-
-    It is one buffer: a new one a turn costs more than the search in it.
-    """
-    window = bytearray(overlap + _CHUNK)
-    piece = memoryview(window)[overlap:]
-    while begin < end and (count := os.preadv(descriptor, [piece[: end - begin]], begin)):
-        window[overlap + count :] = bytes(_CHUNK - count)
-        yield window
-        window[:overlap] = window[count : count + overlap]
-        begin += count
-
-
-def _constants_offset(descriptor: int) -> int:
-    """Where in an ELF file of 64 bits, elf(5), its read-only data begins; 0 where that cannot be told."""
-    header = os.pread(descriptor, 64, 0)
-    if header[4:6] != _64_BITS_LITTLE_ENDIAN:
-        return 0
-    table, entry, number = header[32:40], header[54:56], header[56:58]
-    for index in range(min(int.from_bytes(number, "little"), _MANY_SEGMENTS)):
-        offset = int.from_bytes(table, "little") + index * int.from_bytes(entry, "little")
-        if offset >= 1 << 63:
-            return 0
-        program = os.pread(descriptor, 16, offset)
-        kind, flags = program[0:4], program[4:8]
-        if (kind, flags) == (_LOAD, _READ_ONLY):
-            return int.from_bytes(program[8:16], "little")
-    return 0

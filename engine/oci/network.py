@@ -14,9 +14,11 @@ from typing import Any
 
 from engine.errors import EngineError, Reason
 from engine.lifecycle.trusted_runsc import find_runsc
+from engine.lifecycle.validate import Validated
 from engine.linux.child import ask_child
 from engine.linux.syscall import library_call
 from engine.options import Network
+from engine.runsc.binary import texts_in
 
 #: Key of the annotation by which `state` says that there is no network, and why.
 ANNOTATION = "dev.gvisor-engine.no-network"
@@ -25,7 +27,6 @@ ANNOTATION = "dev.gvisor-engine.no-network"
 _OLD_SIGN = "/proc/sys/net/core/rmem_default"
 _NEW_SIGN = "/proc/sys/net/core/dev_weight"
 _NEW_NETWORK_NAMESPACE = 0x40000000
-_CHUNK = 1 << 20
 
 
 class NetworkError(EngineError):
@@ -78,14 +79,9 @@ def _shows_in_new_namespace(path: str) -> bool:
 
 def _knows_new_sign(chosen: str | None, environment: Mapping[str, str]) -> bool:
     """Whether the runsc that a run would use has the newer sign among its texts, or not the older one."""
-    new, old = _NEW_SIGN.encode(), _OLD_SIGN.encode()
     with closing(find_runsc(chosen, environment)) as binary:
-        offset, tail, is_old = 0, b"", False
-        while chunk := os.pread(binary.descriptor, _CHUNK, offset):
-            window = tail + chunk
-            if new in window:
-                return True
-            is_old = is_old or old in window
-            offset += len(chunk)
-            tail = window[-len(old) :]
-    return not is_old
+        return _has(binary, _NEW_SIGN) or not _has(binary, _OLD_SIGN)
+
+
+def _has(binary: Validated, sign: str) -> bool:
+    return bool(texts_in(binary.descriptor, [sign.encode()]))

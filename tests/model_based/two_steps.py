@@ -114,10 +114,11 @@ def make_staging_small(replace: Callable[..., None], *, settled: bool) -> None:
     That takes two seconds in which nobody writes it; here it is as the test says, and the world sees to it that no two
     versions of a file bear one time. Nor does a run wait for another that has the store, which here stands still.
     """
-    from engine.lifecycle import stage, validate
+    from engine.lifecycle import stage
+    from engine.runsc import binary
     from engine.state import store
 
-    replace(validate, "_CHUNK", CHUNK)
+    replace(binary, "_CHUNK", CHUNK)
     replace(stage, "_PIECE", CHUNK)
     replace(store, "_CHUNK", CHUNK)
     replace(store, "SETTLED_NS", 0 if settled else 1 << 62)

@@ -38,7 +38,7 @@ RUN = {
     *(f"engine.bundle{name}" for name in ("", ".bundle", ".linux", ".oci_config", ".process")),
     *(f"engine.bundle.{name}" for name in ("resources", "rules", "strict_json")),
     *(f"engine.cli{name}" for name in ("", ".command", ".main", ".run")),
-    *("engine.runsc", "engine.runsc.arguments", "engine.runsc.execute"),
+    *(f"engine.runsc{name}" for name in ("", ".arguments", ".binary", ".execute")),
     *(f"engine.state{name}" for name in ("", ".base", ".cleanup", ".container", ".programs", ".store")),
     *("engine.traces", "engine.traces.move", "engine.traces.writer"),
     *(f"engine.lifecycle{name}" for name in ("", ".exec", ".machine", ".policy", ".resolve", ".runner")),

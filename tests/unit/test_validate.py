@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
-import functools
 import os
 import stat
 from collections.abc import Callable
@@ -402,35 +400,6 @@ def test_the_platform_is_the_one_asked_for_and_auto_is_systrap_where_the_build_h
     assert (pinned.platforms, pinned.platform) == (has, used)
 
 
-@pytest.mark.parametrize("chunk", [1, 5, 27, 28, 61])
-def test_a_platform_is_found_wherever_the_pieces_read_are_parted(
-    private: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
-) -> None:
-    monkeypatch.setattr(validate_step, "_CHUNK", chunk)
-    for padding in range(30):
-        path = build(private / "runsc", "x" * padding, "systrap", "none" * padding, "ptrace")
-        with contextlib.closing(pin(path)) as pinned:
-            assert pinned.platforms == ("systrap", "ptrace")
-
-
-def test_no_more_is_read_than_it_takes_to_find_every_platform(
-    private: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = build(private / "runsc", "systrap", "kvm", "ptrace")
-    os.truncate(path, 8192)
-    monkeypatch.setattr(validate_step, "_CHUNK", 1024)
-    offsets = set()
-
-    def noted(read: Callable[..., Any], descriptor: int, wanted: Any, offset: int) -> Any:
-        offsets.add(offset)
-        return read(descriptor, wanted, offset)
-
-    for name in ("pread", "preadv"):
-        monkeypatch.setattr(os, name, functools.partial(noted, getattr(os, name)))
-    assert len(pin(path).platforms) == 3
-    assert offsets == {0}
-
-
 def test_a_refusal_leaves_no_descriptor_open(binary: Path) -> None:
     before = os.listdir("/proc/self/fd")
     binary.write_bytes(b"no")
@@ -558,102 +527,3 @@ class TestWalk:
         assert self.distrusted(ours) == (
             f"'{private}/theirs' is owned by uid 65534 (expected uid 0 or uid 1000)"
         )
-
-
-def elf(*segments: tuple[int, int, int], table: int = 64, entry: int = 56, told: int | None = None) -> bytes:
-    """An ELF file of 64 bits with these program headers: type, flags, offset of what is loaded.
-
-    It says that it has as many, or as many as are `told`. What nobody asks for is all ones.
-    """
-    header = bytearray(b"\xff" * 64)
-    header[:6] = b"\x7fELF\2\1"
-    header[32:40] = table.to_bytes(8, "little")
-    header[54:56] = entry.to_bytes(2, "little")
-    header[56:58] = (len(segments) if told is None else told).to_bytes(2, "little")
-    headers = [
-        kind.to_bytes(4, "little") + flags.to_bytes(4, "little") + offset.to_bytes(8, "little")
-        for kind, flags, offset in segments
-    ]
-    return bytes(header) + bytes(table - 64) + b"".join(each.ljust(entry, b"\xff") for each in headers)
-
-
-CODE, CONSTANTS, NOTE = (1, 5, 0), (1, 4, 3000), (4, 4, 7)
-
-
-@pytest.mark.parametrize(
-    ("content", "offset"),
-    [
-        (elf(CODE, CONSTANTS), 3000),
-        (elf(NOTE, CODE, CONSTANTS, (1, 4, 4000)), 3000),
-        (elf(CODE, CONSTANTS, table=100, entry=64), 3000),
-        (elf(CODE, (1, 4, 2**64 - 1)), 2**64 - 1),
-        (elf(CODE, NOTE, (1, 6, 9)), 0),
-        (elf(), 0),
-        (elf(*[CODE] * 63, CONSTANTS), 3000),
-        (elf(*[CODE] * 64, CONSTANTS), 0),
-        (elf(CODE, CONSTANTS, told=1), 0),
-        (b"\x7fELF\1\1" + elf(CODE, CONSTANTS)[6:], 0),
-        (b"\x7fELF\2\2" + elf(CODE, CONSTANTS)[6:], 0),
-        (elf(CODE, CONSTANTS)[:60], 0),
-        (elf(CODE, CONSTANTS)[:100], 0),
-        (elf(CODE, CONSTANTS)[:32] + b"\xff" * 8 + elf(CODE, CONSTANTS)[40:], 0),
-        (elf(CODE, CONSTANTS)[:32] + (1 << 63).to_bytes(8, "little") + elf(CODE, CONSTANTS)[40:], 0),
-        (b"\x7fELF", 0),
-    ],
-)
-def test_where_constants_begin_is_read_from_the_program_headers(
-    private: Path, content: bytes, offset: int
-) -> None:
-    (private / "elf").write_bytes(content)
-    with (private / "elf").open("rb") as file:
-        assert validate_step._constants_offset(file.fileno()) == offset
-
-
-NAMES = [b"pkg/sentry/platform/" + name for name in (b"systrap", b"kvm", b"ptrace")]
-
-
-@pytest.mark.parametrize(
-    "places", [(3000, 4000, 5000), (500, 4000, 1000), (2990, 2000, 300), (5000, 2987, 2960)]
-)
-def test_platforms_are_found_wherever_they_lie(
-    private: Path, monkeypatch: pytest.MonkeyPatch, places: tuple[int, ...]
-) -> None:
-    content = bytearray(elf(CODE, CONSTANTS).ljust(6000, b"\0"))
-    for place, name in zip(places, NAMES, strict=True):
-        content[place : place + len(name)] = name
-    path = private / "runsc"
-    path.write_bytes(content)
-    path.chmod(0o755)
-    for chunk in (64, 100, 1024, 1 << 18):
-        monkeypatch.setattr(validate_step, "_CHUNK", chunk)
-        assert pin(path).platforms == ("systrap", "kvm", "ptrace")
-
-
-@pytest.mark.parametrize("missing", [0, 1, 2])
-def test_a_platform_that_is_not_there_is_not_found(private: Path, missing: int) -> None:
-    content = elf(CODE, CONSTANTS).ljust(3000, b"\0") + b";".join(NAMES[:missing] + NAMES[missing + 1 :])
-    path = private / "runsc"
-    path.write_bytes(content)
-    path.chmod(0o755)
-    assert pin(path).platforms == tuple(
-        name for index, name in enumerate(("systrap", "kvm", "ptrace")) if index != missing
-    )
-
-
-def test_what_lies_before_the_constants_is_read_only_where_a_name_is_missing(
-    private: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = private / "runsc"
-    path.write_bytes(elf(CODE, CONSTANTS).ljust(3000, b"\0") + b";".join(NAMES) + bytes(3000))
-    path.chmod(0o755)
-    monkeypatch.setattr(validate_step, "_CHUNK", 128)
-    read: list[int] = []
-    preadv = os.preadv
-
-    def noting(descriptor: int, buffers: list[memoryview], offset: int) -> int:
-        read.append(offset)
-        return preadv(descriptor, buffers, offset)
-
-    monkeypatch.setattr("os.preadv", noting)
-    assert len(pin(path).platforms) == 3
-    assert read == [3000]
