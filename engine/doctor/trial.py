@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
-import signal
 import subprocess
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.doctor.part import Part, Status
+from engine.linux.process import arguments, end_all, end_group
 
 #: How long a program may take to tell its version, in seconds. Java on a busy machine is the slowest.
 VERSION_LIMIT = 10.0
@@ -57,9 +55,7 @@ def run_limited(argv: Sequence[str], limit: float, environment: Mapping[str, str
         except subprocess.TimeoutExpired:
             pass
         finally:
-            if code is None:  # not waited for yet, so the number is still that of this group
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            end_group(process)
         output.seek(0)
         return Outcome(code, output.read().decode("utf-8", "replace"))
 
@@ -77,40 +73,10 @@ def try_program(name: str, argv: Sequence[str], pattern: str, enables: str, hint
     return Part(name, Status.OK, f"{version[1]} at {path}", enables, detail=detail)
 
 
-def kill_all_that_name(private: str, patience: float = 5.0) -> None:
+def kill_all_that_name(private: str) -> None:
     """Kill every process with the path `private`, which no other has, in its arguments, and see it gone.
 
     The sandbox and the gofer are sessions of their own, so killing runsc's process group misses them.
-    `patience` is in seconds.
     """
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
-        found = False
-        for process in list(_processes_that_name(private)):
-            found = True
-            with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
-                signal.pidfd_send_signal(process, signal.SIGKILL)
-            os.close(process)
-        if not found:
-            return
-        time.sleep(0.01)
-
-
-def _processes_that_name(private: str) -> Iterator[int]:
-    """A pidfd, the caller's to close, for each: it cannot come to mean another process, pidfd_open(2)."""
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit() or int(entry) == os.getpid():
-            continue
-        try:
-            process = os.pidfd_open(int(entry))
-        except OSError:
-            continue  # ended since the listing
-        try:
-            with open(f"/proc/{entry}/cmdline", "rb") as file:
-                is_ours = os.fsencode(private) in file.read()
-        except OSError:
-            is_ours = False  # ended, or hidden from us and so not ours
-        if is_ours:
-            yield process
-        else:
-            os.close(process)
+    path = os.fsencode(private)
+    end_all(lambda pid: any(path in given for given in arguments(pid)), seconds=5)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable
 
 from engine.linux.syscall import library_call
+from engine.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from subprocess import Popen
+    from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 
@@ -53,26 +60,28 @@ def arguments(pid: int) -> list[bytes]:
 
 def executing(program: tuple[int, int], argv_markers: tuple[str, ...]) -> list[int]:
     """The processes that `runs` is true of."""
-    return [
-        int(name) for name in os.listdir("/proc") if name.isdigit() and runs(int(name), program, argv_markers)
-    ]
+    return _all(lambda pid: runs(pid, program, argv_markers))
 
 
-def end_all(program: tuple[int, int], argv_markers: tuple[str, ...], *, seconds: float) -> list[int]:
-    """Kill every process that `runs` is true of, and wait for their ends; those that remain after `seconds`.
+def _all(is_one: Callable[[int], bool]) -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and is_one(int(name))]
+
+
+def end_all(is_one: Callable[[int], bool], *, seconds: float) -> list[int]:
+    """Kill every process that `is_one`, and wait for their ends; those that remain after `seconds`.
 
     Each is held by a pidfd before it is looked at again, so that none is killed in the place of another,
     pidfd_open(2).
     """
     deadline = time.monotonic() + seconds
-    while remaining := executing(program, argv_markers):
+    while remaining := _all(is_one):
         for pid in remaining:
             try:
                 held = os.pidfd_open(pid)
             except ProcessLookupError:
                 continue
             try:
-                if runs(pid, program, argv_markers):
+                if is_one(pid):
                     signal.pidfd_send_signal(held, signal.SIGKILL)
             except ProcessLookupError:
                 pass
@@ -82,6 +91,14 @@ def end_all(program: tuple[int, int], argv_markers: tuple[str, ...], *, seconds:
             return remaining
         time.sleep(0.005)
     return []
+
+
+def end_group(leader: Popen[Any]) -> None:
+    """Kill the process group that `leader` leads, unless that was waited for, and wait for it."""
+    if leader.returncode is None:  # so its number is still that of this group
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(leader.pid, signal.SIGKILL)
+    leader.wait()
 
 
 def die_with_parent(parent: int) -> None:

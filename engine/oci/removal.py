@@ -7,7 +7,7 @@ import os
 
 from engine.errors import Reason, hint_for, printable
 from engine.linux.files import UntrustedPathError, open_private_directory
-from engine.linux.process import end_all
+from engine.linux.process import end_all, runs
 from engine.oci import cgroups
 from engine.oci.container import Container, ContainerError, unreadable
 from engine.oci.lookup import open_base_of
@@ -37,11 +37,11 @@ def remove(found: Container, *, force: bool) -> None:
         raise ContainerError(found.verb, failed, reason=Reason.PROGRAM_FAILED, hint="delete it with --force")
     failed = _have_runsc_delete(found) if _runsc_knows(found) else None
     if noted := found.record.program:
-        if left := end_all(
+        program, markers = (
             (noted.device, noted.inode),
             argv_markers(found.base, found.directory, found.record),
-            seconds=_END,
-        ):
+        )
+        if left := end_all(lambda pid: runs(pid, program, markers), seconds=_END):
             raise ContainerError(
                 found.verb,
                 f"processes {left} of the container do not end",

@@ -12,7 +12,6 @@ import importlib.util
 import os
 import re
 import shutil
-import signal
 import subprocess
 import tempfile
 import threading
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from engine.errors import Reason
+from engine.linux.process import end_group
 from engine.spec.errors import (
     CheckError,
     JarError,
@@ -318,8 +318,7 @@ class _Running:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._kill()
-        self._process.wait()
+        end_group(self._process)
         self._watcher.join()
         if self._process.stdout is not None:
             self._process.stdout.close()
@@ -332,14 +331,8 @@ class _Running:
             self.timed_out = elapsed > self.limits.seconds
             self.was_cancelled = self._cancelled.is_set()
             if self.timed_out or self.was_cancelled:
-                self._kill()
+                end_group(self._process)
                 return
-
-    def _kill(self) -> None:
-        # The group's leader has not been waited for while poll() is None, so its id is still its own.
-        if self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def _judge(output: Output, running: _Running, name: str, tlc: Tlc) -> None:

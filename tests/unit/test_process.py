@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from engine.linux import process
-from engine.linux.process import arguments, die_with_parent, end_all, executing, runs, started
+from engine.linux.process import arguments, die_with_parent, end_all, end_group, executing, runs, started
 from tests.unit.forked import in_a_child
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -51,6 +51,10 @@ def start() -> Iterator[Start]:
 def identity(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_dev, status.st_ino
+
+
+def that_run(program: Path, *about: str) -> Callable[[int], bool]:
+    return lambda pid: runs(pid, identity(program), about)
 
 
 def end_without_waiting(given: subprocess.Popen[bytes]) -> None:
@@ -115,7 +119,7 @@ def test_all_of_them_are_killed_and_no_other(program: Path, start: Start) -> Non
     mine = [start(program, *about) for about in (("/a",), ("/b", "/a"))]
     others = [start(program, "/b"), start(Path("/bin/sh"), "/a")]
     before = set(os.listdir("/proc/self/fd"))
-    assert end_all(identity(program), ("/a",), seconds=60) == []
+    assert end_all(that_run(program, "/a"), seconds=60) == []
     assert set(os.listdir("/proc/self/fd")) == before
     assert [given.wait() for given in mine] == [-signal.SIGKILL] * 2
     assert [given.poll() for given in others] == [None, None]
@@ -136,7 +140,7 @@ def test_what_does_not_die_in_time_is_told(
     signals: list[int] = []
     monkeypatch.setattr(signal, "pidfd_send_signal", lambda held, number: signals.append(number))
     pid = start(program, "/a").pid
-    assert end_all(identity(program), ("/a",), seconds=0.5) == [pid]
+    assert end_all(that_run(program, "/a"), seconds=0.5) == [pid]
     assert slept == [0.005] * 3
     assert signals == [signal.SIGKILL] * 4
 
@@ -148,8 +152,8 @@ def test_one_that_is_gone_or_became_another_meanwhile_is_passed_over(
     gone.kill()
     gone.wait()
     seen = [[gone.pid, another.pid, mine.pid], []]
-    monkeypatch.setattr(process, "executing", lambda *_: seen.pop(0))
-    assert end_all(identity(program), ("/a",), seconds=1) == []
+    monkeypatch.setattr(process, "_all", lambda _: seen.pop(0))
+    assert end_all(that_run(program, "/a"), seconds=1) == []
     assert mine.wait() == -signal.SIGKILL
     assert another.poll() is None
     assert slept == [0.005]
@@ -166,8 +170,29 @@ def test_one_that_ends_before_it_is_killed_is_no_error(
 
     monkeypatch.setattr(signal, "pidfd_send_signal", kill)
     before = set(os.listdir("/proc/self/fd"))
-    assert end_all(identity(program), (), seconds=1) == []
+    assert end_all(that_run(program), seconds=1) == []
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("leader_ends", [False, True])
+def test_a_group_ends_as_a_whole_also_when_its_leader_has_ended(leader_ends: bool) -> None:
+    code = "sleep 600 & echo $!; " + ("exit 3" if leader_ends else "wait")
+    with subprocess.Popen(["sh", "-c", code], stdout=subprocess.PIPE, start_new_session=True) as leader:
+        assert leader.stdout is not None
+        other = int(leader.stdout.readline())
+        if leader_ends:
+            os.waitid(os.P_PID, leader.pid, os.WEXITED | os.WNOWAIT)
+        end_group(leader)
+        assert leader.returncode == (3 if leader_ends else -signal.SIGKILL)
+        assert leader.stdout.read() == b""  # the other had it open
+    assert started(other) is None
+
+
+def test_a_group_whose_leader_was_waited_for_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.killpg", lambda *_: pytest.fail("its number may be another's"))
+    with subprocess.Popen(["true"], start_new_session=True) as leader:
+        leader.wait()
+        end_group(leader)
 
 
 # --- The end of the parent ------------------------------------------------------------------------------------
