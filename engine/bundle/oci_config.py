@@ -32,7 +32,8 @@ from engine.bundle.rules import (
     refused,
     scalar,
 )
-from engine.bundle.strict_json import MismatchError, read
+from engine.bundle.strict_json import MismatchError, NotJsonError, read
+from engine.errors import BundleError, Reason
 from engine.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,11 +45,20 @@ def parse(data: bytes) -> dict[str, Any]:
 
     Raises `BundleError`, in one line: the path of the member, what is there, what is wanted, the hint.
     """
+    if not data.strip(b" \t\r\n"):
+        hint = "write one; `runsc spec` makes a first one"
+        raise BundleError("config.json is empty", reason=Reason.CONFIG_NOT_JSON, hint=hint)
     try:
         document: dict[str, Any] = read(data)
         CONFIG.check(document)
+    except NotJsonError as error:
+        what = f"config.json {error.what}"
+        raise BundleError(what, reason=Reason.CONFIG_NOT_JSON, hint=error.hint) from None
     except MismatchError as mismatch:
-        raise mismatch.as_bundle_error() from None
+        hint = f"correct it as the OCI runtime specification says ({mismatch.section or 'config.md'})"
+        raise BundleError(
+            f"config.json: {mismatch}", reason=Reason.CONFIG_INVALID, hint=mismatch.hint or hint
+        ) from None
     return document
 
 

@@ -13,7 +13,6 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 
-from engine.errors import BundleError, Reason
 from engine.records import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
@@ -38,14 +37,17 @@ class MismatchError(Exception):
         self.section = ""
         self.path = list(path)
 
-    def as_bundle_error(self) -> BundleError:
-        section = self.section or "config.md"
-        hint = self.hint or f"correct it as the OCI runtime specification says ({section})"
-        return BundleError(
-            f"config.json: {_json_path(reversed(self.path))} {self.found}, wanted {self.wanted}",
-            reason=Reason.CONFIG_INVALID,
-            hint=hint,
-        )
+    def __str__(self) -> str:
+        return f"{_json_path(reversed(self.path))} {self.found}, wanted {self.wanted}"
+
+
+class NotJsonError(Exception):
+    """It is not JSON; `what` says why, in one phrase, and `hint` what to do about it."""
+
+    def __init__(self, what: str, hint: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
 
 
 def _json_path(path: Iterable[str | int]) -> str:
@@ -104,36 +106,25 @@ _LONG_NUMBER = _Misfit(
     f"is a number of more than {MAX_NUMBER_LENGTH} characters", "a shorter one", "write a smaller number"
 )
 
+#: What a string may not hold; what matches nothing.
+_UNUSABLE, _NO_TEXT = "[\0\ud800-\udfff]", "(?!)"
 _UNUSABLE_TEXT = _Misfit("holds a NUL or half a surrogate pair", "text", "remove that character")
 
 _UNUSABLE_NAME = _Misfit("has a name with a NUL or half a surrogate pair", "text", "rename that member")
 
 
-def read(data: bytes) -> Any:
-    """The JSON value in `data`.
+def read(data: bytes, *, any_text: bool = False) -> Any:
+    """The JSON value in `data`; with `any_text`, strings may hold NULs and halves of surrogate pairs.
 
-    Raises `BundleError` for what is not JSON, `MismatchError` for what two readers may read differently.
+    Raises `NotJsonError`, and `MismatchError` for what two readers may read differently.
     """
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        raise BundleError(
-            f"config.json is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}",
-            reason=Reason.CONFIG_NOT_JSON,
-            hint="save it as UTF-8",
-        ) from None
+        what = f"is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}"
+        raise NotJsonError(what, "save it as UTF-8") from None
     if text.startswith("\ufeff"):
-        raise BundleError(
-            "config.json starts with a byte order mark",
-            reason=Reason.CONFIG_NOT_JSON,
-            hint="save it as UTF-8 without one",
-        )
-    if not text.strip(" \t\r\n"):
-        raise BundleError(
-            "config.json is empty",
-            reason=Reason.CONFIG_NOT_JSON,
-            hint="write one; `runsc spec` makes a first one",
-        )
+        raise NotJsonError("starts with a byte order mark", "save it as UTF-8 without one")
     misfits: list[_Misfit] = []
 
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -162,29 +153,23 @@ def read(data: bytes) -> Any:
             text, object_pairs_hook=members, parse_int=whole_number, parse_constant=constant
         )
     except json.JSONDecodeError as error:
-        raise BundleError(
-            f"config.json is not JSON: {error.msg.removesuffix(' at')} at line {error.lineno}, column {error.colno}",
-            reason=Reason.CONFIG_NOT_JSON,
-            hint="correct it there",
-        ) from None
+        line = f"line {error.lineno}, " if "\n" in text else ""
+        what = f"is not JSON: {error.msg.removesuffix(' at')} at {line}column {error.colno}"
+        raise NotJsonError(what, "correct it there") from None
     except RecursionError:
-        raise BundleError(
-            "config.json is nested too deeply to be a configuration",
-            reason=Reason.CONFIG_NOT_JSON,
-            hint="remove what nests so deeply",
-        ) from None
+        raise NotJsonError("is nested too deeply", "remove what nests so deeply") from None
     # JSON has no raw control characters and UTF-8 no surrogates, so either can only have come by an escape.
-    if misfits or "\\u" in text:
-        _refuse_misfits(document)
+    if misfits or ("\\u" in text and not any_text):
+        _refuse_misfits(document, _NO_TEXT if any_text else _UNUSABLE)
     return document
 
 
-def _refuse_misfits(document: object) -> None:
-    """Raise `MismatchError` for the first misfit, NUL or unpaired surrogate in `document`, if there is one.
+def _refuse_misfits(document: object, unusable_text: str) -> None:
+    """Raise `MismatchError` for the first misfit, or string with text that is unusable, in `document`.
 
     Without recursion, as members that are not looked at otherwise may nest as deep as `json` reads.
     """
-    unusable = re.compile("[\0\ud800-\udfff]")
+    unusable = re.compile(unusable_text)
     path: list[str | int] = []
     walks: list[Iterator[tuple[str | int, object]]] = [iter([("$", document)])]
     while walks:

@@ -7,13 +7,14 @@ as nearly all lines of the engine are. Every other line is read again by json, w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Generic, Literal, NamedTuple, NoReturn, NotRequired, TypedDict, TypeVar
+from typing import Annotated, Any, Generic, Literal, NamedTuple, NotRequired, TypedDict, TypeVar
 
 import msgspec
 
+from engine.bundle import strict_json
+from engine.bundle.strict_json import MismatchError, NotJsonError
 from engine.errors import Reason
 from engine.traces.move import PolicyOutcome, Trigger
 from engine.traces.writer import FORMAT
@@ -273,30 +274,12 @@ def read_record(line: bytes, form: int = FORMAT) -> Record[Any, Any]:
 
 def _read_object(line: bytes) -> dict[str, Any]:
     try:
-        given = json.loads(line.decode(), object_pairs_hook=_without_twins, parse_constant=_no_constant)
-    except UnicodeDecodeError as error:
-        raise BadLineError(f"not UTF-8 at byte {error.start + 1}") from None
-    except json.JSONDecodeError as error:
-        raise BadLineError(f"not JSON at character {error.pos + 1}: {error.msg}") from None
-    except RecursionError:
-        raise BadLineError("nested too deeply") from None
-    except ValueError as error:  # an integer of more digits than Python reads
-        raise BadLineError(str(error)) from None
+        given = strict_json.read(line, any_text=True)
+    except (NotJsonError, MismatchError) as error:
+        raise BadLineError(f"it {error}" if isinstance(error, NotJsonError) else str(error)) from None
     if not isinstance(given, dict):
         raise BadLineError("not a JSON object")
     return given
-
-
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    given = dict(pairs)
-    if len(given) != len(pairs):
-        twins = sorted({key for key, _ in pairs if [other for other, _ in pairs].count(key) > 1})
-        raise BadLineError(f"key {twins[0]!r} is given twice")
-    return given
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise BadLineError(f"{name} is not JSON")
 
 
 def _converted(given: dict[str, Any], kind: type[_Kind]) -> _Kind:

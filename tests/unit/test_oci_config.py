@@ -824,17 +824,17 @@ GOOD = encoded(MINIMAL)
         (b'{"hostname":"\xff"}', "config.json is not UTF-8: byte 0xff at offset 13"),
         (b'{"hostname":"\xed\xa0\x80"}', "config.json is not UTF-8: byte 0xed at offset 13"),
         (b'{"hostname":"\xc0\x80"}', "config.json is not UTF-8: byte 0xc0 at offset 13"),
-        (GOOD + b"x", "config.json is not JSON: Extra data at line 1, column"),
-        (GOOD + b"{}", "config.json is not JSON: Extra data at line 1, column"),
-        (GOOD + b"\0", "config.json is not JSON: Extra data at line 1, column"),
-        (GOOD[:-1], "config.json is not JSON: Expecting ',' delimiter at line 1, column"),
+        (GOOD + b"x", "config.json is not JSON: Extra data at column"),
+        (GOOD + b"{}", "config.json is not JSON: Extra data at column"),
+        (GOOD + b"\0", "config.json is not JSON: Extra data at column"),
+        (GOOD[:-1], "config.json is not JSON: Expecting ',' delimiter at column"),
         (b"{\n'a': 1}", "config.json is not JSON: Expecting property name"),
         (b'{"a":\n\n 01}', "config.json is not JSON: Expecting ',' delimiter at line 3, column 3"),
-        (b'{"a":"\0"}', "config.json is not JSON: Invalid control character at line 1, column 7"),
+        (b'{"a":"\0"}', "config.json is not JSON: Invalid control character at column 7"),
         (b'{"a":"\n"}', "config.json is not JSON: Invalid control character at line 1, column 7"),
         (b'{"a":"\\x"}', "config.json is not JSON: Invalid \\escape"),
         (b'{"a":1,}', "config.json is not JSON: "),
-        (b"nul", "config.json is not JSON: Expecting value at line 1, column 1"),
+        (b"nul", "config.json is not JSON: Expecting value at column 1"),
         (b"// a comment\n" + GOOD, "config.json is not JSON: Expecting value at line 1, column 1"),
     ],
 )
@@ -862,7 +862,7 @@ def test_a_top_level_that_is_no_object_is_refused(data: bytes, kind: str) -> Non
 def test_deep_nesting_is_refused(opening: str, closing: str, depth: int) -> None:
     begun = time.process_time()
     error = refusal((opening * depth + "0" + closing * depth).encode())
-    assert error.what == "config.json is nested too deeply to be a configuration"
+    assert error.what == "config.json is nested too deeply"
     assert time.process_time() - begun < 1
 
 
