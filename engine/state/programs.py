@@ -16,7 +16,7 @@ before that is made, so what a killed run leaves is found through its state. Wha
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -29,6 +29,7 @@ from engine.linux.files import (
     open_private_directory,
     open_trusted,
 )
+from engine.linux.locks import lock
 from engine.linux.namespaces import unmapped_uid
 from engine.state.base import NAME, default_base, open_base, open_existing_base, ordinary_user, reach_base
 from engine.state.container import PROGRAMS
@@ -158,7 +159,8 @@ def make_stage(place: PrivateDirectory, container: PrivateDirectory, name: str) 
             os.unlink(PROGRAMS, dir_fd=container.descriptor)
         raise
     try:
-        fcntl.flock(stage.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not lock(stage.descriptor):
+            raise FileExistsError(errno.EEXIST, "another engine has it", path)
         os.symlink(container.path, _STATE, dir_fd=stage.descriptor)
     except BaseException:
         with contextlib.closing(stage), contextlib.suppress(OSError):
@@ -245,11 +247,7 @@ def may_go(place: PrivateDirectory, name: str) -> bool:
             return False
         if is_earlier:
             return True
-        try:
-            fcntl.flock(stage.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return not _is_executed(stage)
+        return lock(stage.descriptor) and not _is_executed(stage)
 
 
 def _has(state: str, stage: str) -> bool:
