@@ -20,7 +20,10 @@ _KINDS = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFCHR: "a character device",
     stat.S_IFBLK: "a block device",
+    stat.S_IFSOCK: "a socket",
 }
+#: A FIFO opens without a writer, to be refused; a terminal does not become this process's own.
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,27 +59,46 @@ def open_regular(name: str, directory: int, path: str, *, owner: int | None = No
 
     Raises `UntrustedPathError` for anything else, and `OSError`; both name `path`.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
-        descriptor = os.open(name, flags, dir_fd=directory)
+        descriptor = os.open(name, _READ | os.O_NOFOLLOW, dir_fd=directory)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise UntrustedPathError(path, "is a symbolic link") from None
         if error.errno == errno.ENXIO:
-            raise UntrustedPathError(
-                path, "is a socket, or a device that is not there, not a regular file"
-            ) from None
+            raise UntrustedPathError(path, _not_regular("a socket, or a device that is not there")) from None
         raise OSError(error.errno, error.strerror, path) from None
+    return _judged(descriptor, path, owner)
+
+
+def open_named(path: str) -> int:
+    """Open the regular file that somebody named by `path` for reading; links are followed.
+
+    Raises `UntrustedPathError` for anything else, `OSError`, and `ValueError` where `path` has a NUL.
+    """
+    _judge(os.stat(path), path)  # before it is opened: opening some devices does something
+    return _judged(os.open(path, _READ), path)
+
+
+def _judged(descriptor: int, path: str, owner: int | None = None) -> int:
+    """`descriptor`, once what is open on it is a regular file; else it is closed."""
     try:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise UntrustedPathError(path, f"is {_KINDS[stat.S_IFMT(status.st_mode)]}, not a regular file")
+        _judge(status, path)
         if owner is not None and status.st_uid != owner:
             raise UntrustedPathError(path, f"is owned by uid {status.st_uid} (expected uid {owner})")
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _judge(status: os.stat_result, path: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise UntrustedPathError(path, _not_regular(_KINDS[stat.S_IFMT(status.st_mode)]))
+
+
+def _not_regular(kind: str) -> str:
+    return f"is {kind}, not a regular file"
 
 
 def open_own(directory: PrivateDirectory, name: str) -> int:
@@ -87,7 +109,16 @@ def open_own(directory: PrivateDirectory, name: str) -> int:
 
 def read_regular(name: str, directory: int, path: str, limit: int, *, owner: int | None = None) -> bytes:
     """All of such a file. Raises as `open_regular`, and `OSError` EFBIG where it has more than `limit` bytes."""
-    descriptor = open_regular(name, directory, path, owner=owner)
+    return _all_of(open_regular(name, directory, path, owner=owner), path, limit)
+
+
+def read_named(path: str, limit: int) -> bytes:
+    """All of such a file. Raises as `open_named`, and `OSError` EFBIG where it has more than `limit` bytes."""
+    return _all_of(open_named(path), path, limit)
+
+
+def _all_of(descriptor: int, path: str, limit: int) -> bytes:
+    """All of the file that is open, which is then closed."""
     try:
         size, data = os.fstat(descriptor).st_size, bytearray()
         while max(size, len(data)) <= limit:  # it may grow meanwhile

@@ -16,8 +16,10 @@ import pytest
 
 from engine.linux.files import PrivateDirectory, UntrustedPathError
 from engine.linux.regular_files import (
+    open_named,
     open_own,
     open_regular,
+    read_named,
     read_own,
     read_regular,
     replace_file,
@@ -96,6 +98,48 @@ def test_a_device_is_refused() -> None:
     with pytest.raises(UntrustedPathError, match=r"^'/named' is a character device, not a regular file$"):
         open_regular("null", devices, "/named")
     os.close(devices)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (os.mkdir, "is a directory, not a regular file"),
+        (os.mkfifo, "is a FIFO, not a regular file"),
+        (bind, "is a socket, not a regular file"),
+        (lambda path: os.symlink("/dev/null", path), "is a character device, not a regular file"),
+    ],
+)
+@pytest.mark.parametrize("is_swapped", [False, True])
+def test_what_somebody_names_is_opened_only_if_it_is_a_file(
+    here: PrivateDirectory,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[str], None],
+    why: str,
+    is_swapped: bool,
+) -> None:
+    make("file")
+    if is_swapped:  # a regular file was there when it was looked at
+        Path("other").touch()
+        then = os.stat("other")
+        monkeypatch.setattr("os.stat", lambda _: then)
+        if make is bind:
+            assert failure(lambda: open_named("file"))[0] == errno.ENXIO
+            return
+    for act in (open_named, partial(read_named, limit=9)):
+        with pytest.raises(UntrustedPathError) as refused:
+            act("file")
+        assert refused.value.why == why
+
+
+def test_what_somebody_names_may_be_a_link_to_a_file(here: PrivateDirectory) -> None:
+    Path("file").write_bytes(b"content")
+    Path("link").symlink_to("file")
+    assert read_named("link", 7) == b"content"
+    os.close(open_named("link"))
+    assert failure(lambda: read_named("link", 6)) == (errno.EFBIG, "it is larger than 6 bytes", "link")
+    assert failure(lambda: open_named("none")) == (errno.ENOENT, "No such file or directory", "none")
+    with pytest.raises(ValueError, match="null"):
+        open_named("a\0b")
 
 
 def test_another_users_file_is_refused_where_it_must_be_ones_own(
