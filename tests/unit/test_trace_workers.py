@@ -65,7 +65,10 @@ def cluster() -> Iterator[str]:
     """The address of a Dask scheduler with two workers, each a process of its own."""
     distributed = pytest.importorskip("distributed", reason="needs the extra: pip install '.[fleet]'")
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        n_workers=2,
+        threads_per_worker=1,
+        processes=True,
+        dashboard_address="127.0.0.1:0",  # any free port
     ) as made:
         yield made.scheduler_address
 
