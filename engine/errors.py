@@ -108,6 +108,8 @@ class Reason(StrEnum):
     BUNDLE_ABSENT = "bundle_absent"
     #: config.json or the root file system is a link, leaves the bundle, or is of another kind than it must be.
     BUNDLE_UNSAFE = "bundle_unsafe"
+    #: There is no root file system where config.json says.
+    ROOTFS_ABSENT = "rootfs_absent"
     #: config.json is not JSON.
     CONFIG_NOT_JSON = "config_not_json"
     #: config.json is not what the OCI runtime specification wants.
@@ -199,9 +201,16 @@ class UsageError(EngineError):
 
 
 class BundleError(EngineError):
-    """The bundle is not one that may be run; no lifecycle was started."""
+    """The bundle is not one that may be run; no lifecycle was started.
+
+    `member` is the path of the member of config.json that is wrong, such as `$.root.path`.
+    """
 
     step = "bundle"
+
+    def __init__(self, what: str, *, reason: Reason, hint: str, member: str | None = None) -> None:
+        self.member = member
+        super().__init__(what, reason=reason, hint=hint)
 
 
 class TraceError(EngineError):

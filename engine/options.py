@@ -56,18 +56,6 @@ class RunOptions:
     def __post_init__(self) -> None:
         check_container_id(self.container_id)
 
-    def facts(self) -> dict[str, str | bool | None]:
-        """The choices as they are recorded."""
-        return {
-            "network": str(self.network),
-            "platform": str(self.platform),
-            "rootless": self.rootless,
-            "ignore_cgroups": self.ignore_cgroups,
-            "exec_policy": str(self.exec_policy),
-            "require_exec_policy": self.require_exec_policy,
-            "runsc": self.runsc,
-        }
-
 
 def check_container_id(container_id: str) -> None:
     """Refuse an id that runsc would refuse, or that could name anything but one directory entry.

@@ -38,7 +38,7 @@ plain = os.uname_result((u.sysname, u.nodename, re.match(r"[0-9.]+", u.release)[
 os.uname = lambda: plain
 RUNSC = sys.argv.pop()
 {change}
-from engine.cli import main
+from engine.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

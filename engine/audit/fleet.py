@@ -28,9 +28,8 @@ from engine.verify.workers import ThisProcess, Workers
 
 #: How the engine names its traces.
 _TRACE = ".jsonl"
-#: How many rows a page of the list has, and how many reasons are listed.
+#: How many rows a page of the list has.
 PAGE_ROWS = 50
-_REASONS = 15
 
 #: The classes in which the charts colour them.
 CHARTED: tuple[tuple[str, str, tuple[Kind, ...]], ...] = (
@@ -186,18 +185,18 @@ def _run_of_many(path: str, first: int, content: bytes, graph: SpecGraph) -> Run
 
 
 def _unreadable(path: str, why: str, first: int | None = None) -> Run:
-    return Run(path, first, Kind.UNREADABLE, "", None, "", None, why, 0.0, (), None)
+    return Run(path, first, Kind.UNREADABLE, "", None, "", None, "", why, 0.0, (), None)
 
 
 def _known(evidence: Evidence, kind: Kind, first: int | None, signature: Signature | None = None) -> Run:
     fault, refusal = None, evidence.refusal
-    reason = ""
+    reason = what = ""
     if kind in {Kind.DIFFERS, Kind.OTHER_SPEC} and evidence.result.fault is not None:
-        fault, reason = evidence.result.fault.line + (first or 1) - 1, evidence.result.fault.what
+        fault, what = evidence.result.fault.line + (first or 1) - 1, evidence.result.fault.what
     elif kind is Kind.BAD_SIGNATURE and signature is not None:
-        reason = str(signature.why)
+        what = str(signature.why)
     elif refusal is not None:
-        reason = refusal.what
+        reason, what = refusal.reason or "", refusal.what
     return Run(
         path=evidence.path,
         line=first,
@@ -207,6 +206,7 @@ def _known(evidence: Evidence, kind: Kind, first: int | None, signature: Signatu
         step="" if kind is Kind.DIFFERS else str(evidence.stopped_in or ""),
         fault=fault,
         reason=reason,
+        what=what,
         seconds=evidence.seconds,
         steps=tuple(
             (moment.record.trigger, round(moment.seconds * 1e6))
@@ -229,7 +229,7 @@ def _kind(evidence: Evidence, bad_signature: bool) -> Kind:
     )
 
 
-_HEAD = ("what became of it", "started", "container", "step", "reason", "took", "trace")
+_HEAD = ("what became of it", "started", "container", "step", "reason", "what", "took", "trace")
 
 
 def _row(run: Run, common: str) -> list[str]:
@@ -240,7 +240,8 @@ def _row(run: Run, common: str) -> list[str]:
             run.started.strftime("%Y-%m-%d %H:%M:%S") if run.started is not None else "",
             run.container,
             run.step,
-            run.reason if run.fault is None else f"line {run.fault}: {run.reason}",
+            run.reason,
+            run.what if run.fault is None else f"line {run.fault}: {run.what}",
             html.duration(run.seconds) if run.steps or run.seconds else "",
             os.path.relpath(os.path.abspath(run.path), common) + ("" if run.line is None else f":{run.line}"),
         )
@@ -356,20 +357,18 @@ def _by_step(tally: Tally, buckets: Buckets | None) -> list[dict[str, Any]]:
 
 def _reasons(tally: Tally, buckets: Buckets | None) -> dict[str, Any]:
     ranked = sorted(tally.refusals(), key=lambda found: (-found[2].count, found[:2]))
-    shown = ranked[:_REASONS]
     return {
         "rows": [
             {
                 "step": step,
-                "reason": reason,
+                "reason": reason or "not recorded",
+                "example": printable(group.example),
                 "count": group.count,
                 "last": "" if group.last is None else html.when(group.last),
                 "line": _sparkline(tally, [group], buckets),
             }
-            for step, reason, group in shown
+            for step, reason, group in ranked
         ],
-        "all": len(ranked),
-        "covered": sum(group.count for _, _, group in shown),
         "refusals": tally.kinds[Kind.REFUSED],
     }
 

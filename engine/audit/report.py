@@ -25,7 +25,7 @@ from engine.lifecycle.spec_graph import spec_graph
 from engine.lifecycle.trusted_runsc import find_runsc
 from engine.runsc.command import version
 from engine.traces.move import State, Trigger
-from engine.traces.reader import Refusal
+from engine.traces.schema import Refusal
 from engine.verify.evidence import Evidence, Outcome, read
 from engine.verify.signature import SUFFIX, Signature, Signers, Standing, look
 from engine.verify.trace_check import Verdict

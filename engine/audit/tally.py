@@ -1,15 +1,14 @@
 """What the fleet view counts: runs go in, one by one or as what somebody else has counted, and are forgotten.
 
 What is kept does not grow with the number of runs. Times are kept to the precision that is shown, moments to the width
-of the bars that they can still come to stand in, reasons up to a number, and of the runs themselves those that are
-listed. The same runs in the same order give the same tally, whoever has counted which of them.
+of the bars that they can still come to stand in, refusals by step and reason, and of the runs themselves those that
+are listed. The same runs in the same order give the same tally, whoever has counted which of them.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -19,10 +18,8 @@ from typing import NamedTuple
 
 from engine.verify.signature import Standing
 
-#: How many runs are listed, and how many reasons are told apart.
+#: How many runs are listed.
 LISTED = 10_000
-MOST_REASONS = 1_000
-OTHER_REASONS = "(other reasons, of which there are too many to tell them apart)"
 #: How many bars a chart has at most, and the widths in seconds that one may stand for; above, whole years.
 _BARS = 30
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
@@ -58,7 +55,8 @@ _UNRELIABLE = frozenset({Kind.DIFFERS, Kind.BAD_SIGNATURE, Kind.UNREADABLE})
 class Run(NamedTuple):
     """What is told of one run. `line` is its first of a file of many runs, `fault` the number of its first bad line.
 
-    `steps` are the microseconds that each step took, `seconds` the time of all.
+    `reason` is the code of a refusal (a `Reason`; empty in a trace of format 1, which has none), `what` says in words
+    why it is of its kind. `steps` are the microseconds that each step took, `seconds` the time of all.
     """
 
     path: str
@@ -69,6 +67,7 @@ class Run(NamedTuple):
     step: str
     fault: int | None
     reason: str
+    what: str
     seconds: float
     steps: tuple[tuple[str, int], ...]
     signature: Standing | None
@@ -77,17 +76,6 @@ class Run(NamedTuple):
         """The same, of a file that has `lines` more above."""
         line = None if self.line is None else self.line + lines
         return self._replace(line=line, fault=None if self.fault is None else self.fault + lines)
-
-
-_QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
-_NUMBER = re.compile(r"\b\d+\b")
-
-
-def alike(reason: str) -> str:
-    """`reason` without what differs from run to run: quoted names and decimal numbers but modes."""
-    return _NUMBER.sub(
-        lambda found: found[0] if found[0].startswith("0") else "N", _QUOTED.sub("'…'", reason)
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +114,19 @@ class Buckets:
 
 @dataclass(slots=True)
 class Group:
-    """Runs of one kind and, if they were refused, of one step and reason. `cells` counts them over time."""
+    """Runs of one kind and, if they were refused, of one step and reason. `cells` counts them over time.
+
+    `example` is what the first of them says.
+    """
 
     count: int = 0
+    example: str = ""
     last: datetime | None = None
     cells: Counter[int] = field(default_factory=Counter)
 
     def add(self, other: Group, wider: int) -> None:
         """Take in another, whose cells are narrower by the factor `wider`."""
+        self.example = self.example or other.example
         self.count += other.count
         self.last = max(filter(None, (self.last, other.last)), default=None)
         for cell, number in other.cells.items():
@@ -208,9 +201,10 @@ class Tally:
         if not self.listed or self.listed[-1].path != run.path:
             self._has_directory(os.path.dirname(os.path.abspath(run.path)))
         refused = run.kind is Kind.REFUSED
-        key = (run.kind, run.step, alike(run.reason)) if refused else (run.kind, "", "")
+        key = (run.kind, run.step, run.reason) if refused else (run.kind, "", "")
         group = self.groups.setdefault(key, Group())
         group.count += 1
+        group.example = group.example or run.what
         if (moment := run.started) is None:
             self.undated += 1
         else:
@@ -232,7 +226,7 @@ class Tally:
         if part.first is not None and part.last is not None:
             self._spans(part.first, part.last)
         for key, group in part.groups.items():
-            self._group(key).add(group, self.width // part.width)
+            self.groups.setdefault(key, Group()).add(group, self.width // part.width)
         if sum(len(group.cells) for group in self.groups.values()) > _CELLS:
             self._widen()
         for step, durations in part.steps.items():
@@ -255,7 +249,7 @@ class Tally:
         return found
 
     def refusals(self) -> Iterator[tuple[str, str, Group]]:
-        """Each step and reason for which runs were refused."""
+        """Each step and reason (its code) for which runs were refused."""
         for (kind, step, reason), group in self.groups.items():
             if kind is Kind.REFUSED:
                 yield step, reason, group
@@ -272,11 +266,6 @@ class Tally:
         if self.first is None or self.last is None:
             return None
         return Buckets.over(math.floor(self.first.timestamp()), math.floor(self.last.timestamp()))
-
-    def _group(self, key: _GroupKey) -> Group:
-        if key not in self.groups and key[0] is Kind.REFUSED and len(self.groups) >= MOST_REASONS:
-            key = Kind.REFUSED, key[1], OTHER_REASONS
-        return self.groups.setdefault(key, Group())
 
     def _has_directory(self, directory: str) -> None:
         if directory != self.directory:

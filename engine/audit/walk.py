@@ -15,7 +15,7 @@ from typing import Any
 from engine.errors import EngineError, Reason
 from engine.lifecycle.machine import LIFECYCLE, TERMINAL
 from engine.traces.move import State, Trigger
-from engine.traces.reader import Refusal
+from engine.traces.schema import Refusal
 from engine.verify.trace_check import verify
 
 #: The longest trace that is read, in bytes. The engine's own are some thousands.

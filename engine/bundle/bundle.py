@@ -53,16 +53,6 @@ class Bundle:
     rootfs_identity: Identity
     may_be_root: bool = False
 
-    def facts(self) -> dict[str, Any]:
-        """What a trace says of it: which bundle, and how much of it runs outside the sandbox (its hooks)."""
-        hooks = self.config.get("hooks", {})
-        return {
-            "path": self.path,
-            "sha256": self.digest,
-            "rootfs": self.rootfs,
-            "hooks": sum(len(listed) for listed in hooks.values() if isinstance(listed, list)),
-        }
-
     def changed(self) -> str | None:
         """What is no longer as it was when this was opened, in one phrase; None when all is.
 
@@ -197,7 +187,13 @@ def _open_rootfs(directory: int, path: str, may_be_bundle: bool) -> tuple[int, I
             error.errno or 0, (f"cannot be opened: {error.strerror}", "name a directory that can be opened")
         )
         raise BundleError(
-            f"{where} is {path!r}, which {what}", reason=Reason.BUNDLE_UNSAFE, hint=hint
+            f"{where} is {path!r}, which {what}",
+            reason=Reason.ROOTFS_ABSENT
+            if isinstance(error, FileNotFoundError | NotADirectoryError)
+            else Reason.BUNDLE_UNSAFE
+            if error.errno in _ROOT_FAILURES
+            else Reason.FAILURE,
+            hint=hint,
         ) from None
     try:
         identity = _identity(descriptor)

@@ -57,7 +57,10 @@ def parse(data: bytes) -> dict[str, Any]:
     except MismatchError as mismatch:
         hint = f"correct it as the OCI runtime specification says ({mismatch.section or 'config.md'})"
         raise BundleError(
-            f"config.json: {mismatch}", reason=Reason.CONFIG_INVALID, hint=mismatch.hint or hint
+            f"config.json: {mismatch}",
+            reason=Reason.CONFIG_INVALID,
+            hint=mismatch.hint or hint,
+            member=mismatch.member,
         ) from None
     return document
 

@@ -37,8 +37,13 @@ class MismatchError(Exception):
         self.section = ""
         self.path = list(path)
 
+    @property
+    def member(self) -> str:
+        """The path of the member, such as `$.root.path`; a long one is cut in its middle."""
+        return _json_path(reversed(self.path))
+
     def __str__(self) -> str:
-        return f"{_json_path(reversed(self.path))} {self.found}, wanted {self.wanted}"
+        return f"{self.member} {self.found}, wanted {self.wanted}"
 
 
 class NotJsonError(Exception):

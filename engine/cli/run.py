@@ -89,9 +89,10 @@ def _run(options: argparse.Namespace) -> int:
 def _detach(bundle: str, chosen: RunOptions, options: argparse.Namespace) -> int:
     """Start the same run as a service, and say which."""
     from engine.cli.detach import start
+    from engine.traces.writer import options_facts
 
     arguments = [bundle, "--id", chosen.container_id]
-    for flag, value in chosen.facts().items():
+    for flag, value in options_facts(chosen).items():
         name = f"--{flag.replace('_', '-')}"
         if value is True:
             arguments.append(name)

@@ -12,9 +12,13 @@ from engine.options import Platform, RunOptions
 from engine.records import TYPE_CHECKING, dataclass
 from engine.runsc.arguments import RUN, RunscArguments, build_argv, build_environment
 from engine.runsc.execute import SignalGuard, become_runsc
+from engine.traces.writer import bundle_facts
 
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import NoReturn
+
+    from engine.traces.schema import Bundle as BundleFacts
+    from engine.traces.schema import ExecFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +29,13 @@ class HandOff:
     argv: tuple[str, ...]
     environment: Mapping[str, str]
     kept: frozenset[int]
-    bundle: Mapping[str, str]
+    bundle: BundleFacts
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> ExecFacts:
         return {
             "argv": list(self.argv),
             "environment": dict(self.environment),
-            "bundle": dict(self.bundle),
+            "bundle": self.bundle,
         }
 
 
@@ -70,7 +74,7 @@ def prepare(
         argv=build_argv(staged.path, root.used_root.path, options, platform, bundle.path, runsc_arguments),
         environment=build_environment(root.runtime.path),
         kept=frozenset({root.lock, *range(3, 3 + runsc_arguments.preserved)}),
-        bundle=bundle.facts(),
+        bundle=bundle_facts(bundle),
     )
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     class HasFacts(Protocol):
         """What a step establishes; `facts` is the part of it that is recorded."""
 
-        def facts(self) -> dict[str, Any]: ...
+        def facts(self) -> Facts: ...
 
     Established = TypeVar("Established", bound=HasFacts)
 

@@ -10,26 +10,16 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from enum import StrEnum
 
 from engine.bundle.bundle import Bundle
 from engine.errors import PolicyError, Reason
 from engine.linux.namespaces import sysctl
 from engine.options import ExecPolicy, RunOptions
 from engine.records import TYPE_CHECKING, dataclass
-from engine.traces.move import PolicyOutcome
+from engine.traces.move import PolicyOutcome, Strength
 
 if TYPE_CHECKING:
-    from typing import Any
-
-
-class Strength(StrEnum):
-    """How much of it is closed."""
-
-    #: No program of the host can be executed where it lies. New files can: see `Policy.open`.
-    HOST = "host"
-    #: Nor any new file, but through what `Policy.open` names.
-    SEALED = "sealed"
+    from engine.traces.schema import ApplyPolicyFacts, Ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +36,16 @@ class Policy:
     strength: Strength | None = None
     allowed: tuple[str, ...] = ()
     open: tuple[str, ...] = ()
-    ids: str | None = None
+    ids: Ids | None = None
     reason: str | None = None
     hint: str = "run without --require-exec-policy"
     caution: str | None = None
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> ApplyPolicyFacts:
         return {
-            "outcome": str(self.outcome),
+            "outcome": self.outcome,
             "mechanism": self.mechanism,
-            "strength": str(self.strength) if self.strength else None,
+            "strength": self.strength,
             "allowed": list(self.allowed),
             "open": list(self.open),
             "ids": self.ids,

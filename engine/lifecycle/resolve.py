@@ -10,7 +10,7 @@ from engine.errors import Reason, ResolveError
 from engine.records import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
-    from typing import Any
+    from engine.traces.schema import FoundBy, ResolveFacts
 
 TRUSTED_PATHS = ("/usr/local/bin/runsc", "/usr/bin/runsc", "/opt/gvisor/runsc")
 
@@ -22,9 +22,9 @@ class Resolved:
     """`path` is absolute; `found_by` says how: `option`, `trusted path` or `PATH`."""
 
     path: str
-    found_by: str
+    found_by: FoundBy
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> ResolveFacts:
         return {"path": self.path, "found_by": self.found_by}
 
 

@@ -29,10 +29,12 @@ from engine.state.base import chosen_base, open_base
 from engine.state.container import EXEC_ALLOW, RUNSC_ROOT, RUNTIME, component, open_container
 from engine.state.programs import PROGRAM, foresee
 from engine.traces.move import PolicyOutcome, Trigger
-from engine.traces.writer import Trace
+from engine.traces.writer import Trace, header
 
 if TYPE_CHECKING:
     from typing import Any, NoReturn, Protocol, TypeVar
+
+    from engine.traces.schema import Error, RefuseFacts
 
     class Undoable(Protocol):
         """What a run made: it can be taken back, and then let go of."""
@@ -78,20 +80,14 @@ def run(
     the refusal was recorded and what this run made was removed.
     """
     graph = spec_graph()
-    header = {
-        "engine": __version__,
-        "spec": graph.spec,
-        "options": options.facts(),
-        "bundle": bundle.facts(),
-        "host": {"kernel": os.uname().release, "machine": os.uname().machine, "user": os.geteuid()},
-    }
-    trace = Trace(options.container_id, header)
+    known = header(__version__, graph.spec, options, bundle)
+    trace = Trace(options.container_id, known)
     with SignalGuard() as process:
         if trace_path is not None:
             trace.create(trace_path)
         elif manager is not None:
             manager.keep_trace(trace)
-        lifecycle = SpecLifecycle(header, trace.move, graph)
+        lifecycle = SpecLifecycle(known, trace.move, graph)
         _Run(bundle, options, environment, trace, lifecycle, warn, process, manager).go()
     raise AssertionError("unreachable: a run is handed off or raises")
 
@@ -131,17 +127,10 @@ class _Refusal:
     left: tuple[str, ...]
 
     def facts(self) -> dict[str, Any]:
-        error = self.error
-        return {
-            "error": {
-                "step": error.step,
-                "reason": str(error.reason),
-                "what": error.what,
-                "hint": error.hint,
-            },
-            "cleaned": list(self.cleaned),
-            "left": list(self.left),
-        }
+        given = self.error
+        error: Error = {"step": given.step, "reason": given.reason, "what": given.what, "hint": given.hint}
+        facts: RefuseFacts = {"cleaned": list(self.cleaned), "left": list(self.left)}
+        return {"error": error, **facts}
 
 
 class _Run:

@@ -21,7 +21,7 @@ from engine.state.container import EXEC_ALLOW, LOCK, RUNSC_ROOT, RUNTIME, compon
 from engine.state.programs import open_place
 
 if TYPE_CHECKING:
-    from typing import Any
+    from engine.traces.schema import Directory, Sandbox, SecureRootFacts
 
 _HINT = (
     "make it a real directory that only root or you can write, or choose another base: ENGINE_ARTIFACT_BASE for "
@@ -41,7 +41,7 @@ class PodSandbox:
     runsc_root: PrivateDirectory
     digest: str
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Sandbox:
         return {
             "id": self.id,
             "directories": [_facts(self.container), _facts(self.runsc_root)],
@@ -75,15 +75,18 @@ class SecuredRoot:
         """The one that runsc is given with `--root`: where it keeps its state of the whole sandbox."""
         return self.sandbox.runsc_root if self.sandbox else self.runsc_root
 
-    def facts(self) -> dict[str, Any]:
-        return {
+    def facts(self) -> SecureRootFacts:
+        facts: SecureRootFacts = {
             "user": os.geteuid(),
             "directories": [_facts(directory) for directory in self.directories],
             "lock": os.path.join(self.container.path, LOCK),
             "cleaned": list(self.cleaned),
-            **({"sandbox": self.sandbox.facts()} if self.sandbox else {}),
-            **({"programs": _facts(self.programs)} if self.programs else {}),
         }
+        if self.sandbox:
+            facts["sandbox"] = self.sandbox.facts()
+        if self.programs:
+            facts["programs"] = _facts(self.programs)
+        return facts
 
     def changed(self) -> str | None:
         """What has become of the directories, in one phrase; None when each path still names what was secured.
@@ -201,7 +204,7 @@ def _remove_if_empty(parent: int, name: str) -> bool:
     return True
 
 
-def _facts(directory: PrivateDirectory) -> dict[str, Any]:
+def _facts(directory: PrivateDirectory) -> Directory:
     status = os.fstat(directory.descriptor)
     return {
         "path": directory.path,

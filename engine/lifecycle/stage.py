@@ -21,9 +21,10 @@ from engine.records import TYPE_CHECKING, dataclass
 from engine.state import programs, store
 from engine.state.container import EXEC_ALLOW
 from engine.state.store import Kept
+from engine.traces.writer import identity_facts
 
 if TYPE_CHECKING:
-    from typing import Any
+    from engine.traces.schema import StageFacts
 
 PROGRAM = programs.PROGRAM
 _NOEXEC_HINT = (
@@ -60,15 +61,15 @@ class Staged:
     compared: bool
     root: SecuredRoot
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> StageFacts:
         return {
             "path": self.path,
             "sha256": self.digest,
             "size": self.size,
             "mode": f"{self.mode:04o}",
-            "pinned": self.pinned.facts(),
+            "pinned": identity_facts(self.pinned),
             "from_store": self.from_store,
-            "made_from": self.made_from.facts(),
+            "made_from": identity_facts(self.made_from),
             "shared": self.shared,
             "hashed": self.hashed,
             "compared": self.compared,

@@ -17,9 +17,10 @@ from engine.linux.regular_files import Identity
 from engine.options import Platform
 from engine.records import TYPE_CHECKING, dataclass, replace
 from engine.runsc.binary import platform_package, texts_in
+from engine.traces.writer import identity_facts
 
 if TYPE_CHECKING:
-    from typing import Any
+    from engine.traces.schema import ValidateFacts
 
 _ELF = b"\x7fELF"
 _SCRIPT = b"#!"
@@ -46,11 +47,11 @@ class Validated:
     platforms: tuple[str, ...]
     platform: Platform
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> ValidateFacts:
         return {
             "path": self.path,
             "wrapper": self.wrapper,
-            "identity": self.identity.facts(),
+            "identity": identity_facts(self.identity),
             "owner": self.owner,
             "mode": f"{self.mode:04o}",
             "trusted_owners": list(self.trusted_owners),

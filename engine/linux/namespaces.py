@@ -13,7 +13,10 @@ import os
 from collections.abc import Iterable, Sequence
 
 from engine.linux.syscall import library_call
-from engine.records import dataclass
+from engine.records import TYPE_CHECKING, dataclass
+
+if TYPE_CHECKING:
+    from typing import Literal
 
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
 _CAP_SETGID, _CAP_SETUID = 6, 7
@@ -112,7 +115,7 @@ class IdMaps:
     gids: tuple[Range, ...]
     #: `all`: every id of the present namespace, by its root. `subordinate`: the caller as root and its subordinate
     #: ids after it, by newuidmap(1) and newgidmap(1). `single`: the caller as root, by itself.
-    kind: str
+    kind: Literal["all", "subordinate", "single"]
     programs: tuple[str, str] | None = None
 
 

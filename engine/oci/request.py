@@ -73,17 +73,19 @@ class Request:
         return (*(("--log", log) if log else ()), *(("--log-format", form) if form else ()))
 
     def report(self, error: EngineError) -> None:
-        """Say the error on stderr, and in the log the manager named, in the form it asked for."""
-        self._log("error", str(error))
+        """Say the error on stderr, and in the log that the manager named, in its form; JSON has the `reason`, too."""
+        self._log("error", str(error), error.reason)
         say(f"engine-oci: {error}")
 
-    def _log(self, level: str, message: str) -> None:
+    def _log(self, level: str, message: str, reason: str) -> None:
         log = self.common.value("log")
         if not log:
             return
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         if self.common.value("log-format") == "json":
-            line = json.dumps({"msg": message, "level": level, "time": now}, separators=(",", ":"))
+            line = json.dumps(
+                {"msg": message, "level": level, "time": now, "reason": reason}, separators=(",", ":")
+            )
         else:
             line = f"time={json.dumps(now)} level={level} msg={json.dumps(message)}"
         try:

@@ -10,6 +10,9 @@ from engine.records import TYPE_CHECKING, dataclass
 if TYPE_CHECKING:
     from typing import Any
 
+#: 1 had no reasons, and called the hint remedy.
+FORMAT = 2
+
 Facts = Mapping[str, "Any"]
 
 
@@ -44,6 +47,15 @@ class PolicyOutcome(StrEnum):
     ENFORCED = "enforced"
     UNAVAILABLE = "unavailable"
     NOT_APPLICABLE = "not_applicable"
+
+
+class Strength(StrEnum):
+    """How much of it is closed."""
+
+    #: No program of the host can be executed where it lies. New files can: see `Policy.open`.
+    HOST = "host"
+    #: Nor any new file, but through what `Policy.open` names.
+    SEALED = "sealed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,63 @@ from engine.errors import Reason, TraceError, hint_for
 from engine.linux.files import PrivateDirectory
 from engine.linux.regular_files import write_all
 from engine.records import TYPE_CHECKING
-from engine.traces.move import Move
+from engine.traces.move import FORMAT, Move
 
 if TYPE_CHECKING:
     from typing import Any
 
-#: 1 had no reasons, and called the hint remedy.
-FORMAT = 2
+    from engine.bundle.bundle import Bundle
+    from engine.linux.regular_files import Identity
+    from engine.options import RunOptions
+    from engine.traces import schema
+
+
+def header(engine: str, spec: str, options: RunOptions, bundle: Bundle) -> dict[str, Any]:
+    """What the first line says of this process: which engine, held to which spec, is to run what, and as whom."""
+    uname = os.uname()
+    host: schema.Host = {"kernel": uname.release, "machine": uname.machine, "user": os.geteuid()}
+    return {
+        "engine": engine,
+        "spec": spec,
+        "options": options_facts(options),
+        "bundle": bundle_facts(bundle),
+        "host": host,
+    }
+
+
+def options_facts(options: RunOptions) -> schema.Options:
+    """The choices as they are recorded."""
+    return {
+        "network": str(options.network),
+        "platform": str(options.platform),
+        "rootless": options.rootless,
+        "ignore_cgroups": options.ignore_cgroups,
+        "exec_policy": str(options.exec_policy),
+        "require_exec_policy": options.require_exec_policy,
+        "runsc": options.runsc,
+    }
+
+
+def bundle_facts(bundle: Bundle) -> schema.Bundle:
+    """Which bundle it is, and how much of it runs outside the sandbox (its hooks)."""
+    hooks = bundle.config.get("hooks", {})
+    return {
+        "path": bundle.path,
+        "sha256": bundle.digest,
+        "rootfs": bundle.rootfs,
+        "hooks": sum(len(listed) for listed in hooks.values() if isinstance(listed, list)),
+    }
+
+
+def identity_facts(identity: Identity) -> schema.Identity:
+    """Which version of which file."""
+    return {
+        "device": identity.device,
+        "inode": identity.inode,
+        "size": identity.size,
+        "mtime_ns": identity.mtime_ns,
+        "ctime_ns": identity.ctime_ns,
+    }
 
 
 class Trace:

@@ -20,7 +20,8 @@ from engine.errors import EngineError, Reason, hint_for
 from engine.lifecycle.machine import LIFECYCLE
 from engine.lifecycle.spec_graph import SpecGraph
 from engine.traces.move import State, Trigger
-from engine.traces.reader import BadLineError, Header, Record, Refusal, read_header, read_record
+from engine.traces.reader import BadLineError, read_header, read_record
+from engine.traces.schema import Header, Record, Refusal
 from engine.verify import trace_check
 from engine.verify.trace_check import TraceResult, Verdict
 

@@ -17,7 +17,8 @@ from engine.errors import printable
 from engine.lifecycle.machine import LIFECYCLE, OUT_OF_PLACE, REASONS, Guard, Known
 from engine.lifecycle.spec_graph import SpecGraph, spec_graph
 from engine.traces.move import State, Trigger
-from engine.traces.reader import BadLineError, Header, Record, read_header, read_record
+from engine.traces.reader import BadLineError, read_header, read_record
+from engine.traces.schema import Header, Record
 from engine.verify.trace_file import HEADER, MAX_LINE, STDIN, lines_of, open_trace
 
 if TYPE_CHECKING:

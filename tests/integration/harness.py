@@ -26,6 +26,7 @@ from typing import IO, Any, TypeVar
 from packaging.requirements import Requirement
 
 import engine
+from engine.errors import Reason
 from engine.lifecycle.spec_files import specs_directory
 from engine.state.container import component
 from engine.verify.trace_check import verify
@@ -223,6 +224,16 @@ class Finished:
         assert self.stderr.isprintable() or self.stderr[:-1].isprintable(), self
         assert self.stderr.startswith("engine"), self
         return self.stderr[:-1]
+
+    def refused(self, reason: Reason, *facts: object, code: int = REFUSED) -> dict[str, str]:
+        """What a run with `--json` said as it was refused: for this reason, in a line that names the `facts`."""
+        assert (self.code, self.stdout) == (code, b""), self
+        (line,) = self.stderr.splitlines()
+        said: dict[str, str] = json.loads(line)["refused"]
+        assert said["reason"] == reason, self
+        for fact in facts:
+            assert str(fact) in said["what"], self
+        return said
 
 
 @dataclass

@@ -6,10 +6,12 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.errors import Reason
 from engine.verify.trace_check import verify
 from tests.integration.harness import Engine, Finished, cgroups_of, executable, processes_about, wait_for
 
@@ -67,6 +69,21 @@ class Oci:
             finished = Finished(process.returncode, out.read(), err.read().decode(errors="backslashreplace"))
         assert "Traceback" not in finished.stderr, finished
         return finished
+
+    def refused(
+        self, code: int, reason: Reason, *arguments: str | Path, facts: Iterable[object] = ()
+    ) -> None:
+        """A command that must be refused, with this exit code and reason, in one line that names the `facts`."""
+        log = self.engine.directory / "refused.json"
+        log.unlink(missing_ok=True)
+        finished = Oci(self.engine, (*self.common, f"--log={log}", "--log-format=json"))(*arguments)
+        assert finished.code == code, finished
+        assert finished.stderr.count("\n") == 1, finished
+        (line,) = map(json.loads, log.read_text().splitlines())
+        assert line["reason"] == reason, line
+        for fact in facts:
+            assert str(fact) in line["msg"], line
+        log.unlink()
 
     def ok(self, *arguments: str | Path, **more: Any) -> str:
         """A command that must succeed: what it printed."""

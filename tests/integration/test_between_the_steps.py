@@ -37,13 +37,14 @@ def _start_and_stop_in_staging(
 
 def _while_it_is_staged(
     engine: Engine, runsc: Path, meanwhile: Callable[[int], None], *, bundle: Path | None = None
-) -> tuple[list[str], int, str]:
-    """A run in the middle of whose staging `meanwhile` is done: the states in its trace, exit code and stderr."""
+) -> tuple[list[str], int, dict[str, str]]:
+    """A run in the middle of whose staging `meanwhile` is done: the states in its trace, exit code and the error."""
     process, trace = _start_and_stop_in_staging(engine, runsc, bundle or engine.shell("exit 42"))
     meanwhile(process.pid)
     process.send_signal(signal.SIGCONT)
     finished = engine.finish(process)
-    return [line["next"] for line in read_trace(trace)[1:]], finished.code, finished.stderr
+    lines = read_trace(trace)
+    return [line["next"] for line in lines[1:]], finished.code, lines[-1]["error"] or {}
 
 
 TO_STAGE = ["resolved", "validated", "root_secured"]
@@ -54,8 +55,9 @@ def test_a_signal_in_a_step_of_the_engine_is_a_refusal_and_nothing_stays(
     engine: Engine, runsc: Path, number: signal.Signals
 ) -> None:
     slow = engine.own_runsc(runsc, size=SLOW)
-    states, code, said = _while_it_is_staged(engine, slow, lambda pid: os.kill(pid, number))
-    assert (code, said) == (125, f"engine: apply_policy: stopped by {number.name}; run it again\n")
+    states, code, error = _while_it_is_staged(engine, slow, lambda pid: os.kill(pid, number))
+    assert (code, error["step"], error["reason"]) == (125, "apply_policy", "stopped")
+    assert number.name in error["what"]
     assert states == [*TO_STAGE, "staged", "refused"]
     assert engine.leftovers() == []
 
@@ -70,8 +72,8 @@ def test_bytes_come_from_what_was_validated_whatever_its_path_names_by_then(
         engine.make_directory(slow.parent.name)
         engine.write(slow, b"#!/bin/sh\necho replaced\n").chmod(0o755)
 
-    states, code, said = _while_it_is_staged(engine, slow, swap_the_directory)
-    assert code == 42, said
+    states, code, error = _while_it_is_staged(engine, slow, swap_the_directory)
+    assert code == 42, error
     assert states[-1] == "handed_off"
 
 
@@ -101,9 +103,10 @@ def test_a_runsc_that_is_changed_while_it_is_copied_is_refused(
     engine: Engine, runsc: Path, change: Callable[[Path], None]
 ) -> None:
     slow = engine.own_runsc(runsc, size=SLOW)
-    states, code, said = _while_it_is_staged(engine, slow, lambda _: change(slow))
+    states, code, error = _while_it_is_staged(engine, slow, lambda _: change(slow))
     assert (code, states) == (125, [*TO_STAGE, "refused"])
-    assert said.startswith(f"engine: stage: runsc {str(slow)!r} was changed after it was validated; ")
+    assert (error["step"], error["reason"]) == ("stage", "not_what_was_pinned")
+    assert repr(str(slow)) in error["what"]
     assert engine.leftovers() == []
 
 
@@ -128,9 +131,9 @@ def test_a_bundle_that_is_changed_after_it_was_validated_is_refused(
 ) -> None:
     slow = engine.own_runsc(runsc, size=SLOW)
     bundle = engine.shell("exit 42")
-    states, code, said = _while_it_is_staged(engine, slow, lambda _: change(bundle), bundle=bundle)
+    states, code, error = _while_it_is_staged(engine, slow, lambda _: change(bundle), bundle=bundle)
     assert (code, states) == (125, [*TO_STAGE, "staged", "policy_settled", "refused"])
-    assert "engine: exec: the bundle changed since it was validated: " in said
+    assert (error["step"], error["reason"]) == ("exec", "bundle_changed")
     assert engine.leftovers() == []
 
 
@@ -154,9 +157,9 @@ def test_a_state_directory_that_is_changed_after_it_was_secured_is_refused(
     engine: Engine, runsc: Path, change: Callable[[Engine], None]
 ) -> None:
     slow = engine.own_runsc(runsc, size=SLOW)
-    states, code, said = _while_it_is_staged(engine, slow, lambda _: change(engine))
+    states, code, error = _while_it_is_staged(engine, slow, lambda _: change(engine))
     assert (code, states) == (125, [*TO_STAGE, "staged", "policy_settled", "refused"])
-    assert "engine: exec: the state directories changed since they were secured: " in said
+    assert (error["step"], error["reason"]) == ("exec", "root_changed")
     assert not list(engine.directory.rglob("stage-*"))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.errors import Reason
 from tests.integration.harness import (
     PATIENCE,
     Engine,
@@ -55,7 +56,7 @@ def test_containers_start_and_end_while_gc_runs_again_and_again(engine: Engine) 
 
 _SECURE_AND_DISCARD = """
 import os, time
-from engine.errors import SecureRootError
+from engine.errors import Reason, SecureRootError
 from engine.lifecycle.secure_root import secure_root
 end = time.monotonic() + 3
 while time.monotonic() < end:
@@ -64,7 +65,7 @@ while time.monotonic() < end:
         secured.discard()
         secured.close()
     except SecureRootError as error:
-        if "is alive" not in str(error):  # gc holds the lock for a moment, too
+        if error.reason is not Reason.ALIVE:  # gc holds the lock for a moment, too
             raise
 """
 
@@ -94,8 +95,8 @@ def test_gc_and_refused_runs_of_one_id_do_not_trip_over_each_other(idle_engine: 
 def test_a_second_container_of_a_live_ones_id_is_refused_and_the_first_goes_on(engine: Engine) -> None:
     container_id = engine.new_id()
     first = engine.start_waiting(container_id)
-    line = engine.run(engine.bundle(), "--id", container_id).refusal()
-    assert line.startswith(f"engine: secure_root: container {container_id!r} is alive; ")
+    again = engine.run(engine.bundle(), "--id", container_id, "--json")
+    again.refused(Reason.ALIVE, repr(container_id))
     assert first.poll() is None
     assert engine.finish(first, b"\n").code == 9
 
@@ -105,12 +106,12 @@ def test_of_many_starts_of_one_id_at_once_one_runs_and_the_others_are_told_it_is
 ) -> None:
     container_id = engine.new_id()
     bundle = engine.shell("sleep 5; exit 42")
-    processes = [engine.start_run(bundle, "--id", container_id) for _ in range(5)]
+    processes = [engine.start_run(bundle, "--id", container_id, "--json") for _ in range(5)]
     finished = [engine.finish(process) for process in processes]
     assert sorted(one.code for one in finished) == [42, 125, 125, 125, 125]
     for one in finished:
         if one.code == 125:
-            assert f"engine: secure_root: container {container_id!r} is alive; " in one.refusal()
+            one.refused(Reason.ALIVE, repr(container_id))
 
 
 def test_an_id_can_be_used_again_and_what_the_last_run_left_is_gone(engine: Engine) -> None:

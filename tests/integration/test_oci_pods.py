@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from engine.errors import Reason
 from engine.state.gc import collect
 from engine.state.store import STORE
 from engine.verify.trace_check import verify
@@ -153,9 +154,7 @@ def test_a_sandbox_takes_its_members_along_and_its_directory_stays_until_they_ar
     assert status(oci, sandbox) is None
     assert (oci.engine.container(sandbox) / "runsc-root").exists()
     assert collect({"ENGINE_ARTIFACT_BASE": str(oci.engine.base)}).removed == ()
-    refused = oci("create", "--bundle", bundle, sandbox)
-    assert refused.code == 125
-    assert repr(started) in refused.stderr
+    oci.refused(125, Reason.KEPT, "create", "--bundle", bundle, sandbox, facts=[repr(started)])
     assert status(oci, started) == "stopped"
     oci.ok("delete", started)
     assert oci.engine.container(sandbox).exists()
@@ -171,18 +170,15 @@ def test_what_is_no_live_sandbox_of_ours_is_not_joined(oci: Oci, tmp_path: Path)
     wait_for("the end of the sandbox", lambda: status(oci, dead) == "stopped")
     unnamed = annotated(shell(oci, FOREVER), **{CONTAINERD[0]: "container"})
     odd = annotated(shell(oci, FOREVER), **{CONTAINERD[0]: "pod"})
-    for bundle, why in (
-        (member_bundle(oci, "unheard-of"), "sandbox 'unheard-of' does not exist here"),
-        (member_bundle(oci, member), f"sandbox {member!r} is itself in the sandbox {sandbox!r}"),
-        (member_bundle(oci, dead), f"sandbox {dead!r} is stopped"),
-        (unnamed, "no sandbox is named"),
-        (odd, "annotation io.kubernetes.cri.container-type is 'pod'"),
+    for bundle, reason, facts in (
+        (member_bundle(oci, "unheard-of"), Reason.NO_SANDBOX, ["'unheard-of'"]),
+        (member_bundle(oci, member), Reason.NO_SANDBOX, [repr(member), repr(sandbox)]),
+        (member_bundle(oci, dead), Reason.NO_SANDBOX, [repr(dead), "stopped"]),
+        (unnamed, Reason.POD_ANNOTATION, []),
+        (odd, Reason.POD_ANNOTATION, ["io.kubernetes.cri.container-type", "'pod'"]),
     ):
         container_id = oci.engine.new_id()
-        refused = oci("create", "--bundle", bundle, container_id)
-        assert refused.code == 125
-        assert why in refused.stderr
-        assert refused.stderr.count("\n") == 1
+        oci.refused(125, reason, "create", "--bundle", bundle, container_id, facts=facts)
         assert oci.left(container_id) == []
     for one in (member, sandbox, dead):
         oci.ok("delete", "--force", one)
@@ -197,9 +193,8 @@ def test_a_member_runs_the_very_runsc_that_its_sandbox_runs(oci: Oci) -> None:
     other.chmod(0o755)
     container_id = oci.engine.new_id()
     newer = Oci(oci.engine, (f"--runsc={other}",))
-    refused = newer("create", "--bundle", member_bundle(oci, sandbox), container_id)
-    assert refused.code == 125
-    assert f"is not the one that sandbox {sandbox!r} runs" in refused.stderr
+    arguments = ("create", "--bundle", member_bundle(oci, sandbox), container_id)
+    newer.refused(125, Reason.OTHER_RUNSC, *arguments, facts=[repr(sandbox)])
     assert oci.left(container_id) == []
     oci.ok("delete", "--force", sandbox)
     only_traces_are_left(oci)

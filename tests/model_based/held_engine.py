@@ -232,7 +232,7 @@ def _play(job: Message, asks: socket.socket) -> NoReturn:
                 warn=said.append,
             )
     except EngineError as error:
-        ending = {"refused": error.step, "why": error.what}
+        ending = {"refused": error.step, "why": str(error.reason)}
     except Exception as error:
         import traceback
 

@@ -13,40 +13,20 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
+from engine.errors import Reason
+from engine.lifecycle.machine import reason_in_spec
 from engine.lifecycle.spec_files import LIFECYCLE_SPEC
 from engine.lifecycle.spec_graph import spec_graph
 from engine.spec.fold import load_fold
 from engine.spec.models import load
 from engine.traces.move import State, Trigger
 from engine.verify.trace_check import Verdict, verify
-from tests.model_based.two_steps import INNER_MOVES, POLICY_REASONS, STAGE_REASONS
+from tests.model_based.two_steps import INNER_MOVES
 
 Line = Mapping[str, Any]
 
 #: The reason for which the spec refuses when a system call failed or a signal came: whatever has no reason of its own.
 FAILURE = "failure"
-
-#: Which words of a refusal are which of the spec's reasons, by the step that refuses.
-REASONS: Mapping[str, Mapping[str, str]] = {
-    "resolve": {
-        "path_searched_as_root": r"root does not search PATH",
-        "not_found": r"^no runsc at ",
-    },
-    "validate": {
-        "not_trusted": r"is not a regular file|can be written by|is not executable|is owned by uid|"
-        r"names no runsc binary|is not an ELF|on the way to runsc|No such file or directory",
-    },
-    "secure_root": {
-        "alive": r" is alive$",
-        "root_not_private": r"is a symbolic link|is not a directory|is owned by uid|has (unsafe )?permissions",
-    },
-    "stage": STAGE_REASONS,
-    "apply_policy": POLICY_REASONS,
-    "exec": {
-        "bundle_changed": r"^the bundle changed since",
-        "root_changed": r"^the state directories changed since",
-    },
-}
 
 _ADVANCE = re.compile(r"^Advance\(r\) ==\n(.*?)\n\n", re.MULTILINE | re.DOTALL)
 _ACTION = re.compile(r"(\w+)\(r\)")
@@ -112,18 +92,19 @@ def reason(line: Line, *, failed: bool = False) -> str:
     """For which of the spec's reasons a line records a refusal, in a step of which a call `failed` or none did."""
     error = line["error"]
     if error["step"] == step_of(line["state"]) and not failed:
-        for name, words in REASONS[error["step"]].items():
-            if re.search(words, error["what"]):
-                return name
+        return reason_in_spec(Reason(error["reason"]))
     return FAILURE
 
 
-def taken(line: Line, *, failed: bool = False) -> Iterator[Edge]:
-    """The edges that a line of a trace shows to have been taken: its own, and the moves within the state it left."""
+def taken(line: Line, *, failed: bool = False, wanted: bool = True) -> Iterator[Edge]:
+    """The edges that a line of a trace shows to have been taken: its own, and the moves within the state it left.
+
+    `wanted`: the run's options ask for an execute policy.
+    """
     why = reason(line, failed=failed) if line["trigger"] == Trigger.REFUSE else None
     yield Edge(line["state"], line["trigger"], line["next"], why)
     for name, is_shown in INNER_MOVES.items():
-        if is_shown(line, why):
+        if is_shown(line, why, wanted):
             yield Edge(line["state"], name, line["state"])
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.errors import Reason
 from engine.lifecycle import machine
 from engine.lifecycle.machine import LIFECYCLE, Guard, Transition
 from engine.lifecycle.spec_files import LIFECYCLE_SPEC
@@ -21,6 +22,7 @@ from engine.spec.values import parse_state
 from engine.traces.move import PolicyOutcome, State, Trigger
 from engine.verify.trace_check import Verdict, verify
 from tests.conformance_traces import Story, as_they_are, mutate, save
+from tests.support.refusals import refuses
 from tools.compile import compile_graph, lifecycle_graph, stale, write_spec_graph
 from tools.conformance import comparison
 from tools.conformance.comparison import adversary_graph, compare
@@ -96,7 +98,7 @@ def test_a_stale_graph_names_what_is_not_as_in_the_spec(lifecycle: Graph) -> Non
 
 def test_a_model_of_two_runs_cannot_be_compared() -> None:
     state = parse_state('/\\ state = (r1 :> "start" @@ r2 :> "start")')
-    with pytest.raises(CheckError, match="one run"):
+    with refuses(CheckError, Reason.MALFORMED):
         moment_of(state)
 
 

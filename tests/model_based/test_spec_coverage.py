@@ -93,23 +93,19 @@ def test_an_edge_that_the_spec_does_not_have_is_a_fault() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "step", "what", "why"),
+    ("state", "step", "code", "why"),
     [
-        (
-            "start",
-            "resolve",
-            "no runsc at /usr/bin/runsc (root does not search PATH)",
-            "path_searched_as_root",
-        ),
-        ("start", "resolve", "no runsc at '/bin/runsc'", "not_found"),
-        ("start", "trace", "no runsc at '/bin/runsc'", FAILURE),
-        ("root_secured", "stage", "'/a/stage-1': Input/output error", FAILURE),
-        ("root_secured", "stage", "'/a/exec-allow' is a symbolic link", "stage_not_own"),
+        ("start", "resolve", "path_searched_as_root", "path_searched_as_root"),
+        ("start", "resolve", "not_found", "not_found"),
+        ("start", "trace", "not_found", FAILURE),
+        ("resolved", "validate", "loose_mode", "not_trusted"),
+        ("root_secured", "stage", "noexec", FAILURE),
+        ("root_secured", "stage", "stage_not_own", "stage_not_own"),
     ],
 )
 def test_a_refusal_is_counted_under_the_reason_that_the_spec_gives_it(
-    state: str, step: str, what: str, why: str
+    state: str, step: str, code: str, why: str
 ) -> None:
-    line = {"state": state, "trigger": "refuse", "next": "refused", "error": {"step": step, "what": what}}
+    line = {"state": state, "trigger": "refuse", "next": "refused", "error": {"step": step, "reason": code}}
     assert reason(line) == why
     assert [*taken(line)] == [Edge(state, "refuse", "refused", why)]

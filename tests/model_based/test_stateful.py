@@ -41,6 +41,7 @@ from hypothesis.stateful import (
 )
 
 import engine
+from engine.lifecycle.machine import OUT_OF_PLACE
 from engine.lifecycle.spec_graph import spec_graph
 from engine.state.container import LOCK, component
 from engine.state.store import STORE
@@ -507,9 +508,10 @@ class Runs(RuleBasedStateMachine):
             self._judge_death(actor)
         if actor.is_run:
             self.tally.runs += 1
+            wanted = actor.job["options"]["exec_policy"] != "off"
             for line in actor.lines()[1:]:
                 self._judge_edge(actor, line)
-                self.tally.edges.update(taken(line, failed=actor.failed_in(line["state"])))
+                self.tally.edges.update(taken(line, failed=actor.failed_in(line["state"]), wanted=wanted))
 
     def _judge_edge(self, actor: Actor, line: Line) -> None:
         """What an edge that was taken promises, held against what lay where at that time."""
@@ -530,7 +532,7 @@ class Runs(RuleBasedStateMachine):
             steps = {step_of(line["state"]), "trace"}
             assert line["error"]["step"] in steps, f"{edge(line)} blames {line['error']}"
             # A directory may be loosened between its making and the look that is recorded: that, the guard finds.
-            assert "fault of the engine" not in line["error"]["hint"] or actor.moved_ever(*LEVELS), (
+            assert line["error"]["reason"] not in OUT_OF_PLACE or actor.moved_ever(*LEVELS), (
                 f"{edge_of(step_of(line['state']))} is not what the machine permits: {line['error']['what']}"
             )
             why = reason(line, failed=actor.failed_in(line["state"]))
@@ -702,7 +704,7 @@ class Runs(RuleBasedStateMachine):
         actor.check_path(ended=True)
         assert lines[-1]["trigger"] == Trigger.REFUSE
         assert lines[-1]["error"]["step"] == ended["refused"]
-        assert lines[-1]["error"]["what"] == ended["why"]
+        assert lines[-1]["error"]["reason"] == ended["why"]
 
     def _judge_leftovers(self, actor: Actor) -> None:
         """Nothing but the trace and the base stays, unless somebody else was at it or its removal failed."""

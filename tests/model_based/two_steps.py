@@ -17,42 +17,31 @@ from typing import Any
 
 from engine.options import ExecPolicy
 
-# -- the spec's words ---------------------------------------------------------------------------------------------
+# -- what a trace shows ------------------------------------------------------------------------------------------------
 
-STAGE_REASONS: Mapping[str, str] = {
-    "not_what_was_pinned": r"was changed after it was validated|bytes of .* were copied|"
-    r"was changed while it was made",
-    "stage_not_own": r"is a symbolic link|is not a directory|is owned by uid|has permissions",
-}
-POLICY_REASONS: Mapping[str, str] = {
-    "policy_not_enforced": r"^the required execute policy is not enforced",
-    "policy_in_part": r"^applied in part only",
-}
-
-#: The engine's moves that leave it in its state, and whether a line of a trace, with the reason if it is a refusal,
-#: shows that the run made one: what the line says cannot be had without.
-INNER_MOVES: Mapping[str, Callable[[Mapping[str, Any], str | None], bool]] = {
-    "OpenLock": lambda line, why: line["trigger"] == "secure_root" or why == "alive",
-    "Copy": lambda line, why: line["trigger"] == "stage" and not line["facts"]["from_store"],
-    "Link": lambda line, why: line["trigger"] == "stage" and line["facts"]["from_store"],
-    "Keep": lambda line, why: (
+#: The engine's moves that leave it in its state, and whether a line of a trace shows that the run made one: what the
+#: line says cannot be had without. Told with it: the spec's reason of a refusal, and whether a policy was asked for.
+INNER_MOVES: Mapping[str, Callable[[Mapping[str, Any], str | None, bool], bool]] = {
+    "OpenLock": lambda line, why, _: line["trigger"] == "secure_root" or why == "alive",
+    "Copy": lambda line, why, _: line["trigger"] == "stage" and not line["facts"]["from_store"],
+    "Link": lambda line, why, _: line["trigger"] == "stage" and line["facts"]["from_store"],
+    "Keep": lambda line, why, _: (
         line["trigger"] == "stage" and line["facts"]["shared"] and not line["facts"]["from_store"]
     ),
-    "Probe": lambda line, why: (
-        (line["trigger"] == "apply_policy" and _was_probed(line)) or why == "policy_in_part"
+    "Probe": lambda line, why, wanted: (
+        (line["trigger"] == "apply_policy" and _was_probed(line, wanted)) or why == "policy_in_part"
     ),
-    "Confine": lambda line, why: (
+    "Confine": lambda line, why, _: (
         (line["trigger"] == "apply_policy" and line["facts"]["outcome"] == "enforced")
         or why == "policy_in_part"
     ),
-    "LastLook": lambda line, why: line["trigger"] == "exec",
+    "LastLook": lambda line, why, _: line["trigger"] == "exec",
 }
 
 
-def _was_probed(line: Mapping[str, Any]) -> bool:
-    facts = line["facts"]
-    turned_off = "turned off" in (facts["reason"] or "")
-    return bool(facts["outcome"] == "enforced" or (facts["outcome"] == "unavailable" and not turned_off))
+def _was_probed(line: Mapping[str, Any], wanted: bool) -> bool:
+    outcome = line["facts"]["outcome"]
+    return bool(outcome == "enforced" or (outcome == "unavailable" and wanted))
 
 
 #: Where the engine can do without a call: in which function of which module one that fails, with one of these errors

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from engine.errors import ExecError
+from engine.errors import ExecError, Reason
 from engine.lifecycle.exec import HandOff, hand_off
 from engine.options import Network, Platform, RunOptions
 from engine.runsc.arguments import RunscArguments, build_argv, build_environment
 from engine.runsc.execute import SignalGuard
+from engine.traces.schema import Bundle
+from tests.support.refusals import refuses
 
 
 @pytest.mark.parametrize(
@@ -80,7 +83,9 @@ def test_a_hand_off_that_the_kernel_refuses_is_an_error_of_this_step(private: Pa
     path = private / "runsc"
     path.write_bytes(b"of no format the kernel knows")
     path.chmod(0o500)
-    with path.open("rb") as program, SignalGuard() as process, pytest.raises(ExecError) as refusal:
-        hand_off(HandOff(program.fileno(), ("/stage/runsc", "run"), {}, frozenset(), {}), process)
-    assert refusal.value.what == "the kernel refused to execute runsc: '/stage/runsc': Exec format error"
+    bundle: Bundle = {"path": "/b", "sha256": "ab" * 32, "rootfs": "/b/rootfs", "hooks": 0}
+    given = partial(HandOff, argv=("/stage/runsc", "run"), environment={}, kept=frozenset(), bundle=bundle)
+    refused = refuses(ExecError, Reason.EXECVE_REFUSED, "'/stage/runsc': Exec format error")
+    with path.open("rb") as program, SignalGuard() as process, refused as refusal:
+        hand_off(given(program.fileno()), process)
     assert refusal.value.exit_code == 125

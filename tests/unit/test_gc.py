@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from engine.errors import Reason
 from engine.lifecycle.secure_root import secure_root
 from engine.state.container import component
 from engine.state.gc import Collected, GcError, collect
+from tests.support.refusals import refuses
 
 WEB = component("web")
 DB = component("db")
@@ -90,7 +92,7 @@ def test_no_base_is_nothing_to_do_and_none_is_made(private: Path) -> None:
 def test_a_base_that_others_can_rewrite_is_refused(private: Path) -> None:
     container = left_by_a_run(private / "loose" / "base")
     (private / "loose").chmod(0o777)
-    with pytest.raises(GcError, match="unsafe permissions"):
+    with refuses(GcError, Reason.ROOT_NOT_PRIVATE):
         gc(private / "loose" / "base")
     assert container.exists()
 
@@ -106,7 +108,7 @@ def test_a_directory_of_another_owner_is_left(private: Path) -> None:
 def test_a_base_that_is_not_private_is_refused_and_not_changed(private: Path) -> None:
     left_by_a_run(private / "base")
     (private / "base").chmod(0o755)
-    with pytest.raises(GcError, match="has permissions 0755"):
+    with refuses(GcError, Reason.ROOT_NOT_PRIVATE, "0755"):
         gc(private / "base")
     assert (private / "base").stat().st_mode & 0o777 == 0o755
 
@@ -122,7 +124,7 @@ def test_a_base_that_cannot_be_listed_is_refused_in_one_line(
 
     with monkeypatch.context() as patched:
         patched.setattr("os.listdir", failing)
-        with pytest.raises(GcError, match=f"gc: '{private / 'base'}': Input/output error; look at it"):
+        with refuses(GcError, Reason.FAILURE, private / "base", "Input/output error"):
             gc(private / "base")
     assert len(os.listdir("/proc/self/fd")) == open_before
 

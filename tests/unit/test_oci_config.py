@@ -16,7 +16,8 @@ from engine.bundle.linux import SECCOMP_ACTIONS, SECCOMP_ARCHITECTURES, SECCOMP_
 from engine.bundle.oci_config import parse
 from engine.bundle.process import CAPABILITY_NAMES, RLIMIT_TYPES
 from engine.bundle.strict_json import MAX_NUMBER_LENGTH
-from engine.errors import BundleError
+from engine.errors import BundleError, Reason
+from tests.support.refusals import refuses
 
 Step = str | int
 
@@ -229,13 +230,12 @@ def encoded(config: object) -> bytes:
     return json.dumps(config).encode()
 
 
-def refusal(data: bytes) -> BundleError:
-    with pytest.raises(BundleError) as caught:
+def refusal(data: bytes, reason: Reason = Reason.CONFIG_INVALID) -> BundleError:
+    with refuses(BundleError, reason) as caught:
         parse(data)
     error = caught.value
-    assert str(error).isprintable()
     assert len(str(error)) < 400
-    assert error.hint
+    assert error.member is None or error.member in error.what
     return error
 
 
@@ -461,9 +461,7 @@ def general(steps: tuple[Step, ...]) -> str:
 
 @pytest.mark.parametrize("steps", [steps for steps, _ in MEMBERS if general(steps) in REQUIRED], ids=written)
 def test_a_required_member_that_is_missing_is_refused(steps: tuple[Step, ...]) -> None:
-    error = refusal(encoded(without(steps)))
-    assert error.what.startswith(f"config.json: {written(steps)} is missing, wanted ")
-    assert "OCI runtime specification" in error.hint
+    assert refusal(encoded(without(steps))).member == written(steps)
 
 
 def test_the_full_configuration_has_every_required_member() -> None:
@@ -479,15 +477,10 @@ def test_every_other_member_may_be_left_out() -> None:
 
 # --- What is refused ------------------------------------------------------------------------------------------
 
-NO_VERSION = "a version from 1.0.0 to 1.2.x of the OCI runtime specification"
-UINT32 = "a whole number from 0 to 4294967295"
-UINT64 = "a whole number from 0 to 18446744073709551615"
-INT64 = "a whole number from -9223372036854775808 to 9223372036854775807"
-NO_PARENT = "a path that is not empty and has no '..' component"
 
-REFUSED: list[tuple[str, object, str, str]] = [
+REFUSED: list[tuple[str, object]] = [
     *(
-        ("ociVersion", version, f'is "{version}"', NO_VERSION)
+        ("ociVersion", version)
         for version in (
             "1.3.0",
             "2.0.0",
@@ -502,168 +495,155 @@ REFUSED: list[tuple[str, object, str, str]] = [
             "1.2.x",
         )
     ),
-    ("ociVersion", "1.0.0\n", 'is "1.0.0\\n"', NO_VERSION),
-    ("ociVersion", "\u0661.0.0", 'is "\\u0661.0.0"', NO_VERSION),
-    ("ociVersion", 1.0, "is a number with a fraction", NO_VERSION),
+    ("ociVersion", "1.0.0\n"),
+    ("ociVersion", "\u0661.0.0"),
+    ("ociVersion", 1.0),
     # Paths.
-    ("process.cwd", "work", 'is "work"', "an absolute path"),
-    ("process.cwd", "", 'is ""', "an absolute path"),
-    ("mounts.0.destination", "proc", 'is "proc"', "an absolute path"),
-    ("hooks.poststart.0.path", "hook", 'is "hook"', "an absolute path"),
-    ("linux.namespaces.1.path", "netns/a", 'is "netns/a"', "an absolute path"),
-    ("linux.devices.0.path", "dev/fuse", 'is "dev/fuse"', "an absolute path"),
-    ("linux.maskedPaths.0", "proc/kcore", 'is "proc/kcore"', "an absolute path"),
-    ("linux.readonlyPaths.0", "proc/sys", 'is "proc/sys"', "an absolute path"),
-    ("root.path", "", 'is ""', NO_PARENT),
-    ("root.path", "../rootfs", 'is "../rootfs"', NO_PARENT),
-    ("linux.cgroupsPath", "", 'is ""', NO_PARENT),
-    ("linux.cgroupsPath", "/a/../../b", 'is "/a/../../b"', NO_PARENT),
+    ("process.cwd", "work"),
+    ("process.cwd", ""),
+    ("mounts.0.destination", "proc"),
+    ("hooks.poststart.0.path", "hook"),
+    ("linux.namespaces.1.path", "netns/a"),
+    ("linux.devices.0.path", "dev/fuse"),
+    ("linux.maskedPaths.0", "proc/kcore"),
+    ("linux.readonlyPaths.0", "proc/sys"),
+    ("root.path", ""),
+    ("root.path", "../rootfs"),
+    ("linux.cgroupsPath", ""),
+    ("linux.cgroupsPath", "/a/../../b"),
     # The process.
-    ("process.args", [], "is an array of 0", "an array of at least 1"),
-    ("process.args", "sh", "is a string", "an array of at least 1"),
-    ("process.args.1", 5, "is a whole number", "a string"),
-    ("process.env.1", "SECRETVALUE", "is a string of 11 characters", "an entry of the form NAME=value"),
-    ("process.env.1", "=SECRETVALUE", "is a string of 12 characters", "an entry of the form NAME=value"),
-    ("process.env.1", "", "is a string of 0 characters", "an entry of the form NAME=value"),
-    ("process.env", "A=b", "is a string", "an array"),
-    ("process.env", {"A": "b"}, "is an object", "an array"),
-    ("process.terminal", 1, "is a whole number", "true or false"),
-    ("process.terminal", "true", "is a string", "true or false"),
-    ("process.noNewPrivileges", 0, "is a whole number", "true or false"),
-    ("process.user.uid", -1, "is -1", UINT32),
-    ("process.user.uid", 2**32, "is 4294967296", UINT32),
-    ("process.user.uid", True, "is a boolean", UINT32),
-    ("process.user.uid", 0.0, "is a number with a fraction", UINT32),
-    ("process.user.uid", -0.0, "is a number with a fraction", UINT32),
-    ("process.user.uid", "0", "is a string", UINT32),
-    ("process.user.umask", -1, "is -1", UINT32),
-    ("process.user.additionalGids.1", -6, "is -6", UINT32),
-    ("process.consoleSize.width", -1, "is -1", UINT64),
-    ("process.capabilities.bounding.1", "CAP_CHOW", 'is "CAP_CHOW"', "a capability of capabilities(7)"),
-    ("process.capabilities.bounding.1", "cap_chown", 'is "cap_chown"', "a capability of capabilities(7)"),
-    ("process.capabilities.ambient.0", "CHOWN", 'is "CHOWN"', "a capability of capabilities(7)"),
-    ("process.capabilities", ["CAP_CHOWN"], "is an array", "an object"),
-    ("process.rlimits.0.type", "NOFILE", 'is "NOFILE"', "a limit of getrlimit(2)"),
-    ("process.rlimits.1.type", "RLIMIT_NOFILE", 'is "RLIMIT_NOFILE" again', "each type once"),
-    ("process.rlimits.0.soft", -1, "is -1", UINT64),
-    ("process.rlimits.0.hard", 2**64, "is 18446744073709551616", UINT64),
-    ("process.oomScoreAdj", -1001, "is -1001", "a whole number from -1000 to 1000"),
-    ("process.oomScoreAdj", 1001, "is 1001", "a whole number from -1000 to 1000"),
-    ("process.selinuxLabel", "system_u:x", 'is "system_u:x"', "an empty one, as runsc has no SELinux"),
-    ("process.scheduler.policy", "FIFO", 'is "FIFO"', "one of SCHED_OTHER, SCHED_FIFO"),
-    ("process.scheduler.flags.0", "RECLAIM", 'is "RECLAIM"', "a scheduling flag"),
-    ("process.scheduler.nice", 2**31, "is 2147483648", "from -2147483648 to 2147483647"),
-    ("process.ioPriority.class", "RT", 'is "RT"', "one of IOPRIO_CLASS_RT, IOPRIO_CLASS_BE"),
-    ("process.ioPriority.priority", 8, "is 8", "a whole number from 0 to 7"),
-    ("process.execCPUAffinity.initial", "a", 'is "a"', "a list of CPUs such as 0-3,7"),
+    ("process.args", []),
+    ("process.args", "sh"),
+    ("process.args.1", 5),
+    ("process.env.1", "SECRETVALUE"),
+    ("process.env.1", "=SECRETVALUE"),
+    ("process.env.1", ""),
+    ("process.env", "A=b"),
+    ("process.env", {"A": "b"}),
+    ("process.terminal", 1),
+    ("process.terminal", "true"),
+    ("process.noNewPrivileges", 0),
+    ("process.user.uid", -1),
+    ("process.user.uid", 2**32),
+    ("process.user.uid", True),
+    ("process.user.uid", 0.0),
+    ("process.user.uid", -0.0),
+    ("process.user.uid", "0"),
+    ("process.user.umask", -1),
+    ("process.user.additionalGids.1", -6),
+    ("process.consoleSize.width", -1),
+    ("process.capabilities.bounding.1", "CAP_CHOW"),
+    ("process.capabilities.bounding.1", "cap_chown"),
+    ("process.capabilities.ambient.0", "CHOWN"),
+    ("process.capabilities", ["CAP_CHOWN"]),
+    ("process.rlimits.0.type", "NOFILE"),
+    ("process.rlimits.1.type", "RLIMIT_NOFILE"),
+    ("process.rlimits.0.soft", -1),
+    ("process.rlimits.0.hard", 2**64),
+    ("process.oomScoreAdj", -1001),
+    ("process.oomScoreAdj", 1001),
+    ("process.selinuxLabel", "system_u:x"),
+    ("process.scheduler.policy", "FIFO"),
+    ("process.scheduler.flags.0", "RECLAIM"),
+    ("process.scheduler.nice", 2**31),
+    ("process.ioPriority.class", "RT"),
+    ("process.ioPriority.priority", 8),
+    ("process.execCPUAffinity.initial", "a"),
     # Mounts, hooks, annotations.
-    ("mounts", {}, "is an object", "an array"),
-    ("mounts.1.options", "ro", "is a string", "an array"),
-    ("mounts.1.options.0", 5, "is a whole number", "a string"),
-    ("hooks.prestart", {"path": "/hook"}, "is an object", "an array"),
-    ("hooks.prestart.0.timeout", 0, "is 0", "a whole number from 1 to"),
-    ("hooks.prestart.0.timeout", -5, "is -5", "a whole number from 1 to"),
+    ("mounts", {}),
+    ("mounts.1.options", "ro"),
+    ("mounts.1.options.0", 5),
+    ("hooks.prestart", {"path": "/hook"}),
+    ("hooks.prestart.0.timeout", 0),
+    ("hooks.prestart.0.timeout", -5),
     (
         "hooks.prestart.0.env.0",
         "SECRETVALUE",
-        "is a string of 11 characters",
-        "an entry of the form NAME=value",
     ),
-    ("hooks.prestart.0.args.0", None, "is null", "a string"),
-    ("annotations", ["a"], "is an array", "an object"),
-    ("annotations.empty", 5, "is a whole number", "a string"),
-    ("annotations.empty", None, "is null", "a string"),
-    ("annotations.empty", {"a": "SECRETVALUE"}, "is an object", "a string"),
+    ("hooks.prestart.0.args.0", None),
+    ("annotations", ["a"]),
+    ("annotations.empty", 5),
+    ("annotations.empty", None),
+    ("annotations.empty", {"a": "SECRETVALUE"}),
     # Linux.
-    ("linux.namespaces.0.type", "net", 'is "net"', "one of pid, network, mount"),
-    ("linux.uidMappings.0.hostID", -1, "is -1", UINT32),
-    ("linux.gidMappings.0.size", 2**32, "is 4294967296", UINT32),
-    ("linux.timeOffsets.monotonic.nanosecs", -1, "is -1", UINT32),
-    ("linux.timeOffsets.monotonic.secs", 2**63, "is 9223372036854775808", INT64),
-    ("linux.devices.0.type", "char", 'is "char"', "one of c, b, u, p"),
-    ("linux.devices.0.major", -(2**63) - 1, "is -9223372036854775809", INT64),
-    ("linux.devices.0.fileMode", "0666", "is a string", UINT32),
-    ("linux.resources.devices.0.type", "p", 'is "p"', "one of a, c, b"),
-    ("linux.resources.devices.0.access", "rx", 'is "rx"', "a composition of r, w and m"),
-    ("linux.resources.memory.limit", 2**63, "is 9223372036854775808", INT64),
-    ("linux.resources.memory.limit", "1G", "is a string", INT64),
-    ("linux.resources.memory.limit", 1.5e9, "is a number with a fraction", INT64),
-    ("linux.resources.memory.swappiness", -1, "is -1", UINT64),
-    ("linux.resources.cpu.shares", -1, "is -1", UINT64),
-    ("linux.resources.cpu.cpus", "all", 'is "all"', "a list of CPUs such as 0-3,7"),
-    ("linux.resources.cpu.mems", "x", 'is "x"', "a list of memory nodes such as 0-3,7"),
-    ("linux.resources.blockIO.weight", 2**16, "is 65536", "a whole number from 0 to 65535"),
-    ("linux.resources.hugepageLimits.0.pageSize", "2M", 'is "2M"', "a size such as 64KB, 2MB or 1GB"),
-    ("linux.resources.hugepageLimits.0.pageSize", "\u0662MB", 'is "\\u0662MB"', "a size such as 64KB"),
-    ("linux.resources.hugepageLimits.0.pageSize", "MB", 'is "MB"', "a size such as 64KB, 2MB or 1GB"),
-    ("linux.resources.hugepageLimits.0.pageSize", "02MB", 'is "02MB"', "a size such as 64KB, 2MB or 1GB"),
-    ("linux.resources.unified", ["a"], "is an array", "an object"),
-    ("linux.sysctl.unknown", 1, "is a whole number", "a string"),
-    ("linux.intelRdt.memBwSchema", "L3:0=1", 'is "L3:0=1"', "one line that starts with MB:"),
-    ("linux.intelRdt.memBwSchema", "MB:0=1\nL3:", 'is "MB:0=1\\nL3:"', "one line that starts with MB:"),
-    ("linux.seccomp.defaultAction", "ALLOW", 'is "ALLOW"', "an action such as SCMP_ACT_ERRNO"),
-    ("linux.seccomp.architectures.0", "amd64", 'is "amd64"', "an architecture such as SCMP_ARCH_X86_64"),
-    ("linux.seccomp.flags.0", "LOG", 'is "LOG"', "a flag of seccomp(2)"),
-    ("linux.seccomp.syscalls.0.names", [], "is an array of 0", "an array of at least 1"),
-    ("linux.seccomp.syscalls.0.action", "SCMP_ACT_DENY", 'is "SCMP_ACT_DENY"', "an action such as"),
-    ("linux.seccomp.syscalls.1.args.0.op", "==", 'is "=="', "one of SCMP_CMP_NE, SCMP_CMP_LT"),
-    ("linux.seccomp.syscalls.1.args.0.index", 6, "is 6", "a whole number from 0 to 5"),
-    *(
-        ("linux.rootfsPropagation", how, f'is "{how}"', "one of private, rprivate, slave, rslave")
-        for how in ("shared", "rshared", "unbindable", "")
-    ),
-    ("linux.personality.domain", "BSD", 'is "BSD"', "one of LINUX, LINUX32"),
+    ("linux.namespaces.0.type", "net"),
+    ("linux.uidMappings.0.hostID", -1),
+    ("linux.gidMappings.0.size", 2**32),
+    ("linux.timeOffsets.monotonic.nanosecs", -1),
+    ("linux.timeOffsets.monotonic.secs", 2**63),
+    ("linux.devices.0.type", "char"),
+    ("linux.devices.0.major", -(2**63) - 1),
+    ("linux.devices.0.fileMode", "0666"),
+    ("linux.resources.devices.0.type", "p"),
+    ("linux.resources.devices.0.access", "rx"),
+    ("linux.resources.memory.limit", 2**63),
+    ("linux.resources.memory.limit", "1G"),
+    ("linux.resources.memory.limit", 1.5e9),
+    ("linux.resources.memory.swappiness", -1),
+    ("linux.resources.cpu.shares", -1),
+    ("linux.resources.cpu.cpus", "all"),
+    ("linux.resources.cpu.mems", "x"),
+    ("linux.resources.blockIO.weight", 2**16),
+    ("linux.resources.hugepageLimits.0.pageSize", "2M"),
+    ("linux.resources.hugepageLimits.0.pageSize", "\u0662MB"),
+    ("linux.resources.hugepageLimits.0.pageSize", "MB"),
+    ("linux.resources.hugepageLimits.0.pageSize", "02MB"),
+    ("linux.resources.unified", ["a"]),
+    ("linux.sysctl.unknown", 1),
+    ("linux.intelRdt.memBwSchema", "L3:0=1"),
+    ("linux.intelRdt.memBwSchema", "MB:0=1\nL3:"),
+    ("linux.seccomp.defaultAction", "ALLOW"),
+    ("linux.seccomp.architectures.0", "amd64"),
+    ("linux.seccomp.flags.0", "LOG"),
+    ("linux.seccomp.syscalls.0.names", []),
+    ("linux.seccomp.syscalls.0.action", "SCMP_ACT_DENY"),
+    ("linux.seccomp.syscalls.1.args.0.op", "=="),
+    ("linux.seccomp.syscalls.1.args.0.index", 6),
+    *(("linux.rootfsPropagation", how) for how in ("shared", "rshared")),
+    ("linux.personality.domain", "BSD"),
     # Other systems.
-    ("windows", {}, "is there", "no such member: runsc runs no Windows containers"),
-    ("solaris", {}, "is there", "no such member: runsc runs no Solaris containers"),
+    ("windows", {}),
+    ("solaris", {}),
 ]
 
 
-@pytest.mark.parametrize(("dotted", "value", "found", "wanted"), REFUSED)
-def test_a_value_outside_the_rule_is_refused_with_path_finding_and_wish(
-    dotted: str, value: object, found: str, wanted: str
-) -> None:
+@pytest.mark.parametrize(("dotted", "value"), REFUSED)
+def test_a_value_outside_the_rule_is_refused_with_its_path(dotted: str, value: object) -> None:
     error = refusal(encoded(changed(at(dotted), value)))
-    assert error.what.startswith(f"config.json: {written(at(dotted))} {found}")
-    assert wanted in error.what.partition(", wanted ")[2]
+    assert error.member == written(at(dotted))
     assert "SECRET" not in str(error)
 
 
-RULES_ON_SEVERAL: list[tuple[str, object, str]] = [
-    ("mounts.1", {"destination": "/a", "uidMappings": []}, "has 'uidMappings' without 'gidMappings'"),
-    ("mounts.1", {"destination": "/a", "gidMappings": []}, "has 'gidMappings' without 'uidMappings'"),
-    ("linux.devices.0", {"type": "c", "path": "/dev/a", "major": 1}, "lacks 'major' or 'minor'"),
-    ("linux.devices.0", {"type": "u", "path": "/dev/a"}, "lacks 'major' or 'minor'"),
+RULES_ON_SEVERAL: list[tuple[str, object]] = [
+    ("mounts.1", {"destination": "/a", "uidMappings": []}),
+    ("mounts.1", {"destination": "/a", "gidMappings": []}),
+    ("linux.devices.0", {"type": "c", "path": "/dev/a", "major": 1}),
+    ("linux.devices.0", {"type": "u", "path": "/dev/a"}),
     (
         "linux.resources.blockIO.weightDevice.0",
         {"major": 1, "minor": 1},
-        "has neither 'weight' nor 'leafWeight'",
     ),
-    ("linux.resources.rdma.mlx5_1", {}, "has neither 'hcaHandles' nor 'hcaObjects'"),
+    ("linux.resources.rdma.mlx5_1", {}),
     (
         "linux.seccomp",
         {"defaultAction": "SCMP_ACT_KILL", "defaultErrnoRet": 1},
-        "has 'defaultErrnoRet' with SCMP_ACT_KILL",
     ),
     (
         "linux.seccomp.syscalls.0",
         {"names": ["read"], "action": "SCMP_ACT_ALLOW", "errnoRet": 1},
-        "has 'errnoRet' with SCMP_ACT_ALLOW",
     ),
     (
         "linux.seccomp",
         {"defaultAction": "SCMP_ACT_KILL", "listenerMetadata": "x"},
-        "has 'listenerMetadata' without 'listenerPath'",
     ),
-    ("annotations", {"": "x"}, "has a member with an empty name"),
-    ("linux.sysctl", {"": "x"}, "has a member with an empty name"),
+    ("annotations", {"": "x"}),
+    ("linux.sysctl", {"": "x"}),
 ]
 
 
-@pytest.mark.parametrize(("dotted", "value", "found"), RULES_ON_SEVERAL)
-def test_members_that_do_not_go_together_are_refused(dotted: str, value: object, found: str) -> None:
-    error = refusal(encoded(changed(at(dotted), value)))
-    assert error.what.startswith(f"config.json: {written(at(dotted))} {found}, wanted ")
+@pytest.mark.parametrize(("dotted", "value"), RULES_ON_SEVERAL)
+def test_members_that_do_not_go_together_are_refused(dotted: str, value: object) -> None:
+    assert refusal(encoded(changed(at(dotted), value))).member == written(at(dotted))
 
 
 @pytest.mark.parametrize("name", ["dev.gvisor.flag.host-uds", "dev.gvisor.bundle.experimental"])
@@ -671,27 +651,24 @@ def test_an_annotation_that_would_change_runscs_flags_is_refused(name: str) -> N
     """The trace says with which arguments runsc ran; runsc lets these override them."""
     config = copy.deepcopy(MINIMAL)
     config["annotations"] = {"dev.gvisor.spec.mount.tmp.share": "pod", name: "SECRETVALUE"}
-    with pytest.raises(BundleError, match="no such member: it would change runsc's flags") as refusal:
-        parse(json.dumps(config).encode())
-    assert f'$.annotations["{name}"]' in str(refusal.value)
-    assert "SECRETVALUE" not in str(refusal.value)
+    error = refusal(json.dumps(config).encode())
+    assert error.member == f'$.annotations["{name}"]'
+    assert "SECRETVALUE" not in str(error)
 
 
 def test_a_second_namespace_of_a_type_is_refused() -> None:
     error = refusal(encoded(changed(at("linux.namespaces.8"), {"type": "network"})))
-    assert error.what == 'config.json: $.linux.namespaces[8].type is "network" again, wanted each type once'
+    assert error.member == "$.linux.namespaces[8].type"
 
 
 def test_a_member_of_a_map_is_named_by_its_key() -> None:
     error = refusal(encoded(changed(at("annotations"), {"org.example/key": 5})))
-    assert error.what.startswith('config.json: $.annotations["org.example/key"] is a whole number')
+    assert error.member == '$.annotations["org.example/key"]'
 
 
 @pytest.mark.parametrize("steps", [steps for steps, _ in MEMBERS], ids=written)
 def test_null_is_refused_in_every_place(steps: tuple[Step, ...]) -> None:
-    error = refusal(encoded(changed(steps, None)))
-    assert error.what.startswith(f"config.json: {written(steps)} is null, wanted ")
-    assert error.hint == "leave the member out, or give it a value"
+    assert refusal(encoded(changed(steps, None))).member == written(steps)
 
 
 # --- What Go would read differently ---------------------------------------------------------------------------
@@ -710,8 +687,8 @@ def test_a_known_name_in_another_case_is_refused_wherever_runsc_would_read_it(
     other = name.upper() if name != name.upper() else name.lower()
     twin = (*steps[:-1], other)
     error = refusal(encoded(changed(twin, 5)))
-    assert error.what.startswith(f"config.json: {written(twin)} is a name that runsc reads as {name!r}")
-    assert error.hint == "correct the spelling, or choose another name"
+    assert error.member == written(twin)
+    assert repr(name) in error.what
 
 
 @pytest.mark.parametrize(
@@ -720,7 +697,8 @@ def test_a_known_name_in_another_case_is_refused_wherever_runsc_would_read_it(
 )
 def test_letters_that_go_folds_to_ascii_are_refused(name: str, known: str, shown: str) -> None:
     error = refusal(json.dumps({**FULL, name: 5}, ensure_ascii=False).encode())
-    assert error.what.startswith(f'config.json: $["{shown}"] is a name that runsc reads as {known!r}')
+    assert error.member == f'$["{shown}"]'
+    assert repr(known) in error.what
 
 
 @pytest.mark.parametrize("dotted", MAPS)
@@ -740,8 +718,7 @@ def test_a_name_given_twice_is_refused_with_its_path(steps: tuple[Step, ...]) ->
     # Another name of the same length, which is in no other place, is turned into the same one in the text.
     name, stand_in = str(steps[-1]), "\x7f" * len(str(steps[-1]))
     text = json.dumps(changed((*steps[:-1], stand_in), 5), ensure_ascii=False).replace(stand_in, name)
-    error = refusal(text.encode())
-    assert error.what == f"config.json: {written(steps)} is there more than once, wanted it once"
+    assert refusal(text.encode()).member == written(steps)
 
 
 @pytest.mark.parametrize(
@@ -756,7 +733,7 @@ def test_a_name_given_twice_is_refused_with_its_path(steps: tuple[Step, ...]) ->
     ],
 )
 def test_a_name_given_twice_where_nothing_is_known_is_refused_with_its_path(text: str, path: str) -> None:
-    assert refusal(text.encode()).what == f"config.json: {path} is there more than once, wanted it once"
+    assert refusal(text.encode()).member == path
 
 
 @pytest.mark.parametrize("text", [r"\u0000", r"a\u0000b", r"\ud800", r"\udfffa", r"\uDC00\uD800", r"\ud83dx"])
@@ -765,16 +742,14 @@ def test_a_name_given_twice_where_nothing_is_known_is_refused_with_its_path(text
 )
 def test_a_nul_or_half_a_surrogate_pair_in_a_string_is_refused(dotted: str, text: str) -> None:
     data = encoded(changed(at(dotted), "STANDIN")).replace(b"STANDIN", text.encode())
-    error = refusal(data)
-    path = written(at(dotted))
-    assert error.what == f"config.json: {path} holds a NUL or half a surrogate pair, wanted text"
+    assert refusal(data).member == written(at(dotted))
 
 
 @pytest.mark.parametrize("text", [r"\u0000", r"\ud800"])
 @pytest.mark.parametrize("dotted", ["annotations", "process", "linux.resources.rdma"])
 def test_a_nul_or_half_a_surrogate_pair_in_a_name_is_refused(dotted: str, text: str) -> None:
     data = encoded(changed(at(f"{dotted}.STANDIN"), "x")).replace(b"STANDIN", text.encode())
-    assert refusal(data).what.startswith(f"config.json: {written(at(dotted))} has a name with a NUL")
+    assert refusal(data).member == written(at(dotted))
 
 
 def test_a_whole_surrogate_pair_and_an_escaped_backslash_are_text() -> None:
@@ -788,7 +763,7 @@ def test_a_number_that_json_does_not_have_is_refused_even_where_nothing_is_known
     dotted: str, literal: str
 ) -> None:
     data = encoded(changed(at(dotted), "STANDIN")).replace(b'"STANDIN"', literal.encode())
-    assert refusal(data).what.startswith(f"config.json: {written(at(dotted))} is NaN or Infinity")
+    assert refusal(data).member == written(at(dotted))
 
 
 @pytest.mark.parametrize("digits", [MAX_NUMBER_LENGTH + 1, 5000, 1_000_000])
@@ -796,17 +771,14 @@ def test_a_number_that_json_does_not_have_is_refused_even_where_nothing_is_known
 def test_a_number_of_absurd_length_is_refused_without_being_computed(dotted: str, digits: int) -> None:
     data = encoded(changed(at(dotted), "STANDIN")).replace(b'"STANDIN"', b"9" * digits)
     begun = time.process_time()
-    assert refusal(data).what.startswith(f"config.json: {written(at(dotted))} is a number of more than 100")
+    assert refusal(data).member == written(at(dotted))
     assert time.process_time() - begun < 0.5
 
 
 @pytest.mark.parametrize("literal", ["1.0", "1e3", "1E3", "10e-1", "-0", "0.0", "1e999"])
 def test_what_go_does_not_take_for_a_whole_number_is_refused(literal: str) -> None:
     data = encoded(changed(at("process.user.uid"), "STANDIN")).replace(b'"STANDIN"', literal.encode())
-    assert refusal(data).what == (
-        "config.json: $.process.user.uid is a number with a fraction, an exponent or a negative zero, "
-        f"wanted {UINT32}"
-    )
+    assert refusal(data).member == "$.process.user.uid"
 
 
 # --- What is not JSON -----------------------------------------------------------------------------------------
@@ -815,62 +787,51 @@ GOOD = encoded(MINIMAL)
 
 
 @pytest.mark.parametrize(
-    ("data", "what"),
+    ("data", "where"),
     [
-        (b"", "config.json is empty"),
-        (b" \n\t\r\n", "config.json is empty"),
-        (b"\xef\xbb\xbf" + GOOD, "config.json starts with a byte order mark"),
-        (GOOD.decode().encode("utf-16"), "config.json is not UTF-8: byte 0xff at offset 0"),
-        (b'{"hostname":"\xff"}', "config.json is not UTF-8: byte 0xff at offset 13"),
-        (b'{"hostname":"\xed\xa0\x80"}', "config.json is not UTF-8: byte 0xed at offset 13"),
-        (b'{"hostname":"\xc0\x80"}', "config.json is not UTF-8: byte 0xc0 at offset 13"),
-        (GOOD + b"x", "config.json is not JSON: Extra data at column"),
-        (GOOD + b"{}", "config.json is not JSON: Extra data at column"),
-        (GOOD + b"\0", "config.json is not JSON: Extra data at column"),
-        (GOOD[:-1], "config.json is not JSON: Expecting ',' delimiter at column"),
-        (b"{\n'a': 1}", "config.json is not JSON: Expecting property name"),
-        (b'{"a":\n\n 01}', "config.json is not JSON: Expecting ',' delimiter at line 3, column 3"),
-        (b'{"a":"\0"}', "config.json is not JSON: Invalid control character at column 7"),
-        (b'{"a":"\n"}', "config.json is not JSON: Invalid control character at line 1, column 7"),
-        (b'{"a":"\\x"}', "config.json is not JSON: Invalid \\escape"),
-        (b'{"a":1,}', "config.json is not JSON: "),
-        (b"nul", "config.json is not JSON: Expecting value at column 1"),
-        (b"// a comment\n" + GOOD, "config.json is not JSON: Expecting value at line 1, column 1"),
+        (b"", ""),
+        (b" \n\t\r\n", ""),
+        (b"\xef\xbb\xbf" + GOOD, ""),
+        (GOOD.decode().encode("utf-16"), "0xff at offset 0"),
+        (b'{"hostname":"\xff"}', "0xff at offset 13"),
+        (b'{"hostname":"\xed\xa0\x80"}', "0xed at offset 13"),
+        (b'{"hostname":"\xc0\x80"}', "0xc0 at offset 13"),
+        (GOOD + b"x", "Extra data"),
+        (GOOD + b"{}", "Extra data"),
+        (GOOD + b"\0", "Extra data"),
+        (GOOD[:-1], "Expecting ',' delimiter"),
+        (b"{\n'a': 1}", "Expecting property name"),
+        (b'{"a":\n\n 01}', "Expecting ',' delimiter at line 3, column 3"),
+        (b'{"a":"\0"}', "column 7"),
+        (b'{"a":"\n"}', "Invalid control character at line 1, column 7"),
+        (b'{"a":"\\x"}', "Invalid \\escape"),
+        (b'{"a":1,}', ""),
+        (b"nul", "column 1"),
+        (b"// a comment\n" + GOOD, "Expecting value at line 1, column 1"),
     ],
 )
-def test_what_is_not_json_is_refused(data: bytes, what: str) -> None:
-    assert refusal(data).what.startswith(what)
+def test_what_is_not_json_is_refused_where_it_is_not(data: bytes, where: str) -> None:
+    assert where in refusal(data, Reason.CONFIG_NOT_JSON).what
 
 
-@pytest.mark.parametrize(
-    ("data", "kind"),
-    [
-        (b"[]", "an array"),
-        (b'"a"', "a string"),
-        (b"null", "null"),
-        (b"5", "a whole number"),
-        (b"5.5", "a number with a fraction, an exponent or a negative zero"),
-        (b"true", "a boolean"),
-    ],
-)
-def test_a_top_level_that_is_no_object_is_refused(data: bytes, kind: str) -> None:
-    assert refusal(data).what == f"config.json: $ is {kind}, wanted an object"
+@pytest.mark.parametrize("data", [b"[]", b'"a"', b"null", b"5", b"5.5", b"true"])
+def test_a_top_level_that_is_no_object_is_refused(data: bytes) -> None:
+    assert refusal(data).member == "$"
 
 
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}"), ("[[0],", "]")])
 @pytest.mark.parametrize("depth", [200_000, 1_000_000])
 def test_deep_nesting_is_refused(opening: str, closing: str, depth: int) -> None:
     begun = time.process_time()
-    error = refusal((opening * depth + "0" + closing * depth).encode())
-    assert error.what == "config.json is nested too deeply"
+    refusal((opening * depth + "0" + closing * depth).encode(), Reason.CONFIG_NOT_JSON)
     assert time.process_time() - begun < 1
 
 
 def test_misfits_in_what_just_may_nest_so_deep_are_found() -> None:
     deep = '{"a":' * 300 + "NaN" + "}" * 300
     error = refusal(json.dumps({**MINIMAL, "unknown": "STANDIN"}).replace('"STANDIN"', deep).encode())
-    assert error.what.startswith("config.json: $.unknown.a.a.a")
-    assert "…" in error.what
+    assert str(error.member).startswith("$.unknown.a.a.a")
+    assert "…" in str(error.member)
 
 
 # --- What is not looked at ------------------------------------------------------------------------------------
@@ -1030,5 +991,5 @@ def test_a_value_of_the_wrong_kind_is_refused_naming_its_path(
     if kind is type(value):
         return
     error = refusal(encoded(changed(steps, other)))
-    assert error.what.startswith(f"config.json: {written(steps)} is a")
+    assert error.member == written(steps)
     assert "SECRETVALUE" not in str(error)

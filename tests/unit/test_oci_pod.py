@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engine.errors import SecureRootError
+from engine.errors import Reason, SecureRootError
 from engine.linux.files import PrivateDirectory
 from engine.oci import pod
 from engine.state import record
@@ -18,6 +18,7 @@ from engine.state.cleanup import forget
 from engine.state.container import component, open_container
 from engine.state.record import Program, Record, Sandbox
 from engine.state.status import in_use_reason, members
+from tests.support.refusals import refuses
 
 TYPE, NAME = "io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id"
 CRIO_TYPE, CRIO_NAME = "io.kubernetes.cri-o.ContainerType", "io.kubernetes.cri-o.SandboxID"
@@ -65,7 +66,7 @@ def test_a_bundle_without_annotations_has_a_sandbox_of_its_own() -> None:
     "annotations", [{TYPE: "pod"}, {TYPE: "container"}, {TYPE: "container", NAME: ""}, {CRIO_TYPE: ""}]
 )
 def test_annotations_that_say_nothing_are_refused(annotations: dict[str, str]) -> None:
-    with pytest.raises(pod.PodError, match=r"annotation io\.kubernetes\.cri"):
+    with refuses(pod.PodError, Reason.POD_ANNOTATION, "io.kubernetes.cri"):
         pod.sandbox_of({"annotations": annotations})
 
 
@@ -102,22 +103,22 @@ def test_a_member_takes_away_no_other_sandbox(base: PrivateDirectory, changes: d
 
 
 @pytest.mark.parametrize(
-    ("noted", "why"),
+    ("noted", "fact"),
     [
-        (None, "'pod' does not exist here"),
-        (replace(POD, id="another"), "'pod' does not exist here"),
-        (replace(POD, program=None), "'pod' does not exist here"),
-        (POD, "'pod' does not exist here"),
-        (replace(POD, sandbox=Sandbox("other", "4f", PROGRAM)), "is itself in the sandbox 'other'"),
+        (None, "'pod'"),
+        (replace(POD, id="another"), "'pod'"),
+        (replace(POD, program=None), "'pod'"),
+        (POD, "'pod'"),
+        (replace(POD, sandbox=Sandbox("other", "4f", PROGRAM)), "'other'"),
     ],
     ids=["nothing", "another", "never handed off", "deleted", "a member"],
 )
 def test_what_is_no_live_sandbox_is_not_joined(
-    base: PrivateDirectory, noted: Record | None, why: str
+    base: PrivateDirectory, noted: Record | None, fact: str
 ) -> None:
     if noted is not None:
         os.rename(keep(base, noted).path, os.path.join(base.path, component("pod")))
-    with pytest.raises(SecureRootError, match=why):
+    with refuses(SecureRootError, Reason.NO_SANDBOX, fact):
         pod.join(base, "pod")
 
 

@@ -15,15 +15,16 @@ import pytest
 from engine.bundle import executable
 from engine.bundle.bundle import Bundle, open_bundle
 from engine.bundle.executable import executable_trees
-from engine.errors import PolicyError
+from engine.errors import PolicyError, Reason
 from engine.lifecycle import policy as policy_step
-from engine.lifecycle.policy import BACKENDS, Policy, Strength, apply_policy
+from engine.lifecycle.policy import BACKENDS, Policy, apply_policy
 from engine.linux import landlock, locked_mounts, seccomp
 from engine.linux.landlock import Landlock
 from engine.linux.locked_mounts import UnusableError
 from engine.linux.namespaces import IdMaps, Range
 from engine.options import ExecPolicy, RunOptions
-from engine.traces.move import PolicyOutcome
+from engine.traces.move import PolicyOutcome, Strength
+from tests.support.refusals import refuses
 from tests.unit.forked import can_run, failure, in_a_child
 
 SINGLE = IdMaps((Range(0, 1000, 1),), (Range(0, 1000, 1),), "single")
@@ -69,11 +70,11 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return asked
 
 
-def refusal(bundle: Bundle, chosen: RunOptions) -> tuple[str, str]:
-    """What the refusal of a required policy says, and its hint."""
-    with pytest.raises(PolicyError) as refused:
+def refused(bundle: Bundle, chosen: RunOptions, *facts: str, hint: str = "") -> None:
+    """A required policy that is not enforced is refused, in a line that names the `facts`."""
+    with refuses(PolicyError, Reason.POLICY_NOT_ENFORCED, *facts) as refusal:
         apply_policy(chosen, bundle, "/allow")
-    return refused.value.what, refused.value.hint
+    assert hint in refusal.value.hint
 
 
 def nothing(outcome: str, reason: str) -> dict[str, Any]:
@@ -87,9 +88,6 @@ def nothing(outcome: str, reason: str) -> dict[str, Any]:
         "ids": None,
         "reason": reason,
     }
-
-
-NOT_ENFORCED = "the required execute policy is not enforced: "
 
 
 def test_it_concerns_rootless_runs_only(bundle: Bundle, kernel: list[Any]) -> None:
@@ -179,7 +177,7 @@ def test_a_landlock_that_cannot_be_had_is_unavailable_and_a_required_one_is_refu
     settled = apply_policy(options(policy=ExecPolicy.LANDLOCK), bundle, "/allow")
     assert settled.facts() == nothing("unavailable", answer.value)
     required = options(policy=ExecPolicy.LANDLOCK, required=True)
-    assert refusal(bundle, required) == (f"{NOT_ENFORCED}{answer.value}", "leave --exec-policy at auto")
+    refused(bundle, required, answer.value)
     assert kernel == []
 
 
@@ -192,7 +190,6 @@ def test_a_kernel_that_refuses_the_domain_makes_landlock_unavailable(
     monkeypatch.setattr(landlock, "restrict_execute", restrict_execute)
     settled = apply_policy(options(policy=ExecPolicy.LANDLOCK), bundle, "/allow")
     assert settled.facts() == nothing("unavailable", "Landlock: Operation not permitted")
-    assert settled.hint == "leave --exec-policy at auto"
 
 
 @pytest.mark.parametrize("chosen", [ExecPolicy.AUTO, ExecPolicy.LOCKED_MOUNTS])
@@ -205,10 +202,8 @@ def test_namespaces_that_are_forbidden_are_named_with_the_hint(
     monkeypatch.setattr(locked_mounts, "probe", probe)
     settled = apply_policy(options(policy=chosen), bundle, "/allow")
     assert settled.facts() == nothing("unavailable", "user namespaces are forbidden by x = 0")
-    assert refusal(bundle, options(policy=chosen, required=True)) == (
-        f"{NOT_ENFORCED}user namespaces are forbidden by x = 0",
-        "sysctl x=1",
-    )
+    required = options(policy=chosen, required=True)
+    refused(bundle, required, "user namespaces are forbidden by x = 0", hint="sysctl x=1")
     assert kernel == []
 
 
@@ -219,10 +214,7 @@ def test_a_bundle_that_cannot_be_looked_at_is_named(
         raise PermissionError(13, "Permission denied", "/somewhere")
 
     monkeypatch.setattr(executable, "executable_trees", executable_trees)
-    assert refusal(bundle, options(required=True)) == (
-        f"{NOT_ENFORCED}/somewhere: Permission denied",
-        "look at what it names",
-    )
+    refused(bundle, options(required=True), "/somewhere: Permission denied")
     assert kernel == []
 
 
@@ -260,38 +252,27 @@ def test_a_policy_that_was_applied_in_part_is_refused_required_or_not(
         raise OSError(38, "Function not implemented", "/")
 
     monkeypatch.setattr(locked_mounts, "confine", confine)
-    assert refusal(bundle, options()) == (
-        "applied in part only: /: Function not implemented; it takes Linux 5.12",
-        "boot a newer kernel",
-    )
+    with refuses(PolicyError, Reason.POLICY_IN_PART, "/: Function not implemented"):
+        apply_policy(options(), bundle, "/allow")
 
 
 def test_off_is_off_and_contradicts_required(bundle: Bundle, kernel: list[Any]) -> None:
-    reason = "it was turned off with --exec-policy off"
     settled = apply_policy(options(policy=ExecPolicy.OFF), bundle, "/allow")
-    assert settled.facts() == nothing("unavailable", reason)
-    assert refusal(bundle, options(policy=ExecPolicy.OFF, required=True)) == (
-        f"{NOT_ENFORCED}{reason}",
-        "leave --exec-policy at auto",
-    )
+    assert settled.reason is not None
+    assert settled.facts() == nothing("unavailable", settled.reason)
+    refused(bundle, options(policy=ExecPolicy.OFF, required=True), settled.reason)
     assert kernel == []
 
 
 def test_required_without_rootless_is_refused_as_nothing_would_be_enforced(bundle: Bundle) -> None:
-    assert refusal(bundle, options(rootless=False, required=True)) == (
-        f"{NOT_ENFORCED}it applies to --rootless runs",
-        "add --rootless, or do not require it",
-    )
+    refused(bundle, options(rootless=False, required=True))
 
 
 def test_a_bundle_that_takes_the_hosts_root_cannot_be_confined_and_that_is_said(
     private: Path, kernel: list[Any]
 ) -> None:
     mounts = [{"destination": "/host", "type": "bind", "source": "/", "options": ["ro"]}]
-    assert refusal(make_bundle(private, mounts=mounts), options(required=True)) == (
-        f"{NOT_ENFORCED}the bundle uses the host's / as files of the container, so all of it must stay executable",
-        "bind-mount less of the host",
-    )
+    refused(make_bundle(private, mounts=mounts), options(required=True))
     assert kernel == []
 
 

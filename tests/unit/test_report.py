@@ -25,6 +25,7 @@ from engine.audit.fleet import fleet_page, traces_in
 from engine.audit.guidance import matrix
 from engine.audit.model_check import ModelCheck
 from engine.audit.report import run_page
+from engine.errors import Reason
 from engine.lifecycle.spec_graph import spec_graph
 from engine.spec import render
 from engine.traces.move import Trigger
@@ -32,6 +33,7 @@ from engine.verify.evidence import Outcome, ReportError, read
 from engine.verify.signature import Signers, sign
 from tests.audit_traces import HOSTILE, check_result, poisoned, poisoned_trace, rewritten
 from tests.conformance_traces import Line, Story
+from tests.support.refusals import refuses
 from tests.unit.test_signature import new_key
 from tests.unit.test_tlc_render import GOOD
 
@@ -264,7 +266,7 @@ def test_what_engine_check_says_can_be_given_to_the_report(private: Path) -> Non
 
 @pytest.mark.parametrize("said", [None, [], {}, {**check_result(), "models": [{}]}, check_result(ok="yes")])
 def test_what_is_no_result_of_a_check_is_refused(private: Path, said: Any) -> None:
-    with pytest.raises(ReportError, match="is no result of engine check"):
+    with refuses(ReportError, Reason.MALFORMED):
         saved(private / "check.json", said)
 
 

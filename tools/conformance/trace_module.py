@@ -18,7 +18,8 @@ from engine.spec.models import Specs
 from engine.spec.tlc import Tlc
 from engine.spec.values import Value, format_value
 from engine.traces.move import Trigger
-from engine.traces.reader import Header, Record, read_header, read_record
+from engine.traces.reader import read_header, read_record
+from engine.traces.schema import Header, Record
 
 MODULE = "TraceCheck"
 

@@ -28,7 +28,7 @@
     body.replaceChildren(...found.slice(first, last).map((row) =>
       make("tr", { role: "row" }, ...row.map((cell, column) => make(
         "td",
-        { role: "cell", "data-label": head[column], class: [1, 3, 5].includes(column) ? "keep" : "" },
+        { role: "cell", "data-label": head[column], class: [1, 3, 4, 6].includes(column) ? "keep" : "" },
         make("span", {}, column === 0 ? badge(cell) : cell),
       )))));
     byId("shown").textContent = found.length === 0

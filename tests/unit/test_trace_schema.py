@@ -1,0 +1,132 @@
+"""The schema: every field says what it is, docs/trace.md is written from it, and what is written has its form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args, is_typeddict
+
+import msgspec
+import pytest
+
+from engine.errors import Reason
+from engine.lifecycle.machine import REASONS
+from engine.lifecycle.spec_graph import spec_graph
+from engine.traces import reader
+from engine.traces.move import FORMAT, Trigger
+from engine.traces.schema import ERRORS, FACTS, Error, Header, Record
+from engine.verify.evidence import Outcome, judge
+from engine.verify.trace_check import Verdict, verify
+from tests.conformance_traces import Story, save, written
+from tools.trace_fields import PAGE, fields, page, reasons
+
+OLD = Path(__file__).parent / "traces_of_format_1"
+
+
+def kinds() -> Iterator[type]:
+    """Every line, and every object in one."""
+    found: list[type] = [Header, Record, *FACTS.values(), *ERRORS.values()]
+    for kind in found:
+        yield kind
+        for _, inner, _ in fields(kind):
+            found += [part for part in (inner, *get_args(inner)) if is_typeddict(part) and part not in found]
+
+
+def test_the_page_is_what_the_schema_says() -> None:
+    assert PAGE.read_text() == page(PAGE.read_text()), "python -m tools.trace_fields writes it anew"
+
+
+def test_every_field_says_what_it_is_in_one_sentence() -> None:
+    for kind in kinds():
+        for name, _, says in fields(kind):
+            assert says.text.endswith("."), f"{kind.__name__}.{name}"
+            assert ". " not in says.text, f"{kind.__name__}.{name}"
+
+
+def test_every_reason_says_what_it_is() -> None:
+    assert [reason for reason, _ in reasons()] == list(Reason)
+
+
+def test_there_are_facts_of_each_trigger_and_errors_of_each_format() -> None:
+    assert set(FACTS) == set(Trigger)
+    assert set(ERRORS) == set(range(1, FORMAT + 1))
+
+
+def test_what_the_engine_writes_has_the_fields_of_the_schema_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_as_written(line: bytes) -> dict[str, Any]:
+        pytest.fail(f"read by json: {line.decode()}")
+
+    monkeypatch.setattr(reader, "_read_object", not_as_written)
+    for story in (Story(), Story(steps=3, end="refused")):
+        header, *moves = story.write(tmp_path / story.end).read_bytes().splitlines()
+        reader.read_header(header)
+        for move in moves:
+            reader.read_record(move)
+
+
+# -- format 2: the reason of a refusal
+
+
+@pytest.mark.parametrize("steps", range(6))
+def test_a_run_may_be_refused_for_the_reasons_of_its_step_and_no_others(tmp_path: Path, steps: int) -> None:
+    lines = Story(steps=steps, end="refused", rootless=True).lines(tmp_path / "trace")
+    allowed = REASONS[lines[-1]["state"]]
+    for reason in Reason:
+        lines[-1]["error"]["reason"] = reason
+        [result] = verify([str(save(tmp_path / "changed", written(lines)))])
+        assert result.verdict is (Verdict.CONFORMS if reason in allowed else Verdict.DIFFERS), reason
+
+
+def test_a_refusal_blames_the_step_of_its_state(tmp_path: Path) -> None:
+    lines = Story(steps=2, end="refused").lines(tmp_path / "trace")
+    for step, reason, verdict in (
+        ("secure_root", "failure", Verdict.CONFORMS),
+        ("trace", "failure", Verdict.CONFORMS),
+        ("stage", "failure", Verdict.DIFFERS),
+        ("stage", "not_permitted", Verdict.CONFORMS),
+    ):
+        lines[-1]["error"] |= {"step": step, "reason": reason}
+        [result] = verify([str(save(tmp_path / "changed", written(lines)))])
+        assert result.verdict is verdict, (step, reason)
+
+
+@pytest.mark.parametrize("reason", ["a reason that there is not", None, 5])
+def test_a_reason_that_there_is_not_is_not_read(tmp_path: Path, reason: object) -> None:
+    lines = Story(steps=2, end="refused").lines(tmp_path / "trace")
+    lines[-1]["error"]["reason"] = reason
+    [result] = verify([str(save(tmp_path / "changed", written(lines)))])
+    assert result.verdict is Verdict.DIFFERS
+
+
+# -- format 1
+
+
+@pytest.mark.parametrize("name", ["run-handed-off", "run-refused", "run-killed"])
+def test_a_trace_of_format_1_is_read_as_before(name: str) -> None:
+    path = OLD / f"{name}.jsonl"
+    header = json.loads(path.read_bytes().splitlines()[0])
+    assert header["format"] == 1
+    graph = replace(spec_graph(), spec=header["spec"])
+    [result] = verify([str(path)], graph=graph)
+    assert result.verdict is (Verdict.INCOMPLETE if name == "run-killed" else Verdict.CONFORMS)
+    evidence = judge(str(path), path.read_bytes(), graph)
+    if evidence.outcome is Outcome.REFUSED:
+        refusal = evidence.refusal
+        assert refusal is not None
+        assert (refusal.step, refusal.reason) == ("validate", None)
+        assert refusal.hint.startswith("chmod")
+
+
+def test_each_format_has_its_own_error(tmp_path: Path) -> None:
+    old = json.loads((OLD / "run-refused.jsonl").read_bytes().splitlines()[-1])
+    new = Story(steps=1, end="refused").lines(tmp_path / "trace")[-1]
+    for line, form in ((old, 1), (new, FORMAT)):
+        text = json.dumps(line).encode()
+        assert reader.read_record(text, form).refusal is not None
+        with pytest.raises(reader.BadLineError):
+            reader.read_record(text, FORMAT + 1 - form)
+    assert msgspec.convert(new["error"], Error) == new["error"]
