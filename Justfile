@@ -39,7 +39,7 @@ lint:
     @{{ python }} -m ruff check
     @{{ python }} -m ruff format --check
     @{{ python }} -m mypy
-    @{{ parent_directory(python) }}/lint-imports --no-cache --no-logo
+    @{{ quote(justfile_directory() / ".venv/bin/lint-imports") }} --no-cache --no-logo
 
 # Check the spec with TLC: every property, every reachable state, and that every mutant is caught
 [no-exit-message]

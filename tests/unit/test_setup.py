@@ -682,7 +682,10 @@ def test_after_set_up_no_source_of_the_engine_is_compiled_at_a_start(checkout: P
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["test"], ["ruff check", "ruff format", "mypy", "engine check --mutants", "pytest -n 2"]),
+        (
+            ["test"],
+            ["ruff check", "ruff format", "mypy", "lint-imports", "engine check --mutants", "pytest -n 2"],
+        ),
         (["test", "tests/unit/test_x.py", "-k", "a or b"], ["pytest tests/unit/test_x.py -k a or b"]),
         (["test", "-x"], ["pytest -x"]),
         (["unit"], ["pytest -o testpaths=tests/unit -n 2"]),
@@ -700,6 +703,7 @@ def test_only_what_is_named_is_run(tmp_path: Path, arguments: list[str], expecte
 case "$2 $3" in "ruff check" | "ruff format") echo "$2 $3" ;; mypy*) echo mypy ;; engine*) shift; echo "$*" ;;
 pytest*) shift 2; [ -z "$PYTHONDONTWRITEBYTECODE" ] || exit 9; echo pytest "$@" ;; esac >>{tmp_path}/did""",
     )
+    script(tmp_path / ".venv/bin/lint-imports", f"echo lint-imports >>{tmp_path}/did")
     just = Path(sys.executable).parent / "just"
     justfile = tmp_path / "Justfile"
     subprocess.run(
