@@ -16,6 +16,7 @@ from typing import Any
 
 from engine import __version__
 from engine.errors import Reason, hint_for, printable
+from engine.linux.regular_files import replace_file
 from engine.verify.evidence import ReportError
 from engine.verify.extra import require
 
@@ -84,24 +85,8 @@ def duration(seconds: float) -> str:
 
 def write(path: str, content: bytes) -> None:
     """Put the page at `path`, whole or not at all, in the place of an earlier one. Raises `ReportError`."""
-    partial = f"{path}.{os.getpid()}.part"
     try:
-        descriptor = os.open(
-            partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-        )
-    except (OSError, ValueError) as error:
-        raise _cannot_write(path, error) from None
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-        os.replace(partial, path)
+        replace_file(path, content, mode=0o600)
     except OSError as error:
-        os.unlink(partial)
-        raise _cannot_write(path, error) from None
-
-
-def _cannot_write(path: str, error: OSError | ValueError) -> ReportError:
-    hint = "name a file in a directory that you can write with --output"
-    if isinstance(error, OSError):
-        return ReportError(f"{path!r}: {error.strerror}", reason=Reason.FAILURE, hint=hint_for(error, hint))
-    return ReportError(f"{path!r}: {error}", reason=Reason.FAILURE, hint=hint)
+        hint = hint_for(error, "name a file in a directory that you can write with --output")
+        raise ReportError(f"{path!r}: {error.strerror}", reason=Reason.FAILURE, hint=hint) from None

@@ -7,7 +7,6 @@ import os
 import re
 import struct
 import subprocess
-import tempfile
 import zlib
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,6 +14,7 @@ from enum import StrEnum
 from engine.audit.svg import finish
 from engine.audit.walk import DiagramError
 from engine.errors import Reason, hint_for
+from engine.linux.regular_files import replace_file
 
 #: Seconds that Graphviz may take.
 TIMEOUT = 60
@@ -85,32 +85,14 @@ class Picture:
 def write(drawn: bytes, path: str) -> None:
     """Put it into the file `path`, whole or not at all. Raises `DiagramError`."""
     try:
-        target = os.path.realpath(path)
-        if os.path.exists(target) and not os.path.isfile(target):
-            with open(target, "wb") as device:
+        if os.path.exists(path) and not os.path.isfile(path):
+            with open(path, "wb") as device:
                 device.write(drawn)
-            return
-        with tempfile.NamedTemporaryFile(
-            dir=os.path.dirname(target), prefix=".engine-", delete=False
-        ) as file:
-            try:
-                file.write(drawn)
-                file.flush()
-                mask = os.umask(0)
-                os.umask(mask)
-                os.fchmod(file.fileno(), 0o666 & ~mask)
-                os.replace(file.name, target)
-            except BaseException:
-                os.unlink(file.name)
-                raise
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        hint = "name a file in a directory you can write"
-        raise DiagramError(
-            f"{path!r}: {why}",
-            reason=Reason.FAILURE,
-            hint=hint_for(error, hint) if isinstance(error, OSError) else hint,
-        ) from None
+        else:
+            replace_file(os.path.realpath(path) if os.path.islink(path) else path, drawn)
+    except OSError as error:
+        hint = hint_for(error, "name a file in a directory you can write")
+        raise DiagramError(f"{path!r}: {error.strerror}", reason=Reason.FAILURE, hint=hint) from None
 
 
 def _draw(dot: str, form: str, *more: str) -> bytes:

@@ -6,14 +6,15 @@ a trace is to be believed is asked of `engine.verify.trace_check`; `doubt` is wh
 
 from __future__ import annotations
 
+import errno
 import json
-import os
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from engine.errors import EngineError, Reason
+from engine.errors import EngineError, Reason, hint_for
 from engine.lifecycle.machine import LIFECYCLE, TERMINAL
+from engine.linux.regular_files import read_named
 from engine.traces.move import State, Trigger
 from engine.traces.schema import Refusal
 from engine.verify.trace_check import verify
@@ -118,20 +119,17 @@ def doubt_of(path: str) -> str | None:
 
 
 def _lines(path: str) -> list[bytes]:
-    hint = "name a trace that you can read"
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
-        with open(descriptor, "rb") as file:
-            content = file.read(MAX_SIZE + 1)
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise DiagramError(f"{path!r}: {why}", reason=Reason.FAILURE, hint=hint) from None
-    if len(content) > MAX_SIZE:
-        raise DiagramError(
-            f"{path!r} has more than {MAX_SIZE >> 20} MiB",
-            reason=Reason.TOO_LARGE,
-            hint="name the trace of one run",
-        )
+        content = read_named(path, MAX_SIZE)
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise DiagramError(
+                f"{path!r} has more than {MAX_SIZE >> 20} MiB",
+                reason=Reason.TOO_LARGE,
+                hint="name the trace of one run",
+            ) from None
+        hint = hint_for(error, "name a trace that you can read")
+        raise DiagramError(f"{path!r}: {error.strerror}", reason=Reason.FAILURE, hint=hint) from None
     return content.splitlines()
 
 

@@ -73,10 +73,15 @@ def open_regular(name: str, directory: int, path: str, *, owner: int | None = No
 def open_named(path: str) -> int:
     """Open the regular file that somebody named by `path` for reading; links are followed.
 
-    Raises `UntrustedPathError` for anything else, `OSError`, and `ValueError` where `path` has a NUL.
+    Raises `OSError` that names `path`: EINVAL for anything else.
     """
-    _judge(os.stat(path), path)  # before it is opened: opening some devices does something
-    return _judged(os.open(path, _READ), path)
+    try:
+        _judge(os.stat(path), path)  # before it is opened: opening some devices does something
+        return _judged(os.open(path, _READ), path)
+    except UntrustedPathError as error:
+        raise OSError(errno.EINVAL, f"it {error.why}", path) from None
+    except ValueError as error:  # a NUL
+        raise OSError(errno.EINVAL, str(error), path) from None
 
 
 def _judged(descriptor: int, path: str, owner: int | None = None) -> int:
@@ -164,7 +169,7 @@ def replace_own(directory: PrivateDirectory, name: str, data: bytes, *, mode: in
 def replace_file(path: str, data: bytes, *, mode: int = 0o666) -> None:
     """As `replace_own`, in a directory that others may use as well: a link at `path` is replaced, not followed.
 
-    Raises `OSError` that names `path`, and `ValueError` where that has a NUL.
+    Raises `OSError` that names `path`.
     """
     where, name = os.path.split(path)
     try:
@@ -175,6 +180,8 @@ def replace_file(path: str, data: bytes, *, mode: int = 0o666) -> None:
             os.close(directory)
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from None
+    except ValueError as error:  # a NUL
+        raise OSError(errno.EINVAL, str(error), path) from None
 
 
 def _replace(directory: int, new: str, name: str, data: bytes, mode: int) -> None:

@@ -18,7 +18,7 @@ from typing import NoReturn
 from engine.errors import EngineError, Reason, hint_for
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.linux.process import started
-from engine.linux.regular_files import replace_file
+from engine.linux.regular_files import open_own, replace_file
 from engine.oci.request import Request
 from engine.runsc.arguments import build_environment
 from engine.runsc.execute import SignalGuard, become_runsc
@@ -201,8 +201,7 @@ class Container:
             raise unreadable(self.verb, error) from None
         try:
             status = os.fstat(descriptor)
-            is_ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
-            if not (is_ours and stat.S_IMODE(status.st_mode) == 0o500 and noted.is_file(status)):
+            if stat.S_IMODE(status.st_mode) != 0o500 or not noted.is_file(status):
                 raise ContainerError(
                     self.verb,
                     f"{where!r} is not the copy of runsc that created the container",
@@ -224,7 +223,7 @@ class Container:
                 here = held.enter_context(
                     contextlib.closing(open_private_directory(here.descriptor, here.path, step))
                 )
-            return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here.descriptor)
+            return open_own(here, name)
 
     @property
     def runsc_root(self) -> str:

@@ -5,9 +5,8 @@ Nothing behind the first bad line counts as evidence: it is only shown as what i
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +18,7 @@ from typing import Any
 from engine.errors import EngineError, Reason, hint_for
 from engine.lifecycle.machine import LIFECYCLE
 from engine.lifecycle.spec_graph import SpecGraph
+from engine.linux.regular_files import open_named, read_named
 from engine.traces.move import State, Trigger
 from engine.traces.reader import BadLineError, read_header, read_record
 from engine.traces.schema import Header, Record, Refusal
@@ -128,32 +128,22 @@ def read(path: str, graph: SpecGraph) -> tuple[Evidence, bytes]:
     Raises `ReportError` when the file cannot be read.
     """
     try:
-        with open_regular(path) as file:
-            content = file.read(MAX_SIZE + 1)
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        hint = "name a trace that you can read"
-        raise ReportError(
-            f"{path!r}: {why}",
-            reason=Reason.FAILURE,
-            hint=hint_for(error, hint) if isinstance(error, OSError) else hint,
-        ) from None
-    if len(content) > MAX_SIZE:
-        raise ReportError(
-            f"{path!r} has more than {MAX_SIZE >> 20} MiB",
-            reason=Reason.TOO_LARGE,
-            hint="name the trace of one run (engine trace verify reads archives of many)",
-        )
+        content = read_named(path, MAX_SIZE)
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise ReportError(
+                f"{path!r} has more than {MAX_SIZE >> 20} MiB",
+                reason=Reason.TOO_LARGE,
+                hint="name the trace of one run (engine trace verify reads archives of many)",
+            ) from None
+        hint = hint_for(error, "name a trace that you can read")
+        raise ReportError(f"{path!r}: {error.strerror}", reason=Reason.FAILURE, hint=hint) from None
     return judge(path, content, graph), content
 
 
 def open_regular(path: str) -> BufferedReader:
-    """Open a regular file for reading. Raises `OSError`, and `ValueError` for what is none."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return open(descriptor, "rb")
-    os.close(descriptor)
-    raise ValueError("it is not a regular file")
+    """Open a regular file for reading. Raises `OSError`."""
+    return open(open_named(path), "rb")
 
 
 def judge(path: str, content: bytes, graph: SpecGraph) -> Evidence:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import BinaryIO
+
+from engine.linux.regular_files import open_named
 
 #: Names standard input.
 STDIN = "-"
@@ -20,25 +20,10 @@ HEADER = b'{"seq":0,'
 
 
 def open_trace(path: str) -> BinaryIO:
-    """Raises `OSError` and, for a path that no file can have or one that is not a regular file, `ValueError`."""
+    """Open it for reading, or standard input. Raises `OSError`."""
     if path == STDIN:
         return open(0, "rb", buffering=_PIECE, closefd=False)
-    mode = os.stat(path).st_mode  # before it is opened: opening some devices does something
-    if not stat.S_ISREG(mode):
-        raise ValueError(f"it is {_KINDS.get(stat.S_IFMT(mode), 'no file')}, and not a regular file")
-    # Should it be swapped for a FIFO by now, this does not wait for a writer.
-    return open(
-        os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb", buffering=_PIECE
-    )
-
-
-_KINDS: Mapping[int, str] = {
-    stat.S_IFDIR: "a directory",
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
+    return open(open_named(path), "rb", buffering=_PIECE)
 
 
 def lines_of(file: BinaryIO) -> Iterator[bytes]:

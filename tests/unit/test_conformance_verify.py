@@ -436,9 +436,9 @@ def test_what_is_no_regular_file_is_named_and_not_opened(tmp_path: Path) -> None
         (tmp_path / "fifo", "a FIFO"),
         (tmp_path / "socket", "a socket"),
         (tmp_path, "a directory"),
-        (Path("/dev/zero"), "a device"),
+        (Path("/dev/zero"), "a character device"),
     ):
-        assert str(check(path)).startswith(f"{path}: unreadable: it is {kind}, and not a regular file; ")
+        assert str(check(path)).startswith(f"{path}: unreadable: it is {kind}, not a regular file; ")
 
 
 # -- many ------------------------------------------------------------------------------------------------------------

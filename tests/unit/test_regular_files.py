@@ -103,10 +103,10 @@ def test_a_device_is_refused() -> None:
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (os.mkdir, "is a directory, not a regular file"),
-        (os.mkfifo, "is a FIFO, not a regular file"),
-        (bind, "is a socket, not a regular file"),
-        (lambda path: os.symlink("/dev/null", path), "is a character device, not a regular file"),
+        (os.mkdir, "it is a directory, not a regular file"),
+        (os.mkfifo, "it is a FIFO, not a regular file"),
+        (bind, "it is a socket, not a regular file"),
+        (lambda path: os.symlink("/dev/null", path), "it is a character device, not a regular file"),
     ],
 )
 @pytest.mark.parametrize("is_swapped", [False, True])
@@ -126,9 +126,7 @@ def test_what_somebody_names_is_opened_only_if_it_is_a_file(
             assert failure(lambda: open_named("file"))[0] == errno.ENXIO
             return
     for act in (open_named, partial(read_named, limit=9)):
-        with pytest.raises(UntrustedPathError) as refused:
-            act("file")
-        assert refused.value.why == why
+        assert failure(partial(act, "file")) == (errno.EINVAL, why, "file")
 
 
 def test_what_somebody_names_may_be_a_link_to_a_file(here: PrivateDirectory) -> None:
@@ -138,8 +136,7 @@ def test_what_somebody_names_may_be_a_link_to_a_file(here: PrivateDirectory) -> 
     os.close(open_named("link"))
     assert failure(lambda: read_named("link", 6)) == (errno.EFBIG, "it is larger than 6 bytes", "link")
     assert failure(lambda: open_named("none")) == (errno.ENOENT, "No such file or directory", "none")
-    with pytest.raises(ValueError, match="null"):
-        open_named("a\0b")
+    assert failure(lambda: open_named("a\0b"))[0::2] == (errno.EINVAL, "a\0b")
 
 
 def test_another_users_file_is_refused_where_it_must_be_ones_own(
@@ -326,8 +323,7 @@ def test_what_one_left_who_was_killed_is_in_nobodys_way(
 def test_where_there_is_no_directory_the_file_is_what_is_named(private: Path) -> None:
     path = str(private / "gone" / "file")
     assert failure(lambda: replace_file(path, b"")) == (errno.ENOENT, "No such file or directory", path)
-    with pytest.raises(ValueError, match="null"):
-        replace_file(f"{private}/a\0b", b"")
+    assert failure(lambda: replace_file("a\0b", b""))[0::2] == (errno.EINVAL, "a\0b")
 
 
 def test_a_plain_name_is_of_the_current_directory(here: PrivateDirectory) -> None:
