@@ -13,8 +13,6 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from engine.bundle import strict_json
-from engine.bundle.strict_json import MismatchError, NotJsonError
 from engine.traces.move import FORMAT
 from engine.traces.schema import ERRORS, FACTS, Header, Record
 
@@ -78,10 +76,14 @@ def read_record(line: bytes, form: int = FORMAT) -> Record[Any, Any]:
 
 
 def _read_object(line: bytes) -> dict[str, Any]:
+    from engine.bundle.strict_json import MismatchError, NotJsonError, read  # few lines come here
+
     try:
-        given = strict_json.read(line, any_text=True)
-    except (NotJsonError, MismatchError) as error:
-        raise BadLineError(f"it {error}" if isinstance(error, NotJsonError) else str(error)) from None
+        given = read(line, any_text=True)
+    except NotJsonError as error:
+        raise BadLineError(f"it {error}") from None
+    except MismatchError as error:
+        raise BadLineError(str(error)) from None
     if not isinstance(given, dict):
         raise BadLineError("not a JSON object")
     return given
