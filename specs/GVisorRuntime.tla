@@ -107,7 +107,10 @@ States   == {Steps[n] : n \in DOMAIN Steps} \cup {"refused"}
 \* Every edge of the machine; engine/lifecycle/machine.py has the same.
 Edges == {<<Steps[n], Steps[n + 1]>> : n \in 1 .. 6} \cup {<<Steps[n], "refused">> : n \in 1 .. 6}
 
-Past(s) == {Steps[n] : n \in {m \in DOMAIN Steps : \E k \in 1 .. m : Steps[k] = s}}
+\* TLC evaluates a constant without parameters once, and one with a parameter at each use.
+PastEach == [s \in {Steps[n] : n \in DOMAIN Steps} |->
+                {Steps[n] : n \in {m \in DOMAIN Steps : \E k \in 1 .. m : Steps[k] = s}}]
+Past(s)  == PastEach[s]
 
 Nothing == "nothing"
 

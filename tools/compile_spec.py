@@ -9,8 +9,9 @@ import sys
 
 from engine.errors import EngineError
 from engine.lifecycle.spec_graph import SPEC_GRAPH, SpecGraphError, load_spec_graph
+from engine.spec.java import find_jar, find_java
 from engine.spec.models import load
-from engine.spec.tlc import Tlc, find_jar, find_java
+from engine.spec.tlc import Tlc
 from tools.compile import compile_graph, lifecycle_graph, stale, write_spec_graph
 
 

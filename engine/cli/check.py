@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 
-from engine.cli.command import add_command, positive, say_over
+from engine.cli.command import add_command, positive, say, say_over
 from engine.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def add(commands: Any) -> None:
 def _check(options: argparse.Namespace) -> int:
     from engine.spec import render
     from engine.spec.checker import check
+    from engine.spec.errors import CheckError
     from engine.spec.tlc import Limits
 
     # So that TLC's processes are ended on the way out, as they are for any other exception.
@@ -52,4 +53,6 @@ def _check(options: argparse.Namespace) -> int:
     if show:
         say_over("")
     print(json.dumps(render.as_data(result), indent=2) if options.json else render.report(result))
-    return 0 if result.ok else 1
+    for error in result.errors:
+        say(f"engine: check: {error}")
+    return CheckError.exit_code if result.errors else 0 if result.ok else 1

@@ -20,7 +20,7 @@ from engine.doctor.platforms import PLATFORM_LIMIT, describe, try_platform, usab
 from engine.doctor.trial import try_program
 from engine.options import Platform
 from engine.spec.errors import JarError
-from engine.spec.tlc import find_jar
+from engine.spec.java import find_jar
 
 
 def examine(*, platform_limit: float = PLATFORM_LIMIT) -> list[Part]:

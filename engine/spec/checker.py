@@ -1,41 +1,36 @@
 """The whole check: every model of the manifest, the coverage of the spec, and the mutants.
 
-Two runs of TLC go on at a time, each with one worker: its search is then the same every time, so the figures in
-the manifest are exact.
+Each run of TLC is a JVM of its own, so one that dies or hangs is the loss of that run alone. Two go on at a time, each
+with one worker: its search is then the same every time, so the figures in the manifest are exact.
 """
 
 from __future__ import annotations
 
+import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, replace
+from typing import Any
 
-from engine.errors import Reason
-from engine.spec.errors import TlcFailedError
-from engine.spec.models import Configuration, Model, Mutant, Specs, load
-from engine.spec.tlc import Jar, Limits, Progress, Tlc, find_jar, find_java
-from engine.spec.tool_output import ActionCoverage, Code, Counterexample, Counts, Location, Output, Violation
-
-#: The name under which a deadlock is reported.
-DEADLOCK = "no deadlock"
-
-
-class Verdict(StrEnum):
-    """What TLC found out about a property; it stops at the first one that does not hold."""
-
-    HOLDS = "holds"
-    VIOLATED = "violated"
-    UNDECIDED = "undecided"
+from engine.spec.coverage import Gap, gaps
+from engine.spec.errors import RunError
+from engine.spec.java import Jar, find_jar, find_java
+from engine.spec.models import Model, Mutant, Specs, load
+from engine.spec.mutants import MutantResult, MutantRuns
+from engine.spec.tlc import Limits, Progress, Tlc
+from engine.spec.tool_output import ActionCoverage, Counterexample, Counts, Output
+from engine.spec.verdicts import DEADLOCK, Verdict, name_violation, surprises, verdicts
 
 
 @dataclass(frozen=True, slots=True)
 class ModelResult:
     """What TLC said of one model. `surprises` is what differs from the manifest: empty when all is as it should be.
 
-    `counterexample` belongs to the violated property. `seconds` is wall-clock time.
+    `counterexample` belongs to the violated property. `seconds` is wall-clock time. `error` says why TLC gave no
+    answer: nothing else then says anything.
     """
 
     model: Model
@@ -46,29 +41,7 @@ class ModelResult:
     coverage: tuple[ActionCoverage, ...]
     surprises: tuple[str, ...]
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """A part of the spec that no model reaches: what follows `after` in an action, or (None) the whole action."""
-
-    action: str
-    location: Location
-    after: Location | None
-
-
-@dataclass(frozen=True, slots=True)
-class MutantResult:
-    """Whether the property that a mutant breaks was found broken, in how many `steps`.
-
-    `also` names another property that notices, if one does.
-    """
-
-    mutant: Mutant
-    killed: bool
-    steps: int
-    also: str | None
-    seconds: float
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +61,26 @@ class CheckResult:
     seconds: float
 
     @property
+    def errors(self) -> tuple[str, ...]:
+        """Why TLC gave no answer on a model or a mutant, where it gave none."""
+        given = [*(model.error for model in self.models), *(mutant.error for mutant in self.mutants)]
+        return tuple(error for error in given if error is not None)
+
+    @property
     def ok(self) -> bool:
         """Every property holds that must, every fault was found that must be, and nothing was left untried."""
         return (
-            not any(result.surprises for result in self.models)
+            not self.errors
+            and not any(result.surprises for result in self.models)
             and not self.gaps
             and all(result.killed for result in self.mutants)
         )
+
+
+#: The model whose state graph the machine is compared with.
+GRAPH_MODEL = "Lifecycle"
+#: From how many runs of TLC on it pays to write down the classes that the first one loaded.
+_MANY = 4
 
 
 def check(
@@ -115,29 +101,20 @@ def check(
     Lifecycle is written. `jobs`: how many runs of TLC go on at once. `progress` is called about twice a second for
     each of them, from other threads.
 
-    Raises `CheckError` when the checker cannot run; a property that does not hold is in the result.
+    Raises `CheckError` when the checker cannot run. A property that does not hold is in the result, and so is one run
+    of TLC that took too long or died: the others have their answers all the same.
     """
     started = time.monotonic()
     specs = load(directory)
     tlc = Tlc(find_java(), find_jar(jar), limits)
     chosen = specs.models if models is None else tuple(specs.model(name) for name in models)
-    if mutants:
-        for mutant in specs.mutants:
-            mutant.apply(specs.files)  # one that does not fit is known before minutes are spent
-    run = _Check(specs, tlc, progress)
-    with ThreadPoolExecutor(jobs) as pool:
-        checking = {
-            model.name: pool.submit(run.model, model, graph if model.name == GRAPH_MODEL else None)
-            for model in sorted(chosen, key=lambda model: -model.runtime)
-        }
-        mutating = [pool.submit(run.mutant, mutant) for mutant in specs.mutants] if mutants else []
-        try:
-            results = tuple(checking[model.name].result() for model in chosen)
-            killed = tuple(future.result() for future in mutating)
-        except BaseException:
-            run.cancelled.set()
-            _drop([*checking.values(), *mutating])
-            raise
+    asked = specs.mutants if mutants else ()
+    for mutant in asked:
+        mutant.apply(specs.files)  # one that does not fit is known before minutes are spent
+    with tempfile.TemporaryDirectory(prefix="engine-classes-") as directory_of_classes:
+        archive = os.path.join(directory_of_classes, "tlc.jsa") if len(chosen) >= _MANY or asked else None
+        run = _Check(specs, replace(tlc, archive=archive), progress, len(chosen) + len(asked), graph)
+        results, killed = run.all(chosen, asked, jobs)
     return CheckResult(
         spec=specs.digest,
         jar=tlc.jar,
@@ -150,178 +127,113 @@ def check(
     )
 
 
-#: The model whose state graph the machine is compared with.
-GRAPH_MODEL = "Lifecycle"
-
-
-def _drop(futures: Iterable[Future[ModelResult] | Future[MutantResult]]) -> None:
-    for future in futures:
-        future.cancel()
-
-
 class _Check:
-    """One check under way."""
+    """One check under way. `total`: how many models and mutants are to be answered."""
 
-    def __init__(self, specs: Specs, tlc: Tlc, progress: Callable[[Progress], None] | None) -> None:
+    def __init__(
+        self,
+        specs: Specs,
+        tlc: Tlc,
+        progress: Callable[[Progress], None] | None,
+        total: int,
+        graph: str | None,
+    ) -> None:
         self.version = ""
-        self.cancelled = threading.Event()
         self._specs = specs
         self._tlc = tlc
         self._progress = progress
+        self._total = total
+        self._graph = graph
+        self._done = 0
+        self._lock = threading.Lock()
+        self._cancelled = threading.Event()
 
-    def model(self, model: Model, graph: str | None) -> ModelResult:
+    def all(
+        self, models: Collection[Model], mutants: Collection[Mutant], jobs: int
+    ) -> tuple[tuple[ModelResult, ...], tuple[MutantResult, ...]]:
+        """The results of all, in their order."""
+        first = min(models, key=lambda model: model.runtime)
+        found = {first.name: self._model(first, keep_classes=self._tlc.archive is not None)}
+        of_mutants = MutantRuns(self._specs, self._run, self._is_done)
+        with ThreadPoolExecutor(jobs) as pool:
+            checking: list[Future[ModelResult]] = [
+                pool.submit(self._model, model)
+                for model in sorted(models, key=lambda model: -model.runtime)
+                if model is not first
+            ]
+            mutating = [pool.submit(job) for job in of_mutants.jobs(mutants)]
+            try:
+                found.update(
+                    (result.model.name, result) for result in (future.result() for future in checking)
+                )
+                killed = {name: result for future in mutating for name, result in future.result().items()}
+            except BaseException:
+                self._cancelled.set()
+                _drop([*checking, *mutating])
+                raise
+        return tuple(found[model.name] for model in models), tuple(killed[mutant.name] for mutant in mutants)
+
+    def _model(self, model: Model, *, keep_classes: bool = False) -> ModelResult:
         started = time.monotonic()
-        output = self._run(model, model.configuration, name=model.name, coverage=model.coverage, graph=graph)
-        self.version = output.version
-        violated = self._name(model, model.configuration, self._specs.files, output)
-        return ModelResult(
-            model=model,
-            verdicts=_verdicts(model.configuration, violated),
-            counts=output.counts,
-            depth=output.depth,
-            counterexample=output.violations[0].counterexample if output.violations else None,
-            coverage=output.coverage,
-            surprises=tuple(_surprises(model, output, violated)),
-            seconds=time.monotonic() - started,
-        )
-
-    def mutant(self, mutant: Mutant) -> MutantResult:
-        """Ask the mutated spec first for the property that it should break, then for all others."""
-        started = time.monotonic()
-        files = mutant.apply(self._specs.files)
-        model = self._specs.model(mutant.model)
-        configuration = model.configuration.assign(mutant.constants)
-        output = self._run(model, configuration.only([mutant.breaks]), name=mutant.name, files=files)
-        rest = configuration.only(set(configuration.names) - {mutant.breaks})
-        other = self._run(model, rest, name=mutant.name, files=files)
-        return MutantResult(
-            mutant=mutant,
-            killed=bool(output.violations),
-            steps=_length(output.violations),
-            also=self._name(model, rest, files, other),
-            seconds=time.monotonic() - started,
-        )
-
-    def _run(
-        self,
-        model: Model,
-        configuration: Configuration,
-        *,
-        name: str,
-        files: Mapping[str, str] | None = None,
-        coverage: bool = False,
-        graph: str | None = None,
-    ) -> Output:
-        return self._tlc.run(
-            self._specs.files if files is None else files,
-            model.module,
-            configuration.text(),
-            name=name,
-            quick=model.is_quick,
-            coverage=coverage,
-            graph=graph,
-            progress=self._progress,
-            cancelled=self.cancelled,
-        )
-
-    def _name(
-        self, model: Model, configuration: Configuration, files: Mapping[str, str], output: Output
-    ) -> str | None:
-        return name_violation(
-            configuration, output, lambda asked: self._run(model, asked, name=model.name, files=files)
-        )
-
-
-def name_violation(
-    configuration: Configuration, output: Output, run: Callable[[Configuration], Output]
-) -> str | None:
-    """The property of `configuration` that `output` says is violated, or None when none is.
-
-    TLC 2.15 does not name temporal properties, nor parts of another module; then `run` asks for each alone.
-    """
-    if not output.violations:
-        return None
-    violation = output.violations[0]
-    if violation.code == Code.DEADLOCK:
-        return DEADLOCK
-    for name in configuration.names:
-        if name in violation.names:
-            return name
-    # In our models the ones that TLC does not name come last.
-    for name in reversed(configuration.properties):
-        if run(configuration.only([name])).violations:
-            return name
-    raise TlcFailedError(
-        f"TLC found a fault that belongs to no property: {violation.text}",
-        reason=Reason.PROGRAM_FAILED,
-        hint="correct the spec",
-    )
-
-
-def _verdicts(configuration: Configuration, violated: str | None) -> dict[str, Verdict]:
-    names = (*configuration.names, DEADLOCK)
-    if violated is None:
-        return dict.fromkeys(names, Verdict.HOLDS)
-    return {name: Verdict.VIOLATED if name == violated else Verdict.UNDECIDED for name in names}
-
-
-def _surprises(model: Model, output: Output, violated: str | None) -> Iterable[str]:
-    if violated != model.violates:
-        if violated is None:
-            yield f"{model.violates} holds, and should not"
+        configuration = model.configuration
+        try:
+            output = self._run(
+                self._specs.files,
+                model.module,
+                configuration.text(),
+                name=model.name,
+                quick=model.is_quick,
+                coverage=model.coverage,
+                graph=self._graph if model.name == GRAPH_MODEL else None,
+                keep_classes=keep_classes,
+            )
+            violated = name_violation(
+                configuration,
+                output,
+                lambda asked: self._run(
+                    self._specs.files, model.module, asked.text(), name=model.name, quick=model.is_quick
+                ),
+            )
+        except RunError as error:
+            undecided = dict.fromkeys((*configuration.names, DEADLOCK), Verdict.UNDECIDED)
+            spent = time.monotonic() - started
+            result = ModelResult(
+                model, undecided, Counts(), 0, None, (), ("TLC gave no answer",), spent, error.what
+            )
         else:
-            yield f"{violated} is violated"
-        return
-    if model.must_hold:
-        yield from figures(model, output)
+            self.version = output.version
+            result = ModelResult(
+                model=model,
+                verdicts=verdicts(configuration, violated),
+                counts=output.counts,
+                depth=output.depth,
+                counterexample=output.violations[0].counterexample if output.violations else None,
+                coverage=output.coverage,
+                surprises=tuple(surprises(model, output, violated)),
+                seconds=time.monotonic() - started,
+            )
+        self._is_done(1)
+        return result
+
+    def _run(self, files: Mapping[str, str], module: str, config: str, **options: Any) -> Output:
+        return self._tlc.run(
+            files,
+            module,
+            config,
+            progress=None if self._progress is None else self._tell,
+            cancelled=self._cancelled,
+            **options,
+        )
+
+    def _tell(self, now: Progress) -> None:
+        if self._progress is not None:
+            self._progress(replace(now, done=self._done, total=self._total))
+
+    def _is_done(self, number: int) -> None:
+        with self._lock:
+            self._done += number
 
 
-def figures(model: Model, output: Output) -> Iterable[str]:
-    """How the size of the search differs from what the manifest says it is."""
-    for what, expected, found in (
-        ("distinct states", model.distinct, output.counts.distinct),
-        ("states", model.total, output.counts.generated),
-        ("depth", model.depth, output.depth),
-    ):
-        if expected is not None and expected != found:
-            yield f"{found} {what}, where the manifest has {expected}"
-
-
-def _length(violations: list[Violation]) -> int:
-    if not violations or violations[0].counterexample is None:
-        return 0
-    return len(violations[0].counterexample.steps)
-
-
-def gaps(coverages: Iterable[tuple[ActionCoverage, ...]]) -> tuple[Gap, ...]:
-    """What none of the runs reached: actions never taken and expressions of actions never evaluated.
-
-    An operator that an action uses in several places is listed once for each, in order, so an expression is known
-    by its place and by which of its occurrences in the action it is. Of a stretch that was not reached, only the
-    start is named.
-    """
-    taken: dict[tuple[str, Location], int] = {}
-    evaluated: dict[tuple[str, Location], dict[tuple[Location, int], int]] = {}
-    for coverage in coverages:
-        for action in coverage:
-            key = (action.name, action.location)
-            taken[key] = taken.get(key, 0) + action.taken
-            counts = evaluated.setdefault(key, {})
-            occurrences: dict[Location, int] = {}
-            for expression in action.expressions:
-                nth = occurrences[expression.location] = occurrences.get(expression.location, 0) + 1
-                at = (expression.location, nth)
-                counts[at] = counts.get(at, 0) + expression.count
-    found: list[Gap] = []
-    for (name, location), count in taken.items():
-        if not count:
-            found.append(Gap(name, location, None))
-            continue
-        reached: Location | None = location
-        for (place, _), times in evaluated[name, location].items():
-            if times:
-                reached = place
-            elif reached is not None:
-                found.append(Gap(name, place, reached))
-                reached = None
-    return tuple(found)
+def _drop(futures: Iterable[Future[Any]]) -> None:
+    for future in futures:
+        future.cancel()

@@ -39,13 +39,17 @@ class ManifestError(CheckError):
     """The manifest, a model or a mutant in the specs' directory is not what it should be."""
 
 
-class MemoryLimitError(CheckError):
+class RunError(CheckError):
+    """One run of TLC gave no answer; another may."""
+
+
+class MemoryLimitError(RunError):
     """TLC ran out of the memory it was given."""
 
 
-class TimeLimitError(CheckError):
+class TimeLimitError(RunError):
     """TLC did not finish in the time it was given."""
 
 
-class TlcFailedError(CheckError):
+class TlcFailedError(RunError):
     """TLC stopped for another reason, such as an expression that it cannot evaluate."""

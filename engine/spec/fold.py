@@ -18,8 +18,9 @@ from engine.errors import Reason
 from engine.lifecycle.spec_files import spec_digest
 from engine.spec.errors import CheckError
 from engine.spec.graph import Graph, LifecycleEdge, explore, lifecycle_steps
+from engine.spec.java import find_jar, find_java
 from engine.spec.models import load
-from engine.spec.tlc import Tlc, find_jar, find_java
+from engine.spec.tlc import Tlc
 from engine.spec.values import Value
 
 #: One run, every reason to refuse, failures, gc, and an adversary: small enough to be folded in seconds.

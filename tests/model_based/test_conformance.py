@@ -16,8 +16,9 @@ from engine.lifecycle.spec_files import LIFECYCLE_SPEC
 from engine.lifecycle.spec_graph import SPEC_GRAPH, SpecGraph, load_spec_graph
 from engine.spec.errors import CheckError
 from engine.spec.graph import Graph, lifecycle_edges
+from engine.spec.java import find_jar, find_java
 from engine.spec.models import load
-from engine.spec.tlc import Tlc, find_jar, find_java
+from engine.spec.tlc import Tlc
 from engine.spec.values import parse_state
 from engine.traces.move import PolicyOutcome, State, Trigger
 from engine.verify.trace_check import Verdict, verify

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from engine.spec.graph import Graph, explore, lifecycle_edges
+from engine.spec.java import find_jar, find_java
 from engine.spec.models import load
-from engine.spec.tlc import Tlc, find_jar, find_java
+from engine.spec.tlc import Tlc
 from engine.spec.values import flatten
 from engine.state import oci_lifecycle as machine
 from engine.state.oci_lifecycle import EDGES, OCI_LIFECYCLE, Status, Verb

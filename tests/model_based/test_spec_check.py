@@ -11,11 +11,13 @@ import pytest
 
 from engine.errors import Reason
 from engine.spec import render
-from engine.spec.checker import CheckResult, Verdict, check
+from engine.spec.checker import CheckResult, check
 from engine.spec.errors import ManifestError, SpecError
 from engine.spec.graph import read_graph
+from engine.spec.java import find_jar, find_java
 from engine.spec.models import Specs, load
-from engine.spec.tlc import Tlc, find_jar, find_java
+from engine.spec.tlc import Tlc
+from engine.spec.verdicts import Verdict
 from tests.support.refusals import refuses
 from tools.guard_mutation import Conjunct, conjuncts, delete
 
@@ -143,7 +145,7 @@ def test_an_action_that_is_never_enabled_fails_the_check(tmp_path: Path) -> None
     (directory / "Door.cfg").write_text("SPECIFICATION Spec\nINVARIANT TypeOK\n")
     (directory / "manifest.json").write_text(
         '{"modules": [{"path": "Door.tla", "models": [{"path": "Door.cfg", "says": "a door", "coverage": true,'
-        ' "runtime": "00:00:01", "result": "success"}]}]}'
+        ' "runtime": "00:00:01", "result": "success", "distinctStates": 2, "properties": 1}]}]}'
     )
     result = check(directory=str(directory))
     assert not result.models[0].surprises

@@ -22,7 +22,7 @@ from engine.lifecycle.trusted_runsc import find_runsc
 from engine.lifecycle.validate import Validated
 from engine.linux import landlock, locked_mounts
 from engine.options import Platform
-from engine.spec.tlc import PACKAGED_JAR_SHA256
+from engine.spec.java import PACKAGED_JAR_SHA256
 
 #: Stands in for a runsc that hangs: a child in a session of its own, as the sandbox is, with runsc's arguments.
 HANGING = """\

@@ -21,7 +21,8 @@ from engine.spec.errors import (
     TimeLimitError,
     TlcFailedError,
 )
-from engine.spec.tlc import JAR_VARIABLE, PACKAGED_JAR_SHA256, Limits, Progress, Tlc, find_jar, find_java
+from engine.spec.java import JAR_VARIABLE, PACKAGED_JAR_SHA256, find_jar, find_java
+from engine.spec.tlc import Limits, Progress, Tlc
 from tests.support.refusals import refuses
 
 COUNTER = r"""---- MODULE Counter ----

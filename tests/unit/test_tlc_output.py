@@ -160,6 +160,35 @@ def test_output_that_breaks_off_is_not_a_success() -> None:
     assert not found.finished
 
 
+def message(code: int, text: str, severity: int = 0) -> str:
+    return f"@!@!@STARTMSG {code}:{severity} @!@!@\n{text}\n@!@!@ENDMSG {code} @!@!@\n"
+
+
+VIOLATED = message(Code.INVARIANT_VIOLATED, "Invariant Tiny is violated.", 1)
+FIRST = message(Code.STATE, "1: <Initial predicate>\n/\\ x = 1", 4)
+SECOND = message(Code.STATE, "2: <Step line 1, col 1 to line 1, col 2 of module M>\n/\\ x = 2", 4)
+
+
+def test_a_state_that_breaks_off_is_no_state() -> None:
+    """As when the JVM is killed while it prints one."""
+    lines = (VIOLATED + FIRST + SECOND).splitlines(keepends=True)
+    for end in range(len(lines)):
+        found = read(lines[:end])
+        assert not found.finished
+        assert all(violation.counterexample is None for violation in found.violations)
+
+
+def test_the_states_before_an_error_are_no_part_of_the_violation_before_it() -> None:
+    error = message(Code.GENERAL, "Attempted to apply ~ to 1.", 1)
+    found = read(
+        (VIOLATED + FIRST + error + FIRST + SECOND + message(Code.FINISHED, "Finished")).splitlines()
+    )
+    [violation] = found.violations
+    assert violation.counterexample is not None
+    assert len(violation.counterexample.steps) == 1
+    assert len(found.errors) == 1
+
+
 def test_the_action_of_a_step_is_named_without_its_arguments() -> None:
     lines = [
         "@!@!@STARTMSG 2110:1 @!@!@",

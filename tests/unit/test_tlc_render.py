@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 
 from engine.spec import render
-from engine.spec.checker import CheckResult, Gap, ModelResult, MutantResult, Verdict
+from engine.spec.checker import CheckResult, ModelResult
+from engine.spec.coverage import Gap
+from engine.spec.java import Jar
 from engine.spec.models import Configuration, Model, Mutant
-from engine.spec.tlc import Jar, Progress
+from engine.spec.mutants import MutantResult
+from engine.spec.tlc import Progress
 from engine.spec.tool_output import Counterexample, Counts, Location, read
+from engine.spec.verdicts import Verdict
 from tools.guard_mutation import Bite, Caught, Conjunct, bites_table
 
 RECORDED = Path(__file__).parent / "tlc_output" / "2.15"
@@ -29,6 +33,7 @@ MODEL = Model(
     total=13,
     depth=6,
     coverage=True,
+    narrow={},
 )
 HOLDS = ModelResult(
     model=MODEL,
@@ -153,8 +158,8 @@ def test_a_deleted_conjunct_that_nobody_missed_stands_out() -> None:
 
 
 def test_progress_is_one_line() -> None:
-    line = render.progress_line(Progress("Counter", Counts(13, 11, 2), 3.4))
-    assert line == "Counter: 11 distinct states, 2 in the queue, 3 s"
+    line = render.progress_line(Progress("Counter", Counts(13, 11, 2), 3.4, done=2, total=107))
+    assert line == "2 of 107; Counter: 11 distinct states, 2 in the queue, 3 s"
 
 
 def test_every_result_can_be_said_in_json(failed: CheckResult) -> None:

@@ -1,0 +1,144 @@
+"""Whether each mutant is caught by the property that it breaks: as many of a model at once as fit into one spec.
+
+Most are caught with few of the model's choices (`Model.narrow`): fewer choices give fewer behaviours of the same spec,
+so what is violated with them is violated with all. Those that are left are asked with all choices, and then each by
+itself. So only TLC's own word on the mutant alone says that it survives, and a JVM that dies costs time and no verdict.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
+
+from engine.spec.combine import Combination, combine
+from engine.spec.errors import RunError, SpecError
+from engine.spec.models import Configuration, Mutant, Specs
+from engine.spec.tool_output import Code, Output, Violation
+from engine.spec.verdicts import name_violation
+
+
+@dataclass(frozen=True, slots=True)
+class MutantResult:
+    """Whether the property that a mutant breaks was found broken, in how many `steps`.
+
+    `also` names what notices a mutant that its own property does not, if anything does. `error` says why TLC gave no
+    answer. `seconds` is the wall-clock time of the run that answered, which may have answered for others too.
+    """
+
+    mutant: Mutant
+    killed: bool
+    steps: int
+    also: str | None
+    seconds: float
+    error: str | None = None
+
+
+class Run(Protocol):
+    """A run of TLC, as `Tlc.run` is."""
+
+    def __call__(
+        self,
+        files: Mapping[str, str],
+        module: str,
+        config: str,
+        *,
+        name: str,
+        quick: bool,
+        deadlock: bool = True,
+        go_on: bool = False,
+    ) -> Output: ...
+
+
+class MutantRuns:
+    """The mutants of one check. `run` runs TLC, `done` is told how many more mutants have their answer."""
+
+    def __init__(self, specs: Specs, run: Run, done: Callable[[int], None]) -> None:
+        self._specs = specs
+        self._run = run
+        self._done = done
+
+    def jobs(self, mutants: Collection[Mutant]) -> Iterable[Callable[[], dict[str, MutantResult]]]:
+        """What is to be done, in pieces that can go on at once. Each answers for some mutants, by name."""
+        together = combine(self._specs, mutants)
+        combined = {mutant.name for combination in together for mutant in combination.mutants}
+        for combination in together:
+            yield partial(self._group, combination)
+        for mutant in mutants:
+            if mutant.name not in combined:
+                yield partial(self._each, [mutant])
+
+    def _group(self, combination: Combination) -> dict[str, MutantResult]:
+        left = list(combination.mutants)
+        found: dict[str, MutantResult] = {}
+        for narrow in (combination.model.narrow, {}) if combination.model.narrow else ({},):
+            chosen = [replace(mutant, constants={**narrow, **mutant.constants}) for mutant in left]
+            for fitting in combine(self._specs, chosen):
+                found.update(self._together(fitting))
+            left = [mutant for mutant in left if mutant.name not in found]
+        return {**found, **self._each(left)}
+
+    def _together(self, combination: Combination) -> dict[str, MutantResult]:
+        """The mutants of `combination` that are caught. Of any other nothing is said."""
+        started = time.monotonic()
+        try:
+            output = self._run(
+                combination.files,
+                combination.module,
+                combination.config,
+                name=f"{combination.model.name}, {len(combination.mutants)} mutants",
+                quick=combination.model.is_quick,
+                deadlock=False,
+                go_on=True,
+            )
+        except (RunError, SpecError):  # what is wrong with one of them, it says when that one is asked alone
+            return {}
+        seconds = time.monotonic() - started
+        caught = combination.caught(output)
+        self._done(len(caught))
+        by_name = {mutant.name: self._as_asked(mutant) for mutant in combination.mutants}
+        return {
+            name: MutantResult(by_name[name], True, steps, None, seconds) for name, steps in caught.items()
+        }
+
+    def _as_asked(self, mutant: Mutant) -> Mutant:
+        """The mutant with the constants that it came with."""
+        return next(original for original in self._specs.mutants if original.name == mutant.name)
+
+    def _each(self, mutants: Iterable[Mutant]) -> dict[str, MutantResult]:
+        found: dict[str, MutantResult] = {}
+        for mutant in mutants:
+            found[mutant.name] = self._alone(mutant)
+            self._done(1)
+        return found
+
+    def _alone(self, mutant: Mutant) -> MutantResult:
+        """Ask for the property that it should break, and where that holds for all others."""
+        started = time.monotonic()
+        model = self._specs.model(mutant.model)
+        files = mutant.apply(self._specs.files)
+        configuration = model.configuration.assign(mutant.constants)
+
+        def ask(asked: Configuration) -> Output:
+            return self._run(files, model.module, asked.text(), name=mutant.name, quick=model.is_quick)
+
+        steps, also = 0, None
+        try:
+            violations = ask(configuration.only([mutant.breaks])).violations
+            killed = bool(violations) and violations[0].code != Code.DEADLOCK
+            if killed:
+                steps = _length(violations)
+            else:
+                rest = configuration.only(set(configuration.names) - {mutant.breaks})
+                also = name_violation(rest, ask(rest), ask)
+        except RunError as error:
+            return MutantResult(mutant, False, 0, None, time.monotonic() - started, error.what)
+        return MutantResult(mutant, killed, steps, also, time.monotonic() - started)
+
+
+def _length(violations: list[Violation]) -> int:
+    if not violations or violations[0].counterexample is None:
+        return 0
+    return len(violations[0].counterexample.steps)

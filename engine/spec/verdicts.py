@@ -1,0 +1,78 @@
+"""What TLC's output means for each property that was asked for, and for the figures in the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+
+from engine.errors import Reason
+from engine.spec.errors import TlcFailedError
+from engine.spec.models import Configuration, Model
+from engine.spec.tool_output import Code, Output
+
+#: The name under which a deadlock is reported.
+DEADLOCK = "no deadlock"
+
+
+class Verdict(StrEnum):
+    """What TLC found out about a property; it stops at the first one that does not hold."""
+
+    HOLDS = "holds"
+    VIOLATED = "violated"
+    UNDECIDED = "undecided"
+
+
+def name_violation(
+    configuration: Configuration, output: Output, run: Callable[[Configuration], Output]
+) -> str | None:
+    """The property of `configuration` that `output` says is violated, or None when none is.
+
+    TLC 2.15 does not name temporal properties, nor parts of another module; then `run` asks for each alone.
+    """
+    if not output.violations:
+        return None
+    violation = output.violations[0]
+    if violation.code == Code.DEADLOCK:
+        return DEADLOCK
+    for name in configuration.names:
+        if name in violation.names:
+            return name
+    # In our models the ones that TLC does not name come last.
+    for name in reversed(configuration.properties):
+        if run(configuration.only([name])).violations:
+            return name
+    raise TlcFailedError(
+        f"TLC found a fault that belongs to no property: {violation.text}",
+        reason=Reason.PROGRAM_FAILED,
+        hint="correct the spec",
+    )
+
+
+def verdicts(configuration: Configuration, violated: str | None) -> dict[str, Verdict]:
+    """The verdict on each property, where TLC stopped at the one that is `violated`, or at none."""
+    names = (*configuration.names, DEADLOCK)
+    if violated is None:
+        return dict.fromkeys(names, Verdict.HOLDS)
+    return {name: Verdict.VIOLATED if name == violated else Verdict.UNDECIDED for name in names}
+
+
+def surprises(model: Model, output: Output, violated: str | None) -> Iterable[str]:
+    """What TLC said of `model` that the manifest does not expect."""
+    if violated != model.violates:
+        if violated is None:
+            yield f"{model.violates} holds, and should not"
+        else:
+            yield f"{violated} is violated"
+        return
+    yield from figures(model, output)
+
+
+def figures(model: Model, output: Output) -> Iterable[str]:
+    """How the size of the search differs from what the manifest says it is."""
+    for what, expected, found in (
+        ("distinct states", model.distinct, output.counts.distinct),
+        ("states", model.total, output.counts.generated),
+        ("depth", model.depth, output.depth),
+    ):
+        if expected is not None and expected != found:
+            yield f"{found} {what}, where the manifest has {expected}"
