@@ -17,9 +17,10 @@ from enum import StrEnum
 from tabulate import tabulate
 
 from engine.errors import Reason
+from engine.spec.configuration import Configuration
 from engine.spec.errors import ManifestError, MemoryLimitError, TimeLimitError, TlcFailedError
 from engine.spec.java import find_jar, find_java
-from engine.spec.models import Configuration, Model, Specs, load
+from engine.spec.models import Model, Specs, load
 from engine.spec.tlc import Limits, Tlc
 from engine.spec.tool_output import Location, Output
 from engine.spec.verdicts import DEADLOCK, figures, name_violation

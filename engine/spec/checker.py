@@ -183,7 +183,7 @@ class _Check:
                 configuration.text(),
                 name=model.name,
                 quick=model.is_quick,
-                coverage=model.coverage,
+                coverage=model.coverage and not model.covered_with,
                 graph=self._graph if model.name == GRAPH_MODEL else None,
                 keep_classes=keep_classes,
             )
@@ -194,6 +194,17 @@ class _Check:
                     self._specs.files, model.module, asked.text(), name=model.name, quick=model.is_quick
                 ),
             )
+            coverage = output.coverage
+            if model.coverage and model.covered_with:
+                covered = configuration.assign(model.covered_with).only([])
+                coverage = self._run(
+                    self._specs.files,
+                    model.module,
+                    covered.text(),
+                    name=model.name,
+                    quick=True,
+                    coverage=True,
+                ).coverage
         except RunError as error:
             undecided = dict.fromkeys((*configuration.names, DEADLOCK), Verdict.UNDECIDED)
             spent = time.monotonic() - started
@@ -208,7 +219,7 @@ class _Check:
                 counts=output.counts,
                 depth=output.depth,
                 counterexample=output.violations[0].counterexample if output.violations else None,
-                coverage=output.coverage,
+                coverage=coverage,
                 surprises=tuple(surprises(model, output, violated)),
                 seconds=time.monotonic() - started,
             )

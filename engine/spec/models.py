@@ -10,12 +10,13 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import Reason
 from engine.lifecycle.spec_files import LIFECYCLE_SPEC, specs_directory
+from engine.spec.configuration import Configuration, parse_configuration
 from engine.spec.errors import ManifestError
 from engine.spec.module_text import constants, definitions
 
@@ -27,53 +28,6 @@ _RESULTS = frozenset({"success", "safety failure", "liveness failure"})
 _REINSTALL = "restore the specs' directory, or install the engine again"
 
 _RUNTIME = re.compile(r"(\d+):(\d\d):(\d\d)")
-_COMMENT = re.compile(r"\\\*.*$", re.MULTILINE)
-_SECTION = re.compile(
-    r"^(SPECIFICATION|CONSTANTS?|INVARIANTS?|PROPERTY|PROPERTIES|SYMMETRY|CHECK_DEADLOCK)\b", re.MULTILINE
-)
-_ASSIGNMENT = re.compile(r"(\w+)\s*=\s*(\{[^}]*\}|\S+)")
-
-
-@dataclass(frozen=True, slots=True)
-class Configuration:
-    """A TLC model configuration (`.cfg`), as far as the models here need one."""
-
-    specification: str
-    constants: Mapping[str, str]
-    invariants: tuple[str, ...]
-    properties: tuple[str, ...]
-    symmetry: str | None = None
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Everything that must hold, invariants first."""
-        return self.invariants + self.properties
-
-    def only(self, names: Iterable[str]) -> Configuration:
-        """The same model, asked only for `names`."""
-        wanted = set(names)
-        return replace(
-            self,
-            invariants=tuple(name for name in self.invariants if name in wanted),
-            properties=tuple(name for name in self.properties if name in wanted),
-        )
-
-    def assign(self, constants: Mapping[str, str]) -> Configuration:
-        """The same model with some constants changed."""
-        return replace(self, constants={**self.constants, **constants})
-
-    def text(self) -> str:
-        """The file that TLC reads."""
-        parts = [f"SPECIFICATION {self.specification}"]
-        if self.symmetry:
-            parts.append(f"SYMMETRY {self.symmetry}")
-        if self.constants:
-            parts += ["CONSTANTS", *(f"    {name} = {value}" for name, value in self.constants.items())]
-        if self.invariants:
-            parts.append(f"INVARIANTS {' '.join(self.invariants)}")
-        if self.properties:
-            parts.append(f"PROPERTIES {' '.join(self.properties)}")
-        return "\n".join(parts) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +36,9 @@ class Model:
 
     `violates` is the property that must fail where `result` is a failure. `runtime` is in seconds, `distinct`,
     `total` and `depth` are what TLC must report; None where that is not fixed. `coverage`: whether this run counts for
-    the coverage of the spec, which slows a large one down to half. `narrow`: constants of fewer choices, with which
-    its mutants are asked first.
+    the coverage of the spec, which slows a large one down to half. Two sets of constants that give it fewer choices,
+    and so fewer behaviours of the same spec: its mutants are asked with `narrow` first, and its coverage is counted
+    with `covered_with`, where there are any.
     """
 
     name: str
@@ -98,6 +53,7 @@ class Model:
     depth: int | None
     coverage: bool
     narrow: Mapping[str, str]
+    covered_with: Mapping[str, str]
 
     @property
     def must_hold(self) -> bool:
@@ -188,56 +144,6 @@ def load(directory: str | None = None) -> Specs:
     return Specs(directory, files, tuple(models), mutants)
 
 
-def parse_configuration(text: str, name: str) -> Configuration:
-    """Read a `.cfg`. Raises `ManifestError` for what the models here have no use for."""
-    text = _COMMENT.sub("", text)
-    found = list(_SECTION.finditer(text))
-    if not found or text[: found[0].start()].strip():
-        raise ManifestError(f"{name} is not a model configuration", reason=Reason.MALFORMED, hint=_REINSTALL)
-    words: dict[str, list[str]] = {"SPECIFICATION": [], "INVARIANTS": [], "PROPERTIES": [], "SYMMETRY": []}
-    assigned: dict[str, str] = {}
-    for match, following in zip(found, [*found[1:], None], strict=True):
-        body = text[match.end() : following.start() if following else len(text)]
-        keyword = {"CONSTANT": "CONSTANTS", "INVARIANT": "INVARIANTS", "PROPERTY": "PROPERTIES"}.get(
-            match[1], match[1]
-        )
-        if not body.strip():  # which TLC takes without a word
-            raise ManifestError(
-                f"{name}: {match[1]} names nothing",
-                reason=Reason.MALFORMED,
-                hint=f"name something, or remove {match[1]}",
-            )
-        if keyword == "CONSTANTS":
-            assigned.update(
-                (constant, " ".join(value.split())) for constant, value in _ASSIGNMENT.findall(body)
-            )
-            if left := _ASSIGNMENT.sub("", body).strip():
-                raise ManifestError(
-                    f"{name}: cannot read {left!r} under CONSTANTS",
-                    reason=Reason.MALFORMED,
-                    hint="write NAME = value",
-                )
-        elif keyword in words:
-            words[keyword] += body.split()
-        else:
-            raise ManifestError(
-                f"{name}: {keyword} is not used here", reason=Reason.MALFORMED, hint=f"remove {keyword}"
-            )
-    if len(words["SPECIFICATION"]) != 1 or len(words["SYMMETRY"]) > 1:
-        raise ManifestError(
-            f"{name} must have one SPECIFICATION and at most one SYMMETRY",
-            reason=Reason.MALFORMED,
-            hint=_REINSTALL,
-        )
-    return Configuration(
-        specification=words["SPECIFICATION"][0],
-        constants=assigned,
-        invariants=tuple(words["INVARIANTS"]),
-        properties=tuple(words["PROPERTIES"]),
-        symmetry=words["SYMMETRY"][0] if words["SYMMETRY"] else None,
-    )
-
-
 def _model(directory: str, files: Mapping[str, str], module: str, entry: Mapping[str, Any]) -> Model:
     path = _field(entry, "path", str, module)
     result = _field(entry, "result", str, path)
@@ -257,14 +163,6 @@ def _model(directory: str, files: Mapping[str, str], module: str, entry: Mapping
             reason=Reason.MALFORMED,
             hint="restore the one that is missing, or correct the number",
         )
-    narrow = _field(entry, "narrow", dict, path) if "narrow" in entry else {}
-    for name, value in narrow.items():
-        if not _elements(str(value)) <= _elements(configuration.constants.get(name, "")):
-            raise ManifestError(
-                f"{MANIFEST}, {path}: narrow has {name} = {value}, which is not among the choices of {path}",
-                reason=Reason.MALFORMED,
-                hint="give some of the elements that the configuration has",
-            )
     if violates is not None and violates not in configuration.names:
         raise ManifestError(
             f"{MANIFEST}, {path}: {violates} is not checked there",
@@ -288,8 +186,24 @@ def _model(directory: str, files: Mapping[str, str], module: str, entry: Mapping
         total=_field(entry, "totalStates", int, path) if "totalStates" in entry else None,
         depth=_field(entry, "stateDepth", int, path) if "stateDepth" in entry else None,
         coverage=_field(entry, "coverage", bool, path),
-        narrow=narrow,
+        narrow=_choices(configuration, entry, "narrow", path),
+        covered_with=_choices(configuration, entry, "coverageWith", path),
     )
+
+
+def _choices(
+    configuration: Configuration, entry: Mapping[str, Any], name: str, path: str
+) -> Mapping[str, str]:
+    """Constants that leave some of the choices of `configuration`."""
+    choices: Mapping[str, str] = _field(entry, name, dict, path) if name in entry else {}
+    for constant, value in choices.items():
+        if not _elements(str(value)) <= _elements(configuration.constants.get(constant, "")):
+            raise ManifestError(
+                f"{MANIFEST}, {path}: {name} has {constant} = {value}, which is not among the choices of {path}",
+                reason=Reason.MALFORMED,
+                hint="give some of the elements that the configuration has",
+            )
+    return choices
 
 
 def _elements(value: str) -> set[str]:

@@ -14,8 +14,9 @@ from functools import partial
 from typing import Protocol
 
 from engine.spec.combine import Combination, combine
+from engine.spec.configuration import Configuration
 from engine.spec.errors import RunError, SpecError
-from engine.spec.models import Configuration, Mutant, Specs
+from engine.spec.models import Mutant, Specs
 from engine.spec.tool_output import Code, Output, Violation
 from engine.spec.verdicts import name_violation
 

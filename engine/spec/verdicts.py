@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 from enum import StrEnum
 
 from engine.errors import Reason
+from engine.spec.configuration import Configuration
 from engine.spec.errors import TlcFailedError
-from engine.spec.models import Configuration, Model
+from engine.spec.models import Model
 from engine.spec.tool_output import Code, Output
 
 #: The name under which a deadlock is reported.

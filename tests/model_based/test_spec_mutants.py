@@ -310,3 +310,15 @@ def test_a_java_without_such_archives_checks_all_the_same(
     add(lamp, "beyond", *MUTANTS["beyond"])
     result = check(directory=str(lamp), mutants=True)
     assert result.ok
+
+
+def test_coverage_is_counted_with_fewer_choices_and_the_verdict_is_of_all(lamp: Path) -> None:
+    manifest = json.loads((lamp / "manifest.json").read_text())
+    for model in manifest["modules"][0]["models"]:
+        model.update(coverage=True, coverageWith={"Levels": "{1}"})
+    (lamp / "manifest.json").write_text(json.dumps(manifest))
+    result = check(directory=str(lamp))
+    assert result.ok
+    for model in result.models:
+        assert model.counts.distinct == 7
+        assert {action.name: action.distinct for action in model.coverage}["Turn"] == 1

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from engine.errors import Reason
+from engine.spec.configuration import Configuration
 from engine.spec.coverage import Gap, gaps
 from engine.spec.errors import TlcFailedError
-from engine.spec.models import Configuration
 from engine.spec.tool_output import ActionCoverage, Expression, Location, Output, read
 from engine.spec.verdicts import DEADLOCK, Verdict, name_violation
 from tests.support.refusals import refuses

@@ -12,8 +12,9 @@ import pytest
 
 from engine.errors import Reason
 from engine.spec import models
+from engine.spec.configuration import parse_configuration
 from engine.spec.errors import ManifestError
-from engine.spec.models import Specs, load, parse_configuration
+from engine.spec.models import Specs, load
 from tests.support.refusals import refuses
 
 SPECS = load()
@@ -149,6 +150,10 @@ def test_a_configuration_that_is_not_understood_is_refused(text: str, fact: str)
         (
             lambda m: m["modules"][1]["models"][0].update(narrow={"Filse": '{"vendor"}'}),
             "not among the choices",
+        ),
+        (
+            lambda m: m["modules"][1]["models"][0].update(coverageWith={"Budget": "3"}),
+            "coverageWith has Budget = 3, which is not among the choices",
         ),
     ],
 )

@@ -10,9 +10,10 @@ import pytest
 
 from engine.spec import render
 from engine.spec.checker import CheckResult, ModelResult
+from engine.spec.configuration import Configuration
 from engine.spec.coverage import Gap
 from engine.spec.java import Jar
-from engine.spec.models import Configuration, Model, Mutant
+from engine.spec.models import Model, Mutant
 from engine.spec.mutants import MutantResult
 from engine.spec.tlc import Progress
 from engine.spec.tool_output import Counterexample, Counts, Location, read
@@ -34,6 +35,7 @@ MODEL = Model(
     depth=6,
     coverage=True,
     narrow={},
+    covered_with={},
 )
 HOLDS = ModelResult(
     model=MODEL,

@@ -1,0 +1,109 @@
+"""A TLC model configuration (`.cfg`): read strictly, changed, and written for TLC."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from engine.errors import Reason
+from engine.spec.errors import ManifestError
+
+_REINSTALL = "restore the specs' directory, or install the engine again"
+_COMMENT = re.compile(r"\\\*.*$", re.MULTILINE)
+_SECTION = re.compile(
+    r"^(SPECIFICATION|CONSTANTS?|INVARIANTS?|PROPERTY|PROPERTIES|SYMMETRY|CHECK_DEADLOCK)\b", re.MULTILINE
+)
+_ASSIGNMENT = re.compile(r"(\w+)\s*=\s*(\{[^}]*\}|\S+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """A TLC model configuration (`.cfg`), as far as the models here need one."""
+
+    specification: str
+    constants: Mapping[str, str]
+    invariants: tuple[str, ...]
+    properties: tuple[str, ...]
+    symmetry: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Everything that must hold, invariants first."""
+        return self.invariants + self.properties
+
+    def only(self, names: Iterable[str]) -> Configuration:
+        """The same model, asked only for `names`."""
+        wanted = set(names)
+        return replace(
+            self,
+            invariants=tuple(name for name in self.invariants if name in wanted),
+            properties=tuple(name for name in self.properties if name in wanted),
+        )
+
+    def assign(self, constants: Mapping[str, str]) -> Configuration:
+        """The same model with some constants changed."""
+        return replace(self, constants={**self.constants, **constants})
+
+    def text(self) -> str:
+        """The file that TLC reads."""
+        parts = [f"SPECIFICATION {self.specification}"]
+        if self.symmetry:
+            parts.append(f"SYMMETRY {self.symmetry}")
+        if self.constants:
+            parts += ["CONSTANTS", *(f"    {name} = {value}" for name, value in self.constants.items())]
+        if self.invariants:
+            parts.append(f"INVARIANTS {' '.join(self.invariants)}")
+        if self.properties:
+            parts.append(f"PROPERTIES {' '.join(self.properties)}")
+        return "\n".join(parts) + "\n"
+
+
+def parse_configuration(text: str, name: str) -> Configuration:
+    """Read a `.cfg`. Raises `ManifestError` for what the models here have no use for."""
+    text = _COMMENT.sub("", text)
+    found = list(_SECTION.finditer(text))
+    if not found or text[: found[0].start()].strip():
+        raise ManifestError(f"{name} is not a model configuration", reason=Reason.MALFORMED, hint=_REINSTALL)
+    words: dict[str, list[str]] = {"SPECIFICATION": [], "INVARIANTS": [], "PROPERTIES": [], "SYMMETRY": []}
+    assigned: dict[str, str] = {}
+    for match, following in zip(found, [*found[1:], None], strict=True):
+        body = text[match.end() : following.start() if following else len(text)]
+        keyword = {"CONSTANT": "CONSTANTS", "INVARIANT": "INVARIANTS", "PROPERTY": "PROPERTIES"}.get(
+            match[1], match[1]
+        )
+        if not body.strip():  # which TLC takes without a word
+            raise ManifestError(
+                f"{name}: {match[1]} names nothing",
+                reason=Reason.MALFORMED,
+                hint=f"name something, or remove {match[1]}",
+            )
+        if keyword == "CONSTANTS":
+            assigned.update(
+                (constant, " ".join(value.split())) for constant, value in _ASSIGNMENT.findall(body)
+            )
+            if left := _ASSIGNMENT.sub("", body).strip():
+                raise ManifestError(
+                    f"{name}: cannot read {left!r} under CONSTANTS",
+                    reason=Reason.MALFORMED,
+                    hint="write NAME = value",
+                )
+        elif keyword in words:
+            words[keyword] += body.split()
+        else:
+            raise ManifestError(
+                f"{name}: {keyword} is not used here", reason=Reason.MALFORMED, hint=f"remove {keyword}"
+            )
+    if len(words["SPECIFICATION"]) != 1 or len(words["SYMMETRY"]) > 1:
+        raise ManifestError(
+            f"{name} must have one SPECIFICATION and at most one SYMMETRY",
+            reason=Reason.MALFORMED,
+            hint=_REINSTALL,
+        )
+    return Configuration(
+        specification=words["SPECIFICATION"][0],
+        constants=assigned,
+        invariants=tuple(words["INVARIANTS"]),
+        properties=tuple(words["PROPERTIES"]),
+        symmetry=words["SYMMETRY"][0] if words["SYMMETRY"] else None,
+    )
