@@ -1,4 +1,4 @@
-"""Has the check teeth? Each conjunct of each guard in the spec is deleted in turn, and the check must notice.
+"""Guard mutation: each conjunct of each guard in the spec is deleted in turn, and the check must notice.
 
 The mutants in `specs/mutants/` are chosen by hand; this is the other half: nothing is chosen. SANY's own syntax
 tree says what the conjuncts are: every state-level conjunct of every action that `Next` reaches, and of every
@@ -30,7 +30,7 @@ _MODULE = "GVisorRuntime"
 #: A level of 1 is a state predicate, one of 2 has primes in it.
 _STATE_LEVEL = 1
 #: How many times longer than it should a search may take: without a bound, the adversary's has no end.
-_PATIENCE = 8
+_TIMES_LONGER = 8
 _LISTS = {"$ConjList": "and", "\\land": "and", "$DisjList": "or", "\\lor": "or", "$BoundedExists": "or"}
 
 
@@ -53,7 +53,7 @@ class Conjunct:
 
 
 @dataclass(frozen=True, slots=True)
-class Bite:
+class Result:
     """What came of deleting a conjunct: `by` names the property, or says which figure differs, in `model`."""
 
     conjunct: Conjunct
@@ -90,14 +90,14 @@ def delete(files: Mapping[str, str], location: Location) -> dict[str, str]:
     return {**files, name: "\n".join(lines) + "\n"}
 
 
-def bite(
+def mutate_guards(
     *,
     jar: str | None = None,
     directory: str | None = None,
     limits: Limits = Limits(),  # noqa: B008 - immutable
     jobs: int = 2,
-    done: Callable[[Bite], None] | None = None,
-) -> tuple[Bite, ...]:
+    done: Callable[[Result], None] | None = None,
+) -> tuple[Result, ...]:
     """Delete each conjunct in turn and ask every model, the smallest first, until one notices.
 
     `done` is called for each, from other threads. Takes minutes. Raises `CheckError` when the checker cannot run.
@@ -110,8 +110,8 @@ def bite(
     )
     cancelled = threading.Event()
 
-    def one(conjunct: Conjunct) -> Bite:
-        result = _bite(conjunct, specs, models, tlc, cancelled)
+    def one(conjunct: Conjunct) -> Result:
+        result = _mutate(conjunct, specs, models, tlc, cancelled)
         if done is not None:
             done(result)
         return result
@@ -127,16 +127,35 @@ def bite(
             raise
 
 
-def _bite(
+def table(results: Iterable[Result]) -> str:
+    """A line for each conjunct that was deleted: what noticed."""
+    return tabulate(
+        [
+            (
+                result.conjunct.operator,
+                result.conjunct.text,
+                "SURVIVED" if result.caught is Caught.NOTHING else result.by,
+                result.model,
+            )
+            for result in results
+        ],
+        headers=("guard of", "conjunct", "caught by", "in"),
+        tablefmt="simple",
+    )
+
+
+def _mutate(
     conjunct: Conjunct, specs: Specs, models: list[Model], tlc: Tlc, cancelled: threading.Event
-) -> Bite:
+) -> Result:
     """A property that fails is the best answer, a figure that differs the next; so all models may be asked."""
     files = delete(specs.files, conjunct.location)
-    second_best: Bite | None = None
+    second_best: Result | None = None
     for model in models:
 
         def run(asked: Configuration, model: Model = model) -> Output:
-            limits = replace(tlc.limits, seconds=min(tlc.limits.seconds, _PATIENCE * max(model.runtime, 5)))
+            limits = replace(
+                tlc.limits, seconds=min(tlc.limits.seconds, _TIMES_LONGER * max(model.runtime, 5))
+            )
             return replace(tlc, limits=limits).run(
                 files, model.module, asked.text(), name=model.name, quick=model.is_quick, cancelled=cancelled
             )
@@ -144,13 +163,13 @@ def _bite(
         try:
             output = run(model.configuration)
         except (TlcFailedError, TimeLimitError, MemoryLimitError) as error:
-            return second_best or Bite(conjunct, Caught.TLC, error.what, model.name)
+            return second_best or Result(conjunct, Caught.TLC, error.what, model.name)
         if output.violations:
             violated = name_violation(model.configuration, output, run)
-            return Bite(conjunct, Caught.PROPERTY, violated or DEADLOCK, model.name)
+            return Result(conjunct, Caught.PROPERTY, violated or DEADLOCK, model.name)
         if second_best is None and (differences := "; ".join(figures(model, output))):
-            second_best = Bite(conjunct, Caught.FIGURES, differences, model.name)
-    return second_best or Bite(conjunct, Caught.NOTHING, "", "")
+            second_best = Result(conjunct, Caught.FIGURES, differences, model.name)
+    return second_best or Result(conjunct, Caught.NOTHING, "", "")
 
 
 def _text(lines: list[str], location: Location) -> str:

@@ -103,7 +103,7 @@ def test_a_model_of_two_runs_cannot_be_compared() -> None:
         moment_of(state)
 
 
-# -- it has teeth ----------------------------------------------------------------------------------------------------
+# -- it notices ------------------------------------------------------------------------------------------------------
 
 Sabotage = Callable[[tuple[Transition, ...]], tuple[Transition, ...]]
 

@@ -18,7 +18,8 @@ from engine.spec.mutants import MutantResult
 from engine.spec.tlc import Progress
 from engine.spec.tool_output import Counterexample, Counts, Location, read
 from engine.spec.verdicts import Verdict
-from tools.guard_mutation import Bite, Caught, Conjunct, bites_table
+from tools import guard_mutation
+from tools.guard_mutation import Caught, Conjunct, Result
 
 RECORDED = Path(__file__).parent / "tlc_output" / "2.15"
 
@@ -152,8 +153,8 @@ def test_a_mutant_that_survives_fails_the_check() -> None:
 
 def test_a_deleted_conjunct_that_nobody_missed_stands_out() -> None:
     conjunct = Conjunct("Open", "x = 1", Location("M", 1, 1, 1, 5))
-    table = bites_table(
-        [Bite(conjunct, Caught.PROPERTY, "Closed", "Counter"), Bite(conjunct, Caught.NOTHING, "", "")]
+    table = guard_mutation.table(
+        [Result(conjunct, Caught.PROPERTY, "Closed", "Counter"), Result(conjunct, Caught.NOTHING, "", "")]
     )
     assert "x = 1       Closed       Counter" in table
     assert "x = 1       SURVIVED" in table
