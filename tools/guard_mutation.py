@@ -253,20 +253,3 @@ def _place(node: ET.Element) -> Location:
         end_line=number("line/end"),
         end_column=number("column/end"),
     )
-
-
-def bites_table(bites: Iterable[Bite]) -> str:
-    """A line for each conjunct that was deleted: what noticed."""
-    return tabulate(
-        [
-            (
-                bite.conjunct.operator,
-                bite.conjunct.text,
-                "SURVIVED" if bite.caught is Caught.NOTHING else bite.by,
-                bite.model,
-            )
-            for bite in bites
-        ],
-        headers=("guard of", "conjunct", "caught by", "in"),
-        tablefmt="simple",
-    )
