@@ -20,13 +20,13 @@ run BUNDLE *OPTIONS: (_parts "run")
         echo "run: you are not root, so runsc will most likely refuse; add --rootless, or use sudo ./just run" >&2 ;; esac
     @exec {{ python }} -P -m engine run "$@"
 
-# Run the unit tests in two processes; with PATHS or OPTIONS for pytest in one, and only those, e.g. -k secure_root
+# Run the unit tests; with PATHS or OPTIONS for pytest only those, e.g. ./just unit -k secure_root
 [no-exit-message]
 [positional-arguments]
 unit *PATHS_AND_OPTIONS: (_parts "test") _rootfs
     @[ $# -gt 0 ] || set -- -n 2; {{ pytest }} -o testpaths=tests/unit "$@"
 
-# Check style and types and the spec, then run every test; with PATHS or OPTIONS for pytest only run those tests
+# Check style, types and the spec, then run every test; with PATHS or OPTIONS for pytest only those tests
 [no-exit-message]
 [positional-arguments]
 test *PATHS_AND_OPTIONS: (_parts "test") _rootfs
@@ -41,29 +41,29 @@ lint:
     @{{ python }} -m mypy
     @{{ quote(justfile_directory() / ".venv/bin/lint-imports") }} --no-cache --no-logo
 
-# Check the spec with TLC: every property, every reachable state, and that every mutant is caught
+# Check the spec with TLC: every property, every reachable state, every mutant
 [no-exit-message]
 [positional-arguments]
 check *OPTIONS: (_parts "test")
     @exec {{ python }} -P -m engine check --mutants "$@"
 
-# Run the OCI suites of crun, runtime-tools and podman against a bare runsc and ours: docs/oci-conformance.md (as root, half an hour)
+# Run the test suites of crun, runtime-tools and podman, and write docs/oci-conformance.md (as root, half an hour)
 [no-exit-message]
 [positional-arguments]
 oci-suites *SUITE: (_parts "oci-suites")
     @exec {{ python }} -P -m tests.others "$@"
 
-# Compile the spec's lifecycle into what every run is held to: after each change of specs/GVisorRuntime.tla
+# Compile the spec for the engine, after each change of specs/GVisorRuntime.tla
 [no-exit-message]
 compile: (_parts "test")
     @exec {{ python }} -P {{ here }}/tools/compile_spec.py
 
-# Draw what is in diagrams/ anew: after a change of the lifecycle, the spec or the pictures (as root, with runsc)
+# Redraw what is stale in diagrams/ (as root, with runsc)
 [no-exit-message]
 diagrams: (_parts "test") _rootfs
     @exec {{ python }} -P {{ here }}/tools/make_diagrams.py
 
-# Change the code one place at a time and see that a test notices (as root, some twenty minutes on two busy cores); writes docs/mutants.md
+# Change the code one place at a time, check that a test notices, and write docs/mutants.md (as root, twenty minutes)
 [no-exit-message]
 mutants: (_parts "test")
     @[ "$(id -u)" = 0 ] || { echo "mutants: without root many tests are skipped, and notice nothing: use sudo" >&2; exit 1; }
@@ -73,34 +73,34 @@ mutants: (_parts "test")
     PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 nice {{ python }} -m mutmut run
     @{{ python }} {{ here }}/tests/mutation/report.py
 
-# Measure starts beside bare runsc and others, and write docs/performance.md (as root; --quick only prints)
+# Measure starts beside bare runsc and podman, and write docs/performance.md (as root; --quick only prints)
 [no-exit-message]
 [positional-arguments]
 bench *OPTIONS: (_parts "test")
     @{{ python }} -c 'import gvisor' 2>/dev/null || {{ python }} -m pip install --quiet --disable-pip-version-check -e '.[bench]'
     @exec {{ python }} -m benchmarks.starts "$@"
 
-# Measure the checking of up to ten million records, and write docs/fleet.md (5 GB of disk, a quarter of an hour)
+# Measure trace verify on ten million records, and write docs/fleet.md (5 GB of disk, 15 minutes)
 [no-exit-message]
 bench-fleet: (_parts "test")
     @exec {{ python }} -m benchmarks.fleet
 
-# Repair what ruff can: format, import order, simple findings
+# Format the code, and repair simple findings
 [no-exit-message]
 fix:
     @{{ python }} -m ruff check --fix
     @{{ python }} -m ruff format
 
-# Show what is installed here, what it enables, what is missing and the remedy
+# Show what this machine can do, and how to get what is missing
 [no-exit-message]
 [positional-arguments]
 doctor *OPTIONS:
     @exec {{ python }} -P -m engine doctor "$@"
 
-# Install every system part and make the example's files, so that nothing is left to install later
+# Install all that the recipes need
 setup: (_parts "test") _rootfs
 
-# Remove what was made in this checkout: .venv, caches, the example's files. System parts stay
+# Remove .venv, caches and the example's files; system packages stay
 clean:
     rm -rf .venv examples/*/rootfs .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist mutants
     find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -46,11 +46,10 @@ def _machine(found: Mapping[str, Any]) -> str:
 
 
 _HOW = (
-    "`sudo ./just bench` measures this anew and writes this page, in less than 12 minutes; with `--quick` it only "
-    "prints it, of few rounds. It installs podman and PyPI's `gvisor` to compare with. Every figure is of whole "
-    "processes, from before one is made to after it has ended, started in turn (A B C, B C A, ...); a ratio is the "
-    "median of the ratios of the runs of one round. A bundle of `/bin/true` in a busybox rootfs is run, without a "
-    "network, on systrap; the artifact base is on disk, and not in the memory of /run."
+    "`sudo ./just bench` measures this again and writes this page, in 12 minutes; with `--quick` it makes few rounds "
+    "and only prints. It installs podman and PyPI's `gvisor` to compare with. Times are of whole processes, started in "
+    "turn (A B C, B C A, ...). A ratio is the median of the ratios within a round. The bundle runs `/bin/true` of "
+    "busybox, without a network, on systrap; the base directory is on disk."
 )
 
 
@@ -85,18 +84,17 @@ def _starts(starts: Mapping[str, Any]) -> str:
         for key, label in starts["labels"].items()
     ]
     text = "## A start\n\n" + _table(("what", "median", "middle half, ms", "to bare runsc"), rows)
-    text += f"\n\n{len(next(iter(samples.values())))} rounds. The rootless ones are those of a user without privileges."
+    text += f"\n\n{len(next(iter(samples.values())))} rounds. The rootless rows are of an ordinary user."
     if "podman" in samples:
         text += (
             f" podman takes {ratios(samples['podman'], samples['engine']):.1f} times as long as the engine, and "
             f"{ratios(samples['podman'], samples['runsc']):.1f} times as long as the bare runsc that both end up "
-            "running; it also makes a container's storage, runs conmon and removes the container."
+            "running; it also makes the container's storage, runs conmon and removes the container."
         )
     if "bindings" in samples:
         text += (
-            " The package `gvisor` runs no OCI bundle: it makes one of the host's `/usr`, starts `sleep infinity` in "
-            "it detached, and `runsc exec`s the program there, so that it starts two processes in the sandbox, kills "
-            "it and deletes it. It is shown as what one would write in Python otherwise."
+            " PyPI's `gvisor` runs no OCI bundle: it makes one from the host's `/usr`, starts `sleep infinity` in it, "
+            "and runs the program with `runsc exec`."
         )
     for label, why in starts["cannot"].items():
         text += f"\n\n{label}: did not run here: {why}"
@@ -108,9 +106,9 @@ def _remaining(found: Mapping[str, Any]) -> str:
     alone, imports, steps = found["alone"]["samples"], found["imports"], found["starts"]["steps"]
     whole, interpreter = _median(alone["plain"]), _median(alone["interpreter"])
     rows = [
-        ("the interpreter, until it could run the first line", f"{interpreter:.1f} ms"),
+        ("start of the interpreter", f"{interpreter:.1f} ms"),
         (
-            f"imports: {imports['modules']} modules with the interpreter's own, {imports['of_engine']} of the engine",
+            f"imports: {imports['modules']} modules, {imports['of_engine']} of them of the engine",
             f"{imports['ms']:.1f} ms",
         ),
         *((f"step `{step}`", f"{took:.2f} ms") for step, took in steps.items()),
@@ -118,20 +116,19 @@ def _remaining(found: Mapping[str, Any]) -> str:
     groups = ", ".join(f"`{name}` {took:.1f}" for name, took in imports["groups"].items())
     return (
         "## Where the time goes\n\n"
-        f"With a program in runsc's place that is as large and ends at once, the engine alone takes {whole:.0f} ms as "
-        "root, from before its process is made to after that program has ended.\n\n"
+        f"With a program of the same size in runsc's place that ends at once, the engine takes {whole:.0f} ms as root."
+        "\n\n"
         + _table(("part", "median"), rows)
-        + "\n\nThe steps are those of the runs above, by the times of their traces: a step's time is that from the "
-        "line before. Imports are timed with `-X importtime`, which makes them slower, in the fastest of ten runs; by "
-        f"top-level package, in milliseconds, without what each imports: {groups}.\n\n{_next(interpreter, steps)}"
+        + "\n\nSteps: by the times in the traces of the runs above. Imports: with `-X importtime`, which makes them "
+        f"slower; the fastest of ten. By package, in milliseconds: {groups}.\n\n{_next(interpreter, steps)}"
     )
 
 
 def _next(interpreter: float, steps: Mapping[str, float]) -> str:
     slowest = max(steps, key=lambda step: steps[step])
     return (
-        f"What would be next: the slowest step is `{slowest}`, {steps[slowest]:.1f} ms. Of what remains, the "
-        f"interpreter's own {interpreter:.0f} ms cannot be had back in Python."
+        f"The slowest step is `{slowest}`, {steps[slowest]:.1f} ms. The interpreter's {interpreter:.0f} ms are the "
+        "floor in Python."
     )
 
 
@@ -145,11 +142,11 @@ def _memory(found: Mapping[str, Any]) -> str:
     runs = [f"{used / 1e6:.1f} MB" for used in found["disk"]["runs"]]
     return (
         "## Memory and disk\n\n"
-        f"The engine's process takes {_mib(peak['plain'])} at most before the hand-off (an interpreter that does "
-        f"nothing: {_mib(peak['interpreter'])}); nothing in it is larger, as it starts no other. After the hand-off "
-        f"{ours or 'none'} of the processes {'are' if ours != 1 else 'is'} the engine's:\n\n"
+        f"The engine's process takes at most {_mib(peak['plain'])} before the hand-off (an interpreter that does "
+        f"nothing: {_mib(peak['interpreter'])}). After it, {ours or 'none'} of the processes "
+        f"{'are' if ours != 1 else 'is'} the engine's:\n\n"
         + _table(("process, while the container runs", "its share of memory"), rows)
-        + f"\n\nRuns in a row leave, each with an id of its own: {', '.join(runs)}. `engine gc` removes it."
+        + f"\n\nDisk used by runs in a row, each with its own id: {', '.join(runs)}. `engine gc` frees it."
     )
 
 
@@ -167,10 +164,10 @@ def _growth(found: Mapping[str, Any]) -> str:
     ]
     ratio = ratios(crowded["samples"]["full"], crowded["samples"]["empty"])
     return (
-        "## What grows\n\nThe engine alone, by the bundle's `config.json`:\n\n"
+        "## Large bundles, many containers\n\nThe engine alone, by the size of `config.json`:\n\n"
         + _table(("config.json", "median", "more", "peak memory"), rows)
-        + f"\n\nIn an artifact base that holds {crowded['containers']:,} finished containers a start takes "
-        f"{_median(crowded['samples']['full']):.0f} ms, in an empty one {_median(crowded['samples']['empty']):.0f} ms "
+        + f"\n\nWith {crowded['containers']:,} finished containers in the base directory a start takes "
+        f"{_median(crowded['samples']['full']):.0f} ms, with none {_median(crowded['samples']['empty']):.0f} ms "
         f"(ratio {ratio:.2f}). `engine gc` then takes {crowded['gc_seconds']} s for all of them."
     )
 
@@ -188,7 +185,7 @@ def _throughput(levels: Mapping[str, Any]) -> str:
     return (
         "## Many at once\n\n"
         + _table(("at once", "`runsc run`, starts/s", "engine, starts/s", "engine to runsc"), rows)
-        + "\n\nAs root; medians of batches of at least 32 containers, in turn."
+        + "\n\nAs root; medians of batches of 32 containers or more, in turn."
     )
 
 

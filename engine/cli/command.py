@@ -60,7 +60,7 @@ def add_command(
         allow_abbrev=False,
         formatter_class=Formatter,
     )
-    parser.add_argument("--json", action="store_true", help="say it as JSON")
+    parser.add_argument("--json", action="store_true", help="output JSON")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.set_defaults(command=run, becomes_runsc=becomes_runsc)
     return parser

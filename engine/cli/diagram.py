@@ -1,4 +1,4 @@
-"""`engine diagram`: draw the lifecycle, its steps or the spec, or one run."""
+"""`engine diagram`: draw the lifecycle, its steps, the spec, or one run."""
 
 from __future__ import annotations
 
@@ -15,25 +15,23 @@ if TYPE_CHECKING:
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = add_command(
-        commands, "diagram", _diagram, "draw the lifecycle, its steps or the spec, or one run"
-    )
+    parser = add_command(commands, "diagram", _diagram, "draw the lifecycle, its steps, the spec, or one run")
     parser.add_argument(
         "subject",
         nargs="?",
         choices=("lifecycle", "steps", "spec"),
         default="lifecycle",
         metavar="lifecycle|steps|spec",
-        help="the machine with its refusals, what each step checks, or the spec's states folded along it",
+        help="the machine with its refusals, what each step checks, or the states that TLC searched",
     )
     parser.add_argument(
         "--format",
         choices=("svg", "png", "pdf", "dot", "mermaid"),
         metavar="svg|png|pdf|dot|mermaid",
-        help="what to draw it as (default: as FILE ends, else svg)",
+        help="the format (default: by the ending of --output, else svg)",
     )
-    parser.add_argument("--output", metavar="FILE", help="write it there (default: stdout)")
-    parser.add_argument("--trace", metavar="FILE", help="draw the run of this trace over the lifecycle")
+    parser.add_argument("--output", metavar="FILE", help="the file to write (default: stdout)")
+    parser.add_argument("--trace", metavar="FILE", help="draw the run of this trace")
 
 
 def _diagram(options: argparse.Namespace) -> int:

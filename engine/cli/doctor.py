@@ -1,4 +1,4 @@
-"""`engine doctor`: show what is installed here, what it enables, what is missing."""
+"""`engine doctor`: show what this machine can do, and how to get what is missing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    add_command(commands, "doctor", _doctor, "show what is installed here, what it enables, what is missing")
+    add_command(commands, "doctor", _doctor, "show what this machine can do, and how to get what is missing")
 
 
 def _doctor(options: argparse.Namespace) -> int:

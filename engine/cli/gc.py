@@ -16,14 +16,16 @@ if TYPE_CHECKING:
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = add_command(commands, "gc", _gc, "remove what finished containers left under the artifact base")
+    parser = add_command(
+        commands, "gc", _gc, "remove what finished containers left; never what a living one needs"
+    )
     traces = parser.add_mutually_exclusive_group()
-    traces.add_argument("--keep-traces", action="store_true", help="leave the traces where they are")
+    traces.add_argument("--keep-traces", action="store_true", help="keep all traces")
     traces.add_argument(
         "--traces-older-than",
         type=_age,
         metavar="AGE",
-        help="leave the younger traces, and remove the older, also of managers' containers: 90m, 12h, 30d, 8w",
+        help="remove only older traces, those of managers' containers too: 90m, 12h, 30d, 8w",
     )
 
 

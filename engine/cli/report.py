@@ -1,4 +1,4 @@
-"""`engine report`: write the audit report of one run, or of many."""
+"""`engine report`: write an HTML report of one run or of many."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ if TYPE_CHECKING:
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = add_command(commands, "report", _report, "write the audit report of one run, or of many")
+    parser = add_command(commands, "report", _report, "write an HTML report of one run or of many")
     parser.add_argument(
-        "files", nargs="*", metavar="FILE", help="a run's trace; several are reported on as a fleet"
+        "files", nargs="*", metavar="FILE", help="a trace; several give one report of many runs"
     )
-    parser.add_argument("--traces", metavar="DIR", help="report on every *.jsonl beneath DIR, as a fleet")
+    parser.add_argument("--traces", metavar="DIR", help="report on every *.jsonl below DIR")
     parser.add_argument(
-        "--check", metavar="FILE", help="what engine check --mutants --json said, for one run's report"
+        "--check",
+        metavar="FILE",
+        help="saved output of engine check --mutants --json, for the report of one run",
     )
     parser.add_argument(
-        "--output", metavar="FILE", default="report.html", help="where to (default: report.html)"
+        "--output", metavar="FILE", default="report.html", help="the file to write (default: report.html)"
     )
     parser.add_argument(
         "--runs",
         action="store_true",
-        help="a FILE has the traces of many runs, one after the other: report on them as a fleet",
+        help="a FILE holds the traces of many runs, one after another",
     )
     add_signers(parser)
     add_workers(parser)

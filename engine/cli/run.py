@@ -24,22 +24,30 @@ def add(commands: Any) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", help="the bundle's directory")
     parser.add_argument("--id", help="the container's id (default: 32 random hexadecimal digits)")
     add_choice(parser, "--network", Network, Network.NONE, "the container's network")
-    add_choice(parser, "--platform", Platform, Platform.AUTO, "how the Sentry intercepts system calls")
-    parser.add_argument("--rootless", action="store_true", help="let runsc make its own user namespace")
-    parser.add_argument("--ignore-cgroups", action="store_true", help="runsc sets up no cgroups")
+    add_choice(parser, "--platform", Platform, Platform.AUTO, "how gVisor intercepts system calls")
+    parser.add_argument(
+        "--rootless", action="store_true", help="run runsc in a user namespace; needed without root"
+    )
+    parser.add_argument("--ignore-cgroups", action="store_true", help="set up no cgroups")
     add_choice(
-        parser, "--exec-policy", ExecPolicy, ExecPolicy.AUTO, "what the rootless supervisor may execute"
+        parser,
+        "--exec-policy",
+        ExecPolicy,
+        ExecPolicy.AUTO,
+        "with --rootless: which host programs the supervisor may execute",
     )
     parser.add_argument(
-        "--require-exec-policy", action="store_true", help="refuse to run when that policy is not enforced"
+        "--require-exec-policy",
+        action="store_true",
+        help="refuse to run where that policy cannot be enforced",
     )
     parser.add_argument("--runsc", metavar="PATH", help="the runsc to run (default: a trusted system path)")
-    parser.add_argument("--trace", metavar="FILE", help="keep the trace in this new file")
+    parser.add_argument("--trace", metavar="FILE", help="write the trace to this new file")
     parser.add_argument(
-        "--detach", action="store_true", help="run it as a service of systemd's, with its journal"
+        "--detach", action="store_true", help="run as a systemd service, with output in the journal"
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="print what runsc would be given; touch nothing"
+        "--dry-run", action="store_true", help="print the arguments and environment for runsc; change nothing"
     )
 
 

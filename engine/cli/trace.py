@@ -1,4 +1,4 @@
-"""`engine trace`: check the traces of runs, and sign them."""
+"""`engine trace`: verify or sign the traces of runs."""
 
 from __future__ import annotations
 
@@ -20,27 +20,28 @@ def add(commands: Any) -> None:
     """Add the command to the parser."""
     trace = commands.add_parser(
         "trace",
-        help="check the traces of runs, and sign them",
+        help="verify or sign the traces of runs",
         allow_abbrev=False,
         formatter_class=Formatter,
     )
     of_traces = trace.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    verify = add_command(
-        of_traces, "verify", _verify, "check traces line by line against the spec and their chain"
-    )
+    verify = add_command(of_traces, "verify", _verify, "check traces line by line against the spec")
     verify.add_argument("files", nargs="+", metavar="FILE", help="a trace; - is standard input")
     verify.add_argument(
-        "--runs", action="store_true", help="a FILE has the traces of many runs, one after the other"
+        "--runs", action="store_true", help="a FILE holds the traces of many runs, one after another"
     )
     verify.add_argument(
         "--complete", action="store_true", help="an incomplete trace counts as one that differs"
     )
     add_signers(verify)
     add_workers(verify)
-    sign = add_command(of_traces, "sign", _sign, "sign traces; each signature is a new file beside its trace")
+    sign = add_command(of_traces, "sign", _sign, "sign traces; each signature is a new file, TRACE.sig")
     sign.add_argument("files", nargs="+", metavar="FILE", help="a trace")
     sign.add_argument(
-        "--key", metavar="KEY", required=True, help="an unencrypted private key that only its owner can read"
+        "--key",
+        metavar="KEY",
+        required=True,
+        help="a private key without a passphrase that only its owner can read",
     )
 
 

@@ -17,24 +17,22 @@ if TYPE_CHECKING:
 
 def add_signers(parser: argparse.ArgumentParser) -> None:
     """Add the options that say whose signatures count."""
+    parser.add_argument("--key", metavar="PUB", help="require a signature by this public key")
     parser.add_argument(
-        "--key", metavar="PUB", help="traces must be signed with this public key's private half"
+        "--signers",
+        metavar="FILE",
+        help="require a signature by --identity, as listed in this OpenSSH allowed_signers file",
     )
-    parser.add_argument(
-        "--signers", metavar="FILE", help="... by --identity, as this OpenSSH allowed_signers file knows it"
-    )
-    parser.add_argument("--identity", metavar="NAME", help="a principal of the --signers file")
+    parser.add_argument("--identity", metavar="NAME", help="a name in the --signers file")
 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """Add the options that say who shares the work."""
-    parser.add_argument(
-        "--jobs", type=positive, default=1, metavar="N", help="share it among N processes (default: 1)"
-    )
+    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="use N processes (default: 1)")
     parser.add_argument(
         "--cluster",
         metavar="ADDRESS",
-        help="share it among the workers of this Dask scheduler, which have the same files",
+        help="use the workers of this Dask scheduler; they must see the same files",
     )
 
 

@@ -23,14 +23,14 @@ VERBS = {
     "run": "create and start a container, and wait for it",
     "state": "print a container's state",
     "kill": "send a container a signal",
-    "delete": "take away what is left of a container",
+    "delete": "remove what is left of a container",
     "exec": "run another process in a container",
     "ps": "list the processes in a container",
     "list": "list the containers",
-    "pause": "freeze a container",
-    "resume": "let a paused container go on",
-    "events": "tell what a container uses",
-    "checkpoint": "write a container's state to a directory",
+    "pause": "stop all processes of a container",
+    "resume": "continue a paused container",
+    "events": "print what a container uses",
+    "checkpoint": "save a container to a directory",
     "restore": "create a container from a checkpoint",
     "spec": "write a first config.json",
     "features": "print what this runtime can do",
@@ -62,7 +62,7 @@ _REFUSING = frozenset({"create", "run", "restore"})
 
 _USAGE = """usage: engine-oci [--root DIR] [--log FILE] [--log-format text|json] [--debug] [--systemd-cgroup]
                   [--network auto|sandbox|none|host] [--platform auto|systrap|kvm|ptrace] [--rootless true|false]
-                  [--ignore-cgroups] [--exec-policy auto|landlock|off] [--require-exec-policy] [--runsc PATH]
+                  [--ignore-cgroups] [--exec-policy auto|locked-mounts|off] [--require-exec-policy] [--runsc PATH]
                   VERB [FLAG...] [CONTAINER] [...]"""
 
 

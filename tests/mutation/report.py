@@ -38,13 +38,13 @@ _ALIVE = frozenset({0, 5, 33})
 _INTRODUCTION = f"""# Mutants of the code
 
 `./just mutants` changes `engine/lifecycle` and `engine/linux` in one place at a time with
-[mutmut](https://mutmut.readthedocs.io) and runs the unit tests that call the changed function. It fails below
-{REQUIRED:.0f} % killed in any file, and on a survivor that is not explained here. mutmut leaves alone what is decorated
-and what stands outside of functions, the table of the lifecycle among it, which [conformance](conformance.md) holds
-against the spec. The mutants of the spec are another matter: [the formal model](formal-model.md).
+[mutmut](https://mutmut.readthedocs.io), and runs the unit tests that call the changed function. It fails if less
+than {REQUIRED:.0f} % of the mutants of a file are killed, or if a survivor is not explained below. mutmut does not
+change decorated functions or code outside functions, such as the table of the lifecycle;
+[conformance](conformance.md) checks that. Mutants of the spec are in [the formal model](formal-model.md).
 
-This page is made of `tests/mutation/rates.json` and `tests/mutation/survivors.toml`; a unit test sees that it is
-theirs, and that each line quoted below still stands where it is said to.
+This page is made from `tests/mutation/rates.json` and `tests/mutation/survivors.toml`. A unit test checks that, and
+that each line quoted below still exists.
 """
 
 
@@ -183,7 +183,7 @@ def table(rates: Mapping[str, Rate], style: str) -> str:
 
 def page(rates: Mapping[str, Rate], reasons: Sequence[Reason]) -> str:
     """docs/mutants.md."""
-    parts = [_INTRODUCTION, "## Killed", table(rates, "github"), "## Survivors, and why they may live"]
+    parts = [_INTRODUCTION, "## Killed", table(rates, "github"), "## Survivors, and why they are harmless"]
     for reason in reasons:
         parts += [reason.why.strip(), "\n".join(map(_item, reason.survivors))]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"

@@ -22,17 +22,17 @@ from tools import SetupError, say
 _DOCUMENT = ROOT / "docs" / "oci-conformance.md"
 _SUITES = {"runtime-tools": run_runtime_tools, "crun": run_crun, "podman": run_podman}
 
-_INTRODUCTION = """# Others' tests
+_INTRODUCTION = """# Test suites of other projects
 
-Written by `./just oci-suites`, which fetches the suites from Debian, builds them and runs each test by
-itself against a bare runsc and the engine's `engine-oci`, in namespaces of their own. A cell counts the
-results that passed; `shared` is what a bare runsc fails, too. With a suite's name it runs that one alone.
-Ours is called with `--network sandbox`, a bare runsc's default ([oci-runtime](oci-runtime.md)).
-crun's tests go through `tests/others/crun_dialect.sh`, which takes crun's own options out for all alike.
+`./just oci-suites` fetches the suites from Debian, builds them, runs each test by itself with a bare runsc and with
+`engine-oci`, in namespaces, and writes this page. With a suite's name it runs that one alone. A cell counts the
+results that passed; `shared` means that a bare runsc fails as well. `engine-oci` runs with `--network sandbox`, a
+bare runsc's default ([the OCI runtime](oci-runtime.md)). `tests/others/crun_dialect.sh` removes crun's own options
+from crun's tests, for both.
 
-podman's are its system tests, each file in one go, with Debian's podman and the runtime as its default. They get an
-image made of a static busybox instead of theirs, so what wants another image, a registry, CRIU, buildah, the journal or
-a program that busybox lacks fails with both, as does what gVisor cannot do ([managers](managers.md)).
+podman's suite is its system tests, with Debian's podman and an image made of a static busybox. A test that needs
+another image, a registry, CRIU, buildah, the journal, or a program that busybox lacks fails with both, and so does
+what gVisor cannot do ([podman and containerd](managers.md)).
 """
 
 #: What fails with ours alone because the engine means it to, and why.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -20,12 +21,12 @@ from engine.spec.fold import is_current, load_fold
 from engine.traces.move import State, Trigger
 from engine.traces.schema import Refusal
 from tests.support.refusals import refuses
-from tools.make_diagrams import DIAGRAMS, RUNS, pictures
+from tools.make_diagrams import BY_HAND, DIAGRAMS, RUNS, pictures
 
 HOSTILE = (
     '</text><script>alert(1)</script> --> ]]> &amp; "];evil->x[label=" \\N \\G\n\x1b[31m\u202e\ud800 <B>'
 )
-NAMES = [*map(str, Subject), *RUNS]
+NAMES = [*map(str, Subject), *BY_HAND, *RUNS]
 
 
 def walk(said: str = "why", doubt: str | None = None) -> Walk:
@@ -170,6 +171,17 @@ def test_the_command_writes_a_whole_file_or_none(
     assert main(["diagram", "--output", str(tmp_path / "y.svg")]) == 125
     assert "dot is not installed; install graphviz" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["x.png"]
+
+
+def test_without_its_library_the_command_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "graphviz", None)
+    monkeypatch.setitem(sys.modules, "graphviz.quoting", None)
+    assert main(["diagram", "--format", "dot"]) == 125
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "gvisor-engine[diagram]" in said
 
 
 @pytest.mark.parametrize(
