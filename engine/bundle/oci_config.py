@@ -65,7 +65,13 @@ def parse(data: bytes) -> dict[str, Any]:
     return document
 
 
+#: The versions that bundles are written with, so that most starts compile no pattern.
+_RELEASES = frozenset(f"1.{minor}.{patch}" for minor in range(3) for patch in range(3))
+
+
 def _is_supported_version(version: str) -> bool:
+    if version in _RELEASES:
+        return True
     release = r"1\.[0-2]\.(0|[1-9][0-9]*)"
     identifiers = r"[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*"
     return re.fullmatch(rf"{release}(-{identifiers})?(\+{identifiers})?", version) is not None

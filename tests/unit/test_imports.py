@@ -102,7 +102,7 @@ def test_trace_verify_imports_no_model_checker_and_no_report(tmp_path: Path) -> 
     trace = Story().write(tmp_path / "trace.jsonl")
     names = imported_by("trace", "verify", str(trace))
     assert "engine.verify.trace_check" in names
-    for part in ("spec", "audit", "doctor", "oci", "bundle"):
+    for part in ("spec", "audit", "doctor", "oci"):
         assert not {name for name in names if name.startswith(f"engine.{part}")}
 
 
