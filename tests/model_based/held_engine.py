@@ -51,7 +51,7 @@ OS_CALLS = (
         "rmdir",
     ),
     *("readlink", "listdir", "scandir", "ftruncate", "fstatvfs", "set_inheritable", "execve"),
-    *("mkfifo", "link", "replace", "preadv", "copy_file_range", "sendfile", "lseek"),
+    *("dup", "mkfifo", "link", "replace", "preadv", "copy_file_range", "sendfile", "lseek"),
 )
 #: Which are not, and why.
 NOT_STOPPED_AT = {
@@ -65,7 +65,9 @@ NOT_STOPPED_AT = {
         "is of a policy's probe, which says here what the test chose",
     ),
     "urandom": "fails on no kernel that the engine runs on, getrandom(2)",
-    "pidfd_open": "is of the OCI verbs' deletion, which no step of a run is",
+    **dict.fromkeys(
+        ("pidfd_open", "killpg"), "is of the OCI verbs' deletion and of the doctor, which no step of a run is"
+    ),
     "getcwd": "is called for a relative base only",
 }
 
