@@ -171,7 +171,9 @@ def _model(directory: str, files: Mapping[str, str], module: str, entry: Mapping
         )
     if not (runtime := _RUNTIME.fullmatch(_field(entry, "runtime", str, path))):
         raise ManifestError(
-            f"{MANIFEST}, {path}: runtime is not a time", reason=Reason.MALFORMED, hint="write it as 00:01:30"
+            f"{MANIFEST}, {path}: 'runtime' is not a time",
+            reason=Reason.MALFORMED,
+            hint="write it as 00:01:30",
         )
     hours, minutes, seconds = (int(part) for part in runtime.groups())
     return Model(
@@ -303,6 +305,6 @@ def _field(entry: Mapping[str, Any], name: str, kind: type, where: str) -> Any:
     value = entry.get(name) if isinstance(entry, Mapping) else None
     if not isinstance(value, kind):
         raise ManifestError(
-            f"{where}: {name} is missing or not {kind.__name__}", reason=Reason.MALFORMED, hint=_REINSTALL
+            f"{where}: {name!r} is missing or not {kind.__name__}", reason=Reason.MALFORMED, hint=_REINSTALL
         )
     return value

@@ -10,16 +10,17 @@ import os
 import re
 
 from engine import errors
+from engine.options import Platform
 from engine.traces.move import State, Trigger
 
 _KEPT = re.compile(
     "|".join(
         [
+            *(re.escape(os.strerror(number)) for number in range(1, 134)),
             r"'(?:[^'\\]|\\.)*'",
             r'"(?:[^"\\]|\\.)*"',
             r"\S*[/_\-$.=<>\[\]…\d]\S*",
-            *(re.escape(os.strerror(number)) for number in range(1, 134)),
-            *(rf"\b{word}\b" for word in (*State, *Trigger)),
+            *(rf"\b{word}\b" for word in (*State, *Trigger, *Platform)),
         ]
     )
 )

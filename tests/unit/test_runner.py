@@ -384,10 +384,8 @@ def test_a_refusal_that_cannot_be_recorded_is_said(world: World) -> None:
     with refuses(EngineError, Reason.ROOT_NOT_PRIVATE):
         world.run(trace=False)
     [warning] = world.warnings
-    assert warning == (
-        f"no trace of this refusal was kept: {str(world.base)!r} is a symbolic link; "
-        "name a place with --trace FILE"
-    )
+    assert repr(str(world.base)) in warning
+    assert "--trace" in warning
 
 
 def test_a_trace_that_somebody_removed_is_said_to_be_lost(

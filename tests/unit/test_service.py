@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -89,11 +90,9 @@ def test_where_systemd_is_not_the_manager_it_is_refused_with_another_way(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(service, "BOOTED", str(bundle / "nowhere"))
-    assert main(["run", str(bundle), "--detach"]) == 125
-    assert capsys.readouterr().err == (
-        "engine: detach: systemd does not manage this system, and detached runs are its; run it without --detach "
-        "and in the background (setsid engine run … &), or give the bundle to a manager: podman --runtime engine-oci\n"
-    )
+    assert main(["run", str(bundle), "--detach", "--json"]) == 125
+    said = json.loads(capsys.readouterr().err)["refused"]
+    assert (said["step"], said["reason"]) == ("detach", "unavailable")
 
 
 def test_what_systemd_says_is_passed_on(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,8 +109,9 @@ def test_what_systemd_says_is_passed_on(bundle: Path, monkeypatch: pytest.Monkey
 def test_a_bad_bundle_is_told_at_once(
     tmp_path: Path, asked: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["run", str(tmp_path), "--detach"]) == 125
-    assert "has no config.json" in capsys.readouterr().err
+    assert main(["run", str(tmp_path), "--detach", "--json"]) == 125
+    said = json.loads(capsys.readouterr().err)["refused"]
+    assert (said["step"], said["reason"]) == ("bundle", "bundle_absent")
     assert asked == []
 
 

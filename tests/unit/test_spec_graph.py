@@ -71,9 +71,9 @@ class Resolved:
     [
         (
             {"start": {"resolve": "refused"}, "refused": {}},
-            ("start --resolve--> resolved", "resolve to refused"),
+            ("start --resolve--> resolved",),
         ),
-        ({"start": {"refuse": "refused"}, "refused": {}}, ("start --resolve-->", "refuse to refused")),
+        ({"start": {"refuse": "refused"}, "refused": {}}, ("start --resolve-->",)),
     ],
 )
 def test_a_step_that_the_spec_does_not_have_is_named_and_not_recorded(

@@ -133,12 +133,12 @@ def test_a_configuration_that_is_not_understood_is_refused(text: str, fact: str)
             lambda m: m["modules"][1]["models"][0].update(distinctStates="many"),
             "distinctStates",
         ),
-        (lambda m: m["modules"][1]["models"][0].pop("distinctStates"), "distinctStates"),
+        (lambda m: m["modules"][1]["models"][0].pop("distinctStates"), "'distinctStates'"),
         (
             lambda m: m["modules"][1]["models"][9].pop("distinctStates"),
-            "distinctStates",
+            "PinningOff.cfg: 'distinctStates'",
         ),
-        (lambda m: m["modules"][1]["models"][0].pop("properties"), "properties"),
+        (lambda m: m["modules"][1]["models"][0].pop("properties"), "'properties'"),
         (
             lambda m: m["modules"][1]["models"][0].update(properties=30),
             "30",
