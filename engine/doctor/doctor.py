@@ -7,6 +7,7 @@ time limit, because a /dev/kvm that is present can still hang; whatever happens,
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import signal
 import sys
@@ -14,7 +15,7 @@ import threading
 from collections.abc import Iterator
 from typing import NoReturn
 
-from engine.doctor import kernel
+from engine.doctor import kernel, places
 from engine.doctor.part import Part, Status
 from engine.doctor.platforms import PLATFORM_LIMIT, describe, try_platform, usable_runsc
 from engine.doctor.trial import try_program
@@ -37,6 +38,8 @@ def examine(*, platform_limit: float = PLATFORM_LIMIT) -> list[Part]:
         return [
             first,
             *(try_platform(name, binary, platform_limit) for name in Platform if name is not Platform.AUTO),
+            places.where_state_lies(os.environ),
+            places.where_programs_lie(os.environ),
             kernel.try_cgroups(),
             kernel.try_user_namespaces(),
             kernel.try_subordinate_ids(),

@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from engine.traces.schema import StageFacts
 
 PROGRAM = programs.PROGRAM
-_NOEXEC_HINT = (
-    "let {} be on one where programs can be executed, or choose a base on such a one: ENGINE_ARTIFACT_BASE=DIR for "
-    "engine run, --root DIR for engine-oci"
-)
 #: Bytes that one system call is asked to copy: all of a runsc, as a rule.
 _PIECE = 1 << 30
 
@@ -110,7 +106,7 @@ def stage(binary: Validated, root: SecuredRoot) -> Staged:
         raise StageError(
             f"{root.runsc_root.path!r} is on a file system that is mounted noexec",
             reason=Reason.NOEXEC,
-            hint=_NOEXEC_HINT.format(programs.default_place() or "a home directory"),
+            hint=programs.noexec_hint(),
         )
     with contextlib.ExitStack() as undo:
         undo.callback(_empty_the_store, root)

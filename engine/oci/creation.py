@@ -32,10 +32,10 @@ from engine.oci.removal import remove, remove_partial_create
 from engine.oci.request import Request, say
 from engine.options import ExecPolicy, Network, Platform, RunOptions
 from engine.runsc.arguments import RunscArguments, build_global_flags
-from engine.state import record
-from engine.state.base import VARIABLE, open_base
+from engine.state import elsewhere, record
+from engine.state.base import VARIABLE, default_base, open_base
 from engine.state.cleanup import forget
-from engine.state.container import OCI_RECORD, TRACES
+from engine.state.container import OCI_RECORD, TRACES, component
 from engine.state.record import Program, Record
 from engine.traces.writer import Trace
 
@@ -149,6 +149,8 @@ def start(request: Request, flags: Sequence[str], *, ends_with_runsc: bool) -> i
     )
     creation = os.urandom(16).hex()
     path = _make_base(request)
+    if request.common.value("root") is None and path != default_base():
+        elsewhere.note(component(options.container_id), path)
     environment = {**request.environment, VARIABLE: path}
     sys.stdout.flush()
     parent = os.getpid()

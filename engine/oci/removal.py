@@ -13,7 +13,9 @@ from engine.oci.container import Container, ContainerError, unreadable
 from engine.oci.lookup import open_base_of
 from engine.oci.request import Request, say
 from engine.options import check_container_id
+from engine.state import elsewhere
 from engine.state import oci_lifecycle as machine
+from engine.state.base import default_base
 from engine.state.cleanup import purge_runsc_state, remove_container, remove_tree
 from engine.state.container import OCI_RECORD, RUNSC_ROOT, RUNTIME, component, is_ours, take_lock
 from engine.state.oci_lifecycle import Status, Verb
@@ -65,6 +67,8 @@ def remove(found: Container, *, force: bool) -> None:
         if kept := cgroups.remove(found.record.cgroups):
             say(f"engine-oci: warning: cgroups remain: {', '.join(kept)}")
         remove_container(found.base, found.directory)
+        if found.base.path != default_base():
+            elsewhere.forget(os.path.basename(found.directory.path), found.base.path)
     except FileNotFoundError:
         pass  # gone, which is what was asked for
     except OSError as error:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from engine.errors import EngineError, Reason, SecureRootError, UsageError, hint_for
 from engine.linux.files import UntrustedPathError
 from engine.oci.flags import Flags
-from engine.state.base import chosen_base, reach_base
+from engine.state.base import VARIABLE, chosen_base, default_base, reach_base
 
 _BASE_HINT = "name with --root a directory below ones that only root or you can write"
 
@@ -63,9 +63,12 @@ class Request:
         """Where else containers can be, where nobody says where they are. Raises `OSError`."""
         if self.common.value("root") is not None:
             return ()
+        from engine.state import elsewhere
         from engine.state.legacy import other_bases
 
-        return other_bases(self.environment)
+        if self.environment.get(VARIABLE):
+            return default_base(), *elsewhere.bases()
+        return *other_bases(self.environment), *elsewhere.bases()
 
     def log_flags(self) -> tuple[str, ...]:
         """Where runsc is to write its errors: where the manager reads them."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from engine.errors import EngineError, Reason, hint_for
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.records import dataclass
-from engine.state import programs, store
+from engine.state import elsewhere, programs, store
 from engine.state import retention as old_traces
 from engine.state.base import chosen_base, open_existing_base
 from engine.state.cleanup import (
@@ -31,7 +31,7 @@ from engine.state.retention import Old
 _HINT = "look at it, and remove it by hand if it is not needed"
 #: The store is emptied last; managers' traces stay for as long as is asked, as their containers are over sooner than
 #: anybody has read about them.
-_NO_CONTAINERS = frozenset({store.STORE, TRACES})
+_NO_CONTAINERS = frozenset({store.STORE, TRACES, elsewhere.ELSEWHERE})
 
 
 class GcError(EngineError):
@@ -86,6 +86,7 @@ def collect(
                 sweeps.append(_swept(found, before, keep_traces=keep_traces))
         except (UntrustedPathError, OSError, GcError):
             foreign.append(other)
+    elsewhere.prune()
     removed, failed = _collect_programs(path)
     return Collected(
         path,

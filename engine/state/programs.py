@@ -36,6 +36,7 @@ from engine.state.container import PROGRAMS
 
 PROGRAM = "runsc"
 _STATE = "state"
+_PLACE = "programs"
 _STAGE = r"stage-([0-9a-f]{32})-[0-9a-f]{16}"
 
 
@@ -43,14 +44,22 @@ def default_place() -> str | None:
     """Where the programs of this user's containers lie, and outlive a boot; None for a user without a home."""
     user = ordinary_user()
     if user is None:
-        return f"/var/lib/{NAME}"
+        return f"/var/lib/{NAME}/{_PLACE}"
     import pwd  # by ordinary users alone
 
     try:
         home = pwd.getpwuid(user).pw_dir
     except KeyError:
         return None
-    return os.path.join(home, ".local/share", NAME) if home.startswith("/") and home != "/" else None
+    return os.path.join(home, ".local/share", NAME, _PLACE) if home.startswith("/") and home != "/" else None
+
+
+def noexec_hint() -> str:
+    """What helps where programs can be executed in no place."""
+    return (
+        f"let {default_place() or 'a home directory'} be on one where programs can be executed, or choose a base on "
+        "such a one: ENGINE_ARTIFACT_BASE=DIR for engine run, --root DIR for engine-oci"
+    )
 
 
 def is_executable(directory: int) -> bool:

@@ -23,7 +23,7 @@ from typing import IO, Any
 PATIENCE = 60.0
 
 #: Where managers and runtimes keep what must not be found by, or mixed with, the machine's own.
-_PRIVATE = ("/run", "/dev/shm", "/var/lib/cni", "/var/lib/containers", "/etc/cni/net.d")
+_PRIVATE = ("/dev/shm", "/var/lib/cni", "/var/lib/containers", "/etc/cni/net.d")
 
 #: `$1` tells whether runsc must be kept from seeing `rmem_default`, the rest are directories to make private.
 #: Adopted processes are reaped by the kernel, as SIGCHLD is ignored.
@@ -32,6 +32,10 @@ set -eu
 hide=$1; shift
 ip link set lo up
 mkdir -p /var/lib/cni  # network plugins make it, and it must be private before they do
+mkdir -p /var/lib/gvisor-engine  # so does the engine
+mount -t tmpfs -o mode=0711 none /var/lib/gvisor-engine
+# As initramfs-tools mounts it on every Debian and Ubuntu: small, and nothing can be executed there.
+mount -t tmpfs -o nodev,noexec,nosuid,size=64m,mode=0755 none /run
 for private; do [ ! -d "$private" ] || mount -t tmpfs -o mode=0755 none "$private"; done
 mkdir -p /run/lock /run/netns
 mount --bind /run/netns /run/netns  # podman would mount it for its first bridge and leave it, which is no leak

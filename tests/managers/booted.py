@@ -101,7 +101,7 @@ mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts dev/pts
 ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd
 mount -t tmpfs -o mode=1777 shm dev/shm
-mount -t tmpfs -o mode=0755 run run
+mount -t tmpfs -o nodev,noexec,nosuid,size=64m,mode=0755 run run  # as initramfs-tools does
 chmod 1777 tmp var/tmp
 pivot_root . old
 umount -l /old

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from engine.cli.detach import unit_name
+from engine.state.container import component
 from tests.managers.arena import Done, eventually
 from tests.managers.booted import USER, Booted, boot, why_not
 from tools.busybox import static_busybox
@@ -21,8 +22,7 @@ from tools.make_rootfs import make_rootfs
 UNIT = Path(__file__).parents[2] / "examples" / "systemd" / "engine@.service"
 #: Where the example's unit looks for bundles, and where containers of it and others leave what they leave.
 BUNDLES = Path("/var/lib/gvisor-engine")
-BASE_OF_UNITS = "/run/gvisor-engine"
-BASE = "/run/nucleus-gvisor"
+BASE = "/run/gvisor-engine"
 ENGINE = Path(sys.executable).with_name("engine")
 
 
@@ -106,10 +106,13 @@ def test_a_detached_run_is_an_active_unit_with_its_output_in_the_journal_until_i
     started = detach(booted, path, "--id", "stays-1")
     assert started.ok() == "stays-1\n"
     unit = unit_name("stays-1")
-    assert f"journalctl -u {unit}" in started.stderr
+    assert f"journalctl -t {unit.removesuffix('.service')}" in started.stderr
+    assert booted.root(BASE).is_dir()
     assert booted.show(unit, "ActiveState") == "active"
     starts(booted, unit, "to stdout")
     starts(booted, unit, "to stderr")
+    told = booted.run(*started.stderr.rpartition(": ")[2].split(), "--output=cat", "--no-pager").ok()
+    assert {"to stdout", "to stderr"} <= set(told.splitlines())
     assert any(program.startswith("runsc-sandbox ") for program in booted.programs())
     stopped(booted, unit)
 
@@ -165,7 +168,7 @@ def test_the_examples_unit_starts_and_stops_a_bundle_and_keeps_its_trace_alone(b
     starts(booted, "engine@web.service", "serving")
     assert booted.show("engine@web", "ActiveState") == "active"
     stopped(booted, "engine@web")
-    (container,) = (path for path in booted.root(BASE_OF_UNITS).iterdir() if path.name != "staged")
+    container = booted.root(BASE) / component("service-web")
     assert sorted(path.name.partition("-")[0] for path in container.iterdir()) == ["lock", "trace"]
 
 
@@ -207,7 +210,7 @@ def test_an_ordinary_users_detached_run_is_a_unit_of_that_users_own_systemd(user
     rootless = ("--rootless", "--ignore-cgroups")
     started = booted.run_as_user(ENGINE, "run", path, "--detach", "--id", "users", *rootless)
     assert started.ok() == "users\n"
-    assert "journalctl --user -u engine-users.service" in started.stderr
+    assert "journalctl --user -t engine-users" in started.stderr
     mine = f"_SYSTEMD_USER_UNIT={unit_name('users')}"
     eventually("its output is in the journal", lambda: "mine" in booted.journal(mine, "--output=cat"))
     state = ["systemctl", "--user", "show", "--value", "--property=ActiveState", unit_name("users")]
@@ -217,5 +220,5 @@ def test_an_ordinary_users_detached_run_is_a_unit_of_that_users_own_systemd(user
     assert "see systemctl --user status engine-users.service" in again.stderr
     booted.run_as_user("systemctl", "--user", "stop", unit_name("users")).ok()
     assert booted.run_as_user(*state).ok() == "inactive\n"
-    (container,) = booted.root(f"/run/user/{USER}/nucleus-gvisor").iterdir()
+    (container,) = booted.root(f"/run/user/{USER}/gvisor-engine").iterdir()
     assert sorted(left.name.partition("-")[0] for left in container.iterdir()) == ["lock", "trace"]

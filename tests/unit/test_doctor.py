@@ -86,6 +86,8 @@ def test_every_part_that_is_not_ok_has_a_hint_and_all_is_json() -> None:
         "platform systrap",
         "platform kvm",
         "platform ptrace",
+        "state",
+        "programs",
         "cgroups",
         "user namespaces",
         "subordinate ids",

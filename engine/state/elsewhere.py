@@ -1,0 +1,89 @@
+"""Which bases that a variable chose have containers of managers: noted in the default base, where every verb looks.
+
+    <default base>/elsewhere/<component>   a link that names the base in which the container is
+
+A manager gives `ENGINE_ARTIFACT_BASE` to `create`, and to `start` and `delete` perhaps not: podman does so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+
+from engine.linux.files import (
+    PrivateDirectory,
+    UntrustedPathError,
+    make_private_directory,
+    open_private_directory,
+)
+from engine.state.base import default_base, open_base, open_existing_base
+from engine.state.container import is_component
+
+ELSEWHERE = "elsewhere"
+#: Seconds between the note and the container's directory, at most.
+_CREATION = 60.0
+
+
+def note(name: str, base: str) -> None:
+    """Note that the container whose directory is `name` is in `base`.
+
+    Where the default base cannot be had, only a verb that is given the variable finds it.
+    """
+    with (
+        contextlib.suppress(OSError, UntrustedPathError),
+        contextlib.closing(open_base(default_base())) as here,
+        contextlib.closing(make_private_directory(here.descriptor, here.path, ELSEWHERE)) as notes,
+    ):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=notes.descriptor)
+        os.symlink(base, name, dir_fd=notes.descriptor)
+
+
+def bases() -> tuple[str, ...]:
+    """The bases that are noted."""
+    with _opened() as notes:
+        return () if notes is None else tuple(sorted({base for _, base in _noted(notes)}))
+
+
+def forget(name: str, base: str) -> None:
+    """Take back that the container is in `base`."""
+    with _opened() as notes:
+        if notes is not None and (name, base) in _noted(notes):
+            os.unlink(name, dir_fd=notes.descriptor)
+
+
+def prune() -> None:
+    """Forget each container that is not where it is noted to be, unless it was noted just now, to be created."""
+    with _opened() as notes:
+        if notes is None:
+            return
+        for name, base in _noted(notes):
+            with contextlib.suppress(OSError):
+                noted = os.stat(name, dir_fd=notes.descriptor, follow_symlinks=False).st_ctime
+                if time.time() - noted > _CREATION and not os.path.lexists(os.path.join(base, name)):
+                    os.unlink(name, dir_fd=notes.descriptor)
+
+
+@contextlib.contextmanager
+def _opened() -> Iterator[PrivateDirectory | None]:
+    """The notes; None where there are none that may be relied on."""
+    with contextlib.ExitStack() as held:
+        notes = None
+        with contextlib.suppress(OSError, UntrustedPathError):
+            if (here := open_existing_base(default_base())) is not None:
+                held.callback(here.close)
+                notes = open_private_directory(here.descriptor, here.path, ELSEWHERE)
+                held.callback(notes.close)
+        yield notes
+
+
+def _noted(notes: PrivateDirectory) -> list[tuple[str, str]]:
+    found = []
+    for name in os.listdir(notes.descriptor):
+        with contextlib.suppress(OSError):
+            base = os.readlink(name, dir_fd=notes.descriptor)
+            if is_component(name) and base.startswith("/"):
+                found.append((name, base))
+    return found
