@@ -186,7 +186,9 @@ def test_nothing_can_be_executed_anywhere_and_the_hint_works(machine: Arena) -> 
 
 
 def test_after_a_boot_state_that_is_left_is_of_what_has_stopped(machine: Arena) -> None:
-    created(machine, "survivor")
+    path = bundle(machine, "bundle-survivor", "sleep 1000")
+    # Here its processes live on, and so would its cgroups, which runsc would wait for.
+    machine.run("engine-oci", "--ignore-cgroups", "create", "--bundle", path, "survivor").ok()
     machine.run("engine-oci", "start", "survivor").ok()
     pid = json.loads(machine.run("engine-oci", "state", "survivor").ok())["pid"]
     assert status(machine, "survivor", *after_a_boot(machine)) == "stopped"
@@ -199,6 +201,7 @@ def test_after_a_boot_state_that_is_left_is_of_what_has_stopped(machine: Arena) 
 
 def test_after_a_boot_without_state_the_programs_are_collected(machine: Arena) -> None:
     created(machine, "rebooted")
+    machine.run("engine-oci", "start", "rebooted").ok()
     machine.run("engine-oci", "kill", "rebooted", "KILL").ok()
     eventually("its end", lambda: status(machine, "rebooted") == "stopped")
     machine.run("rm", "-rf", BASE).ok()
@@ -241,6 +244,7 @@ def test_what_an_older_engine_left_is_found_and_what_is_the_published_ones_is_no
             f"not the engine's, left: {OLD_BASE}/{'ab' * 16}",
         ]
         assert inside(machine, published).is_dir()
+        machine.run("engine-oci", "start", "older").ok()
         machine.run("engine-oci", "kill", "older", "KILL").ok()
         eventually("its end", lambda: status(machine, "older") == "stopped")
         machine.run("engine-oci", "delete", "older").ok()
