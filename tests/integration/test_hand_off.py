@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from engine.lifecycle.resolve import TRUSTED_PATHS
 from engine.options import MAX_CONTAINER_ID
+from engine.state.container import component
 from tests.integration.harness import (
     Engine,
     argv,
@@ -77,23 +79,46 @@ def test_the_hosts_root_keeps_its_state_in_run_whatever_the_environment_says(roo
         "TMPDIR": "/tmp",
     }
     dry = root_engine.run(root_engine.bundle(), "--dry-run", "--json", environment=environment)
-    root = json.loads(dry.stdout)["argv"][2]
-    assert Path(root).parts[:3] == ("/", "run", "nucleus-gvisor")
+    program, _, root, *_ = json.loads(dry.stdout)["argv"]
+    assert Path(root).parts[:3] == ("/", "run", "gvisor-engine")
+    assert program == "/var/lib/gvisor-engine/programs/stage-*/runsc"
 
 
-@pytest.mark.parametrize("variable", ["ENGINE_ARTIFACT_BASE", "NUCLEUS_GVISOR_ARTIFACT_BASE"])
-def test_the_variables_choose_the_artifact_base(engine: Engine, variable: str) -> None:
-    environment = {"ENGINE_ARTIFACT_BASE": "", variable: str(engine.base)}
+def test_a_variable_chooses_the_artifact_base_and_programs_lie_there_too(engine: Engine) -> None:
+    assert engine.run(engine.shell("exit 42")).code == 42
+    assert any(path.endswith("/runsc") for path in engine.leftovers())
+
+
+def test_the_published_engines_variable_chooses_nothing(engine: Engine) -> None:
+    environment = {"NUCLEUS_GVISOR_ARTIFACT_BASE": str(engine.directory / "elsewhere")}
     assert engine.run(engine.shell("exit 42"), environment=environment).code == 42
     assert engine.leftovers()
+    assert not (engine.directory / "elsewhere").exists()
 
 
-def test_an_ordinary_users_state_is_in_its_runtime_directory(unprivileged_engine: Engine) -> None:
+def test_an_ordinary_users_state_is_told_by_the_uid_whatever_the_environment_says(
+    unprivileged_engine: Engine,
+) -> None:
     engine = unprivileged_engine
-    environment = {"ENGINE_ARTIFACT_BASE": "", "XDG_RUNTIME_DIR": str(engine.directory)}
-    assert engine.run(engine.shell("exit 42"), environment=environment).code == 42
-    engine.base = engine.directory / "nucleus-gvisor"
-    assert engine.leftovers()
+    misleading = {
+        "ENGINE_ARTIFACT_BASE": "",
+        **{name: str(engine.directory) for name in ("XDG_RUNTIME_DIR", "TMPDIR", "HOME")},
+    }
+    session = Path(f"/run/user/{engine.caller.uid}")
+    own = session / "gvisor-engine"
+    base = own if session.is_dir() else Path(f"/tmp/gvisor-engine-{engine.caller.uid}")
+    is_new = not base.exists()
+    try:
+        container = engine.new_id()
+        done = engine.run(engine.shell("exit 42"), "--id", container, environment=misleading)
+        assert done.code == 42, done
+        assert (base / component(container)).is_dir()
+        if is_new:
+            assert engine.call("gc", environment=misleading).code == 0
+            assert listing(base) == []
+    finally:
+        if is_new:
+            shutil.rmtree(base, ignore_errors=True)
 
 
 def test_the_environment_of_runsc_is_the_hardened_one_whatever_the_callers(engine: Engine) -> None:

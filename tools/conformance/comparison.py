@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.errors import Reason
@@ -88,14 +88,14 @@ def compare(graph: Graph) -> tuple[Difference, ...]:
 class _Visit:
     """A reachable state of the spec: `known` is what a run has recorded that came by the shortest path.
 
-    `steps` are the edges of the lifecycle from here, by trigger, with what is so after them; `inner` are the
+    `steps` are the edges of the lifecycle from here, by trigger, with all that can be so after them; `inner` are the
     engine's actions that leave the run where it is.
     """
 
     now: Moment
     path: tuple[str, ...]
     known: Known
-    steps: Mapping[str, Moment]
+    steps: Mapping[str, list[Moment]]
     inner: tuple[str, ...]
 
 
@@ -141,15 +141,18 @@ class _Comparison:
         now = visit.now
         refuses = not_yet = False
         for trigger in STEPS:
-            after = visit.steps.get(trigger)
-            answer = self._machine.ask(visit.known, trigger, outcome_of(trigger, now, after))
-            refuses |= answer.refuses
-            not_yet |= answer.not_yet
-            if answer.target != (after.place if after else None):
-                edge = LifecycleEdge(now.place, str(trigger), after.place if after else str(answer.target))
-                yield Difference(edge, _unlike(after, answer), visit.path)
-                return
-        refused = visit.steps.get(Trigger.REFUSE)
+            outcomes: Sequence[Moment | None] = visit.steps.get(trigger) or [None]
+            for after in outcomes:
+                answer = self._machine.ask(visit.known, trigger, outcome_of(trigger, now, after))
+                refuses |= answer.refuses
+                not_yet |= answer.not_yet
+                if answer.target != (after.place if after else None):
+                    edge = LifecycleEdge(
+                        now.place, str(trigger), after.place if after else str(answer.target)
+                    )
+                    yield Difference(edge, _unlike(after, answer), visit.path)
+                    return
+        refused = next(iter(visit.steps.get(Trigger.REFUSE, [])), None)
         answer = self._machine.ask(visit.known, Trigger.REFUSE, {})
         edge = LifecycleEdge(now.place, str(Trigger.REFUSE), refused.place if refused else str(answer.target))
         if refuses != (refused is not None):
@@ -175,7 +178,7 @@ class _Comparison:
             for trigger in STEPS:
                 if (facts := could_report(trigger, visit.now)) is not None:
                     offers[trigger].setdefault(key_of(facts), facts)
-                if (after := visit.steps.get(trigger)) is not None:
+                for after in visit.steps.get(trigger, []):
                     taken.add((visit.known, trigger, key_of(attempt(trigger, visit.now, after))))
         said = set()
         for known, visit in nearest.items():
@@ -204,14 +207,14 @@ def _breadth_first(graph: Graph) -> Iterator[_Visit]:
     while waiting:
         name, path, known = waiting.popleft()
         now = moments[name]
-        steps: dict[str, Moment] = {}
+        steps: dict[str, list[Moment]] = {}
         inner = set()
         for edge in onward[name]:
             after = moments[edge.target]
             recorded: Known | None = known
             if after.place != now.place:
                 trigger = trigger_of(edge.action)
-                steps[trigger] = after
+                steps.setdefault(trigger, []).append(after)
                 recorded = _recorded(known, trigger, now, after)
             elif _acts(now, after):
                 inner.add(edge.action)

@@ -54,7 +54,8 @@ Agrees ==
     CASE Given.trigger = "resolve"      -> (Given.file = "absent") <=> (path = "absent")
       [] Given.trigger = "validate"     -> Given.file = path
       [] Given.trigger = "secure_root"  -> Given.root = root'[id[Run]] /\\ Given.place = place'[Run]
-      [] Given.trigger = "stage"        -> Given.unchanged <=> CopyIsWhatWasPinned(Run)
+      [] Given.trigger = "stage"        -> /\\ Given.unchanged <=> CopyIsWhatWasPinned(Run)
+                                         /\\ Given.place = place[Run]
       [] Given.trigger = "apply_policy" -> Given.policy = policy'[Run]
       [] Given.trigger = "exec"         -> Given.bundle = seen[Run].bundle /\\ Given.program = "copy"
       [] OTHER                          -> TRUE
@@ -221,6 +222,7 @@ def _facts(trigger: str, header: Header, recorded: Mapping[str, Mapping[str, Any
             same = before == facts["pinned"] == facts["made_from"] and facts["size"] == before["size"]
             believed = not facts["from_store"] or binary["owner"] == header.host["user"]
             words["unchanged"] = same and facts["compared"] is not believed
+            words["place"] = _place(facts["path"], recorded.get(Trigger.SECURE_ROOT, {}))
         case Trigger.APPLY_POLICY:
             words["policy"] = str(facts["outcome"])
         case Trigger.EXEC:
@@ -228,6 +230,15 @@ def _facts(trigger: str, header: Header, recorded: Mapping[str, Mapping[str, Any
             words["bundle"] = "as_validated" if facts["bundle"] == header.bundle else "changed"
             words["program"] = "copy" if facts["argv"][:1] == [copy] else "another"
     return words
+
+
+def _place(path: str, root: Mapping[str, Any]) -> str:
+    """Where the copy at `path` lies, of a run that has secured `root`."""
+    places = {directory["path"] + "/exec-allow": "base" for directory in root.get("directories", [])[2:3]}
+    if "programs" in root:
+        places = {root["programs"]["path"]: "apart"}
+    found = re.fullmatch(r"(.*)/stage-[^/]*/[^/]+", path, re.DOTALL)
+    return places.get(found[1], "elsewhere") if found else "elsewhere"
 
 
 def _kind(binary: Mapping[str, Any]) -> str:
