@@ -52,6 +52,7 @@ def inside(arena: Arena, path: str) -> Path:
 def bundle(arena: Arena, name: str, script: str) -> Path:
     path = arena.directory / name
     if not path.exists():
+        path.mkdir()
         busybox = static_busybox()
         assert busybox is not None, "./just setup installs a static busybox"
         make_rootfs(str(path / "rootfs"), busybox)
