@@ -88,17 +88,11 @@ def _root_is_private(known: Known) -> bool:
 
 
 def _copy_is_where_programs_lie(known: Known) -> bool:
-    root, (place, stage, name) = known["secure_root"], _last_two(str(known["stage"]["path"]))
+    root, path = known["secure_root"], str(known["stage"]["path"])
     own = f"{root['directories'][2]['path']}/{EXEC_ALLOW}"
-    wanted = root["programs"]["path"] if "programs" in root else own
-    return place == wanted and stage.startswith("stage-") and bool(name)
-
-
-def _last_two(path: str) -> tuple[str, str, str]:
-    """The path without its last two names, and these."""
-    above, _, name = path.rpartition("/")
-    place, _, stage = above.rpartition("/")
-    return place, stage, name
+    place = root["programs"]["path"] if "programs" in root else own
+    within = path[len(place) :]
+    return path.startswith(f"{place}/stage-") and within.count("/") == 2 and within[-1] != "/"
 
 
 def _copy_is_what_was_pinned(known: Known) -> bool:
