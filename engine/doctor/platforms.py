@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ from engine.lifecycle.trusted_runsc import find_runsc
 from engine.lifecycle.validate import Validated
 from engine.options import Platform
 from engine.runsc.command import RunscError, version
+from engine.runsc.left_behind import unmount_null_netns
 
 #: How long one platform may take to run a container, in seconds; a healthy one takes a fifth of one.
 PLATFORM_LIMIT = 10.0
@@ -62,11 +64,13 @@ def try_platform(name: Platform, binary: Validated | None, limit: float) -> Part
     if obstacle := _obstacle(name, binary):
         return Part(title, Status.MISSING, obstacle[0], enables, obstacle[1])
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="engine-doctor-") as private:
+    with tempfile.TemporaryDirectory(prefix="engine-doctor-") as made:
+        private = os.path.realpath(made)  # as the kernel names what is mounted there
         try:
             outcome = run_limited(_container(private, name, binary.path), limit, _environment(private))
         finally:
             kill_all_that_name(private)
+            _unmount_what_runsc_left(private)
     seconds = round(time.monotonic() - started, 3)
     detail = {"seconds": seconds, "exit_code": outcome.code}
     if outcome.code == 0 and "runsc version" in outcome.output:
@@ -75,6 +79,15 @@ def try_platform(name: Platform, binary: Validated | None, limit: float) -> Part
         found = f"no answer in {limit:g} s, and was killed"
         return Part(title, Status.DEGRADED, found, enables, "use another platform", detail)
     return Part(title, Status.DEGRADED, outcome.summary(), enables, "use another platform", detail)
+
+
+def _unmount_what_runsc_left(private: str) -> None:
+    with contextlib.suppress(FileNotFoundError):  # it made no directory of its own
+        root = os.open(os.path.join(private, "root"), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            unmount_null_netns(root, os.path.join(private, "root"))
+        finally:
+            os.close(root)
 
 
 def _obstacle(name: Platform, binary: Validated) -> tuple[str, str] | None:

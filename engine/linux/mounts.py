@@ -11,7 +11,7 @@ import re
 import struct
 from enum import IntFlag
 
-from engine.linux.syscall import MOUNT_SETATTR, MOVE_MOUNT, OPEN_TREE, system_call
+from engine.linux.syscall import MOUNT_SETATTR, MOVE_MOUNT, OPEN_TREE, library_call, system_call
 
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
 
@@ -20,6 +20,7 @@ _AT_EMPTY_PATH, _AT_RECURSIVE = 0x1000, 0x8000
 _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
 _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 0x04, 0x40
 _MS_PRIVATE = 1 << 18
+_MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 
 
 class MountFlag(IntFlag):
@@ -32,11 +33,32 @@ class MountFlag(IntFlag):
 
 def mounted_beneath(path: str) -> list[str]:
     """The mount points at `path`, which is absolute and free of links, and beneath it. Raises `OSError`."""
+    return [point for point, _ in _mounts() if point == path or point.startswith(path + "/")]
+
+
+def unmount_namespace(directory: int, path: str) -> bool:
+    """Unmount the namespace file, nsfs of namespaces(7), that is mounted on `path` in the open `directory`.
+
+    Says whether there was one. Any other mount stays. Raises `OSError`.
+    """
+    if (path, b"nsfs") not in _mounts():
+        return False
+    at = f"/proc/self/fd/{directory}/{os.path.basename(path)}"
+    library_call("umount2", os.fsencode(at), _MNT_DETACH | _UMOUNT_NOFOLLOW, about=path)
+    return True
+
+
+def _mounts() -> list[tuple[str, bytes]]:
+    """Each mount point of this mount namespace and the type of its file system, proc_pid_mountinfo(5)."""
     with open("/proc/self/mountinfo", "rb") as file:
-        points = [
-            _ESCAPED.sub(_unescape, line.split(b" ")[4]).decode(errors="surrogateescape") for line in file
-        ]
-    return [point for point in points if point == path or point.startswith(path + "/")]
+        lines = [line.partition(b" - ") for line in file]
+    return [
+        (
+            _ESCAPED.sub(_unescape, mount.split(b" ")[4]).decode(errors="surrogateescape"),
+            system.split(b" ")[0],
+        )
+        for mount, _, system in lines
+    ]
 
 
 def _unescape(match: re.Match[bytes]) -> bytes:

@@ -16,8 +16,8 @@ from engine.options import check_container_id
 from engine.state import elsewhere
 from engine.state import oci_lifecycle as machine
 from engine.state.base import default_base
-from engine.state.cleanup import purge_runsc_state, remove_container, remove_tree
-from engine.state.container import OCI_RECORD, RUNSC_ROOT, RUNTIME, component, is_ours, take_lock
+from engine.state.cleanup import purge_runsc_state, remove_container, remove_runsc_root
+from engine.state.container import OCI_RECORD, RUNTIME, component, is_ours, take_lock
 from engine.state.oci_lifecycle import Status, Verb
 from engine.state.status import argv_markers, members, open_state_root
 
@@ -63,7 +63,7 @@ def remove(found: Container, *, force: bool) -> None:
         if members(found.base, found.record):
             return
         if failed:
-            remove_tree(found.directory, RUNSC_ROOT)
+            remove_runsc_root(found.directory)
         if kept := cgroups.remove(found.record.cgroups):
             say(f"engine-oci: warning: cgroups remain: {', '.join(kept)}")
         remove_container(found.base, found.directory)

@@ -63,7 +63,7 @@ def remove_leftovers(base: PrivateDirectory, container: PrivateDirectory) -> lis
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
             return []
         _delete_the_killed(base, container)
-        remove_tree(container, RUNSC_ROOT)
+        remove_runsc_root(container)
         gone.append(os.path.join(container.path, RUNSC_ROOT))
     gone += remove_programs(container)
     _forget(base, container)
@@ -172,6 +172,18 @@ def remove_tree(directory: PrivateDirectory, name: str) -> None:
     if mounted := mounted_beneath(path):
         raise OSError(errno.EBUSY, f"something is mounted on {mounted[0]!r}", path)
     shutil.rmtree(name, dir_fd=directory.descriptor)
+
+
+def remove_runsc_root(container: PrivateDirectory) -> None:
+    """Remove runsc's directory in `container`, and the network namespace that runsc left mounted there.
+
+    Raises `OSError`.
+    """
+    from engine.runsc.left_behind import unmount_null_netns  # only where there is something to remove
+
+    with contextlib.closing(open_private_directory(container.descriptor, container.path, RUNSC_ROOT)) as root:
+        unmount_null_netns(root.descriptor, root.path)
+    remove_tree(container, RUNSC_ROOT)
 
 
 def remove_if_unused(base: PrivateDirectory, container: PrivateDirectory) -> bool:

@@ -130,6 +130,26 @@ def test_a_base_that_cannot_be_listed_is_refused_in_one_line(
 
 
 @pytest.mark.usefixtures("needs_root")
+def test_a_network_namespace_that_runsc_left_mounted_goes(private: Path) -> None:
+    container = left_by_a_run(private / "base")
+    point = container / "runsc-root" / "null-netns"
+    point.touch()
+    code = (
+        "import ctypes, os\n"
+        "libc = ctypes.CDLL(None)\n"
+        "assert libc.unshare(0x40020000) == 0\n"
+        "assert libc.mount(None, b'/', None, 0x44000, None) == 0\n"
+        f"assert libc.mount(b'/proc/self/ns/net', {str(point).encode()!r}, None, 4096, None) == 0\n"
+        "from engine.state.gc import collect\n"
+        f"found = collect({{'ENGINE_ARTIFACT_BASE': {str(private / 'base')!r}}})\n"
+        "print(found.failed, found.removed, os.access('/proc/self/ns/net', os.R_OK))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split(" ", 1) == ["()", f"({str(container)!r},) True\n"]
+    assert not container.exists()
+
+
+@pytest.mark.usefixtures("needs_root")
 def test_what_is_mounted_in_a_container_is_not_entered(private: Path) -> None:
     container = left_by_a_run(private / "base")
     (private / "victim").mkdir()
