@@ -139,7 +139,7 @@ class Bench:
 
     def contenders(self) -> list[Contender]:
         rootless = ("--rootless", "--ignore-cgroups")
-        policies = [str(policy) for policy in ExecPolicy if policy not in {"off", "landlock"}]
+        policies = [str(policy) for policy in ExecPolicy if policy is not ExecPolicy.OFF]
         found = [
             self.bare("runsc", "`runsc run`, root", self.root),
             self.engine("engine", "`python -m engine run`, root", self.root),

@@ -37,7 +37,6 @@ class ExecPolicy(StrEnum):
 
     AUTO = "auto"
     LOCKED_MOUNTS = "locked-mounts"
-    LANDLOCK = "landlock"
     OFF = "off"
 
 
@@ -56,6 +55,20 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         check_container_id(self.container_id)
+
+
+def exec_policy_name(name: str) -> str:
+    """`name` unchanged, for the caller to look up in `ExecPolicy`.
+
+    Raises `UsageError` for the Landlock policy of earlier versions, and says what to use instead.
+    """
+    if name == "landlock":
+        raise UsageError(
+            "--exec-policy landlock is gone: a Landlock domain forbids mount(2), so no stock runsc starts in it",
+            reason=Reason.UNSUPPORTED,
+            hint=f"use {ExecPolicy.LOCKED_MOUNTS}, or leave it at {ExecPolicy.AUTO}",
+        )
+    return name
 
 
 def check_container_id(container_id: str) -> None:

@@ -66,11 +66,19 @@ def add_command(
     return parser
 
 
-def add_choice(parser: argparse.ArgumentParser, flag: str, kind: Any, default: Any, text: str) -> None:
-    """Add an option `flag` that takes one of the members of the enum `kind`."""
+def add_choice(
+    parser: argparse.ArgumentParser,
+    flag: str,
+    kind: Any,
+    default: Any,
+    text: str,
+    check: Callable[[str], str] = str,
+) -> None:
+    """Add an option `flag` that takes one of the members of the enum `kind`; `check` sees what was given first."""
     names = [str(member) for member in kind]
     parser.add_argument(
         flag,
+        type=check,
         choices=names,
         default=str(default),
         metavar="|".join(names),

@@ -9,7 +9,7 @@ import sys
 
 from engine.cli.command import add_choice, add_command, say, wrong_usage
 from engine.errors import printable
-from engine.options import ExecPolicy, Network, Platform, RunOptions, check_container_id
+from engine.options import ExecPolicy, Network, Platform, RunOptions, check_container_id, exec_policy_name
 from engine.quick import import_transitions
 from engine.records import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ def add(commands: Any) -> None:
         ExecPolicy,
         ExecPolicy.AUTO,
         "with --rootless: which host programs the supervisor may execute",
+        exec_policy_name,
     )
     parser.add_argument(
         "--require-exec-policy",

@@ -44,7 +44,6 @@ def examine(*, platform_limit: float = PLATFORM_LIMIT) -> list[Part]:
             kernel.try_user_namespaces(),
             kernel.try_subordinate_ids(),
             kernel.try_locked_mounts(),
-            kernel.try_landlock(),
             _java(),
             _tla2tools(),
             try_program(

@@ -1,4 +1,4 @@
-"""What the kernel offers: cgroups, user namespaces, ids, locked mounts, Landlock. What can be tried is tried."""
+"""What the kernel offers: cgroups, user namespaces, ids, locked mounts. What can be tried is tried."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.doctor.part import Part, Status
 from engine.doctor.trial import VERSION_LIMIT, run_limited
-from engine.linux import landlock, locked_mounts
+from engine.linux import locked_mounts
 from engine.linux.namespaces import BANS, subordinate_ids, sysctl
 
 
@@ -132,24 +132,3 @@ def try_locked_mounts() -> Part:
     except locked_mounts.UnusableError as error:
         return Part(name, Status.MISSING, error.why, enables, error.hint)
     return Part(name, Status.OK, f"tried, with ids: {maps.kind}", enables)
-
-
-def try_landlock() -> Part:
-    """Whether the kernel has Landlock, and whether runsc could work under it."""
-    enables = "the execute allowlist for a runsc that does not mount (--exec-policy landlock)"
-    version = landlock.abi_version()
-    if version == 0:
-        hint = "boot a kernel >= 5.13 with landlock among its lsm="
-        return Part("Landlock", Status.MISSING, "not in this kernel", enables, hint)
-    detail: dict[str, Any] = {"abi": version}
-    try:
-        use = landlock.probe()
-    except OSError as error:
-        detail["probe"] = str(error)
-        found = f"ABI {version}; {error.strerror}"
-        return Part("Landlock", Status.DEGRADED, found, enables, "leave --exec-policy at auto", detail)
-    detail["probe"] = str(use)
-    if use is landlock.Landlock.USABLE:
-        return Part("Landlock", Status.OK, f"ABI {version}", enables, detail=detail)
-    found = f"ABI {version}; {use}"
-    return Part("Landlock", Status.DEGRADED, found, enables, "leave --exec-policy at auto", detail)

@@ -1,8 +1,7 @@
 """Step `apply_policy`: what keeps a supervisor that was broken out of from executing the host's programs.
 
-It concerns rootless runs, where runsc's own supervisor keeps the caller's identity. Three backends, each of which
-answers with what came of it: `locked_mounts`, which stock runsc survives and `auto` takes; `landlock`, for a runsc
-that does not mount, as a Landlock domain forbids that; and `off`. docs/exec-policy.md has what each stops.
+It concerns rootless runs, where runsc's own supervisor keeps the caller's identity. Two backends, each of which
+answers with what came of it: `locked_mounts`, which `auto` takes, and `off`. docs/exec-policy.md has what is stopped.
 """
 
 from __future__ import annotations
@@ -27,8 +26,7 @@ class Policy:
     """What came of the policy. `mechanism` enforces it; None when nothing does, and `reason` says why.
 
     `allowed`: the paths beneath which files can still be executed. `open`: the ways to execute something else that
-    were seen to be left. `ids`: which ids the supervisor's own user namespace has, where it was given one. `caution`:
-    what the caller should know of a policy that is enforced.
+    were seen to be left. `ids`: which ids the supervisor's own user namespace has, where it was given one.
     """
 
     outcome: PolicyOutcome
@@ -39,7 +37,6 @@ class Policy:
     ids: Ids | None = None
     reason: str | None = None
     hint: str = "run without --require-exec-policy"
-    caution: str | None = None
 
     def facts(self) -> ApplyPolicyFacts:
         return {
@@ -53,14 +50,13 @@ class Policy:
         }
 
 
-#: Applies a policy to this process for a bundle, given the directory in which runsc is staged.
-Backend = Callable[[Bundle, str], Policy]
+#: Applies a policy to this process for a bundle.
+Backend = Callable[[Bundle], Policy]
 
 
 def apply_policy(
     options: RunOptions,
     bundle: Bundle,
-    exec_allow: str,
     *,
     backends: Mapping[ExecPolicy, Backend] | None = None,
 ) -> Policy:
@@ -69,7 +65,7 @@ def apply_policy(
     Raises `PolicyError` when the policy is required and is not enforced, and when it was applied in part.
     """
     if options.rootless:
-        policy = (backends or BACKENDS)[options.exec_policy](bundle, exec_allow)
+        policy = (backends or BACKENDS)[options.exec_policy](bundle)
     else:
         reason = "it applies to --rootless runs"
         policy = Policy(
@@ -84,7 +80,7 @@ def apply_policy(
     return policy
 
 
-def _locked_mounts(bundle: Bundle, exec_allow: str) -> Policy:  # noqa: ARG001 (runsc needs no directory)
+def _locked_mounts(bundle: Bundle) -> Policy:
     """Every mount noexec but those of the bundle's files, and sealed where these are read-only."""
     from engine.bundle.executable import executable_trees  # by rootless runs alone
     from engine.linux import locked_mounts, seccomp
@@ -121,38 +117,13 @@ def _locked_mounts(bundle: Bundle, exec_allow: str) -> Policy:  # noqa: ARG001 (
     )
 
 
-def _landlock(bundle: Bundle, exec_allow: str) -> Policy:  # noqa: ARG001 (nothing of the bundle is allowed)
-    """The reference's allowlist: the staging directory alone. Applied though a mounting runsc dies of it."""
-    from engine.linux import landlock
-    from engine.linux.landlock import Landlock
-
-    hint = f"leave --exec-policy at {ExecPolicy.AUTO}"
-    try:
-        if (found := landlock.probe()) not in (Landlock.USABLE, Landlock.FORBIDS_MOUNT):
-            return _unavailable(found.value, hint)
-        landlock.restrict_execute([exec_allow])
-    except OSError as error:
-        return _unavailable(f"Landlock: {error.strerror}", hint)
-    return Policy(
-        PolicyOutcome.ENFORCED,
-        str(ExecPolicy.LANDLOCK),
-        Strength.HOST,
-        allowed=(exec_allow,),
-        open=(*_open_everywhere(), "allowed"),
-        caution=None
-        if found is Landlock.USABLE
-        else f"{found.value}; {hint}, unless this runsc does not mount",
-    )
-
-
-def _off(bundle: Bundle, exec_allow: str) -> Policy:  # noqa: ARG001 (nothing is done)
+def _off(bundle: Bundle) -> Policy:  # noqa: ARG001 (nothing is done)
     return _unavailable("it was turned off with --exec-policy off", "leave --exec-policy at auto")
 
 
 BACKENDS: Mapping[ExecPolicy, Backend] = {
     ExecPolicy.AUTO: _locked_mounts,
     ExecPolicy.LOCKED_MOUNTS: _locked_mounts,
-    ExecPolicy.LANDLOCK: _landlock,
     ExecPolicy.OFF: _off,
 }
 

@@ -194,13 +194,9 @@ class _Run:
             self._warn(f"platform {binary.platform}: this runsc has no systrap")
         root = lifecycle.perform(begin(Trigger.SECURE_ROOT), self._secure_root)
         staged = lifecycle.perform(begin(Trigger.STAGE), lambda: self._keep(stage(binary, root)))
-        policy = lifecycle.perform(
-            begin(Trigger.APPLY_POLICY), lambda: apply_policy(options, self._bundle, staged.exec_allow.path)
-        )
+        policy = lifecycle.perform(begin(Trigger.APPLY_POLICY), lambda: apply_policy(options, self._bundle))
         if policy.outcome is PolicyOutcome.UNAVAILABLE:
             self._warn(f"no execute policy: {policy.reason}")
-        if policy.caution is not None:
-            self._warn(f"execute policy {policy.mechanism}: {policy.caution}")
         process.block()
         lifecycle.perform(
             begin(Trigger.EXEC),

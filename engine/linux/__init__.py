@@ -1,1 +1,1 @@
-"""Thin, typed bindings to what Linux offers: walks by descriptor, namespaces, process state, Landlock."""
+"""Thin, typed bindings to what Linux offers: walks by descriptor, namespaces, process state."""

@@ -1,8 +1,8 @@
 """An execute allowlist out of mount flags: everything `noexec,nosuid` but a few trees, and no way to take it back.
 
 Two user and mount namespaces, one in the other. In the first, every mount is given the flags; the second, being less
-privileged, gets a copy whose flags the kernel has locked, mount_namespaces(7). Unlike a Landlock domain this leaves
-mount(2) to whoever needs it, and it needs no privilege.
+privileged, gets a copy whose flags the kernel has locked, mount_namespaces(7). This leaves
+mount(2) to runsc, which a Landlock domain would take away, and it needs no privilege.
 
 What was opened before keeps the mount it was opened on, which is how a program can still be executed from a
 descriptor that was opened in time, and nothing else of where it lies.

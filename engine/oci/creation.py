@@ -30,7 +30,7 @@ from engine.oci.lookup import find
 from engine.oci.network import ANNOTATION, settle
 from engine.oci.removal import remove, remove_partial_create
 from engine.oci.request import Request, say
-from engine.options import ExecPolicy, Network, Platform, RunOptions
+from engine.options import ExecPolicy, Network, Platform, RunOptions, exec_policy_name
 from engine.runsc.arguments import RunscArguments, build_global_flags
 from engine.state import elsewhere, record
 from engine.state.base import VARIABLE, default_base, open_base
@@ -328,6 +328,7 @@ def _without_pid_file(flags: tuple[str, ...]) -> tuple[str, ...]:
 
 def _options(request: Request) -> RunOptions:
     common = request.common
+    exec_policy_name(common.value("exec-policy") or ExecPolicy.AUTO)
     return RunOptions(
         container_id=request.container_id(),
         network=Network(_one_of(request, "network", Network, "auto", Network.NONE)),

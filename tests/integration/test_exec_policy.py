@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from engine.linux import seccomp
-from engine.linux.landlock import abi_version
 from engine.linux.namespaces import sysctl
 from engine.traces.move import Strength
 from tests.integration.attempts import ATTEMPTS
@@ -289,10 +288,9 @@ def _ask(
     columns: dict[str, Mapping[str, str]], new_engine: Callable[[str], Engine]
 ) -> dict[str, Mapping[str, str]]:
     if not columns:
-        user, root = new_engine("unprivileged"), new_engine("root")
+        user = new_engine("unprivileged")
         locked = ("--require-exec-policy",)
         columns["off"] = _attempts(user, "--exec-policy", "off", name="off")["answers"]
-        columns["landlock"] = _attempts(root, "--exec-policy", "landlock", name="landlock")["answers"]
         columns["writable"] = _attempts(user, *locked, readonly=False, name="writable")["answers"]
         columns["sealed"] = _attempts(user, *locked, name="sealed")["answers"]
     return columns
@@ -307,8 +305,6 @@ def answers(
 ) -> Mapping[str, Mapping[str, str]]:
     if why := why_no_user_namespace():
         pytest.skip(f"no unprivileged user namespaces: {why}")
-    if abi_version() == 0:
-        pytest.skip("the kernel has no Landlock, so its column cannot be asked for")
     if not seccomp.is_known_machine():
         pytest.skip(f"nothing can be sealed on {os.uname().machine}")
     return _ask(columns, new_engine)
@@ -347,10 +343,10 @@ def test_without_a_policy_the_attempts_succeed_so_they_are_fair(
 
 
 def _table(answers: Mapping[str, Mapping[str, str]]) -> str:
-    lines = ["| attempt | off | landlock | locked mounts, root writable | locked mounts, root read-only |"]
-    lines.append("|---|---|---|---|---|")
+    lines = ["| attempt | off | locked mounts, root writable | locked mounts, root read-only |"]
+    lines.append("|---|---|---|---|")
     for name, words in ATTEMPTS.items():
-        cells = [answers[column][name] for column in ("off", "landlock", "writable", "sealed")]
+        cells = [answers[column][name] for column in ("off", "writable", "sealed")]
         lines.append(
             f"| {words} | {' | '.join('**runs**' if cell == 'runs' else f'`{cell}`' for cell in cells)} |"
         )

@@ -17,7 +17,6 @@ import pytest
 import engine as package
 from engine.errors import Reason
 from engine.lifecycle.spec_files import specs_directory
-from engine.linux.landlock import abi_version
 from tests.integration.harness import REFUSED, WARNING, Engine, listing, read_trace, waiting_program
 
 KEYS = {"seq", "time", "container", "previous", "state", "trigger", "next", "facts", "error"}
@@ -419,27 +418,6 @@ def test_a_policy_that_is_required_and_off_is_refused(idle_engine: Engine) -> No
     options = ("--rootless", "--require-exec-policy", "--exec-policy", "off")
     _, trace = _refused_trace(idle_engine, "apply_policy", *options)
     assert trace[-1]["error"]["reason"] == "policy_not_enforced"
-
-
-def test_landlock_as_asked_for_is_enforced_on_the_process_that_becomes_runsc(
-    root_engine: Engine, runsc: Path
-) -> None:
-    """Every stock runsc dies of it, as it may not mount any more: which also shows that it is enforced."""
-    if abi_version() == 0:
-        pytest.skip("the kernel has no Landlock")
-    container_id = root_engine.new_id()
-    options = ("--rootless", "--exec-policy", "landlock", "--id", container_id)
-    finished = root_engine.run(root_engine.shell("exit 42"), *options)
-    trace = root_engine.trace(container_id)
-    assert _moves(trace) == STEPS
-    assert trace[5]["facts"]["outcome"] == "enforced"
-    assert trace[5]["facts"]["mechanism"] == "landlock"
-    assert finished.code == 128
-    assert finished.stdout == b""
-    assert finished.stderr.startswith(
-        f"{WARNING}execute policy landlock: a Landlock domain forbids mount(2), which a stock runsc needs; "
-        "leave --exec-policy at auto, unless this runsc does not mount\n"
-    )
 
 
 # --- Platforms ------------------------------------------------------------------------------------------------

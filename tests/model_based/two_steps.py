@@ -61,7 +61,6 @@ DISPENSABLE: Mapping[tuple[str, str], Collection[int] | None] = {
     ("engine.lifecycle.stage", "_remove_what_can_be"): None,
     # A policy that cannot be had is `unavailable`, unless it is required.
     ("engine.lifecycle.policy", "_locked_mounts"): None,
-    ("engine.lifecycle.policy", "_landlock"): None,
 }
 
 
@@ -144,9 +143,7 @@ def outcome_of_policy(options: Mapping[str, Any], kernel: str) -> str | None:
         return "not_applicable"
     if policy == ExecPolicy.OFF or kernel == "cannot":
         return "unavailable"
-    if kernel == "changes":  # a Landlock domain is there or not: no part of one can be
-        return "unavailable" if policy == ExecPolicy.LANDLOCK else None
-    return "enforced"
+    return None if kernel == "changes" else "enforced"
 
 
 def choose_the_kernel(
@@ -161,8 +158,7 @@ def choose_the_kernel(
     `restricted` is told what may still be executed, `in_part` that confining failed half-way. So each kernel can be had
     on any machine. What the policies forbid is tried in tests/unit/test_policy.py and tests/integration.
     """
-    from engine.linux import landlock, locked_mounts
-    from engine.linux.landlock import Landlock
+    from engine.linux import locked_mounts
     from engine.linux.locked_mounts import Tree, UnusableError
     from engine.linux.namespaces import IdMaps, Range
 
@@ -177,12 +173,5 @@ def choose_the_kernel(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a new user namespace")
         restricted([tree.path for tree in trees])
 
-    def restrict(allowed: Sequence[str]) -> None:
-        if kernel == "changes":
-            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-        restricted(list(allowed))
-
     replace(locked_mounts, "probe", probe)
     replace(locked_mounts, "confine", confine)
-    replace(landlock, "probe", lambda: Landlock.UNAVAILABLE if kernel == "cannot" else Landlock.FORBIDS_MOUNT)
-    replace(landlock, "restrict_execute", restrict)

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from engine.linux import landlock
-
 
 @pytest.fixture
 def private(tmp_path: Path) -> Path:
@@ -40,13 +38,6 @@ def binary(private: Path) -> Path:
 def needs_root() -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root: it makes files of other owners")
-
-
-@pytest.fixture
-def needs_landlock(needs_root: None) -> None:
-    """And root: Landlock without no_new_privs takes CAP_SYS_ADMIN."""
-    if landlock.abi_version() == 0:
-        pytest.skip("needs a kernel with Landlock")
 
 
 @pytest.fixture

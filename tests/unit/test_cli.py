@@ -67,6 +67,14 @@ def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str]) -> None:
     assert done.stderr.count("\n") == 1, done.stderr
 
 
+def test_the_landlock_policy_of_earlier_versions_is_wrong_usage_and_names_another() -> None:
+    done = engine("run", "b", "--exec-policy", "landlock")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "landlock" in done.stderr
+    assert "locked-mounts" in done.stderr
+
+
 def test_help_names_every_option_and_the_exit_codes() -> None:
     done = engine("run", "--help")
     assert done.returncode == 0

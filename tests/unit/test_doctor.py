@@ -20,7 +20,7 @@ from engine.doctor.trial import run_limited
 from engine.errors import Reason, ResolveError, ValidateError
 from engine.lifecycle.trusted_runsc import find_runsc
 from engine.lifecycle.validate import Validated
-from engine.linux import landlock, locked_mounts
+from engine.linux import locked_mounts
 from engine.options import Platform
 from engine.spec.java import PACKAGED_JAR_SHA256
 
@@ -92,7 +92,6 @@ def test_every_part_that_is_not_ok_has_a_hint_and_all_is_json() -> None:
         "user namespaces",
         "subordinate ids",
         "locked mounts",
-        "Landlock",
         "Java",
         "tla2tools",
         "graphviz",
@@ -341,22 +340,6 @@ def test_a_newuidmap_without_its_power_is_degraded(tmp_path: Path, monkeypatch: 
     part = kernel.try_subordinate_ids()
     assert part.status is Status.DEGRADED
     assert "neither setuid root nor with file capabilities" in part.found
-
-
-@pytest.mark.parametrize(
-    ("version", "answer", "status"),
-    [
-        (0, landlock.Landlock.UNAVAILABLE, Status.MISSING),
-        (4, landlock.Landlock.FORBIDS_MOUNT, Status.DEGRADED),
-        (4, landlock.Landlock.USABLE, Status.OK),
-    ],
-)
-def test_landlock_is_judged_by_what_it_can_do(
-    version: int, answer: landlock.Landlock, status: Status, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(landlock, "abi_version", lambda: version)
-    monkeypatch.setattr(landlock, "probe", lambda: answer)
-    assert kernel.try_landlock().status is status
 
 
 def test_locked_mounts_that_cannot_be_had_are_missing_with_the_hint(

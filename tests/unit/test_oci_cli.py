@@ -206,6 +206,16 @@ def test_wrong_usage_is_one_line_and_changes_nothing(
     assert list(root.iterdir()) == []
 
 
+@pytest.mark.parametrize(("policy", "what"), [("landlock", "use locked-mounts"), ("apparmor", "'apparmor'")])
+def test_a_policy_that_there_is_not_is_wrong_usage(
+    root: Path, tmp_path: Path, policy: str, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert at(root, "--exec-policy", policy, "create", "--bundle", str(tmp_path), "web") == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert what in said
+
+
 # -- the table
 
 

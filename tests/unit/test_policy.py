@@ -18,14 +18,13 @@ from engine.bundle.executable import executable_trees
 from engine.errors import PolicyError, Reason
 from engine.lifecycle import policy as policy_step
 from engine.lifecycle.policy import BACKENDS, Policy, apply_policy
-from engine.linux import landlock, locked_mounts, seccomp
-from engine.linux.landlock import Landlock
+from engine.linux import locked_mounts, seccomp
 from engine.linux.locked_mounts import UnusableError
 from engine.linux.namespaces import IdMaps, Range
 from engine.options import ExecPolicy, RunOptions
 from engine.traces.move import PolicyOutcome, Strength
 from tests.support.refusals import refuses
-from tests.unit.forked import can_run, failure, in_a_child
+from tests.unit.forked import failure, in_a_child
 
 SINGLE = IdMaps((Range(0, 1000, 1),), (Range(0, 1000, 1),), "single")
 
@@ -59,8 +58,6 @@ def bundle(private: Path) -> Bundle:
 def kernel(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What is asked of a kernel that can do everything, and does nothing."""
     asked: list[Any] = []
-    monkeypatch.setattr(landlock, "probe", lambda: Landlock.USABLE)
-    monkeypatch.setattr(landlock, "restrict_execute", asked.append)
     monkeypatch.setattr(locked_mounts, "probe", lambda trees, *, sealed: SINGLE)
     monkeypatch.setattr(
         locked_mounts, "confine", lambda maps, trees, *, sealed: asked.append((maps, trees, sealed))
@@ -73,7 +70,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def refused(bundle: Bundle, chosen: RunOptions, *facts: str, hint: str = "") -> None:
     """A required policy that is not enforced is refused, in a line that names the `facts`."""
     with refuses(PolicyError, Reason.POLICY_NOT_ENFORCED, *facts) as refusal:
-        apply_policy(chosen, bundle, "/allow")
+        apply_policy(chosen, bundle)
     assert hint in refusal.value.hint
 
 
@@ -92,21 +89,20 @@ def nothing(outcome: str, reason: str) -> dict[str, Any]:
 
 def test_it_concerns_rootless_runs_only(bundle: Bundle, kernel: list[Any]) -> None:
     for chosen in ExecPolicy:
-        settled = apply_policy(options(rootless=False, policy=chosen), bundle, "/allow")
+        settled = apply_policy(options(rootless=False, policy=chosen), bundle)
         assert settled.facts() == nothing("not_applicable", "it applies to --rootless runs")
-        assert settled.caution is None
     assert kernel == []
 
 
-def test_the_chosen_backend_is_given_the_bundle_and_the_staging_directory(bundle: Bundle) -> None:
+def test_the_chosen_backend_is_given_the_bundle(bundle: Bundle) -> None:
     enforced = Policy(PolicyOutcome.ENFORCED)
 
     def backend(*given: Any) -> Policy:
-        assert given == (bundle, "/allow")
+        assert given == (bundle,)
         return enforced
 
-    chosen = options(policy=ExecPolicy.LANDLOCK, required=True)
-    assert apply_policy(chosen, bundle, "/allow", backends={ExecPolicy.LANDLOCK: backend}) is enforced
+    chosen = options(policy=ExecPolicy.LOCKED_MOUNTS, required=True)
+    assert apply_policy(chosen, bundle, backends={ExecPolicy.LOCKED_MOUNTS: backend}) is enforced
 
 
 def test_every_policy_that_can_be_chosen_has_its_backend() -> None:
@@ -117,7 +113,7 @@ def test_every_policy_that_can_be_chosen_has_its_backend() -> None:
 def test_auto_locks_the_mounts_and_leaves_the_bundles_root_executable(
     bundle: Bundle, kernel: list[Any]
 ) -> None:
-    settled = apply_policy(options(required=True), bundle, "/allow")
+    settled = apply_policy(options(required=True), bundle)
     [(maps, [tree], sealed)] = kernel
     assert (maps, sealed) == (SINGLE, True)
     assert (tree.path, tree.identity, tree.read_only) == (bundle.rootfs, bundle.rootfs_identity, True)
@@ -135,61 +131,10 @@ def test_auto_locks_the_mounts_and_leaves_the_bundles_root_executable(
 def test_a_root_that_the_container_may_write_is_not_sealed_and_that_is_said(
     private: Path, kernel: list[Any]
 ) -> None:
-    settled = apply_policy(options(), make_bundle(private, root={"path": "rootfs"}), "/allow")
+    settled = apply_policy(options(), make_bundle(private, root={"path": "rootfs"}))
     [(_, [tree], sealed)] = kernel
     assert (tree.read_only, sealed) == (False, False)
     assert (settled.strength, settled.open) == (Strength.HOST, ("memfd", "allowed", "mount"))
-
-
-def test_landlock_allows_the_staging_directory_alone(bundle: Bundle, kernel: list[Any]) -> None:
-    settled = apply_policy(options(policy=ExecPolicy.LANDLOCK, required=True), bundle, "/allow")
-    assert kernel == [["/allow"]]
-    assert settled.facts() == {
-        "outcome": "enforced",
-        "mechanism": "landlock",
-        "strength": "host",
-        "allowed": ["/allow"],
-        "open": ["memfd", "allowed"],
-        "ids": None,
-        "reason": None,
-    }
-    assert settled.caution is None
-
-
-def test_landlock_that_was_asked_for_is_applied_for_a_runsc_that_does_not_mount(
-    bundle: Bundle, kernel: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(landlock, "probe", lambda: Landlock.FORBIDS_MOUNT)
-    settled = apply_policy(options(policy=ExecPolicy.LANDLOCK), bundle, "/allow")
-    assert settled.outcome is PolicyOutcome.ENFORCED
-    assert settled.caution == (
-        "a Landlock domain forbids mount(2), which a stock runsc needs; "
-        "leave --exec-policy at auto, unless this runsc does not mount"
-    )
-    assert kernel == [["/allow"]]
-
-
-@pytest.mark.parametrize("answer", [Landlock.UNAVAILABLE, Landlock.FORBIDDEN])
-def test_a_landlock_that_cannot_be_had_is_unavailable_and_a_required_one_is_refused(
-    bundle: Bundle, kernel: list[Any], monkeypatch: pytest.MonkeyPatch, answer: Landlock
-) -> None:
-    monkeypatch.setattr(landlock, "probe", lambda: answer)
-    settled = apply_policy(options(policy=ExecPolicy.LANDLOCK), bundle, "/allow")
-    assert settled.facts() == nothing("unavailable", answer.value)
-    required = options(policy=ExecPolicy.LANDLOCK, required=True)
-    refused(bundle, required, answer.value)
-    assert kernel == []
-
-
-def test_a_kernel_that_refuses_the_domain_makes_landlock_unavailable(
-    bundle: Bundle, kernel: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def restrict_execute(_: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(landlock, "restrict_execute", restrict_execute)
-    settled = apply_policy(options(policy=ExecPolicy.LANDLOCK), bundle, "/allow")
-    assert settled.facts() == nothing("unavailable", "Landlock: Operation not permitted")
 
 
 @pytest.mark.parametrize("chosen", [ExecPolicy.AUTO, ExecPolicy.LOCKED_MOUNTS])
@@ -200,7 +145,7 @@ def test_namespaces_that_are_forbidden_are_named_with_the_hint(
         raise UnusableError("user namespaces are forbidden by x = 0", "sysctl x=1")
 
     monkeypatch.setattr(locked_mounts, "probe", probe)
-    settled = apply_policy(options(policy=chosen), bundle, "/allow")
+    settled = apply_policy(options(policy=chosen), bundle)
     assert settled.facts() == nothing("unavailable", "user namespaces are forbidden by x = 0")
     required = options(policy=chosen, required=True)
     refused(bundle, required, "user namespaces are forbidden by x = 0", hint="sysctl x=1")
@@ -222,7 +167,7 @@ def test_on_a_machine_without_a_filter_nothing_is_sealed(
     bundle: Bundle, kernel: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(seccomp, "is_known_machine", lambda: False)
-    settled = apply_policy(options(required=True), bundle, "/allow")
+    settled = apply_policy(options(required=True), bundle)
     [(_, [tree], sealed)] = kernel
     assert (tree.read_only, sealed, settled.strength) == (True, False, Strength.HOST)
 
@@ -238,7 +183,7 @@ def test_the_trial_is_of_what_is_then_done(
 
     monkeypatch.setattr(locked_mounts, "probe", probe)
     monkeypatch.setattr(policy_step, "_open_standard_files", lambda: iter(("stdin",)))
-    settled = apply_policy(options(), bundle, "/allow")
+    settled = apply_policy(options(), bundle)
     assert tried == kernel
     assert settled.open == ("memfd", "stdin")
 
@@ -253,11 +198,11 @@ def test_a_policy_that_was_applied_in_part_is_refused_required_or_not(
 
     monkeypatch.setattr(locked_mounts, "confine", confine)
     with refuses(PolicyError, Reason.POLICY_IN_PART, "/: Function not implemented"):
-        apply_policy(options(), bundle, "/allow")
+        apply_policy(options(), bundle)
 
 
 def test_off_is_off_and_contradicts_required(bundle: Bundle, kernel: list[Any]) -> None:
-    settled = apply_policy(options(policy=ExecPolicy.OFF), bundle, "/allow")
+    settled = apply_policy(options(policy=ExecPolicy.OFF), bundle)
     assert settled.reason is not None
     assert settled.facts() == nothing("unavailable", settled.reason)
     refused(bundle, options(policy=ExecPolicy.OFF, required=True), settled.reason)
@@ -280,7 +225,7 @@ def test_memfd_is_closed_where_the_system_forbids_to_execute_one(
     bundle: Bundle, kernel: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(policy_step, "sysctl", {"vm.memfd_noexec": "2"}.get)
-    assert apply_policy(options(), bundle, "/allow").open == ()
+    assert apply_policy(options(), bundle).open == ()
 
 
 def test_a_regular_file_as_standard_input_is_a_way_left_open(private: Path) -> None:
@@ -453,27 +398,3 @@ def test_a_source_that_is_mounted_twice_is_read_only_only_if_it_is_so_both_times
         for place, how in (("/a", ["rw"]), ("/b", ["ro"]))
     ]
     assert trees_of(make_bundle(private, mounts=mounts))[str(private / "source")] is False
-
-
-# --- The real kernel ------------------------------------------------------------------------------------------
-
-
-def test_under_landlock_only_what_lies_beneath_the_allowed_directory_can_be_executed(
-    private: Path, needs_landlock: None
-) -> None:
-    busybox = shutil.which("busybox")
-    if busybox is None:
-        pytest.skip("needs busybox-static: a program that loads no other file")
-    for place in ("allow", "other"):
-        (private / place).mkdir()
-        shutil.copy(busybox, private / place / "true")
-    bundle = make_bundle(private)
-
-    def act() -> list[Any]:
-        chosen = options(policy=ExecPolicy.LANDLOCK, required=True)
-        settled = apply_policy(chosen, bundle, str(private / "allow"))
-        programs = (private / "allow" / "true", private / "other" / "true", Path("/bin/true"))
-        free = "NoNewPrivs:\t0" in Path("/proc/self/status").read_text()
-        return [settled.outcome, free, *(can_run(str(program)) for program in programs)]
-
-    assert in_a_child(act) == ["enforced", True, 0, 13, 13]

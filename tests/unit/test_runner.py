@@ -28,7 +28,6 @@ from engine.options import ExecPolicy, Platform, RunOptions
 from engine.runsc import execute
 from engine.runsc.arguments import RUN, RunscArguments, build_argv, build_environment
 from engine.state.container import component, open_runsc_root
-from engine.traces.move import PolicyOutcome
 from engine.traces.writer import Trace, options_facts
 from tests.support.refusals import check, refuses
 
@@ -176,21 +175,19 @@ def test_the_header_says_what_was_asked_of_which_engine_for_which_bundle(
     }
 
 
-def test_the_policy_is_settled_for_the_runs_own_bundle_and_the_directory_of_its_copy(
+def test_the_policy_is_settled_for_the_runs_own_bundle(
     world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runsc_arguments: list[Any] = []
+    settled: list[Any] = []
 
-    def apply_policy(options: RunOptions, bundle: Bundle, exec_allow: str) -> Any:
-        runsc_arguments.append((options.container_id, bundle.path, exec_allow))
-        return policy.apply_policy(options, bundle, exec_allow)
+    def apply_policy(options: RunOptions, bundle: Bundle) -> Any:
+        settled.append((options.container_id, bundle.path))
+        return policy.apply_policy(options, bundle)
 
     monkeypatch.setattr("engine.lifecycle.runner.apply_policy", apply_policy)
     with pytest.raises(HandedOffError):
         world.run()
-    assert runsc_arguments == [
-        ("web", str(world.bundle), str(world.base / COMPONENT / "runsc-root" / "exec-allow"))
-    ]
+    assert settled == [("web", str(world.bundle))]
 
 
 def lose_the_binary(world: World) -> None:
@@ -508,17 +505,6 @@ def test_a_rootless_run_without_a_policy_says_so(world: World, given: list[Any])
         world.run(rootless=True, exec_policy=ExecPolicy.OFF)
     assert given
     assert world.warnings == ["no execute policy: it was turned off with --exec-policy off"]
-
-
-def test_a_caution_of_the_policy_is_said_with_its_mechanism(
-    world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    enforced = policy.Policy(PolicyOutcome.NOT_APPLICABLE, "a mechanism", caution="look out")
-    monkeypatch.setattr("engine.lifecycle.runner.apply_policy", lambda *_: enforced)
-    with pytest.raises(HandedOffError):
-        world.run()
-    assert given
-    assert world.warnings == ["execute policy a mechanism: look out"]
 
 
 # --- A container that somebody manages ------------------------------------------------------------------------
