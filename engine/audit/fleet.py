@@ -14,13 +14,13 @@ from itertools import chain
 from typing import Any, BinaryIO
 
 from engine.audit import html
+from engine.audit.extra import require
 from engine.audit.tally import Buckets, Group, Kind, Run, Tally
 from engine.errors import Reason, printable
 from engine.lifecycle.spec_graph import SpecGraph, spec_graph
 from engine.traces.move import Trigger
 from engine.verify.chunks import Answer, Chunk, in_order, split
 from engine.verify.evidence import MAX_SIZE, Evidence, Outcome, ReportError, judge, read
-from engine.verify.extra import require
 from engine.verify.signature import SUFFIX, Signature, Signers, Standing
 from engine.verify.trace_check import Verdict
 from engine.verify.trace_file import HEADER, lines_of

@@ -15,10 +15,10 @@ from functools import cache
 from typing import Any
 
 from engine import __version__
+from engine.audit.extra import require
 from engine.errors import Reason, hint_for, printable
 from engine.linux.regular_files import replace_file
 from engine.verify.evidence import ReportError
-from engine.verify.extra import require
 
 TEMPLATES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates")
 

@@ -58,7 +58,7 @@ def run_page(path: str, *, check: ModelCheck | None, signers: Signers | None) ->
     graph = spec_graph()
     evidence, content = read(path, graph)
     beside = path + SUFFIX
-    signature = look(beside) if signers is None else signers.check(content, beside)
+    signature = look(content, beside) if signers is None else signers.check(content, beside)
     found = controls(evidence)
     conformance, signed, model = (
         conformance_of(evidence, graph),

@@ -1,26 +1,28 @@
-"""Detached signatures beside traces, in OpenSSH's own format (PROTOCOL.sshsig), so that stock `ssh-keygen` checks them.
+"""Detached signatures beside traces, made and checked by OpenSSH's own `ssh-keygen -Y`, ssh-keygen(1).
 
 What is signed is every byte of the file: whatever is edited, cut off, added or moved, the signature no longer fits.
-It says who vouched for the bytes, not when, and not that the run was as the trace tells it.
+It says who vouched for the bytes, not when, and not that the run was as the trace tells it. `ssh-keygen` is given
+the bytes that were read here, by descriptor, and never a path that somebody could swap meanwhile.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 import stat
+import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
-from engine.errors import EngineError, Reason, hint_for, printable
+from engine.errors import Reason, hint_for, printable
 from engine.lifecycle.spec_graph import SpecGraph, spec_graph
 from engine.verify.chunks import Chunk, split
 from engine.verify.evidence import ReportError, open_regular, read
-from engine.verify.extra import require
+from engine.verify.ssh_keygen import SignatureError, ask, by_descriptor, find, in_memory, last_line
 from engine.verify.trace_check import TraceResult, Verdict
 from engine.verify.workers import ThisProcess, Workers
 
@@ -29,28 +31,10 @@ NAMESPACE = "trace@gvisor-engine"
 #: As `ssh-keygen -Y sign` names it.
 SUFFIX = ".sig"
 
-#: The algorithms that are taken. Not among them is ssh-rsa, whose hash is SHA-1.
-_ALGORITHMS = frozenset(
-    {
-        b"ssh-ed25519",
-        b"ecdsa-sha2-nistp256",
-        b"ecdsa-sha2-nistp384",
-        b"ecdsa-sha2-nistp521",
-        b"rsa-sha2-256",
-        b"rsa-sha2-512",
-        b"sk-ssh-ed25519@openssh.com",
-        b"sk-ecdsa-sha2-nistp256@openssh.com",
-    }
-)
-_BEGIN, _END = b"-----BEGIN SSH SIGNATURE-----", b"-----END SSH SIGNATURE-----"
+#: What `ssh-keygen -Y` prints on stdout when it has judged a signature and it is not good.
+_NOT_GOOD = b"Could not verify signature."
 #: Bytes. A signature is a few hundred, a file of keys a few thousand.
 _LARGEST = 1 << 20
-
-
-class SignatureError(EngineError):
-    """A trace cannot be signed, or what its signature should be checked with cannot be read."""
-
-    step = "signature"
 
 
 class Standing(StrEnum):
@@ -66,8 +50,8 @@ class Standing(StrEnum):
 class Signature:
     """What came of looking for a trace's signature at `path`.
 
-    `why` says what speaks against a bad one. `key` is the fingerprint of the key that the signature names; nothing
-    but `VERIFIED` says that this key made it. `signer` is whose it is.
+    `why` says what speaks against a bad one. `key` is the fingerprint of the key that signed these very bytes; nothing
+    but `VERIFIED` says whose it is, which is `signer`.
     """
 
     standing: Standing
@@ -82,62 +66,66 @@ def sign(path: str, key_path: str) -> str:
 
     A signature is never overwritten. Raises `SignatureError`.
     """
-    asyncssh = require("asyncssh", "sign traces")
-    key = _private_key(key_path)
-    try:
-        with open_regular(path) as file:
-            digest = hashlib.file_digest(file, "sha512").digest()
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error, "name a trace that you can read") from None
-    try:
-        text = asyncssh.create_sshsig(key, digest, is_hashed=True, hash_name="sha512", namespace=NAMESPACE)
-    except (ValueError, asyncssh.KeyImportError) as error:
+    with _private_key(key_path) as key, tempfile.TemporaryDirectory(prefix="engine-sign-") as directory:
+        # ssh-keygen wants the public key of a PEM key beside it, so both get a name in a directory of ours.
+        place = Path(directory, "key")
+        place.symlink_to(by_descriptor(key))
+        place.with_suffix(".pub").write_bytes(_public_half(key, key_path))
+        arguments = ("-Y", "sign", "-P", "", "-n", NAMESPACE, "-f", str(place))
+        try:
+            with open_regular(path) as file:
+                done = ask(*arguments, stdin=file, shared=[key])
+        except (OSError, ValueError) as error:
+            raise _unreadable(path, error, "name a trace that you can read") from None
+    if done.returncode != 0:
         raise SignatureError(
-            f"{key_path!r} cannot sign: {error}",
-            reason=Reason.MALFORMED,
+            f"{key_path!r} cannot sign: {last_line(done)}",
+            reason=Reason.PROGRAM_FAILED,
             hint="use an Ed25519 key (ssh-keygen -t ed25519)",
-        ) from None
-    _write_new(path + SUFFIX, text)
+        )
+    _write_new(path + SUFFIX, done.stdout)
     return path + SUFFIX
 
 
-def _private_key(path: str) -> Any:
-    """The key in the file, which nobody but its owner may read. Errors never hold what is in it."""
-    asyncssh = require("asyncssh", "sign traces")
+def _private_key(path: str) -> IO[bytes]:
+    """The open file of a key that nobody but its owner may read. Raises `SignatureError`."""
     try:
         file = open_regular(path)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error, "name a private key that you can read") from None
-    with file:
-        status = os.fstat(file.fileno())
-        if status.st_mode & 0o077:
-            raise SignatureError(
-                f"the key {path!r} can be read by others (mode {stat.S_IMODE(status.st_mode):04o})",
-                reason=Reason.LOOSE_MODE,
-                hint=f"chmod 600 {path!r}, after asking who may have read it",
-            )
-        if status.st_uid not in {0, os.geteuid()}:
-            raise SignatureError(
-                f"the key {path!r} is owned by uid {status.st_uid}",
-                reason=Reason.FOREIGN_OWNER,
-                hint="sign with a key of your own",
-            )
-        content = file.read(_LARGEST)
-    try:
-        return asyncssh.import_private_key(content)
-    except (
-        ValueError
-    ) as error:  # asyncssh's own errors are of this kind, and tell this case by their text alone
-        if "assphrase" not in str(error):
-            raise SignatureError(
-                f"{path!r} holds no private key that is known here",
-                reason=Reason.MALFORMED,
-                hint="name an OpenSSH or PEM private key, such as ssh-keygen -t ed25519 makes",
-            ) from None
+    status = os.fstat(file.fileno())
+    if status.st_mode & 0o077:
+        file.close()
+        raise SignatureError(
+            f"the key {path!r} can be read by others (mode {stat.S_IMODE(status.st_mode):04o})",
+            reason=Reason.LOOSE_MODE,
+            hint=f"chmod 600 {path!r}, after asking who may have read it",
+        )
+    if status.st_uid not in {0, os.geteuid()}:
+        file.close()
+        raise SignatureError(
+            f"the key {path!r} is owned by uid {status.st_uid}",
+            reason=Reason.FOREIGN_OWNER,
+            hint="sign with a key of your own",
+        )
+    return file
+
+
+def _public_half(key: IO[bytes], path: str) -> bytes:
+    """The public key of a private one, as a line of a .pub file. Errors never hold what is in the file."""
+    done = ask("-y", "-P", "", "-f", by_descriptor(key), shared=[key])
+    if done.returncode == 0:
+        return done.stdout
+    if b"passphrase" in done.stderr:
+        raise SignatureError(
+            f"the key {path!r} is encrypted, and no passphrase is asked for here",
+            reason=Reason.UNSUPPORTED,
+            hint=f"let ssh-keygen ask for it: ssh-keygen -Y sign -n {NAMESPACE} -f KEY TRACE does the same",
+        )
     raise SignatureError(
-        f"the key {path!r} is encrypted, and no passphrase is asked for here",
-        reason=Reason.UNSUPPORTED,
-        hint=f"let ssh-keygen ask for it: ssh-keygen -Y sign -n {NAMESPACE} -f KEY TRACE makes the same signature",
+        f"{path!r} holds no private key that ssh-keygen knows",
+        reason=Reason.MALFORMED,
+        hint="name an OpenSSH or PEM private key, such as ssh-keygen -t ed25519 makes",
     )
 
 
@@ -168,144 +156,121 @@ def _unreadable(path: str, error: OSError | ValueError, hint: str) -> SignatureE
     return SignatureError(f"{path!r}: {error}", reason=Reason.MALFORMED, hint=hint)
 
 
+# Whose signature it is
+
+
+@dataclass(frozen=True, slots=True)
 class Signers:
-    """Whose signatures count: those of one public key, or of one identity in an OpenSSH `allowed_signers` file."""
+    """Whose signatures count: those that `ssh-keygen -Y verify -I identity` takes with this `allowed_signers` file.
 
-    def __init__(self, allowed: str, identity: str, shown: str) -> None:
-        """`allowed` is the text of an allowed signers file. Raises `ValueError`."""
-        asyncssh = require("asyncssh", "check signatures")
-        self._text = allowed
-        self._allowed = asyncssh.import_allowed_signers(allowed)
-        self._identity = identity
-        self._shown = shown
+    `allowed`: the content of the file. `shown`: what a user is told instead of the identity.
+    """
 
-    def __reduce__(self) -> tuple[type[Signers], tuple[str, str, str]]:
-        """For workers, which parse the text again."""
-        return Signers, (self._text, self._identity, self._shown)
+    allowed: bytes
+    identity: str
+    shown: str
 
     @classmethod
     def of_key(cls, path: str) -> Signers:
         """Whoever holds the private half of the public key in `path`. Raises `SignatureError`."""
-        asyncssh = require("asyncssh", "check signatures")
-        content = _given(path)
-        try:
-            key = asyncssh.import_public_key(content)
-        except ValueError:
+        lines = [line for line in _given(path).splitlines() if line.strip() and not line.startswith(b"#")]
+        key = b" ".join(lines[0].split()[:2]) if len(lines) == 1 else b""
+        with in_memory(key) as file:
+            is_key = key and ask("-l", "-f", "-", stdin=file).returncode == 0
+        if not is_key:
             raise SignatureError(
                 f"{path!r} holds no public key",
                 reason=Reason.MALFORMED,
                 hint="name the .pub file that ssh-keygen wrote beside the private key",
-            ) from None
-        line = key.export_public_key("openssh").decode()
-        return cls(f"key {line}", "key", f"the holder of {path}")
+            )
+        return cls(b"key " + key + b"\n", "key", f"the holder of {path}")
 
     @classmethod
     def of_identity(cls, path: str, identity: str) -> Signers:
         """The principal `identity` of the allowed signers file `path`, ssh-keygen(1). Raises `SignatureError`."""
+        find()
         content = _given(path)
-        try:
-            return cls(content.decode(), identity, identity)
-        except ValueError as error:
-            what = "it is not text" if isinstance(error, UnicodeDecodeError) else str(error)
+        lines = (line for line in content.splitlines() if not line.startswith(b"#"))
+        if not any(len(line.split()) >= 3 for line in lines):
             raise SignatureError(
-                f"{path!r} is no allowed signers file: {what}",
+                f"{path!r} is no allowed signers file: no line names a principal and a key",
                 reason=Reason.MALFORMED,
                 hint="write lines such as: alice@example.org ssh-ed25519 AAAA...",
-            ) from None
+            )
+        return cls(content, identity, identity)
 
     def check(self, content: bytes, path: str) -> Signature:
-        """Whether the file at `path` is a signature of theirs over `content`."""
+        """Whether the file at `path` is a signature of theirs over `content`. Raises `SignatureError`."""
         try:
-            if (armored := _read(path)) is None:
-                return Signature(Standing.UNSIGNED, path)
-            blob = _Blob.read(armored)
-        except (SignatureError, ValueError) as error:
-            return _not_a_signature(path, error)
-        if why := blob.refused() or self._against(content, armored, blob):
-            return Signature(Standing.BAD, path, why, blob.fingerprint)
-        return Signature(Standing.VERIFIED, path, key=blob.fingerprint, signer=self._shown)
-
-    def _against(self, content: bytes, armored: bytes, blob: _Blob) -> str | None:
-        """What speaks against the signature being theirs over `content`."""
-        asyncssh = require("asyncssh", "check signatures")
-        try:
-            whoever = asyncssh.import_allowed_signers(f"key {blob.key_line}")
-            if not asyncssh.validate_sshsig(content, armored, "key", whoever):
-                return "the trace is not what was signed, or the signature was changed"
-            if not asyncssh.validate_sshsig(content, armored, self._identity, self._allowed):
-                return f"it is not by {self._shown}: it was made with another key"
-        except ValueError as error:
-            return str(error)
-        return None
+            armored = _read(path)
+        except SignatureError as error:
+            return Signature(Standing.BAD, path, error.what)
+        if armored is None:
+            return Signature(Standing.UNSIGNED, path)
+        with in_memory(self.allowed) as allowed:
+            given = ("-f", by_descriptor(allowed), "-I", self.identity)
+            done = _judge("verify", content, armored, *given, shared=[allowed])
+        if done.returncode == 0:
+            return Signature(Standing.VERIFIED, path, key=_fingerprint(done), signer=self.shown)
+        if done.stderr:
+            return Signature(Standing.BAD, path, _why(done))
+        made = _judge("check-novalidate", content, armored)
+        why = f"it is not by {self.shown}: it was made with another key, or for a use or at a time that is not allowed"
+        return Signature(Standing.BAD, path, why, _fingerprint(made) if made.returncode == 0 else None)
 
 
-def look(path: str) -> Signature:
-    """What the signature at `path` says of itself, which proves nothing yet."""
+def look(content: bytes, path: str) -> Signature:
+    """Whether the signature at `path` is one over `content`, whoever made it. Raises `SignatureError`.
+
+    Where `ssh-keygen` is missing it is only said that there is one.
+    """
     try:
         if (armored := _read(path)) is None:
             return Signature(Standing.UNSIGNED, path)
-        return Signature(Standing.UNCHECKED, path, key=_Blob.read(armored).fingerprint)
-    except (SignatureError, ValueError) as error:
-        return _not_a_signature(path, error)
+    except SignatureError as error:
+        return Signature(Standing.BAD, path, error.what)
+    try:
+        find()
+    except SignatureError:
+        return Signature(Standing.UNCHECKED, path)
+    done = _judge("check-novalidate", content, armored)
+    if done.returncode == 0:
+        return Signature(Standing.UNCHECKED, path, key=_fingerprint(done))
+    return Signature(Standing.BAD, path, _why(done))
 
 
-def _not_a_signature(path: str, error: SignatureError | ValueError) -> Signature:
-    why = error.what if isinstance(error, SignatureError) else "it is not an SSH signature"
-    return Signature(Standing.BAD, path, why)
+def _judge(
+    action: str, content: bytes, armored: bytes, *arguments: str, shared: Sequence[IO[bytes]] = ()
+) -> subprocess.CompletedProcess[bytes]:
+    """What `ssh-keygen -Y` says of a signature over `content`. Raises `SignatureError` where it gives no judgement."""
+    with in_memory(content) as signed, in_memory(armored) as signature:
+        done = ask(
+            *("-Y", action, "-n", NAMESPACE, "-s", by_descriptor(signature)),
+            *arguments,
+            stdin=signed,
+            shared=[signature, *shared],
+        )
+    good = done.returncode == 0 and done.stdout.startswith(b'Good "')
+    if not good and (done.returncode == 0 or not done.stdout.startswith(_NOT_GOOD)):
+        raise SignatureError(
+            f"ssh-keygen gave no judgement: {last_line(done)}",
+            reason=Reason.PROGRAM_FAILED,
+            hint="OpenSSH 8.2 or newer is needed, and a name for the caller's uid in /etc/passwd",
+        )
+    return done
 
 
-@dataclass(frozen=True, slots=True)
-class _Blob:
-    """What a signature says of itself: asyncssh checks it, but tells none of this."""
-
-    key: bytes
-    kind: str
-    namespace: bytes
-    algorithm: bytes
-
-    @classmethod
-    def read(cls, armored: bytes) -> _Blob:
-        """Raises `ValueError` for what PROTOCOL.sshsig does not have."""
-        lines = armored.strip().splitlines()
-        if len(lines) < 3 or (lines[0], lines[-1]) != (_BEGIN, _END):
-            raise ValueError
-        blob = base64.b64decode(b"".join(lines[1:-1]), validate=True)
-        if blob[:10] != b"SSHSIG\x00\x00\x00\x01":
-            raise ValueError
-        key, namespace, _reserved, _hash, signature = _strings(blob[10:])
-        kind, algorithm = next(_strings(key), b""), next(_strings(signature), b"")
-        return cls(key, kind.decode(), namespace, algorithm)
-
-    def refused(self) -> str | None:
-        """Why it is none for a trace, whoever made it; None when it may be one."""
-        if self.namespace != NAMESPACE.encode():
-            return f"it was made for {self.namespace.decode(errors='replace')!r}, not for {NAMESPACE!r}"
-        if self.kind.endswith("cert-v01@openssh.com"):
-            return "it was made with a certificate, which is not taken: list the key itself"
-        if self.algorithm not in _ALGORITHMS:
-            return f"its algorithm {self.algorithm.decode(errors='replace')!r} is not taken"
-        return None
-
-    @property
-    def fingerprint(self) -> str:
-        """As `ssh-keygen -l` prints it."""
-        digest = base64.b64encode(hashlib.sha256(self.key).digest()).decode().rstrip("=")
-        return f"SHA256:{digest}"
-
-    @property
-    def key_line(self) -> str:
-        """The key as a line of a .pub file has it."""
-        return f"{self.kind} {base64.b64encode(self.key).decode()}"
+def _fingerprint(done: subprocess.CompletedProcess[bytes]) -> str:
+    """Of the key of a good signature, as `ssh-keygen -l` prints it."""
+    return done.stdout.split()[-1].decode()
 
 
-def _strings(data: bytes) -> Iterator[bytes]:
-    """The strings of RFC 4251, section 5, that `data` is made of. Raises `ValueError`."""
-    while data:
-        length = int.from_bytes(data[:4])
-        if len(data) < 4 + length:
-            raise ValueError
-        yield data[4 : 4 + length]
-        data = data[4 + length :]
+def _why(done: subprocess.CompletedProcess[bytes]) -> str:
+    if b"namespace does not match" in done.stderr:
+        return f"it was made for something else, not for {NAMESPACE!r}"
+    if b"incorrect signature" in done.stderr:
+        return "the trace is not what was signed, or the signature was changed"
+    return f"ssh-keygen does not take it: {last_line(done)}"
 
 
 def _given(path: str) -> bytes:
@@ -401,6 +366,7 @@ def _verify(path: str, graph: SpecGraph, signers: Signers | None) -> Verified:
     except ReportError as error:
         result = TraceResult(path, Verdict.UNREADABLE, 1, 0, None, why=error.what)
         return Verified(result, None, signers is not None)
-    signature = look(path + SUFFIX) if signers is None else signers.check(content, path + SUFFIX)
+    beside = path + SUFFIX
+    signature = look(content, beside) if signers is None else signers.check(content, beside)
     matters = signers is not None or signature.standing is not Standing.UNSIGNED
     return Verified(evidence.result, signature if matters else None, signers is not None)

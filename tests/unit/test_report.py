@@ -556,25 +556,31 @@ def test_wrong_usage_is_one_line(arguments: list[str]) -> None:
 
 def test_a_missing_extra_is_one_line_with_the_hint(private: Path) -> None:
     trace = Story().write(private / "t.jsonl")
-    for module, arguments in (
-        ("jinja2", ["report", str(trace)]),
-        ("asyncssh", ["trace", "sign", str(trace), "--key", str(trace)]),
-        ("asyncssh", ["report", str(trace), "--key", str(trace)]),
-    ):
-        code = (
-            f"import sys; sys.modules[{module!r}] = None\n"
-            f"from engine.cli.main import main\nsys.exit(main({arguments!r}))"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        assert done.returncode == 125
-        assert done.stderr.endswith("pip install 'gvisor-engine[audit]'\n"), done.stderr
-        assert done.stderr.count("\n") == 1
+    arguments = ["report", str(trace)]
+    code = f"import sys; sys.modules['jinja2'] = None; from engine.cli.main import main; sys.exit(main({arguments!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 125
+    assert done.stderr.endswith("pip install 'gvisor-engine[audit]'\n"), done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [("trace", "sign"), ("trace", "verify"), ("report",)])
+def test_a_missing_ssh_keygen_is_one_line_with_its_package(private: Path, arguments: tuple[str, ...]) -> None:
+    trace, key = Story().write(private / "t.jsonl"), new_key(private / "key")
+    given = [*arguments, str(trace), "--key", str(key if "sign" in arguments else f"{key}.pub")]
+    code = (
+        "import engine.verify.ssh_keygen as s; s.PROGRAMS = ()\n"
+        f"from engine.cli.main import main; raise SystemExit(main({given!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (125, "", 1)
+    assert "openssh-client" in done.stderr
 
 
 def test_a_run_imports_nothing_of_the_audit() -> None:
     code = (
         "import sys; import engine.cli.main, engine.lifecycle.runner, engine.bundle.bundle; "
-        "print({'jinja2', 'asyncssh', 'msgspec', 'cryptography'} & set(sys.modules), "
+        "print({'jinja2', 'msgspec', 'subprocess'} & set(sys.modules), "
         "[name for name in sys.modules if name.startswith('engine.audit')])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set() []\n"

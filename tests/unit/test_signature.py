@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from engine.errors import Reason
-from engine.verify import signature
-from engine.verify.signature import NAMESPACE, SignatureError, Signers, Standing, look, sign, verify
+from engine.verify import signature, ssh_keygen
+from engine.verify.signature import NAMESPACE, Signers, Standing, look, sign, verify
+from engine.verify.ssh_keygen import SignatureError
 from tests.conformance_traces import Story
 from tests.support.refusals import refuses
 
@@ -133,7 +135,10 @@ def test_the_signature_of_another_trace_is_caught(private: Path, trace: Path, ke
 def test_a_signature_made_for_something_else_is_no_signature_of_a_trace(trace: Path, key: Path) -> None:
     assert keygen("-Y", "sign", "-n", "git", "-f", key, trace).returncode == 0
     found = checked(trace, key)
-    assert (found.standing, found.why) == (Standing.BAD, f"it was made for 'git', not for '{NAMESPACE}'")
+    assert (found.standing, found.why) == (
+        Standing.BAD,
+        f"it was made for something else, not for '{NAMESPACE}'",
+    )
 
 
 @pytest.mark.parametrize(
@@ -173,7 +178,7 @@ def test_an_identity_that_is_not_listed_has_signed_nothing(private: Path, trace:
 def test_a_file_that_is_no_signature_does_not_verify(trace: Path, key: Path, content: bytes) -> None:
     Path(f"{trace}.sig").write_bytes(content)
     assert checked(trace, key).standing is Standing.BAD
-    assert look(f"{trace}.sig").standing is Standing.BAD
+    assert look(trace.read_bytes(), f"{trace}.sig").standing is Standing.BAD
 
 
 def test_each_damaged_byte_of_a_signature_is_caught(trace: Path, key: Path) -> None:
@@ -267,3 +272,161 @@ def test_a_signature_is_never_overwritten_and_follows_no_link(private: Path, tra
     with refuses(SignatureError, Reason.EXISTS):
         sign(str(trace), str(key))
     assert beside.read_bytes() == first
+
+
+# -- ssh-keygen as a child
+
+
+@pytest.mark.parametrize("form", ["RFC4716", "PEM", "PKCS8"])
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_key_of_each_form_signs_with_or_without_its_public_half(
+    private: Path, trace: Path, form: str, beside: bool
+) -> None:
+    key = private / "other"
+    assert keygen("-q", "-t", "ecdsa", "-m", form, "-N", "", "-f", key).returncode == 0
+    public = Path(f"{key}.pub").rename(private / "public.pub")
+    if beside:  # of another key: it must not matter
+        Path(f"{new_key(private / 'mallory')}.pub").rename(f"{key}.pub")
+    signed(trace, key)
+    found = Signers.of_key(str(public)).check(trace.read_bytes(), f"{trace}.sig")
+    assert found.standing is Standing.VERIFIED
+
+
+def test_a_certificate_counts_where_the_signers_file_has_its_authority(
+    private: Path, trace: Path, key: Path
+) -> None:
+    authority = new_key(private / "authority")
+    assert keygen("-q", "-s", authority, "-I", "id", "-n", WHO, f"{key}.pub").returncode == 0
+    certificate = private / "key-cert.pub"
+    assert keygen("-Y", "sign", "-n", NAMESPACE, "-f", certificate, trace).returncode == 0
+    for options, standing in (("cert-authority", Standing.VERIFIED), ("", Standing.BAD)):
+        signers = Signers.of_identity(str(signers_file(private / "signers", authority, options)), WHO)
+        assert signers.check(trace.read_bytes(), f"{trace}.sig").standing is standing
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{who} {key}",
+        "*@example.org {key}",
+        "!{who},* {key}",
+        "bob,{who} {key}",
+        '{who} namespaces="*" {key}',
+        '{who} namespaces="trace@*,!trace@gvisor-engine" {key}',
+        '{who} valid-after="19700101",valid-before="20000101" {key}',
+        '{who} valid-before="29990101Z" {key}',
+        "{who} cert-authority {key}",
+        "{who} unknown-option {key}",
+        "nonsense\n{who} {key}",
+        "{who} unknown-option {key}\n{who} {key}",
+        '"{who}" {key}',
+        "{who} {key} trailing words",
+        "\t{who}\t{key}",
+        "{WHO} {key}",
+        "{who} {key}\0",
+    ],
+)
+def test_a_signers_file_is_judged_as_ssh_keygen_judges_it(
+    private: Path, trace: Path, key: Path, line: str
+) -> None:
+    beside = signed(trace, key)
+    public = " ".join(Path(f"{key}.pub").read_text().split()[:2])
+    file = private / "signers"
+    file.write_text(line.format(who=WHO, WHO=WHO.upper(), key=public) + "\n")
+    arguments = ("-f", file, "-I", WHO, "-n", NAMESPACE, "-s", beside)
+    stock = keygen("-Y", "verify", *arguments, content=trace.read_bytes()).returncode == 0
+    ours = Signers.of_identity(str(file), WHO).check(trace.read_bytes(), str(beside))
+    assert (ours.standing is Standing.VERIFIED) == stock
+
+
+def test_nothing_of_the_callers_environment_is_run_or_asked(
+    private: Path, trace: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marker = private / "marker"
+    fake = private / "bin" / "ssh-keygen"
+    fake.parent.mkdir()
+    fake.write_text(f"#!/bin/sh\ntouch {marker}\n")
+    fake.chmod(0o755)
+    for name, value in {
+        "PATH": str(fake.parent),
+        "SSH_ASKPASS": str(fake),
+        "SSH_ASKPASS_REQUIRE": "force",
+        "SSH_SK_HELPER": str(fake),
+        "SSH_AUTH_SOCK": str(private / "agent"),
+        "HOME": str(private),
+    }.items():
+        monkeypatch.setenv(name, value)
+    signed(trace, key)
+    assert checked(trace, key).standing is Standing.VERIFIED
+    assert not marker.exists()
+
+
+def test_a_missing_ssh_keygen_is_told_with_the_package_that_brings_it(
+    private: Path, trace: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signed(trace, key)
+    monkeypatch.setattr(ssh_keygen, "PROGRAMS", ("/nowhere/ssh-keygen",))
+    for act in (
+        lambda: sign(str(trace), str(key)),
+        lambda: Signers.of_key(f"{key}.pub"),
+        lambda: Signers.of_identity(str(signers_file(private / "signers", key)), WHO),
+    ):
+        with refuses(SignatureError, Reason.UNAVAILABLE, "/nowhere/ssh-keygen"):
+            act()
+    found = look(trace.read_bytes(), f"{trace}.sig")
+    assert (found.standing, found.key) == (Standing.UNCHECKED, None)
+
+
+def test_an_ssh_keygen_that_cannot_judge_makes_no_signature_bad(
+    private: Path, trace: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for a uid without a name, or a release without -Y: that is an error, and no verdict."""
+    signed(trace, key)
+    signers = Signers.of_key(f"{key}.pub")
+    broken = private / "broken"
+    monkeypatch.setattr(ssh_keygen, "PROGRAMS", (str(broken),))
+    for script in (
+        "echo No user exists for uid 7 >&2; exit 255",
+        "exit 0",
+        "echo Good; exit 0",
+        "kill -9 $$",
+    ):
+        broken.write_text(f"#!/bin/sh\n{script}\n")
+        broken.chmod(0o755)
+        with refuses(SignatureError, Reason.PROGRAM_FAILED):
+            signers.check(trace.read_bytes(), f"{trace}.sig")
+
+
+def test_an_ssh_keygen_that_does_not_end_is_ended(
+    private: Path, trace: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = private / "broken"
+    broken.write_text("#!/bin/sh\nexec sleep 60\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(ssh_keygen, "PROGRAMS", (str(broken),))
+    monkeypatch.setattr(ssh_keygen, "_TIMEOUT", 0.2)
+    with refuses(SignatureError, Reason.TIME_LIMIT):
+        sign(str(trace), str(key))
+
+
+def test_an_error_reaches_whoever_shared_the_work_out() -> None:
+    error = pickle.loads(pickle.dumps(SignatureError("what", reason=Reason.FAILURE, hint="hint")))
+    assert (type(error), error.what, error.reason, error.hint) == (
+        SignatureError,
+        "what",
+        Reason.FAILURE,
+        "hint",
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\n# nobody\n", b"one two\n", b"ssh-ed25519 AAAA\n"],
+)
+def test_a_file_without_a_signer_or_a_key_is_refused(private: Path, content: bytes) -> None:
+    file = private / "file"
+    file.write_bytes(content)
+    with refuses(SignatureError, Reason.MALFORMED, str(file)):
+        Signers.of_identity(str(file), WHO)
+    with refuses(SignatureError, Reason.MALFORMED, str(file)):
+        Signers.of_key(str(file))

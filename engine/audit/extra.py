@@ -1,4 +1,4 @@
-"""The libraries of the extra `audit`, which only reports and signatures need: one line when they are missing."""
+"""The libraries of the extra `audit`, which only reports need: one line when they are missing."""
 
 from __future__ import annotations
 
