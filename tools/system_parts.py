@@ -74,6 +74,9 @@ TEST_PARTS: tuple[Part, ...] = (
     ("podman", "a manager that the OCI runtime is tested with", lambda: on_path("podman")),
     ("netavark", "podman's networks", lambda: is_there("/usr/lib/podman/netavark")),
     ("iptables", "the firewall rules of podman's networks", lambda: is_there("/usr/sbin/iptables")),
+    ("nftables", "the same, where netavark is 1.14 or newer", lambda: is_there("/usr/sbin/nft")),
+    ("iproute2", "sets up the networks in which managers are tested", lambda: on_path("ip")),
+    ("openssh-client", "ssh-keygen, which signs traces", lambda: on_path("ssh-keygen")),
     ("containerd", "another manager, the one of Kubernetes", lambda: on_path("containerd", "ctr")),
     (
         "containernetworking-plugins",

@@ -188,11 +188,9 @@ class Booted:
 
 
 def why_not() -> str | None:
-    """What this machine lacks to boot a systemd, if anything."""
+    """Why no systemd can be booted by this user or on this kernel; None where one can."""
     if os.geteuid() != 0:
         return "needs root, to make namespaces and cgroups"
-    if not SYSTEMD.exists():
-        return f"no {SYSTEMD}; ./just setup installs it"
     top = Path("/sys/fs/cgroup")
     if not (top / "cgroup.controllers").exists() and not (top / "systemd").is_dir():
         return f"no cgroup hierarchy that systemd could use: {top} is not cgroup2 and has no systemd beneath"

@@ -87,6 +87,7 @@ def image(directory: Path) -> Path:
 def arena(directory: Path) -> Iterator[Arena]:
     if os.geteuid() != 0:
         pytest.skip("needs root, to make namespaces and cgroups for managers")
+    needs("unshare", "nsenter", "ip")
     try:
         made = open_arena(directory)
     except RuntimeError as why:
@@ -100,7 +101,7 @@ def arena(directory: Path) -> Iterator[Arena]:
 @pytest.fixture(scope="session")
 def podman_store(arena: Arena, runtime: Path, image: Path) -> Iterator[Podman]:
     """podman with a store, networks and events of its own, and the image."""
-    _needs("podman")
+    needs("podman", "iptables", "nft")
     podman = Podman(arena, runtime, arena.directory / "podman")
     podman("load", "--input", image).ok()
     yield podman
@@ -120,7 +121,7 @@ def podman(podman_store: Podman, arena: Arena) -> Iterator[Podman]:
 @pytest.fixture(scope="session")
 def containerd_service(arena: Arena, runtime: Path, image: Path) -> Iterator[Containerd]:
     """containerd with directories and a socket of its own, and the image."""
-    _needs("containerd", "ctr")
+    needs("containerd", "ctr")
     containerd = Containerd(arena, runtime, arena.directory / "containerd")
     containerd.serve()
     containerd("images", "import", image).ok()
@@ -194,7 +195,8 @@ def verify_traces(arena: Arena, directory: str, *containers: str) -> None:
         assert "handed_off" in verified.ok()
 
 
-def _needs(*programs: str) -> None:
+def needs(*programs: str) -> None:
+    """Fail without one of these: a machine that lacks what `./just setup` installs must not look tested."""
     for program in programs:
         if shutil.which(program) is None:
             pytest.fail(f"no {program}; ./just setup installs it")

@@ -15,7 +15,7 @@ import pytest
 from engine.cli.detach import unit_name
 from engine.state.container import component
 from tests.managers.arena import Done, eventually
-from tests.managers.booted import USER, Booted, boot, why_not
+from tests.managers.booted import SYSTEMD, USER, Booted, boot, why_not
 from tools.busybox import static_busybox
 from tools.make_rootfs import make_rootfs
 
@@ -31,6 +31,8 @@ def machine() -> Iterator[Booted]:
     """A systemd that knows the example's unit as it is."""
     if lacks := why_not():
         pytest.skip(lacks)
+    if not SYSTEMD.exists():
+        pytest.fail(f"no {SYSTEMD}; ./just setup installs it")
     with tempfile.TemporaryDirectory(prefix="ge-booted-") as directory, contextlib.ExitStack() as stack:
         try:
             made = stack.enter_context(boot(Path(directory), [UNIT]))

@@ -58,9 +58,14 @@ def test_what_the_tests_lack_is_named_by_package_and_why(
     script(tmp_path / "dot", "")
     script(tmp_path / "chromium", "")
     script(tmp_path / "podman", "")
-    monkeypatch.setattr(system_parts, "is_there", lambda path: path != "/usr/sbin/iptables")
+    monkeypatch.setattr(
+        system_parts, "is_there", lambda path: path not in {"/usr/sbin/iptables", "/usr/sbin/nft"}
+    )
     lacking = system_parts.missing("test")
-    assert list(lacking) == ["runsc", "default-jre-headless", "systemd", "uidmap", "iptables", "containerd"]
+    assert list(lacking) == [
+        *("runsc", "default-jre-headless", "systemd", "uidmap"),
+        *("iptables", "nftables", "iproute2", "openssh-client", "containerd"),
+    ]
     assert all(lacking.values())
     assert list(system_parts.missing("run")) == ["runsc"]
 
