@@ -30,6 +30,7 @@ from engine.lifecycle.resolve import TRUSTED_PATHS
 from engine.options import ExecPolicy
 from engine.state.container import component
 from tests.integration.harness import Caller, unprivileged_user, waiting_program, whoever_runs_the_suite
+from tests.support.bundles import NAMESPACES, PROC, write_config
 from tools.make_rootfs import main as make_rootfs
 
 NETWORK = ("--network", "none")
@@ -59,20 +60,13 @@ class Bench:
         """A bundle of /bin/true in a busybox rootfs."""
         bundle = self._directory(name)
         make_rootfs([str(bundle / "rootfs")])
-        config = {
-            "ociVersion": "1.0.2",
-            "process": {
-                "user": {"uid": 0, "gid": 0},
-                "args": ["/bin/true"],
-                "env": ["PATH=/bin"],
-                "cwd": "/",
-            },
+        default = {
+            "process": {"env": ["PATH=/bin"]},
             "root": {"path": "rootfs", "readonly": True},
-            "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
-            "linux": {"namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]},
-            **changes,
+            "mounts": [PROC],
+            "linux": NAMESPACES,
         }
-        (bundle / "config.json").write_text(json.dumps(config))
+        write_config(bundle, **{**default, **changes})
         return bundle
 
     # -- what starts it

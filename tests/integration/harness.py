@@ -30,6 +30,7 @@ from engine.errors import Reason
 from engine.lifecycle.spec_files import specs_directory
 from engine.state.container import component
 from engine.verify.trace_check import verify
+from tests.support.bundles import NAMESPACES, PROC, write_config
 
 #: Seconds that anything waited for may take. Two cores that run two tests at once are slow at times.
 PATIENCE = 60.0
@@ -275,25 +276,15 @@ class Engine:
         shutil.copytree(self.rootfs, bundle / "rootfs", symlinks=True)
         for path in (bundle / "rootfs", *(bundle / "rootfs").rglob("*")):
             self.owned(path)
-        process = {
-            "user": {"uid": 0, "gid": 0},
-            "args": list(arguments) or ["/bin/true"],
-            "env": ["PATH=/bin"],
-            "cwd": "/",
-        }
-        config = {
-            "ociVersion": "1.0.2",
-            "process": process | changes.pop("process", {}),
+        process = {"args": list(arguments) or ["/bin/true"], "env": ["PATH=/bin"]}
+        default = {
             "root": {"path": "rootfs", "readonly": True},
             "hostname": "tested",
-            "mounts": [
-                {"destination": "/proc", "type": "proc", "source": "proc"},
-                {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"},
-            ],
-            "linux": {"namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]},
-            **changes,
+            "mounts": [PROC, {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"}],
+            "linux": NAMESPACES,
         }
-        self.write(bundle / "config.json", json.dumps(config).encode())
+        write_config(bundle, process=process | changes.pop("process", {}), **default | changes)
+        self.owned(bundle / "config.json")
         return bundle
 
     def shell(self, script: str, **changes: Any) -> Path:

@@ -16,6 +16,7 @@ from engine.cli.detach import unit_name
 from engine.state.container import component
 from tests.managers.arena import Done, eventually
 from tests.managers.booted import SYSTEMD, USER, Booted, boot, why_not
+from tests.support.bundles import write_config
 from tools.busybox import static_busybox
 from tools.make_rootfs import make_rootfs
 
@@ -63,14 +64,7 @@ def bundle(booted: Booted, name: str, script: str) -> Path:
     busybox = static_busybox()
     assert busybox is not None, "./just setup installs a static busybox"
     make_rootfs(str(here / "rootfs"), busybox)
-    process = {
-        "cwd": "/",
-        "args": ["/bin/sh", "-c", script],
-        "env": ["PATH=/bin"],
-        "user": {"uid": 0, "gid": 0},
-    }
-    config = {"ociVersion": "1.0.2", "root": {"path": "rootfs"}, "process": process}
-    (here / "config.json").write_text(json.dumps(config))
+    write_config(here, process={"args": ["/bin/sh", "-c", script], "env": ["PATH=/bin"]})
     return BUNDLES / name
 
 

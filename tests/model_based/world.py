@@ -23,6 +23,7 @@ from engine.linux.regular_files import Identity as FileIdentity
 from engine.state.container import EXEC_ALLOW, RUNSC_ROOT, RUNTIME, component
 from engine.state.store import STORE
 from tests.model_based.two_steps import kept_copy, stage_directory
+from tests.support.bundles import write_config
 
 #: A user that owns nothing here.
 NOBODY = 65534
@@ -36,12 +37,6 @@ _PROGRAMS = {
     "aarch64": (183, "000080d2 e1030091 220080d2 e80780d2 010000d4 000080d2 a80b80d2 010000d4"),
 }
 _LOADED_AT, _HEADERS = 0x400000, 120
-
-CONFIG = {
-    "ociVersion": "1.0.2",
-    "process": {"cwd": "/", "args": ["/bin/true"], "user": {"uid": 0, "gid": 0}},
-    "root": {"path": "rootfs"},
-}
 
 #: The directories on the way to a run's staged copy, from the outermost in. The first two all containers share.
 LEVELS: tuple[str, ...] = ("above", "base", "container", "runsc_root", "runtime", "exec_allow", "stage")
@@ -126,7 +121,7 @@ class World:
         if str(bundle) not in self._bundles:
             self._bundles.append(str(bundle))
             (bundle / "rootfs").mkdir(parents=True)
-            (bundle / "config.json").write_text(json.dumps(CONFIG))
+            write_config(bundle)
         return bundle
 
     def directory(self, level: str, container_id: str) -> Path | None:
@@ -433,7 +428,7 @@ class World:
         self._moved("bundle", container_id)
         if kind == "edit":
             self._nonce += 1
-            (bundle / "config.json").write_text(json.dumps({**CONFIG, "hostname": f"host{self._nonce}"}))
+            write_config(bundle, hostname=f"host{self._nonce}")
         elif kind == "same_again":
             content = (bundle / "config.json").read_bytes()
             _put(bundle / "config.json", content, 0o644)

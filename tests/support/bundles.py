@@ -6,6 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+#: What containers mostly have besides.
+PROC = {"destination": "/proc", "type": "proc", "source": "proc"}
+NAMESPACES = {"namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]}
+
 
 def base_config(**changes: Any) -> dict[str, Any]:
     """A new config.json with only what the engine requires.

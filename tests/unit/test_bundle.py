@@ -23,13 +23,8 @@ from engine.bundle.bundle import MAX_CONFIG_SIZE, Bundle, open_bundle
 from engine.errors import BundleError, Reason
 from engine.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
 from engine.traces.writer import bundle_facts
+from tests.support.bundles import base_config, make_bundle, write_config
 from tests.support.refusals import refuses
-
-CONFIG: dict[str, Any] = {
-    "ociVersion": "1.0.2",
-    "process": {"user": {"uid": 0, "gid": 0}, "args": ["/bin/true"], "cwd": "/"},
-    "root": {"path": "rootfs"},
-}
 
 
 @pytest.fixture(autouse=True)
@@ -47,15 +42,7 @@ def _no_test_waits() -> Iterator[None]:
 @pytest.fixture
 def place(private: Path) -> Path:
     """A good bundle."""
-    place = private / "bundle"
-    (place / "rootfs").mkdir(parents=True)
-    write(place)
-    return place
-
-
-def write(place: Path, root_path: str = "rootfs", **members: Any) -> None:
-    config = {**CONFIG, "root": {"path": root_path}, **members}
-    (place / "config.json").write_text(json.dumps(config))
+    return make_bundle(private / "bundle")
 
 
 def refused(place: Path | str, reason: Reason, *facts: object) -> BundleError:
@@ -82,7 +69,7 @@ def test_a_good_bundle_says_what_was_opened(place: Path) -> None:
     with open_bundle(str(place)) as bundle:
         assert bundle.path == str(place)
         assert bundle.rootfs == str(place / "rootfs")
-        assert bundle.config == CONFIG
+        assert bundle.config == base_config()
         assert bundle.digest == hashlib.sha256((place / "config.json").read_bytes()).hexdigest()
         assert bundle.identity == identity(place)
         assert bundle.rootfs_identity == identity(place / "rootfs")
@@ -97,7 +84,7 @@ def test_a_good_bundle_says_what_was_opened(place: Path) -> None:
 
 def test_the_facts_count_the_hooks_of_every_kind(place: Path) -> None:
     hook = {"path": "/bin/true"}
-    write(place, hooks={"prestart": [hook], "poststop": [hook, hook], "unknown": 5})
+    write_config(place, hooks={"prestart": [hook], "poststop": [hook, hook], "unknown": 5})
     with open_bundle(str(place)) as bundle:
         assert bundle_facts(bundle)["hooks"] == 3
 
@@ -142,7 +129,7 @@ def test_a_config_that_others_may_write_is_accepted_as_the_reference_does(place:
 @pytest.mark.parametrize("root_path", ["rootfs", "./rootfs", "rootfs/", "rootfs//", "inner/rootfs"])
 def test_a_root_path_beneath_the_bundle_is_accepted(place: Path, root_path: str) -> None:
     (place / "inner" / "rootfs").mkdir(parents=True)
-    write(place, root_path)
+    write_config(place, root={"path": root_path})
     with open_bundle(str(place)) as bundle:
         assert bundle.rootfs == os.path.normpath(place / root_path)
         assert bundle.rootfs_identity == identity(place / root_path)
@@ -153,7 +140,7 @@ def test_a_root_path_beneath_the_bundle_is_accepted(place: Path, root_path: str)
 def test_a_linked_rootfs_that_stays_in_the_bundle_is_accepted(place: Path, target: str) -> None:
     (place / "inner" / "real").mkdir(parents=True)
     (place / "linked").symlink_to(target)
-    write(place, "linked")
+    write_config(place, root={"path": "linked"})
     with open_bundle(str(place)) as bundle:
         assert bundle.rootfs == str(place / "linked")
         assert bundle.rootfs_identity == identity(place / "inner" / "real")
@@ -163,7 +150,7 @@ def test_a_linked_rootfs_that_stays_in_the_bundle_is_accepted(place: Path, targe
 def test_an_absolute_root_path_may_be_anywhere(place: Path, private: Path) -> None:
     (private / "elsewhere").mkdir()
     (private / "link").symlink_to("elsewhere")
-    write(place, str(private / "link"))
+    write_config(place, root={"path": str(private / "link")})
     with open_bundle(str(place)) as bundle:
         assert bundle.rootfs == str(private / "link")
         assert bundle.rootfs_identity == identity(private / "elsewhere")
@@ -250,10 +237,10 @@ def test_a_config_of_100_mb_is_refused_by_its_size_without_reading_it(
 
 
 def test_a_config_of_just_the_largest_size_is_read(place: Path) -> None:
-    text = json.dumps(CONFIG).encode()
+    text = json.dumps(base_config()).encode()
     (place / "config.json").write_bytes(text + b" " * (MAX_CONFIG_SIZE - len(text)))
     with open_bundle(str(place)) as bundle:
-        assert bundle.config == CONFIG
+        assert bundle.config == base_config()
     (place / "config.json").write_bytes(text + b" " * (MAX_CONFIG_SIZE - len(text) + 1))
     refused(place, Reason.TOO_LARGE)
 
@@ -280,7 +267,7 @@ def test_a_config_that_may_not_be_read_is_refused(place: Path) -> None:
 
 
 def test_a_config_that_is_no_configuration_is_refused_with_its_path(place: Path) -> None:
-    write(place, hostname=5)
+    write_config(place, hostname=5)
     assert refused(place, Reason.CONFIG_INVALID, "$.hostname").member == "$.hostname"
 
 
@@ -289,51 +276,51 @@ def test_a_config_that_is_no_configuration_is_refused_with_its_path(place: Path)
 
 @pytest.mark.parametrize("root_path", ["missing", "missing/rootfs", "/nonexistent/rootfs"])
 def test_a_rootfs_that_does_not_exist_is_refused(place: Path, root_path: str) -> None:
-    write(place, root_path)
+    write_config(place, root={"path": root_path})
     refused(place, Reason.ROOTFS_ABSENT, "$.root.path", repr(root_path))
 
 
 @pytest.mark.parametrize("root_path", ["config.json", "config.json/", "link"])
 def test_a_rootfs_that_is_a_file_is_refused(place: Path, root_path: str) -> None:
     (place / "link").symlink_to("config.json")
-    write(place, root_path)
+    write_config(place, root={"path": root_path})
     refused(place, Reason.ROOTFS_ABSENT, "$.root.path", repr(root_path))
 
 
 def test_an_absolute_rootfs_that_is_a_file_is_refused(place: Path) -> None:
-    write(place, str(place / "config.json"))
+    write_config(place, root={"path": str(place / "config.json")})
     refused(place, Reason.ROOTFS_ABSENT, "$.root.path")
 
 
 def test_a_fifo_as_rootfs_is_refused_without_waiting(place: Path) -> None:
     os.mkfifo(place / "pipe")
-    write(place, "pipe")
+    write_config(place, root={"path": "pipe"})
     refused(place, Reason.ROOTFS_ABSENT, "$.root.path")
 
 
 @pytest.mark.parametrize("root_path", [".", "./", "here"])
 def test_a_rootfs_that_is_the_bundle_itself_is_refused(place: Path, root_path: str) -> None:
     (place / "here").symlink_to(".")
-    write(place, root_path)
+    write_config(place, root={"path": root_path})
     refused(place, Reason.BUNDLE_UNSAFE, "$.root.path", repr(root_path))
 
 
 @pytest.mark.parametrize("root_path", [".", "here"])
 def test_a_caller_may_answer_for_a_bundle_that_is_its_own_rootfs(place: Path, root_path: str) -> None:
     (place / "here").symlink_to(".")
-    write(place, root_path)
+    write_config(place, root={"path": root_path})
     with open_bundle(str(place), may_be_root=True) as bundle:
         assert bundle.rootfs_identity == bundle.identity
         assert bundle.changed() is None
 
 
 def test_an_absolute_rootfs_that_is_the_bundle_itself_is_refused(place: Path) -> None:
-    write(place, str(place))
+    write_config(place, root={"path": str(place)})
     refused(place, Reason.BUNDLE_UNSAFE, repr(str(place)))
 
 
 def test_an_empty_root_path_is_refused(place: Path) -> None:
-    write(place, "")
+    write_config(place, root={"path": ""})
     assert refused(place, Reason.CONFIG_INVALID).member == "$.root.path"
 
 
@@ -342,7 +329,7 @@ def test_an_empty_root_path_is_refused(place: Path) -> None:
 )
 def test_a_root_path_with_a_parent_component_is_refused(place: Path, root_path: str) -> None:
     (place.parent / "outside").mkdir()
-    write(place, root_path)
+    write_config(place, root={"path": root_path})
     assert refused(place, Reason.CONFIG_INVALID, "'..'").member == "$.root.path"
 
 
@@ -352,7 +339,7 @@ def test_a_linked_rootfs_that_leaves_the_bundle_is_refused(place: Path, target: 
     outside.mkdir()
     (place / "inner").mkdir()
     (place / "escape").symlink_to(target.format(outside=outside))
-    write(place, "escape")
+    write_config(place, root={"path": "escape"})
     refused(place, Reason.BUNDLE_UNSAFE, "$.root.path", "'escape'")
 
 
@@ -361,19 +348,19 @@ def test_a_link_on_the_way_to_the_rootfs_that_leaves_the_bundle_is_refused(place
     outside = place.parent / "outside"
     (outside / "rootfs").mkdir(parents=True)
     (place / "way").symlink_to(target.format(outside=outside))
-    write(place, "way/bundle/rootfs" if target == ".." else "way/rootfs")
+    write_config(place, root={"path": "way/bundle/rootfs" if target == ".." else "way/rootfs"})
     refused(place, Reason.BUNDLE_UNSAFE, "$.root.path")
 
 
 def test_a_rootfs_that_is_a_loop_of_links_is_refused(place: Path) -> None:
     (place / "a").symlink_to("b")
     (place / "b").symlink_to("a")
-    write(place, "a")
+    write_config(place, root={"path": "a"})
     refused(place, Reason.BUNDLE_UNSAFE, "$.root.path")
 
 
 def test_a_rootfs_by_way_of_a_link_of_proc_is_refused(place: Path) -> None:
-    write(place, "/proc/self/cwd")
+    write_config(place, root={"path": "/proc/self/cwd"})
     refused(place, Reason.BUNDLE_UNSAFE, "$.root.path")
 
 
@@ -388,7 +375,7 @@ def test_a_kernel_without_openat2_takes_a_plain_name_and_refuses_a_walk(
         assert bundle.changed() is None
     (place / "link").symlink_to("rootfs")
     for root_path in ("link", "./rootfs", str(place / "rootfs")):
-        write(place, root_path)
+        write_config(place, root={"path": root_path})
         refused(place, Reason.UNAVAILABLE, repr(root_path))
 
 
@@ -403,20 +390,20 @@ def opened(place: Path) -> Bundle:
 
 def test_a_config_written_over_is_noticed(place: Path) -> None:
     with opened(place) as bundle:
-        write(place, hostname="other")
+        write_config(place, hostname="other")
         assert "config.json" in str(bundle.changed())
 
 
 def test_a_config_replaced_by_rename_is_noticed(place: Path) -> None:
     with opened(place) as bundle:
-        (place / "new").write_text(json.dumps({**CONFIG, "hostname": "other"}))
+        (place / "new").write_text(json.dumps(base_config(hostname="other")))
         (place / "new").rename(place / "config.json")
         assert "config.json" in str(bundle.changed())
 
 
 def test_a_config_whose_meaning_stayed_but_whose_bytes_changed_is_noticed(place: Path) -> None:
     with opened(place) as bundle:
-        (place / "config.json").write_text(json.dumps(CONFIG, indent=1))
+        (place / "config.json").write_text(json.dumps(base_config(), indent=1))
         assert "config.json" in str(bundle.changed())
 
 
@@ -448,14 +435,13 @@ def test_a_bundle_renamed_and_replaced_by_its_twin_is_noticed(place: Path) -> No
         place.rename(place.parent / "moved")
         assert f"'{place}': No such file or directory" in str(bundle.changed())
         (place / "rootfs").mkdir(parents=True)
-        write(place)
+        write_config(place)
         assert f"'{place}'" in str(bundle.changed())
 
 
 def test_a_bundle_replaced_by_a_link_to_its_twin_is_noticed(place: Path) -> None:
     twin = place.parent / "twin"
-    (twin / "rootfs").mkdir(parents=True)
-    write(twin)
+    make_bundle(twin)
     with opened(place) as bundle:
         place.rename(place.parent / "moved")
         place.symlink_to("twin")
@@ -490,7 +476,7 @@ def test_a_link_on_the_way_to_the_rootfs_that_was_turned_is_noticed(place: Path)
     for name in ("one", "two"):
         (place / name / "rootfs").mkdir(parents=True)
     (place / "way").symlink_to("one")
-    write(place, "way/rootfs")
+    write_config(place, root={"path": "way/rootfs"})
     with opened(place) as bundle:
         (place / "way").unlink()
         (place / "way").symlink_to("two")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.bundles import make_bundle
+
 
 def engine(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -24,12 +26,7 @@ def engine(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
 
 @pytest.fixture
 def bundle(private: Path) -> Path:
-    path = private / "bundle"
-    (path / "rootfs").mkdir(parents=True)
-    process = {"cwd": "/", "args": ["true"], "user": {"uid": 0, "gid": 0}}
-    config = {"ociVersion": "1.0.2", "process": process, "root": {"path": "rootfs"}}
-    (path / "config.json").write_text(json.dumps(config))
-    return path
+    return make_bundle(private / "bundle")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -30,15 +29,11 @@ from engine.lifecycle.spec_graph import (
 from engine.options import RunOptions
 from engine.traces.move import Move, State, Trigger
 from tests.conformance_traces import STEPS, Established, KernelRefusesError, Story, read
+from tests.support.bundles import make_bundle
 from tests.support.refusals import check, refuses
 
 ROOT = Path(__file__).parents[2]
 GRAPH = "engine/lifecycle/spec_graph.json"
-CONFIG = {
-    "ociVersion": "1.0.2",
-    "process": {"cwd": "/", "args": ["/bin/true"], "user": {"uid": 0, "gid": 0}},
-    "root": {"path": "rootfs"},
-}
 
 
 class Walk:
@@ -136,9 +131,7 @@ class World:
         self.binary = binary
         self.base = private / "base"
         self.trace = private / "trace.jsonl"
-        self.bundle = private / "bundle"
-        (self.bundle / "rootfs").mkdir(parents=True)
-        (self.bundle / "config.json").write_text(json.dumps(CONFIG))
+        self.bundle = make_bundle(private / "bundle")
         self.done: list[str] = []
         for name in ("resolve", "validate", "secure_root", "stage", "apply_policy", "prepare"):
             self._watch(monkeypatch, name)

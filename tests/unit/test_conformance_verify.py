@@ -20,14 +20,10 @@ from engine.traces.reader import BadLineError, read_header, read_record
 from engine.verify.trace_check import TraceResult, Verdict, verify
 from engine.verify.trace_file import MAX_LINE
 from tests.conformance_traces import Line, Story, as_they_are, save, written
+from tests.support.bundles import make_bundle
 
 Edit = Callable[[list[Line]], object]
 
-CONFIG = {
-    "ociVersion": "1.0.2",
-    "process": {"cwd": "/", "args": ["/bin/true"], "user": {"uid": 0, "gid": 0}},
-    "root": {"path": "rootfs"},
-}
 REFUSED_BY_THE_KERNEL = Story(end="refused")
 
 
@@ -47,9 +43,7 @@ def good(tmp_path: Path) -> list[Line]:
 
 def run_engine(private: Path, binary: Path, *options: str) -> Path:
     """A real run of the real engine; what it hands over to is a program that ends at once."""
-    bundle = private / "bundle"
-    (bundle / "rootfs").mkdir(parents=True)
-    (bundle / "config.json").write_text(json.dumps(CONFIG))
+    bundle = make_bundle(private / "bundle")
     trace = private / "trace.jsonl"
     command = [
         sys.executable,

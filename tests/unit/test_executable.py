@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from engine.bundle.bundle import Bundle, open_bundle
 from engine.bundle.executable import executable_trees
+from tests.support.bundles import make_bundle
 
 
-def make_bundle(private: Path, *mounts: dict[str, Any]) -> Bundle:
-    directory = private / "bundle"
-    (directory / "rootfs").mkdir(parents=True, exist_ok=True)
-    config = {
-        "ociVersion": "1.0.2",
-        "process": {"cwd": "/", "args": ["/bin/true"], "user": {"uid": 0, "gid": 0}},
-        "root": {"path": "rootfs"},
-        "mounts": list(mounts),
-    }
-    (directory / "config.json").write_text(json.dumps(config))
-    return open_bundle(str(directory))
+def opened(private: Path, *mounts: dict[str, Any]) -> Bundle:
+    return open_bundle(str(make_bundle(private / "bundle", mounts=list(mounts))))
 
 
 def sources(bundle: Bundle) -> list[str]:
@@ -32,7 +23,7 @@ def test_a_tree_is_known_by_the_directory_that_was_seen(private: Path) -> None:
     (private / "data").mkdir()
     status = (private / "data").stat()
     mount = {"destination": "/data", "type": "bind", "source": str(private / "data")}
-    root, data = executable_trees(make_bundle(private, mount))
+    root, data = executable_trees(opened(private, mount))
     assert data.identity == (status.st_dev, status.st_ino)
     assert root.identity == (os.stat(root.path).st_dev, os.stat(root.path).st_ino)
     assert not data.read_only  # which options would have to ask for
@@ -44,11 +35,11 @@ def test_a_file_that_anybody_may_execute_is_a_program_and_one_to_write_is_none(p
         (private / name).touch()
         (private / name).chmod(mode)
     mounts = [{"destination": f"/{name}", "type": "bind", "source": str(private / name)} for name in modes]
-    assert sources(make_bundle(private, *mounts)) == [str(private / name) for name in "bcd"]
+    assert sources(opened(private, *mounts)) == [str(private / name) for name in "bcd"]
 
 
 def test_what_is_no_bind_mount_takes_no_file_of_the_host(private: Path) -> None:
     """Its source is a name, even if a file has it."""
     (private / "bundle" / "scratch").mkdir(parents=True)
     mount = {"destination": "/scratch", "type": "tmpfs", "source": "scratch"}
-    assert sources(make_bundle(private, mount)) == []
+    assert sources(opened(private, mount)) == []

@@ -17,6 +17,7 @@ from engine.lifecycle.secure_root import secure_root
 from engine.lifecycle.stage import stage
 from engine.lifecycle.validate import validate
 from engine.options import Platform
+from tests.support.bundles import make_bundle
 
 
 def _open_descriptors() -> set[str]:
@@ -44,12 +45,7 @@ def _stage(binary: Path) -> None:
 
 
 def _open_bundle(binary: Path) -> None:
-    bundle = binary.parent.parent / "bundle"
-    (bundle / "rootfs").mkdir(parents=True, exist_ok=True)
-    (bundle / "config.json").write_text(
-        '{"ociVersion":"1.0.2","process":{"cwd":"/","args":["x"],"user":{"uid":0,"gid":0}},"root":{"path":"rootfs"}}'
-    )
-    open_bundle(str(bundle)).close()
+    open_bundle(str(make_bundle(binary.parent.parent / "bundle"))).close()
 
 
 @pytest.mark.parametrize("act", [_validate, _secure, _stage, _open_bundle])

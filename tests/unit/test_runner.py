@@ -29,14 +29,10 @@ from engine.runsc import execute
 from engine.runsc.arguments import RUN, RunscArguments, build_argv, build_environment
 from engine.state.container import component, open_runsc_root
 from engine.traces.writer import Trace, options_facts
+from tests.support.bundles import make_bundle, write_config
 from tests.support.refusals import check, refuses
 
 COMPONENT = component("web")
-CONFIG = {
-    "ociVersion": "1.0.2",
-    "process": {"cwd": "/", "args": ["/bin/true"], "user": {"uid": 0, "gid": 0}},
-    "root": {"path": "rootfs"},
-}
 
 
 class HandedOffError(BaseException):
@@ -88,9 +84,7 @@ class World:
         self.binary = binary
         self.base = private / "base"
         self.trace = private / "trace.jsonl"
-        self.bundle = private / "bundle"
-        (self.bundle / "rootfs").mkdir(parents=True)
-        (self.bundle / "config.json").write_text(json.dumps(CONFIG))
+        self.bundle = make_bundle(private / "bundle")
         self.warnings: list[str] = []
         self.environment = {"ENGINE_ARTIFACT_BASE": str(self.base)}
 
@@ -261,7 +255,7 @@ def test_a_bundle_that_changed_after_it_was_validated_is_refused_before_anything
 ) -> None:
 
     def apply_policy(*arguments: Any) -> Any:
-        (world.bundle / "config.json").write_text(json.dumps({**CONFIG, "hostname": "other"}))
+        write_config(world.bundle, hostname="other")
         return policy.apply_policy(*arguments)
 
     monkeypatch.setattr("engine.lifecycle.runner.apply_policy", apply_policy)

@@ -14,6 +14,7 @@ from engine.cli import detach as service
 from engine.cli.detach import ServiceError, command, start, unit_name
 from engine.cli.main import main
 from engine.errors import Reason
+from tests.support.bundles import make_bundle
 from tests.support.refusals import refuses
 
 UNIT = Path(__file__).parents[2] / "examples" / "systemd" / "engine@.service"
@@ -21,12 +22,7 @@ UNIT = Path(__file__).parents[2] / "examples" / "systemd" / "engine@.service"
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    (tmp_path / "rootfs").mkdir()
-    (tmp_path / "config.json").write_text(
-        '{"ociVersion": "1.0.2", "root": {"path": "rootfs"}, "process": {"cwd": "/", "args": ["/bin/true"],'
-        ' "user": {"uid": 0, "gid": 0}}}'
-    )
-    return tmp_path
+    return make_bundle(tmp_path)
 
 
 @pytest.fixture

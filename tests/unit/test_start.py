@@ -17,6 +17,7 @@ import pytest
 
 from engine import digest
 from engine.records import dataclass, replace
+from tests.support.bundles import make_bundle
 
 #: What a run may import beyond what the interpreter has at its start. To grow this is to slow down every start.
 RUN = {
@@ -75,11 +76,7 @@ os._exit(1)
 
 def imported(private: Path, *options: str) -> set[str]:
     """Which modules a run has imported when it becomes runsc; parts of packages that are not ours count as those."""
-    bundle = private / "bundle"
-    (bundle / "rootfs").mkdir(parents=True, exist_ok=True)
-    process = {"cwd": "/", "args": ["true"], "user": {"uid": 0, "gid": 0}}
-    config = {"ociVersion": "1.0.2", "process": process, "root": {"path": "rootfs", "readonly": True}}
-    (bundle / "config.json").write_text(json.dumps(config))
+    bundle = make_bundle(private / "bundle", root={"path": "rootfs", "readonly": True})
     program = "/bin/true"  # an ELF file that was not changed just now, so that its digest is kept
     done = subprocess.run(
         [sys.executable, "-I", "-c", AT_HAND_OFF, "run", str(bundle), "--runsc", program, *options],

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance_traces import Story
+from tests.support.bundles import make_bundle
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,11 +78,7 @@ def test_wheel_has_the_engine_and_its_data_and_nothing_for_developers(wheel: Pat
 
 
 def test_installed_engine_runs_dry(installed: Path, tmp_path: Path) -> None:
-    (tmp_path / "rootfs").mkdir()
-    process = {"cwd": "/", "args": ["true"], "user": {"uid": 0, "gid": 0}}
-    config = {"ociVersion": "1.0.2", "process": process, "root": {"path": "rootfs"}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    done = engine(installed, "run", tmp_path, "--dry-run", "--json", "--runsc", "/bin/true")
+    done = engine(installed, "run", make_bundle(tmp_path), "--dry-run", "--json", "--runsc", "/bin/true")
     assert done.returncode == 0, done.stderr
     assert "--bundle" in json.loads(done.stdout)["argv"]
 
