@@ -35,7 +35,8 @@ def machine(arena: Arena, is_ours: bool) -> Iterator[Arena]:
     yield arena
     arena.run("engine", "gc").ok()
     nothing_is_left(arena, before)
-    assert everything_in(arena, BASE) - {"traces"} == set()
+    assert everything_in(arena, BASE) - {"traces", "elsewhere"} == set()
+    assert everything_in(arena, f"{BASE}/elsewhere") == set()
     assert everything_in(arena, PLACE) == set()
 
 
@@ -62,7 +63,10 @@ def bundle(arena: Arena, name: str, script: str) -> Path:
         "ociVersion": "1.0.2",
         "root": {"path": "rootfs"},
         "process": process,
-        "linux": {"cgroupsPath": f"/{arena.name}/{name}"},
+        "linux": {
+            "cgroupsPath": f"/{arena.name}/{name}",
+            "namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")],
+        },
     }
     (path / "config.json").write_text(json.dumps(config))
     return path
