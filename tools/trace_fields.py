@@ -22,7 +22,7 @@ from typing import (
 
 from engine.errors import Reason
 from engine.lifecycle.machine import LIFECYCLE, REASONS
-from engine.traces.schema import FACTS, Error, Header, Record, Says, Time
+from engine.traces.schema import FACTS, Error, Header, ReasonCode, Record, Says, Time
 
 PAGE = Path(__file__).parents[1] / "docs" / "trace.md"
 ERRORS = Path(__file__).parents[1] / "engine" / "errors.py"
@@ -35,7 +35,7 @@ _NAMES: dict[Any, str] = {
     type(None): "null",
     Time: "time",
     datetime: "time",
-    Reason: "a reason",
+    ReasonCode: "a reason",
 }
 
 
@@ -98,10 +98,10 @@ def _type(kind: Any) -> str:
     return ", ".join(f"`{word}`" for word in words) or "object"
 
 
-def reasons() -> Iterator[tuple[Reason, str]]:
+def reasons() -> Iterator[tuple[str, str]]:
     """Each reason, and what it says: the comment above it in engine/errors.py."""
     for text, name in re.findall(r"    #: (.*)\n    (\w+) = ", ERRORS.read_text()):
-        yield Reason[name], text
+        yield getattr(Reason, name), text
 
 
 def _reasons() -> Iterator[str]:

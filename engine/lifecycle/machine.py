@@ -53,7 +53,7 @@ class Transition:
     target: State
     establishes: str
     refuses: str
-    reasons: frozenset[Reason]
+    reasons: frozenset[str]
     guards: tuple[Guard, ...] = ()
 
 
@@ -234,7 +234,7 @@ LIFECYCLE: tuple[Transition, ...] = (
 )
 
 #: For which reasons a run may be refused, by the state that it is in.
-REASONS: Mapping[State, frozenset[Reason]] = {
+REASONS: Mapping[State, frozenset[str]] = {
     state: row.reasons | _ANYWHERE for row in _STEPS for state in row.sources
 }
 #: The reasons that the spec has, each under its own name.
@@ -252,7 +252,7 @@ _IN_SPEC = frozenset(
 )
 
 
-def reason_in_spec(reason: Reason) -> str:
+def reason_in_spec(reason: str) -> str:
     """What the spec calls `reason` when a run is refused for it."""
     if reason in _NOT_TRUSTED:
         return "not_trusted"

@@ -44,7 +44,7 @@ class ContainerError(EngineError):
 
     exit_code = 1
 
-    def __init__(self, verb: str, what: str, *, reason: Reason, hint: str) -> None:
+    def __init__(self, verb: str, what: str, *, reason: str, hint: str) -> None:
         self.step = verb
         super().__init__(what, reason=reason, hint=hint)
 

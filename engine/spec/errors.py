@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from engine.errors import EngineError, Reason
+from engine.errors import EngineError
 
 
 class CheckError(EngineError):
@@ -26,7 +26,7 @@ class SpecError(CheckError):
     """SANY or TLC does not accept a spec or model file: `file`, and `line` and `column` (from 1) where known."""
 
     def __init__(
-        self, what: str, *, reason: Reason, hint: str, file: str, line: int | None, column: int | None
+        self, what: str, *, reason: str, hint: str, file: str, line: int | None, column: int | None
     ) -> None:
         self.file = file
         self.line = line

@@ -11,11 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Generic, Literal, NamedTuple, NotRequired, TypedDict, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Generic,
+    Literal,
+    NamedTuple,
+    NotRequired,
+    TypedDict,
+    TypeVar,
+)
 
 import msgspec
 
-from engine.errors import Reason
+from engine.errors import all_reasons
 from engine.traces.move import PolicyOutcome, Strength, Trigger
 
 
@@ -30,6 +40,12 @@ FoundBy = Literal["option", "trusted path", "PATH"]
 Ids = Literal["all", "subordinate", "single"]
 #: RFC 3339, with an offset; the reader asks that it is UTC.
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
+
+if TYPE_CHECKING:
+    ReasonCode = str
+else:
+    #: One of `engine.errors.Reason`.
+    ReasonCode = Literal[all_reasons()]
 
 
 class Options(TypedDict):
@@ -204,7 +220,7 @@ class Error(TypedDict):
     """Why the run was refused."""
 
     step: Annotated[str, Says("What refused: a step, or another part of the engine.", "`state`")]
-    reason: Annotated[Reason, Says("The reason, as a code that never changes.", "`state`")]
+    reason: Annotated[ReasonCode, Says("The reason, as a code that never changes.", "`state`")]
     what: Annotated[str, Says("What is wrong, in words.")]
     hint: Annotated[str, Says("What to do about it, in words.")]
 

@@ -26,7 +26,6 @@ from typing import IO, Any, TypeVar
 from packaging.requirements import Requirement
 
 import engine
-from engine.errors import Reason
 from engine.lifecycle.spec_files import specs_directory
 from engine.state.container import component
 from engine.verify.trace_check import verify
@@ -226,7 +225,7 @@ class Finished:
         assert self.stderr.startswith("engine"), self
         return self.stderr[:-1]
 
-    def refused(self, reason: Reason, *facts: object, code: int = REFUSED) -> dict[str, str]:
+    def refused(self, reason: str, *facts: object, code: int = REFUSED) -> dict[str, str]:
         """What a run with `--json` said as it was refused: for this reason, in a line that names the `facts`."""
         assert (self.code, self.stdout) == (code, b""), self
         (line,) = self.stderr.splitlines()

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.errors import Reason
 from engine.verify.trace_check import verify
 from tests.integration.harness import Engine, Finished, cgroups_of, executable, processes_about, wait_for
 
@@ -70,9 +69,7 @@ class Oci:
         assert "Traceback" not in finished.stderr, finished
         return finished
 
-    def refused(
-        self, code: int, reason: Reason, *arguments: str | Path, facts: Iterable[object] = ()
-    ) -> None:
+    def refused(self, code: int, reason: str, *arguments: str | Path, facts: Iterable[object] = ()) -> None:
         """A command that must be refused, with this exit code and reason, in one line that names the `facts`."""
         log = self.engine.directory / "refused.json"
         log.unlink(missing_ok=True)

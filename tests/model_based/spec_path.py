@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-from engine.errors import Reason
 from engine.lifecycle.machine import reason_in_spec
 from engine.lifecycle.spec_files import LIFECYCLE_SPEC
 from engine.lifecycle.spec_graph import spec_graph
@@ -92,7 +91,7 @@ def reason(line: Line, *, failed: bool = False) -> str:
     """For which of the spec's reasons a line records a refusal, in a step of which a call `failed` or none did."""
     error = line["error"]
     if error["step"] == step_of(line["state"]) and not failed:
-        return reason_in_spec(Reason(error["reason"]))
+        return reason_in_spec(error["reason"])
     return FAILURE
 
 

@@ -20,7 +20,7 @@ SNAPSHOT = ROOT / "tests" / "unit" / "refusals.snapshot"
 Error = TypeVar("Error", bound=EngineError)
 
 
-def refuses(kind: type[Error], reason: Reason, *facts: object) -> _Refuses[Error]:
+def refuses(kind: type[Error], reason: str, *facts: object) -> _Refuses[Error]:
     """As `pytest.raises`: the block must be refused by a `kind` for this reason, in a line that names the `facts`.
 
     A fact is something from outside that the user must see: a path, a number, what the kernel said.
@@ -29,7 +29,7 @@ def refuses(kind: type[Error], reason: Reason, *facts: object) -> _Refuses[Error
 
 
 class _Refuses(Generic[Error]):
-    def __init__(self, raises: Any, reason: Reason, facts: tuple[object, ...]) -> None:
+    def __init__(self, raises: Any, reason: str, facts: tuple[object, ...]) -> None:
         self._raises = raises
         self._reason = reason
         self._facts = facts
@@ -46,7 +46,7 @@ class _Refuses(Generic[Error]):
         return True
 
 
-def check(error: EngineError, reason: Reason, *facts: object) -> None:
+def check(error: EngineError, reason: str, *facts: object) -> None:
     """Hold that `error` has this reason, is one printable line, gives a hint and names the `facts`."""
     assert error.reason is reason, error
     assert str(error).isprintable()
@@ -90,7 +90,7 @@ def snapshot() -> str:
 def _reasons(value: ast.expr) -> list[str]:
     """The members of `Reason` in an expression; none where it is the caller's."""
     return [
-        Reason[node.attr].value
+        str(getattr(Reason, node.attr))
         for node in ast.walk(value)
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "Reason"
     ]

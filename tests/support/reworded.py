@@ -40,7 +40,7 @@ def reword(text: str) -> str:
 _as_written = errors.EngineError.__init__
 
 
-def _reworded(self: errors.EngineError, what: str, *, reason: errors.Reason, hint: str) -> None:
+def _reworded(self: errors.EngineError, what: str, *, reason: str, hint: str) -> None:
     _as_written(self, reword(what), reason=reason, hint=hint)
 
 

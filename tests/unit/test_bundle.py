@@ -45,7 +45,7 @@ def place(private: Path) -> Path:
     return make_bundle(private / "bundle")
 
 
-def refused(place: Path | str, reason: Reason, *facts: object) -> BundleError:
+def refused(place: Path | str, reason: str, *facts: object) -> BundleError:
     before = open_descriptors()
     with refuses(BundleError, reason, *facts) as caught:
         open_bundle(str(place))

@@ -81,7 +81,7 @@ def spliced(steps: tuple[Step, ...], text: str) -> bytes:
     return encoded(changed(steps, "STANDIN")).replace(b'"STANDIN"', text.encode())
 
 
-def refusal(data: bytes, reason: Reason = Reason.CONFIG_INVALID) -> BundleError:
+def refusal(data: bytes, reason: str = Reason.CONFIG_INVALID) -> BundleError:
     with refuses(BundleError, reason) as caught:
         parse(data)
     error = caught.value

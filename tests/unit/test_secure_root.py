@@ -23,7 +23,7 @@ def secure(base: Path, container_id: str = "web") -> SecuredRoot:
     return secure_root(container_id, {"ENGINE_ARTIFACT_BASE": str(base)})
 
 
-def refused(base: Path, reason: Reason, *facts: object) -> None:
+def refused(base: Path, reason: str, *facts: object) -> None:
     before = sorted(str(path) for path in base.parent.rglob("*"))
     with refuses(SecureRootError, reason, *facts):
         secure(base)
@@ -429,7 +429,7 @@ def test_what_a_run_has_open_of_the_sandbox_is_closed_with_the_rest(private: Pat
     ],
 )
 def test_a_sandbox_that_cannot_be_joined_is_a_refusal_and_nothing_half_made_is_left(
-    private: Path, error: Exception, reason: Reason
+    private: Path, error: Exception, reason: str
 ) -> None:
     def join(base: PrivateDirectory) -> PodSandbox:
         assert base.path == str(private / "base")

@@ -211,7 +211,7 @@ def before_opening_the_copy(
     monkeypatch.setattr("os.open", opening)
 
 
-def refused(root: SecuredRoot, pinned: Validated, reason: Reason, *facts: object) -> None:
+def refused(root: SecuredRoot, pinned: Validated, reason: str, *facts: object) -> None:
     """Staging is refused, for this reason; nothing of it is left, and nothing open."""
     before = os.listdir("/proc/self/fd")
     with refuses(StageError, reason, *facts) as refusal:

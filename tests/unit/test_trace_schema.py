@@ -11,7 +11,7 @@ from typing import Any, get_args, is_typeddict
 import msgspec
 import pytest
 
-from engine.errors import Reason
+from engine.errors import all_reasons
 from engine.lifecycle.machine import REASONS
 from engine.lifecycle.spec_graph import spec_graph
 from engine.traces import reader
@@ -46,7 +46,7 @@ def test_every_field_says_what_it_is_in_one_sentence() -> None:
 
 
 def test_every_reason_says_what_it_is() -> None:
-    assert [reason for reason, _ in reasons()] == list(Reason)
+    assert [reason for reason, _ in reasons()] == list(all_reasons())
 
 
 def test_there_are_facts_of_each_trigger_and_errors_of_each_format() -> None:
@@ -75,7 +75,7 @@ def test_what_the_engine_writes_has_the_fields_of_the_schema_in_their_order(
 def test_a_run_may_be_refused_for_the_reasons_of_its_step_and_no_others(tmp_path: Path, steps: int) -> None:
     lines = Story(steps=steps, end="refused", rootless=True).lines(tmp_path / "trace")
     allowed = REASONS[lines[-1]["state"]]
-    for reason in Reason:
+    for reason in all_reasons():
         lines[-1]["error"]["reason"] = reason
         [result] = verify([str(save(tmp_path / "changed", written(lines)))])
         assert result.verdict is (Verdict.CONFORMS if reason in allowed else Verdict.DIFFERS), reason

@@ -27,7 +27,7 @@ def pin(path: Path, platform: Platform = Platform.AUTO) -> Validated:
     return validate(Resolved(str(path), "option"), platform)
 
 
-def refused(path: Path, reason: Reason, *facts: object, platform: Platform = Platform.AUTO) -> None:
+def refused(path: Path, reason: str, *facts: object, platform: Platform = Platform.AUTO) -> None:
     """`validate` refuses, for this reason; it leaves no descriptor open."""
     before = os.listdir("/proc/self/fd")
     with refuses(ValidateError, reason, *facts) as refusal:
@@ -103,7 +103,7 @@ def _replaced_by_a_directory(binary: Path) -> None:
     ],
 )
 def test_each_refusal_has_its_reason_and_says_where(
-    binary: Path, spoil: Callable[[Path], object], reason: Reason, fact: str
+    binary: Path, spoil: Callable[[Path], object], reason: str, fact: str
 ) -> None:
     spoil(binary)
     refused(binary, reason, repr(str(binary)), fact, platform=Platform.KVM)
