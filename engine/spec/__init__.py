@@ -1,1 +1,1 @@
-"""The TLA+ specs: TLC as a subprocess, and what it answers."""
+"""The TLA+ specs: run TLC and read its output."""

@@ -1,7 +1,7 @@
-"""The whole check: every model of the manifest, the coverage of the spec, and the mutants.
+"""Check every model of the manifest, the coverage of the spec, and the mutants.
 
-Each run of TLC is a JVM of its own, so one that dies or hangs is the loss of that run alone. Two go on at a time, each
-with one worker: its search is then the same every time, so the figures in the manifest are exact.
+Each run of TLC is its own JVM, so a crash or a hang costs only that run. Two runs go on at a time, each with one
+worker: with one worker TLC's search is deterministic, so the figures in the manifest are exact.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from engine.spec.verdicts import DEADLOCK, Verdict, name_violation, surprises, v
 
 @dataclass(frozen=True, slots=True)
 class ModelResult:
-    """What TLC said of one model. `surprises` is what differs from the manifest: empty when all is as it should be.
+    """TLC's result for one model. `surprises`: differences from the manifest, empty if there are none.
 
-    `counterexample` belongs to the violated property. `seconds` is wall-clock time. `error` says why TLC gave no
-    answer: nothing else then says anything.
+    `counterexample`: of the violated property. `seconds`: wall-clock time. `error`: why TLC gave no result; the other
+    fields then mean nothing.
     """
 
     model: Model
@@ -46,9 +46,9 @@ class ModelResult:
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """The answer to `check`. `gaps` is None when not every model was run, as it then says nothing.
+    """The result of `check`. `gaps` is None unless every model was run.
 
-    `spec` is the SHA-256 of the lifecycle's spec, by which a trace says what it was run against.
+    `spec` is the SHA-256 of the lifecycle's spec; a trace's header names the same digest.
     """
 
     spec: str | None
@@ -62,13 +62,13 @@ class CheckResult:
 
     @property
     def errors(self) -> tuple[str, ...]:
-        """Why TLC gave no answer on a model or a mutant, where it gave none."""
+        """The errors of all models and mutants."""
         given = [*(model.error for model in self.models), *(mutant.error for mutant in self.mutants)]
         return tuple(error for error in given if error is not None)
 
     @property
     def ok(self) -> bool:
-        """Every property holds that must, every fault was found that must be, and nothing was left untried."""
+        """Whether every model met the manifest, every mutant was killed, and no part was unreached."""
         return (
             not self.errors
             and not any(result.surprises for result in self.models)
@@ -77,9 +77,9 @@ class CheckResult:
         )
 
 
-#: The model whose state graph the machine is compared with.
+#: The model whose state graph is compared with the machine.
 GRAPH_MODEL = "Lifecycle"
-#: From how many runs of TLC on it pays to write down the classes that the first one loaded.
+#: Smallest number of TLC runs for which a class archive (AppCDS) saves time.
 _MANY = 4
 
 
@@ -96,13 +96,13 @@ def check(
 ) -> CheckResult:
     """Check the specs in `directory` (default: those of this engine) with TLC.
 
-    `jar`: a tla2tools.jar to use instead of TLA2TOOLS_JAR or the installed package's. `models`: names of those to
-    check, all by default. `mutants`: check the mutants too. `graph`: a file to which the state graph of the model
-    Lifecycle is written. `jobs`: how many runs of TLC go on at once. `progress` is called about twice a second for
-    each of them, from other threads.
+    `jar`: a tla2tools.jar to use instead of TLA2TOOLS_JAR or the installed package's. `models`: names of the models to
+    check, default all. `mutants`: check the mutants too. `graph`: file to which the state graph of the model Lifecycle
+    is written. `jobs`: number of TLC runs at a time. `progress` is called from other threads, about twice a second for
+    each run.
 
-    Raises `CheckError` when the checker cannot run. A property that does not hold is in the result, and so is one run
-    of TLC that took too long or died: the others have their answers all the same.
+    Raises `CheckError` when the checker cannot run. A violated property, a timeout and a crash of one run are part of
+    the result.
     """
     started = time.monotonic()
     specs = load(directory)
@@ -110,7 +110,7 @@ def check(
     chosen = specs.models if models is None else tuple(specs.model(name) for name in models)
     asked = specs.mutants if mutants else ()
     for mutant in asked:
-        mutant.apply(specs.files)  # one that does not fit is known before minutes are spent
+        mutant.apply(specs.files)  # fail before minutes are spent
     with tempfile.TemporaryDirectory(prefix="engine-classes-") as directory_of_classes:
         archive = os.path.join(directory_of_classes, "tlc.jsa") if len(chosen) >= _MANY or asked else None
         run = _Check(specs, replace(tlc, archive=archive), progress, len(chosen) + len(asked), graph)
@@ -128,7 +128,7 @@ def check(
 
 
 class _Check:
-    """One check under way. `total`: how many models and mutants are to be answered."""
+    """A check in progress. `total`: number of models and mutants."""
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class _Check:
     def all(
         self, models: Collection[Model], mutants: Collection[Mutant], jobs: int
     ) -> tuple[tuple[ModelResult, ...], tuple[MutantResult, ...]]:
-        """The results of all, in their order."""
+        """The results in the order of the arguments."""
         first = min(models, key=lambda model: model.runtime)
         found = {first.name: self._model(first, keep_classes=self._tlc.archive is not None)}
         of_mutants = MutantRuns(self._specs, self._run, self._is_done)
@@ -209,7 +209,7 @@ class _Check:
             undecided = dict.fromkeys((*configuration.names, DEADLOCK), Verdict.UNDECIDED)
             spent = time.monotonic() - started
             result = ModelResult(
-                model, undecided, Counts(), 0, None, (), ("TLC gave no answer",), spent, error.what
+                model, undecided, Counts(), 0, None, (), ("TLC gave no result",), spent, error.what
             )
         else:
             self.version = output.version

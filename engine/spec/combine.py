@@ -1,11 +1,10 @@
-"""Many mutants of one model as one spec, in which the variable `mutant` says which of them a behaviour belongs to.
+"""Combine many mutants of one model into one spec; the variable `mutant` selects one of them.
 
-`Init` chooses it and no step changes it. Each definition that a mutant changes becomes a choice by it. So TLC starts
-once, and parses, and compiles its own hot code, once for all. Each mutant is asked only for the property that it must
-break, and is not explored beyond the first violation.
+`Init` chooses its value and no step changes it. Each definition that a mutant changes becomes a CASE on it. TLC then
+starts, parses and warms up once for all of them. Each mutant is checked only for the property that it must break, and
+not explored beyond the first violation.
 
-What this says is used in one direction only: that TLC found a violation of that property. A mutant that is not
-found broken is to be checked by itself.
+Only a violation found here counts. A mutant that is not caught must be checked alone.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _FOUND = frozenset({Code.INVARIANT_VIOLATED, Code.INVARIANT_VIOLATED_INITIAL, Co
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """`mutants` of `model` as one spec: `files`, of which `module` is checked under `config`."""
+    """Several mutants of `model` as one spec: check `module` of `files` under `config`."""
 
     model: Model
     mutants: tuple[Mutant, ...]
@@ -38,7 +37,7 @@ class Combination:
     config: str
 
     def caught(self, output: Output) -> dict[str, int]:
-        """The mutants, by name, whose property TLC found violated, each with the steps of its counterexample."""
+        """The names of the mutants whose property is violated, with the length of each counterexample."""
         found: dict[str, int] = {}
         for violation in output.violations:
             if violation.code not in _FOUND or violation.counterexample is None:
@@ -51,7 +50,7 @@ class Combination:
 
 
 def combine(specs: Specs, mutants: Iterable[Mutant]) -> tuple[Combination, ...]:
-    """The mutants that can be checked together, by model. Those that are in none are to be checked each by itself."""
+    """Group the mutants that can be checked together, by model. Any other must be checked alone."""
     by_model: dict[str, list[Mutant]] = {}
     for mutant in mutants:
         if _fits(specs, mutant):
@@ -64,7 +63,7 @@ def combine(specs: Specs, mutants: Iterable[Mutant]) -> tuple[Combination, ...]:
 
 
 def _fits(specs: Specs, mutant: Mutant) -> bool:
-    """Whether it changes only bodies of definitions and plain constants, and breaks an invariant or a step property."""
+    """Whether it changes only bodies and plain constants, and breaks an invariant or a step property."""
     model = specs.model(mutant.model)
     text = specs.files.get(f"{model.module}.tla", "")
     if mutant.file != f"{model.module}.tla" or re.search(rf"\b{VARIABLE}\b", text):
@@ -89,7 +88,7 @@ def _fits(specs: Specs, mutant: Mutant) -> bool:
 
 
 def _changes(specs: Specs, mutant: Mutant) -> dict[str, Part] | None:
-    """The definitions that it changes, or None where it changes anything else."""
+    """The definitions that the mutant changes, or None if it changes anything else."""
     before, after = parts(specs.files[mutant.file]), parts(mutant.apply(specs.files)[mutant.file])
     if [part.name for part in before] != [part.name for part in after]:
         return None
@@ -98,7 +97,7 @@ def _changes(specs: Specs, mutant: Mutant) -> dict[str, Part] | None:
 
 
 def _action(part: Part | None) -> tuple[str, str] | None:
-    """The action A and the variables v of a property [][A]_v, with A in its column."""
+    """The action A and the variables v of a property [][A]_v; A keeps its column."""
     found = _STEPS.match(part.body) if part is not None and not part.parameters else None
     if found is None or "]_" in found["action"] or "[][" in found["action"]:
         return None
@@ -106,7 +105,7 @@ def _action(part: Part | None) -> tuple[str, str] | None:
 
 
 def _is_plain(value: str) -> bool:
-    """Whether a constant's value is the same in a module: texts, numbers and truths, and no name."""
+    """Whether a constant's value contains only strings, numbers and booleans, and no model value."""
     return not re.search(r"\w", _TEXTS.sub("", value))
 
 
@@ -163,7 +162,7 @@ def _combination(specs: Specs, model: Model, mutants: tuple[Mutant, ...]) -> Com
 
 
 def _choice(part: Part, body: str, others: Mapping[int, str]) -> str:
-    """A definition whose meaning depends on `mutant`: one of `others`, or else `body`."""
+    """A definition that depends on `mutant`: one of `others`, else `body`."""
     name, parameters = part.name, part.parameters
     bodies = {0: body, **others}
     cases = [f"{VARIABLE} = {number} -> {name}Mutant{number}{parameters}" for number in others]
@@ -176,10 +175,10 @@ def _choice(part: Part, body: str, others: Mapping[int, str]) -> str:
 
 
 def _wrapper(model: Model, mutants: Sequence[Mutant], by_name: Mapping[str, Part]) -> str:
-    """The module that chooses a mutant, watches its property, and ends its search once that is found violated.
+    """The module that chooses a mutant, checks its property, and stops exploring it after the violation.
 
-    TLC's registers say so: `mutant` that it is caught, and, from the next state on, `mutant` plus their number that
-    nothing more is to be explored. In between TLC prints the counterexample, for which it explores its states again.
+    It uses TLC's registers: register `mutant` is TRUE once the violation was found; register `mutant` plus the number
+    of mutants is TRUE from the next state on and stops the exploration. The delay lets TLC rebuild the counterexample.
     """
     specification = _SPEC.match(by_name[model.configuration.specification].body)
     if specification is None:

@@ -1,4 +1,4 @@
-"""A TLC model configuration (`.cfg`): read strictly, changed, and written for TLC."""
+"""Read, change and write TLC model configurations (`.cfg`)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ASSIGNMENT = re.compile(r"(\w+)\s*=\s*(\{[^}]*\}|\S+)")
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """A TLC model configuration (`.cfg`), as far as the models here need one."""
+    """A TLC model configuration, restricted to the keywords used here."""
 
     specification: str
     constants: Mapping[str, str]
@@ -29,11 +29,11 @@ class Configuration:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Everything that must hold, invariants first."""
+        """All properties, invariants first."""
         return self.invariants + self.properties
 
     def only(self, names: Iterable[str]) -> Configuration:
-        """The same model, asked only for `names`."""
+        """The same configuration with only the properties `names`."""
         wanted = set(names)
         return replace(
             self,
@@ -42,11 +42,11 @@ class Configuration:
         )
 
     def assign(self, constants: Mapping[str, str]) -> Configuration:
-        """The same model with some constants changed."""
+        """The same configuration with some constants changed."""
         return replace(self, constants={**self.constants, **constants})
 
     def text(self) -> str:
-        """The file that TLC reads."""
+        """The text of the `.cfg` file."""
         parts = [f"SPECIFICATION {self.specification}"]
         if self.symmetry:
             parts.append(f"SYMMETRY {self.symmetry}")
@@ -60,7 +60,7 @@ class Configuration:
 
 
 def parse_configuration(text: str, name: str) -> Configuration:
-    """Read a `.cfg`. Raises `ManifestError` for what the models here have no use for."""
+    """Parse a `.cfg`. Raises `ManifestError` for keywords that are not used here."""
     text = _COMMENT.sub("", text)
     found = list(_SECTION.finditer(text))
     if not found or text[: found[0].start()].strip():
@@ -72,11 +72,11 @@ def parse_configuration(text: str, name: str) -> Configuration:
         keyword = {"CONSTANT": "CONSTANTS", "INVARIANT": "INVARIANTS", "PROPERTY": "PROPERTIES"}.get(
             match[1], match[1]
         )
-        if not body.strip():  # which TLC takes without a word
+        if not body.strip():  # TLC accepts this silently
             raise ManifestError(
-                f"{name}: {match[1]} names nothing",
+                f"{name}: {match[1]} is empty",
                 reason=Reason.MALFORMED,
-                hint=f"name something, or remove {match[1]}",
+                hint=f"list a name, or remove {match[1]}",
             )
         if keyword == "CONSTANTS":
             assigned.update(

@@ -1,4 +1,4 @@
-"""Which parts of the specs no run of TLC reached, from the counts of all runs."""
+"""The parts of the specs that no run of TLC reached."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.spec.tool_output import ActionCoverage, Location
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A part of the spec that no model reaches: what follows `after` in an action, or (None) the whole action."""
+    """A part of the spec that no model reaches: what follows `after` in an action; if None, the whole action."""
 
     action: str
     location: Location
@@ -18,11 +18,11 @@ class Gap:
 
 
 def gaps(coverages: Iterable[tuple[ActionCoverage, ...]]) -> tuple[Gap, ...]:
-    """What none of the runs reached: actions never taken and expressions of actions never evaluated.
+    """The actions that no run took, and the expressions of actions that no run evaluated.
 
-    An operator that an action uses in several places is listed once for each, in order, so an expression is known
-    by its place and by which of its occurrences in the action it is. Of a stretch that was not reached, only the
-    start is named.
+    TLC lists an operator once for each place where an action uses it, in order. So an expression is identified by its
+    location and by the number of its occurrence in the action. Of adjacent unreached expressions only the first is
+    listed.
     """
     taken: dict[tuple[str, Location], int] = {}
     evaluated: dict[tuple[str, Location], dict[tuple[Location, int], int]] = {}

@@ -1,4 +1,4 @@
-"""Why the model could not be checked at all. A property that does not hold is a result, not one of these."""
+"""Errors of the check itself. A violated property is a result, not an error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from engine.errors import EngineError
 
 
 class CheckError(EngineError):
-    """The checker could not run, or not to its end."""
+    """The checker could not run, or did not finish."""
 
     step = "check"
     exit_code: ClassVar[int] = 3
@@ -19,11 +19,11 @@ class JavaMissingError(CheckError):
 
 
 class JarError(CheckError):
-    """No usable tla2tools.jar, or the packaged one is not the one that is known."""
+    """There is no usable tla2tools.jar, or the packaged one has an unexpected digest."""
 
 
 class SpecError(CheckError):
-    """SANY or TLC does not accept a spec or model file: `file`, and `line` and `column` (from 1) where known."""
+    """SANY or TLC rejects a spec or model file: `file`, and `line` and `column` (from 1) where known."""
 
     def __init__(
         self, what: str, *, reason: str, hint: str, file: str, line: int | None, column: int | None
@@ -36,19 +36,19 @@ class SpecError(CheckError):
 
 
 class ManifestError(CheckError):
-    """The manifest, a model or a mutant in the specs' directory is not what it should be."""
+    """The manifest, a model or a mutant in the specs' directory is invalid."""
 
 
 class RunError(CheckError):
-    """One run of TLC gave no answer; another may."""
+    """One run of TLC gave no result; other runs may."""
 
 
 class MemoryLimitError(RunError):
-    """TLC ran out of the memory it was given."""
+    """TLC ran out of memory."""
 
 
 class TimeLimitError(RunError):
-    """TLC did not finish in the time it was given."""
+    """TLC exceeded the time limit."""
 
 
 class TlcFailedError(RunError):

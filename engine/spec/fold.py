@@ -1,7 +1,7 @@
-"""TLC's state graph of one run, folded along the lifecycle so that a person can read it: thousands of states in eight.
+"""Fold TLC's state graph of one run along the lifecycle: thousands of states become eight.
 
-The fold is kept in `engine/spec/spec_fold.json` with the digests of what it was made from, so that drawing it
-needs no Java and a stale one is noticed.
+The result is saved in `engine/spec/spec_fold.json` with the digests of its inputs, so drawing it needs no Java and a
+stale file is detected.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from engine.spec.models import load
 from engine.spec.tlc import Tlc
 from engine.spec.values import Value
 
-#: One run, every reason to refuse, failures, gc, and an adversary: small enough to be folded in seconds.
+#: One run with all refusals, failures, gc and an adversary. Small: it folds in seconds.
 FOLDED_MODEL = "Small"
 SPEC_FOLD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "spec_fold.json")
-MAKE = "make it anew with ./just diagrams"
+MAKE = "make it again with ./just diagrams"
 
 
 class Actor(StrEnum):
-    """Who makes a move that leaves a run where it is."""
+    """Who takes a step that leaves the run in its state."""
 
     ENGINE = "engine"
     WORLD = "world"
@@ -39,7 +39,7 @@ class Actor(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """An edge of the lifecycle, in how many steps of the spec it is taken; of a refusal, for which `reason`."""
+    """An edge of the lifecycle: `count` steps of the spec take it. `reason` is set for a refusal."""
 
     state: str
     trigger: str
@@ -50,7 +50,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """An action of the spec that leaves the run in `state`, whose it is, and in how many steps it is taken."""
+    """An action of the spec that leaves the run in `state`: its actor, and the number of steps that take it."""
 
     state: str
     actor: str
@@ -60,7 +60,7 @@ class Beside:
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """A folded graph. `spec` and `model` are SHA-256 of what it was made from; `states` counts by lifecycle state."""
+    """A folded graph. `spec` and `model`: SHA-256 of the inputs. `states`: number of spec states by lifecycle state."""
 
     name: str
     spec: str
@@ -71,12 +71,12 @@ class Fold:
 
     @property
     def steps(self) -> int:
-        """How many steps of the spec are in it."""
+        """The number of spec steps."""
         return sum(taken.count for taken in self.taken) + sum(beside.count for beside in self.beside)
 
 
 def fold(graph: Graph, *, name: str, spec: str, model: str) -> Fold:
-    """Fold the `graph` of a model of one run. Steps that change nothing are left out. Raises `CheckError`."""
+    """Fold the `graph` of a model with one run, without stuttering steps. Raises `CheckError`."""
     places = {key: _only(state, "state") for key, state in graph.states.items()}
     moved = {edge: place for place, edge in lifecycle_steps(graph)}
     taken: Counter[tuple[LifecycleEdge, str | None]] = Counter()
@@ -105,12 +105,12 @@ def fold(graph: Graph, *, name: str, spec: str, model: str) -> Fold:
     )
 
 
-#: What only the engine's moves beside its steps change: the copy, its being kept, the policy's trial, the last look.
+#: Variables that only the engine's own moves change: the copy, keeping it, the policy's trial, the last check.
 _ENGINES_OWN = ("copied", "shared", "probed", "inForce", "seen")
 
 
 def _actor(before: Mapping[str, Value], after: Mapping[str, Value]) -> Actor:
-    """Told by what changed: the adversary's moves are counted, the engine's are what the spec calls `Acts`."""
+    """Who took the step: the adversary's moves are counted in a variable, the engine's are the spec's `Acts`."""
     if before["moves"] != after["moves"]:
         return Actor.ADVERSARY
     if _only(after, "handle") == "current" != _only(before, "handle"):
@@ -120,11 +120,11 @@ def _actor(before: Mapping[str, Value], after: Mapping[str, Value]) -> Actor:
 
 
 def _only(state: Mapping[str, Value], name: str) -> str:
-    """The value of the variable `name` for the one run there is."""
+    """The value of the variable `name` of the only run."""
     by_run = state.get(name)
     if not isinstance(by_run, Mapping) or len(by_run) != 1:
         raise CheckError(
-            f"the graph has not one run with a {name}",
+            f"the graph does not have exactly one run with the variable {name}",
             reason=Reason.MALFORMED,
             hint="fold a model of GVisorRuntime with one run",
         )
@@ -132,7 +132,7 @@ def _only(state: Mapping[str, Value], name: str) -> str:
 
 
 def make_fold() -> Fold:
-    """Have TLC search the model and fold its graph. Needs Java. Raises `CheckError`."""
+    """Run TLC on the model and fold its graph. Needs Java. Raises `CheckError`."""
     specs = load()
     model = specs.model(FOLDED_MODEL)
     graph = explore(specs, Tlc(find_java(), find_jar()), model.name)
@@ -144,7 +144,7 @@ def _digest(text: str) -> str:
 
 
 def is_current(folded: Fold) -> bool:
-    """Whether spec and model are still those that it was made from."""
+    """Whether the digests of spec and model still match."""
     model = load().model(FOLDED_MODEL)
     return (folded.name, folded.spec, folded.model) == (
         FOLDED_MODEL,
@@ -154,14 +154,14 @@ def is_current(folded: Fold) -> bool:
 
 
 def write_fold(folded: Fold, path: str = SPEC_FOLD) -> None:
-    """Write it, by default to where the engine finds it. Raises `OSError`."""
+    """Write it, by default where the engine loads it. Raises `OSError`."""
     with open(path, "w", encoding="utf-8") as file:
         json.dump(asdict(folded), file, indent=1)
         file.write("\n")
 
 
 def load_fold(path: str = SPEC_FOLD) -> Fold:
-    """The fold that belongs to this engine. Raises `CheckError` when it is missing, damaged or of another spec."""
+    """Load this engine's folded graph. Raises `CheckError` if it is missing, damaged or stale."""
     try:
         with open(path, encoding="utf-8") as file:
             given = json.load(file)

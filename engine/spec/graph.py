@@ -1,6 +1,6 @@
-"""TLC's state graph, made anew or read from the file that `check(graph=...)` saves, and its view of the lifecycle.
+"""TLC's state graph, from a new run or a file that `check(graph=...)` saved, and its lifecycle edges.
 
-The file is Graphviz text; only the shape in which TLC writes it is read, one node or edge a line.
+The file is Graphviz text. Only TLC's own layout is accepted: one node or edge a line.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _ESCAPE = re.compile(r"\\(.)")
 _BEFORE_CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
 
 _REFUSE = "Refuse"
-#: The variable that is the machine's state, by run.
+#: The variable that holds the machine's state of each run.
 _STATE = "state"
 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """A step of the spec: `action` leads from the state `source` to the state `target` (TLC's fingerprints)."""
+    """A step of the spec: `action` leads from state `source` to state `target` (TLC fingerprints)."""
 
     source: str
     target: str
@@ -38,7 +38,7 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """Every reachable state of a model, the steps between them, and the states it starts in."""
+    """All reachable states of a model, the steps between them, and the initial states."""
 
     states: Mapping[str, Mapping[str, Value]]
     edges: tuple[Edge, ...]
@@ -47,7 +47,7 @@ class Graph:
 
 @dataclass(frozen=True, slots=True, order=True)
 class LifecycleEdge:
-    """An edge of the lifecycle, in the machine's words."""
+    """An edge of the lifecycle, with the machine's names."""
 
     state: str
     trigger: str
@@ -58,9 +58,9 @@ class LifecycleEdge:
 
 
 def explore(specs: Specs, tlc: Tlc, name: str, constants: Mapping[str, str] | None = None) -> Graph:
-    """The whole state graph of the model `name`, with some `constants` changed. Raises `CheckError`.
+    """The state graph of the model `name`, with some `constants` changed. Raises `CheckError`.
 
-    Whether the properties hold is asked elsewhere; here it is only what can happen.
+    No property is checked.
     """
     model = specs.model(name)
     configuration = model.configuration.assign(constants or {}).only(()).text()
@@ -71,7 +71,7 @@ def explore(specs: Specs, tlc: Tlc, name: str, constants: Mapping[str, str] | No
 
 
 def read_graph(path: str) -> Graph:
-    """Read a saved state graph. Raises `CheckError` when the file is not one."""
+    """Read a saved state graph. Raises `CheckError` if the file is not one."""
     states: dict[str, Mapping[str, Value]] = {}
     edges: list[Edge] = []
     initial: set[str] = set()
@@ -97,12 +97,12 @@ _SAVE = "save it again with engine check --graph"
 
 
 def lifecycle_edges(graph: Graph) -> frozenset[LifecycleEdge]:
-    """The edges of the lifecycle in `graph`: the steps that change where a run is, whatever else they change."""
+    """The lifecycle edges in `graph`: all steps that change the state of a run."""
     return frozenset(edge for edge, _ in lifecycle_steps(graph))
 
 
 def lifecycle_steps(graph: Graph) -> Iterator[tuple[LifecycleEdge, Edge]]:
-    """Each step of the spec that changes where a run is, with the edge of the lifecycle that it is."""
+    """Each spec step that changes the state of a run, with its lifecycle edge."""
     for step in graph.edges:
         before, after = places(graph.states[step.source]), places(graph.states[step.target])
         for run, place in before.items():
@@ -111,18 +111,18 @@ def lifecycle_steps(graph: Graph) -> Iterator[tuple[LifecycleEdge, Edge]]:
 
 
 def trigger_of(action: str) -> str:
-    """The machine's trigger for an action of the spec: `SecureRoot` is `secure_root`, `RefuseStage` is `refuse`."""
+    """The machine's trigger for a spec action: `SecureRoot` is `secure_root`, `RefuseStage` is `refuse`."""
     if action.startswith(_REFUSE):
         return _REFUSE.lower()
     return _BEFORE_CAPITAL.sub("_", action).lower()
 
 
 def places(state: Mapping[str, Value]) -> dict[str, str]:
-    """Where each run is. Raises `CheckError` when it is not a state of the lifecycle's spec."""
+    """The lifecycle state of each run. Raises `CheckError` if the graph is of another spec."""
     by_run = state.get(_STATE)
     if not isinstance(by_run, Mapping):
         raise CheckError(
-            "the graph is not one of the lifecycle: it has no state by run",
+            "the graph is not of the lifecycle's spec: it has no variable with the state of each run",
             reason=Reason.MALFORMED,
             hint=_SAVE,
         )

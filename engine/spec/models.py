@@ -1,6 +1,6 @@
-"""What there is to check: the manifest, the model configurations and the mutants, as they lie in `specs/`.
+"""The contents of `specs/`: the manifest, the model configurations and the mutants.
 
-The manifest has the form of the one in tlaplus/Examples; a model that TLC must find a fault in says so there.
+The manifest has the format of the one in tlaplus/Examples, plus the property that a failing model must violate.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from engine.spec.module_text import constants, definitions
 
 MANIFEST = "manifest.json"
 MUTANTS = "mutants"
-#: Seconds from which on a model is not a quick one.
+#: Seconds. A model with a shorter runtime is quick.
 _LONG = 10
 _RESULTS = frozenset({"success", "safety failure", "liveness failure"})
 _REINSTALL = "restore the specs' directory, or install the engine again"
@@ -32,13 +32,12 @@ _RUNTIME = re.compile(r"(\d+):(\d\d):(\d\d)")
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A module, a configuration of it, and what TLC is expected to answer.
+    """A module, a configuration of it, and the result expected of TLC.
 
-    `violates` is the property that must fail where `result` is a failure. `runtime` is in seconds, `distinct`,
-    `total` and `depth` are what TLC must report; None where that is not fixed. `coverage`: whether this run counts for
-    the coverage of the spec, which slows a large one down to half. Two sets of constants that give it fewer choices,
-    and so fewer behaviours of the same spec: its mutants are asked with `narrow` first, and its coverage is counted
-    with `covered_with`, where there are any.
+    `violates`: the property that must fail, where `result` is a failure. `runtime`: in seconds. `distinct`, `total`,
+    `depth`: figures that TLC must report, None if not fixed. `coverage`: whether this run counts for the coverage of
+    the spec; it doubles the time of a large model. `narrow` and `covered_with` are constants with fewer choices, so
+    fewer behaviours of the same spec: `narrow` is used for the first try of a mutant, `covered_with` for the coverage.
     """
 
     name: str
@@ -61,16 +60,16 @@ class Model:
 
     @property
     def is_quick(self) -> bool:
-        """Whether TLC is done before the JVM's optimizing compiler pays."""
+        """Whether TLC finishes before the JVM's optimizing compiler pays off."""
         return self.runtime < _LONG
 
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """A small edit that makes the spec wrong, and the property that must notice.
+    """An edit that makes the spec wrong, and the property that must detect it.
 
-    `find` stands in `file` exactly once and is replaced by `put`; `model` is the name of the model it is
-    checked in, with `constants` changed.
+    `find` must occur in `file` exactly once and is replaced by `put`. `model`: name of the model to check, with
+    `constants` changed.
     """
 
     name: str
@@ -83,21 +82,21 @@ class Mutant:
     constants: Mapping[str, str]
 
     def apply(self, files: Mapping[str, str]) -> dict[str, str]:
-        """`files` with the edit made. Raises `ManifestError` when there is not exactly one place for it."""
+        """`files` after the edit. Raises `ManifestError` unless `find` occurs exactly once."""
         text = files.get(self.file)
         places = text.count(self.find) if text is not None else 0
         if text is None or places != 1:
             raise ManifestError(
-                f"mutant {self.name}: its text stands {places} times in {self.file}, expected once",
+                f"mutant {self.name}: its text occurs {places} times in {self.file}, expected once",
                 reason=Reason.MALFORMED,
-                hint="bring the mutant in line with the spec",
+                hint="update the mutant's text to the spec",
             )
         return {**files, self.file: text.replace(self.find, self.put)}
 
 
 @dataclass(frozen=True, slots=True)
 class Specs:
-    """Everything in a specs' directory. `files` are the modules' texts by file name."""
+    """The contents of a specs' directory. `files`: the modules' texts by file name."""
 
     directory: str
     files: Mapping[str, str]
@@ -106,7 +105,7 @@ class Specs:
 
     @property
     def digest(self) -> str | None:
-        """The SHA-256, in hexadecimal, of the lifecycle's spec as it was read; None where there is none."""
+        """The SHA-256, in hexadecimal, of the lifecycle's spec; None if the directory has none."""
         text = self.files.get(LIFECYCLE_SPEC)
         return None if text is None else hashlib.sha256(text.encode()).hexdigest()
 
@@ -122,7 +121,7 @@ class Specs:
 
 
 def load(directory: str | None = None) -> Specs:
-    """Read and check a specs' directory, by default that of this engine. Raises `ManifestError`."""
+    """Read and check a specs' directory, by default this engine's. Raises `ManifestError`."""
     if directory is None:
         try:
             directory = specs_directory()
@@ -135,7 +134,7 @@ def load(directory: str | None = None) -> Specs:
         path = _field(module, "path", str, MANIFEST)
         if path not in files:
             raise ManifestError(
-                f"{MANIFEST} names {path!r}, which is not there", reason=Reason.MALFORMED, hint=_REINSTALL
+                f"{MANIFEST} names {path!r}, which does not exist", reason=Reason.MALFORMED, hint=_REINSTALL
             )
         models += [_model(directory, files, path, entry) for entry in _field(module, "models", list, path)]
     folder = os.path.join(directory, MUTANTS)
@@ -159,7 +158,7 @@ def _model(directory: str, files: Mapping[str, str], module: str, entry: Mapping
     expected = _field(entry, "properties", int, path)
     if expected != len(configuration.names):
         raise ManifestError(
-            f"{path} asks for {len(configuration.names)} properties, where {MANIFEST} has {expected}",
+            f"{path} has {len(configuration.names)} properties, {MANIFEST} says {expected}",
             reason=Reason.MALFORMED,
             hint="restore the one that is missing, or correct the number",
         )
@@ -167,7 +166,7 @@ def _model(directory: str, files: Mapping[str, str], module: str, entry: Mapping
         raise ManifestError(
             f"{MANIFEST}, {path}: {violates} is not checked there",
             reason=Reason.MALFORMED,
-            hint="name a property of it",
+            hint="give a property that it checks",
         )
     if not (runtime := _RUNTIME.fullmatch(_field(entry, "runtime", str, path))):
         raise ManifestError(
@@ -196,7 +195,7 @@ def _model(directory: str, files: Mapping[str, str], module: str, entry: Mapping
 def _choices(
     configuration: Configuration, entry: Mapping[str, Any], name: str, path: str
 ) -> Mapping[str, str]:
-    """Constants that leave some of the choices of `configuration`."""
+    """Constants that restrict the choices of `configuration`."""
     choices: Mapping[str, str] = _field(entry, name, dict, path) if name in entry else {}
     for constant, value in choices.items():
         if not _elements(str(value)) <= _elements(configuration.constants.get(constant, "")):
@@ -213,7 +212,7 @@ def _elements(value: str) -> set[str]:
 
 
 def _check_names(configuration: Configuration, files: Mapping[str, str], module: str, path: str) -> None:
-    """Refuse a name that `module` does not have. TLC takes a constant that is in no module without a word."""
+    """Refuse a name that `module` does not have: TLC silently accepts a constant that no module declares."""
     defined = definitions(files, module)
     for kind, names, known in (
         ("constant", configuration.constants, constants(files, module)),
@@ -251,7 +250,7 @@ def _mutant(folder: str, file: str, models: Mapping[str, Model], files: Mapping[
     )
     if not all(isinstance(value, str) for value in mutant.constants.values()):
         raise ManifestError(
-            f"{path!r}: a constant is not a text",
+            f"{path!r}: a constant is not a string",
             reason=Reason.MALFORMED,
             hint="write its value in quotes, as in a .cfg",
         )
@@ -259,14 +258,14 @@ def _mutant(folder: str, file: str, models: Mapping[str, Model], files: Mapping[
         raise ManifestError(
             f"{path!r}: there is no model {mutant.model!r}",
             reason=Reason.MALFORMED,
-            hint="name a model of the manifest",
+            hint="give a model of the manifest",
         )
     model = models[mutant.model]
     if mutant.breaks not in model.configuration.names:
         raise ManifestError(
             f"{path!r}: {model.name} does not check {mutant.breaks!r}",
             reason=Reason.MALFORMED,
-            hint="name a property that it checks",
+            hint="give a property that it checks",
         )
     _check_names(model.configuration.assign(mutant.constants), files, model.module, file)
     return mutant

@@ -1,6 +1,6 @@
-"""A TLA+ module read as text: its parts, and the names that it and what it extends declare and define.
+"""A TLA+ module as text: its parts, and the names that it and its EXTENDS declare and define.
 
-SANY is the one who parses. This is for what SANY and TLC let pass, and for edits that keep each token in its column.
+This is no parser; SANY is. It finds what SANY and TLC accept silently, and makes edits that keep each token's column.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _DECLARATION = re.compile(r"(\w+)\s*(?:\(\s*_[\s,_]*\))?")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A stretch of a module that begins in the first column. `name` is what it defines, "" where it defines nothing."""
+    """A part of a module, starting in column 1. `name`: the operator that it defines, or ""."""
 
     name: str
     text: str
@@ -39,7 +39,7 @@ class Part:
 
     @property
     def body(self) -> str:
-        """What is defined. It is to stand on a line of its own: each token is then in its column still."""
+        """The right-hand side. It must start on its own line, so that each token keeps its column."""
         head = _HEAD.match(self.text)
         if head is None:
             return self.text
@@ -47,7 +47,7 @@ class Part:
 
 
 def parts(text: str) -> tuple[Part, ...]:
-    """The parts of a module: joined, their texts are `text`."""
+    """Split a module into parts; joined, they are `text`."""
     found: list[list[str]] = []
     for line in text.splitlines(keepends=True):
         if not found or not line[0].isspace():
@@ -57,7 +57,7 @@ def parts(text: str) -> tuple[Part, ...]:
 
 
 def declared_constants(text: str) -> tuple[str, ...]:
-    """The constants that a module, or a part of one, declares, in order."""
+    """The declared constants, in order."""
     plain = without_comments(text)
     return tuple(
         name for block in _CONSTANTS.findall(plain) for name in _DECLARATION.findall(block) if name != "_"
@@ -65,24 +65,24 @@ def declared_constants(text: str) -> tuple[str, ...]:
 
 
 def constants(files: Mapping[str, str], module: str) -> frozenset[str]:
-    """The constants that a configuration of `module` may assign: its own and those of the modules that it extends."""
+    """The constants that a configuration of `module` may assign: its own and those of its EXTENDS."""
     return frozenset(name for text in _with_extended(files, module) for name in declared_constants(text))
 
 
 def definitions(files: Mapping[str, str], module: str) -> frozenset[str]:
-    """What `module` and the modules that it extends define. Names within a LET are among them."""
+    """The names that `module` and its EXTENDS define, including those within a LET."""
     return frozenset(
         name for text in _with_extended(files, module) for name in _DEFINED.findall(without_comments(text))
     )
 
 
 def without_comments(text: str) -> str:
-    """`text` with a space in the place of each comment."""
+    """`text` with each comment replaced by a space."""
     return _BLOCK_COMMENT.sub(" ", _LINE_COMMENT.sub(" ", text))
 
 
 def _with_extended(files: Mapping[str, str], module: str) -> Iterator[str]:
-    """The texts of `module` and of all that it extends, as far as they are in `files`."""
+    """The texts of `module` and of all modules it extends that are in `files`."""
     waiting, seen = [module], {module}
     while waiting:
         text = files.get(f"{waiting.pop()}.tla")

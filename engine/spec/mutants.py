@@ -1,8 +1,8 @@
-"""Whether each mutant is caught by the property that it breaks: as many of a model at once as fit into one spec.
+"""Check that each mutant breaks its property: first many mutants of a model in one spec, then one by one.
 
-Most are caught with few of the model's choices (`Model.narrow`): fewer choices give fewer behaviours of the same spec,
-so what is violated with them is violated with all. Those that are left are asked with all choices, and then each by
-itself. So only TLC's own word on the mutant alone says that it survives, and a JVM that dies costs time and no verdict.
+Most are caught with few choices (`Model.narrow`): those behaviours are a subset, so a violation found there is a
+violation of the full model. The rest are checked with all choices, and then each alone. So a mutant survives only if
+TLC says so of that mutant alone, and a crashed JVM costs time but changes no verdict.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from engine.spec.verdicts import name_violation
 
 @dataclass(frozen=True, slots=True)
 class MutantResult:
-    """Whether the property that a mutant breaks was found broken, in how many `steps`.
+    """Whether the mutant's property is violated, and after how many `steps`.
 
-    `also` names what notices a mutant that its own property does not, if anything does. `error` says why TLC gave no
-    answer. `seconds` is the wall-clock time of the run that answered, which may have answered for others too.
+    `also`: properties that catch a mutant which its own property misses. `error`: why TLC gave no result. `seconds`:
+    wall-clock time of the run with the result; that run may have checked other mutants too.
     """
 
     mutant: Mutant
@@ -38,7 +38,7 @@ class MutantResult:
 
 
 class Run(Protocol):
-    """A run of TLC, as `Tlc.run` is."""
+    """The signature of `Tlc.run`."""
 
     def __call__(
         self,
@@ -54,7 +54,7 @@ class Run(Protocol):
 
 
 class MutantRuns:
-    """The mutants of one check. `run` runs TLC, `done` is told how many more mutants have their answer."""
+    """The mutants of one check. `run` runs TLC; `done` is called with the number of mutants finished."""
 
     def __init__(self, specs: Specs, run: Run, done: Callable[[int], None]) -> None:
         self._specs = specs
@@ -62,7 +62,7 @@ class MutantRuns:
         self._done = done
 
     def jobs(self, mutants: Collection[Mutant]) -> Iterable[Callable[[], dict[str, MutantResult]]]:
-        """What is to be done, in pieces that can go on at once. Each answers for some mutants, by name."""
+        """Independent jobs, each returning results by mutant name."""
         together = combine(self._specs, mutants)
         combined = {mutant.name for combination in together for mutant in combination.mutants}
         for combination in together:
@@ -82,7 +82,7 @@ class MutantRuns:
         return {**found, **self._each(left)}
 
     def _together(self, combination: Combination) -> dict[str, MutantResult]:
-        """The mutants of `combination` that are caught. Of any other nothing is said."""
+        """The mutants of `combination` that are caught. The others remain undecided."""
         started = time.monotonic()
         try:
             output = self._run(
@@ -94,7 +94,7 @@ class MutantRuns:
                 deadlock=False,
                 go_on=True,
             )
-        except (RunError, SpecError):  # what is wrong with one of them, it says when that one is asked alone
+        except (RunError, SpecError):  # the faulty one is reported when it is checked alone
             return {}
         seconds = time.monotonic() - started
         caught = combination.caught(output)
@@ -105,7 +105,7 @@ class MutantRuns:
         }
 
     def _as_asked(self, mutant: Mutant) -> Mutant:
-        """The mutant with the constants that it came with."""
+        """The mutant with its original constants."""
         return next(original for original in self._specs.mutants if original.name == mutant.name)
 
     def _each(self, mutants: Iterable[Mutant]) -> dict[str, MutantResult]:
@@ -116,7 +116,7 @@ class MutantRuns:
         return found
 
     def _alone(self, mutant: Mutant) -> MutantResult:
-        """Ask for the property that it should break, and where that holds for all others."""
+        """Check the property that it should break; if that holds, check all others."""
         started = time.monotonic()
         model = self._specs.model(mutant.model)
         files = mutant.apply(self._specs.files)

@@ -1,4 +1,4 @@
-"""The results of a check as text for a terminal and as plain data for `--json`; nothing here prints."""
+"""The results of a check as text for a terminal and as data for `--json`. Nothing here prints."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TABLE = "simple"
 
 
 def report(result: CheckResult) -> str:
-    """The whole result: the models, each property, what went wrong, the mutants, and a last line that sums up."""
+    """The whole result: models, properties, surprises, mutants, and a summary line."""
     parts = [models_table(result), properties_table(result)]
     if result.gaps is not None:
         parts.append(actions_table(result))
@@ -34,7 +34,7 @@ def report(result: CheckResult) -> str:
 
 
 def models_table(result: CheckResult) -> str:
-    """A line for each model: what TLC had to search, and whether it said what the manifest expects."""
+    """One line a model: the size of the search, and whether the result is as expected."""
     return tabulate(
         [
             (
@@ -53,7 +53,7 @@ def models_table(result: CheckResult) -> str:
 
 
 def properties_table(result: CheckResult) -> str:
-    """A line for each property that must hold: the verdict over all models that ask for it."""
+    """One line a property that must hold: the verdict over all models that check it."""
     asked: dict[str, list[tuple[str, Verdict]]] = {}
     for model in result.models:
         if model.model.must_hold:
@@ -67,7 +67,7 @@ def properties_table(result: CheckResult) -> str:
 
 
 def actions_table(result: CheckResult) -> str:
-    """A line for each action of the specs: how often it was taken, over all models that count it."""
+    """One line an action: how often it was taken, over all models with coverage."""
     taken: dict[tuple[str, str], int] = {}
     for model in result.models:
         for action in model.coverage:
@@ -97,7 +97,7 @@ def _as_expected(model: Model) -> str:
 
 
 def surprise(result: ModelResult) -> str:
-    """What a model did that it should not have done, and how."""
+    """A model's unexpected result, with its counterexample."""
     head = f"{result.model.name}: {'; '.join(result.surprises)}"
     if result.counterexample is None:
         return head
@@ -105,7 +105,7 @@ def surprise(result: ModelResult) -> str:
 
 
 def counterexample(found: Counterexample) -> str:
-    """The behaviour as a numbered list, each step with only what it changed."""
+    """The behaviour as a numbered list; each step shows only what it changed."""
     lines = []
     for step, before in _steps(found):
         if before is None:
@@ -134,7 +134,7 @@ def gaps(found: Iterable[Gap]) -> str:
     """The parts of the spec that no model reached."""
     return "\n".join(
         [
-            "Never reached, so nothing was checked of it:",
+            "Never reached, so not checked:",
             *(
                 f"  {gap.action}: "
                 + (
@@ -149,12 +149,12 @@ def gaps(found: Iterable[Gap]) -> str:
 
 
 def place(location: Location) -> str:
-    """As an editor takes it."""
+    """The location in the form that editors accept."""
     return f"{location.module}.tla:{location.line}:{location.column}"
 
 
 def mutants_table(results: Iterable[MutantResult]) -> str:
-    """A line for each mutant: the property that names its fault, and after how many steps it fails."""
+    """One line a mutant: the property that caught it, and the length of the counterexample."""
     return tabulate(
         [
             (
@@ -173,7 +173,7 @@ def mutants_table(results: Iterable[MutantResult]) -> str:
 
 
 def summary(result: CheckResult) -> str:
-    """One line: whether all is well, and by what it was checked."""
+    """One line: whether all is as expected, TLC's version and the time."""
     alive = [mutant.mutant.name for mutant in result.mutants if not mutant.killed and not mutant.error]
     faults = [model.model.name for model in result.models if model.surprises]
     what = "; ".join(
@@ -182,7 +182,7 @@ def summary(result: CheckResult) -> str:
             f"not as expected: {', '.join(faults)}" if faults else "",
             f"{len(result.gaps)} parts never reached" if result.gaps else "",
             f"survived: {', '.join(alive)}" if alive else "",
-            f"{len(result.errors)} without an answer" if result.errors else "",
+            f"{len(result.errors)} without a result" if result.errors else "",
         )
         if text
     )
@@ -194,7 +194,7 @@ def summary(result: CheckResult) -> str:
 
 
 def progress_line(progress: Progress) -> str:
-    """One line for a run that is under way, with how many models and mutants have their answer."""
+    """One line for a run in progress."""
     counts = progress.counts
     return (
         f"{progress.done} of {progress.total}; {progress.name}: {counts.distinct} distinct states, "
@@ -203,7 +203,7 @@ def progress_line(progress: Progress) -> str:
 
 
 def as_data(result: CheckResult) -> dict[str, Any]:
-    """The whole result as JSON can say it."""
+    """The whole result as JSON-compatible data."""
     return {
         "ok": result.ok,
         "spec": result.spec,
@@ -248,7 +248,7 @@ def _model_data(result: ModelResult) -> dict[str, Any]:
 
 
 def _taken(coverage: Iterable[ActionCoverage]) -> dict[str, int]:
-    """How often each action was taken; TLC lists one that is written in several disjuncts several times."""
+    """How often each action was taken, summed over the disjuncts that TLC lists apart."""
     taken: dict[str, int] = {}
     for action in coverage:
         taken[action.name] = taken.get(action.name, 0) + action.taken

@@ -1,7 +1,7 @@
-"""TLC as a subprocess: found, run in a directory of its own under limits, and read as it goes.
+"""Run TLC as a subprocess in its own temporary directory, under limits.
 
-TLC is given a copy of the specs, so that it never writes beside them, and a process group of its own, so
-that nothing of it outlives the call.
+TLC gets a copy of the specs, so it never writes beside them, and its own process group, so nothing of it outlives the
+call.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from engine.spec.errors import (
 from engine.spec.java import INSTALL_JAR, INSTALL_JAVA, Jar
 from engine.spec.tool_output import Counts, Output, OutputReader, messages
 
-#: Small models are over before the JVM's optimizing compiler would pay. Numbers and dates must not be
-#: printed in the user's language.
+#: Small models finish before the JVM's optimizing compiler pays off. The locale is fixed, so that numbers and dates are
+#: printed in one format.
 _JVM_OPTIONS = (
     "-XX:+UseSerialGC",
     "-XX:+ExitOnOutOfMemoryError",
@@ -42,15 +42,15 @@ _JVM_OPTIONS = (
     "-Dfile.encoding=UTF-8",
 )
 _QUICK = ("-XX:TieredStopAtLevel=1",)
-#: The optimizing compiler spends half the time on TLC when it inlines less, and the search is as fast.
+#: Less inlining halves the optimizing compiler's time, at the same speed of search.
 _LONG = ("-XX:FreqInlineSize=120", "-XX:MaxInlineLevel=9")
-#: MiB of heap to begin with: small models are then over before the first collections.
+#: Initial heap in MiB: small models finish before the first garbage collection.
 _FIRST_HEAP = 256
-#: Java 11 knows nothing of archives of loaded classes, which Java 13 added.
+#: Java 13 added archives of loaded classes (JEP 350); Java 11 must ignore the option.
 _WITH_ARCHIVE = ("-XX:+IgnoreUnrecognizedVMOptions", "-Xlog:disable", "-Xlog:all=off:stderr")
 #: HotSpot's exit status under ExitOnOutOfMemoryError.
 _EXIT_OUT_OF_MEMORY = 3
-#: How often progress is told, in seconds, whether TLC says something or not.
+#: Seconds between two progress reports.
 _TICK = 0.5
 
 _AT = re.compile(r"\bline (\d+), col(?:umn)? (\d+)(?: to line \d+, col \d+ of module (\w+))?")
@@ -60,7 +60,7 @@ _FATAL_IN = re.compile(r"\bfile (\S+?)(?:\.tla)?$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one run of TLC may use: `memory` in MiB of Java heap, `seconds` of wall-clock time."""
+    """Limits of one run of TLC: `memory` in MiB of Java heap, `seconds` of wall-clock time."""
 
     memory: int = 1024
     seconds: float = 600.0
@@ -68,7 +68,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run of TLC has come; `elapsed` in seconds. Of `total` models and mutants `done` have their answer."""
+    """Progress of a run of TLC: `elapsed` in seconds; `done` of `total` models and mutants are finished."""
 
     name: str
     counts: Counts
@@ -79,10 +79,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Tlc:
-    """A way to run TLC. `workers` is its number of threads; more than one makes its search order vary.
+    """How to run TLC. `workers`: number of threads; with more than one the search order varies.
 
-    `archive` is a file of TLC's classes as one JVM had loaded them: another then starts with half the work. It is
-    written by `Tlc.run` with `keep_classes`; where it is not there or not of this Java, Java starts without it.
+    `archive`: a file with TLC's loaded classes (AppCDS), which halves the start-up work. `Tlc.run` writes it with
+    `keep_classes`. Java ignores a file that is missing or of another Java.
     """
 
     java: str
@@ -107,12 +107,12 @@ class Tlc:
         progress: Callable[[Progress], None] | None = None,
         cancelled: threading.Event | None = None,
     ) -> Output:
-        """Check `module` of `files` (name to text) under the model configuration `config`, a text.
+        """Check `module` of `files` (name to text) under the model configuration `config` (text).
 
-        `name` names the run in errors and progress. `quick` suits a search of a few seconds. With `graph`
-        the state graph is written to that file, in Graphviz's language with action names. `deadlock`: whether
-        one is a violation, at which TLC stops. `go_on`: search on after a violation, and report each.
-        Raises `CheckError`: a property that does not hold is in the output, not an error.
+        `name`: of the run, in errors and progress. `quick`: use JVM options for a search of a few seconds. `graph`:
+        file for the state graph, in Graphviz's language with action names. `deadlock`: whether a deadlock is a
+        violation. `go_on`: search on after a violation, and report each. Raises `CheckError`; a violated property is in
+        the output, not an error.
         """
         with _temporary_directory() as directory:
             for file, text in files.items():
@@ -134,7 +134,7 @@ class Tlc:
                 str(self.workers),
                 *(("-coverage", "1") if coverage else ()),
                 *(("-dump", "dot,actionlabels", "graph") if graph else ()),
-                *(() if deadlock else ("-deadlock",)),  # its name says what it turns off
+                *(() if deadlock else ("-deadlock",)),  # the option turns the check off
                 *(("-continue",) if go_on else ()),
                 "-metadir",
                 os.path.join(directory, "states"),
@@ -156,7 +156,7 @@ class Tlc:
         return (*_WITH_ARCHIVE, f"-XX:{option}={self.archive}")
 
     def syntax_tree(self, files: Mapping[str, str], module: str) -> str:
-        """The XML that SANY's exporter writes of `module` and what it extends. Raises `CheckError`."""
+        """The XML output of SANY's exporter for `module` and its EXTENDS. Raises `CheckError`."""
         with _temporary_directory() as directory:
             for file, text in files.items():
                 _write(os.path.join(directory, file), text)
@@ -194,7 +194,7 @@ class Tlc:
             raise TlcFailedError(
                 f"SANY does not read {module}.tla: {_first_line(ran.stderr.splitlines())}",
                 reason=Reason.PROGRAM_FAILED,
-                hint="run the check for the place",
+                hint="run engine check, which gives the location",
             )
         return ran.stdout
 
@@ -217,7 +217,7 @@ def _temporary_directory() -> Iterator[str]:
 
 
 class _Running:
-    """A TLC process and its group; leaving the context ends whatever is left of it."""
+    """A TLC process and its process group; leaving the context kills what is left of it."""
 
     def __init__(
         self,
@@ -261,7 +261,7 @@ class _Running:
         return self._process.wait()
 
     def read(self) -> Output:
-        """Read to the end of TLC's output."""
+        """Read TLC's output to its end."""
         if self._process.stdout is not None:
             for message in messages(self._process.stdout):
                 self._reader.take(message)
@@ -291,7 +291,7 @@ class _Running:
 
 
 def _judge(output: Output, running: _Running, name: str, tlc: Tlc) -> None:
-    """Raise what kept TLC from an answer, if something did."""
+    """Raise if TLC gave no result."""
     if running.was_cancelled:
         raise CheckError(f"{name}: stopped", reason=Reason.STOPPED, hint="run it again")
     if running.timed_out:
@@ -322,7 +322,7 @@ def _judge(output: Output, running: _Running, name: str, tlc: Tlc) -> None:
         raise TlcFailedError(
             f"{name}: java was ended by signal {-running.returncode}",
             reason=Reason.PROGRAM_FAILED,
-            hint="see the system's log for who ended it; where memory ran out, give less of it with --memory",
+            hint="see the system log for the cause; if the machine ran out of memory, lower --memory",
         )
     if not output.version:
         raise JarError(
@@ -340,13 +340,13 @@ def _judge(output: Output, running: _Running, name: str, tlc: Tlc) -> None:
 
 
 def _spec_error(output: Output, name: str) -> SpecError:
-    """Where SANY stopped: the first place it names, in the module it names or was parsing."""
+    """Where SANY stopped: the first location it names, in the module it names or was parsing."""
     complaints = _COMPLAINT.split("\n".join(output.loose))[1:]
     complaint = next((text for text in complaints if _AT.search(text)), complaints[-1] if complaints else "")
     at = _AT.search(complaint)
     fatal = _FATAL_IN.search(complaint)
     module = (at[3] if at else None) or (fatal[1] if fatal else None)
-    # Below what it says, SANY prints how it got there, or says the next thing.
+    # Below its message SANY prints a stack trace or the next message.
     told = complaint.partition("\nResidual stack trace")[0]
     if at and at[3]:
         told = _AT.split(told)[_AT.groups + 1]
@@ -365,4 +365,4 @@ def _one_line(text: str) -> str:
 
 
 def _first_line(said: Iterable[str]) -> str:
-    return next((line.strip() for line in said if line.strip()), "it said nothing")
+    return next((line.strip() for line in said if line.strip()), "no output")

@@ -1,7 +1,7 @@
-"""What TLC says with `-tool`, read into types: its message codes (tlc2/output/EC.java), never its English.
+"""Parse TLC's `-tool` output by message code (tlc2/output/EC.java), never by its English.
 
-From a message's text only names, numbers and source locations are taken, by position. So TLC 2.15 reads the
-same as the later 1.7 and 1.8 releases, whose sentences differ.
+From a message's text only names, numbers and source locations are taken, by position. So TLC 2.15 and the later 1.7 and
+1.8 releases, whose sentences differ, are parsed alike.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from engine.spec.values import Value, flatten, parse_state
 
 
 class Code(IntEnum):
-    """The message codes that are acted on; others are let pass unless they are errors."""
+    """The message codes that are handled; others are ignored unless they are errors."""
 
     GENERAL = 1000
     OUT_OF_MEMORY = 1001
@@ -60,7 +60,7 @@ class Code(IntEnum):
 
 
 class Severity(IntEnum):
-    """MP.java's message classes."""
+    """Message classes, from MP.java."""
 
     NONE = 0
     ERROR = 1
@@ -102,7 +102,7 @@ _WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message: `text` without its delimiters. `code` None is text that TLC printed outside of any."""
+    """One message: `text` without delimiters. `code` is None for text outside of any message."""
 
     code: int | None
     severity: int
@@ -111,7 +111,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A stretch of a module; lines and columns count from 1, the end is included."""
+    """A range of a module; lines and columns count from 1, the end is included."""
 
     module: str
     line: int
@@ -124,7 +124,7 @@ class Location:
 class Step:
     """One state of a counterexample and the action that led to it.
 
-    `changed` has, for the first step, nothing; for a later one each part that the action changed.
+    `changed`: each part that the action changed; empty for the first step.
     """
 
     number: int
@@ -136,7 +136,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Counterexample:
-    """A behaviour that breaks a property. It ends there, or goes `back_to` a step for ever, or `stutters`."""
+    """A behaviour that breaks a property. It ends, loops to step `back_to`, or `stutters`."""
 
     steps: tuple[Step, ...]
     back_to: int | None = None
@@ -145,7 +145,7 @@ class Counterexample:
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A property that does not hold. `text` is TLC's; `names` are the words in it, among them the property's."""
+    """A violated property. `text` is TLC's message; `names`: its words, which include the property's name."""
 
     code: int
     text: str
@@ -155,7 +155,7 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """How often TLC evaluated one expression of an action; `depth` is how deep it is nested."""
+    """How often TLC evaluated an expression of an action; `depth`: its nesting level."""
 
     location: Location
     depth: int
@@ -164,7 +164,7 @@ class Expression:
 
 @dataclass(frozen=True, slots=True)
 class ActionCoverage:
-    """How often an action was taken, how many new states it found, and each of its expressions in order."""
+    """How often an action was taken, the number of new states it found, and its expressions in order."""
 
     name: str
     location: Location
@@ -175,7 +175,7 @@ class ActionCoverage:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """The size of the search so far: states generated, distinct ones, and those still to be explored."""
+    """The size of the search so far: states generated, distinct states, states in the queue."""
 
     generated: int = 0
     distinct: int = 0
@@ -184,7 +184,7 @@ class Counts:
 
 @dataclass(slots=True)
 class Output:
-    """Everything that one run of TLC said, as far as it is understood."""
+    """The parsed output of one run of TLC."""
 
     version: str = ""
     succeeded: bool = False
@@ -201,9 +201,9 @@ class Output:
 
 
 def messages(lines: Iterable[str]) -> Iterator[Message]:
-    """Split TLC's output, line by line, into messages; nested ones come out before the one they stand in.
+    """Split TLC's output lines into messages; a nested message precedes the one that contains it.
 
-    A message that the output ends in is text of no message: half a state is not a state.
+    A message that is cut off at the end of the output is returned as text without a code.
     """
     open_messages: list[tuple[int, int, list[str]]] = []
     for line in lines:
@@ -229,7 +229,7 @@ def messages(lines: Iterable[str]) -> Iterator[Message]:
 
 
 class OutputReader:
-    """Takes messages as they come; `output` is what they amount to so far."""
+    """Takes messages one by one; `output` is the result so far."""
 
     def __init__(self) -> None:
         self.output = Output()
@@ -313,9 +313,7 @@ class OutputReader:
         if self._violation is None:
             return
         message = self._violation
-        if (
-            not self._steps and "\n/\\ " in message.text
-        ):  # violated by an initial state, which is in the message
+        if not self._steps and "\n/\\ " in message.text:  # an initial state: it is in the message itself
             state = parse_state(message.text.partition("\n")[2])
             self._steps.append(Step(number=1, action="", location=None, state=state, changed={}))
         self.output.violations.append(
@@ -331,7 +329,7 @@ class OutputReader:
         self._violation, self._steps, self._back_to, self._stutters = None, [], None, False
 
     def _take_coverage(self, code: int, text: str) -> bool:
-        """Read one line of the coverage report: whether `code` is one."""
+        """Parse one line of the coverage report; False if `code` is not one."""
         if code == Code.COVERAGE_START:
             self._coverage, self._section, self._expressions = [], None, []
         elif code in _COVERAGE_SECTIONS:
@@ -357,7 +355,7 @@ class OutputReader:
 
 
 def read(lines: Iterable[str]) -> Output:
-    """Everything that is in the complete output `lines`."""
+    """Parse the complete output `lines`."""
     reader = OutputReader()
     for message in messages(lines):
         reader.take(message)
@@ -365,7 +363,7 @@ def read(lines: Iterable[str]) -> Output:
 
 
 def read_counts(text: str) -> Counts:
-    """The last three numbers outside of parentheses: states generated, distinct states, states left."""
+    """The last three numbers outside parentheses: states generated, distinct states, states in the queue."""
     generated, distinct, queue = _numbers(re.sub(r"\([^)]*\)", "", text))[-3:]
     return Counts(generated, distinct, queue)
 

@@ -1,6 +1,6 @@
-"""The values that TLC prints, read back: in counterexamples and in the labels of a state graph.
+"""Parse the values that TLC prints in counterexamples and in the labels of a state graph.
 
-Only what TLC prints is understood (Specifying Systems, section 14.2.3), not TLA+ expressions.
+Only TLC's output format is parsed (Specifying Systems, section 14.2.3), not TLA+ expressions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class ModelValue:
     name: str
 
 
-#: A set is a frozenset of its elements as TLC prints them; functions and records are mappings.
+#: A set is a frozenset of its elements' text; functions and records are mappings.
 Value = int | bool | str | ModelValue | tuple["Value", ...] | frozenset[str] | Mapping[str, "Value"]
 
 _TOKEN = re.compile(
@@ -33,9 +33,9 @@ _CONJUNCT = re.compile(r"^(?:/\\ )?(\w+) = ", re.MULTILINE)
 
 
 def parse_state(text: str) -> dict[str, Value]:
-    r"""The variables of a state, printed as `/\ x = 1` a line (a value may go on over several).
+    r"""Parse the variables of a state, printed as `/\ x = 1` a line (a value may span several).
 
-    Raises `ValueError` when it is not one.
+    Raises `ValueError` if `text` is not a state.
     """
     found = list(_CONJUNCT.finditer(text))
     if not found or text[: found[0].start()].strip():
@@ -45,7 +45,7 @@ def parse_state(text: str) -> dict[str, Value]:
 
 
 def parse_value(text: str) -> Value:
-    """One value as TLC prints it. Raises `ValueError`."""
+    """Parse one value. Raises `ValueError`."""
     reader = _Reader(text)
     value = reader.value()
     if not reader.at_end():
@@ -76,7 +76,7 @@ def format_value(value: Value) -> str:
 
 
 def flatten(state: Mapping[str, Value]) -> dict[str, Value]:
-    """Each scalar part of `state` under its own name: `state[r1]`, `option[r1].rootless`, `path`."""
+    """The scalar parts of `state` by path: `state[r1]`, `option[r1].rootless`, `path`."""
     flat: dict[str, Value] = {}
     for name, value in state.items():
         _flatten_into(flat, name, value)
@@ -92,7 +92,7 @@ def _flatten_into(flat: dict[str, Value], name: str, value: Value) -> None:
 
 
 class Function(dict[str, "Value"]):
-    """A function by its points (`r1 :> 1 @@ r2 :> 2`), as opposed to a record (`[a |-> 1]`)."""
+    """A function, printed by its points (`r1 :> 1 @@ r2 :> 2`); a record is printed `[a |-> 1]`."""
 
 
 class _Reader:

@@ -1,4 +1,4 @@
-"""What TLC's output means for each property that was asked for, and for the figures in the manifest."""
+"""Turn TLC's output into a verdict on each property, and compare the figures with the manifest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEADLOCK = "no deadlock"
 
 
 class Verdict(StrEnum):
-    """What TLC found out about a property; it stops at the first one that does not hold."""
+    """TLC's verdict on a property. TLC stops at the first violation; the rest stay undecided."""
 
     HOLDS = "holds"
     VIOLATED = "violated"
@@ -26,9 +26,9 @@ class Verdict(StrEnum):
 def name_violation(
     configuration: Configuration, output: Output, run: Callable[[Configuration], Output]
 ) -> str | None:
-    """The property of `configuration` that `output` says is violated, or None when none is.
+    """The violated property of `configuration`, or None.
 
-    TLC 2.15 does not name temporal properties, nor parts of another module; then `run` asks for each alone.
+    TLC 2.15 does not name temporal properties, nor parts of another module; then `run` checks each alone.
     """
     if not output.violations:
         return None
@@ -38,19 +38,19 @@ def name_violation(
     for name in configuration.names:
         if name in violation.names:
             return name
-    # In our models the ones that TLC does not name come last.
+    # In our models the properties that TLC does not name come last.
     for name in reversed(configuration.properties):
         if run(configuration.only([name])).violations:
             return name
     raise TlcFailedError(
-        f"TLC found a fault that belongs to no property: {violation.text}",
+        f"TLC found a violation of an unknown property: {violation.text}",
         reason=Reason.PROGRAM_FAILED,
         hint="correct the spec",
     )
 
 
 def verdicts(configuration: Configuration, violated: str | None) -> dict[str, Verdict]:
-    """The verdict on each property, where TLC stopped at the one that is `violated`, or at none."""
+    """The verdict on each property; `violated` is the one at which TLC stopped, if any."""
     names = (*configuration.names, DEADLOCK)
     if violated is None:
         return dict.fromkeys(names, Verdict.HOLDS)
@@ -58,10 +58,10 @@ def verdicts(configuration: Configuration, violated: str | None) -> dict[str, Ve
 
 
 def surprises(model: Model, output: Output, violated: str | None) -> Iterable[str]:
-    """What TLC said of `model` that the manifest does not expect."""
+    """Differences between TLC's result and the manifest."""
     if violated != model.violates:
         if violated is None:
-            yield f"{model.violates} holds, and should not"
+            yield f"{model.violates} holds, but should be violated"
         else:
             yield f"{violated} is violated"
         return
@@ -69,11 +69,11 @@ def surprises(model: Model, output: Output, violated: str | None) -> Iterable[st
 
 
 def figures(model: Model, output: Output) -> Iterable[str]:
-    """How the size of the search differs from what the manifest says it is."""
+    """Differences between the size of the search and the manifest's figures."""
     for what, expected, found in (
         ("distinct states", model.distinct, output.counts.distinct),
         ("states", model.total, output.counts.generated),
         ("depth", model.depth, output.depth),
     ):
         if expected is not None and expected != found:
-            yield f"{found} {what}, where the manifest has {expected}"
+            yield f"{found} {what}, the manifest says {expected}"
