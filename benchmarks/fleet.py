@@ -22,7 +22,7 @@ from benchmarks.fleet_engine import resident
 from benchmarks.pages import FLEET, FLEET_PAGE, fleet_page
 from benchmarks.sampling import machine
 from engine.lifecycle.resolve import TRUSTED_PATHS
-from tests.conformance_traces import Story
+from tests.support.stories import Story
 
 ROOT = Path(__file__).parents[1]
 #: Of a thousand runs; the others are handed off.

@@ -29,8 +29,8 @@ from benchmarks.sampling import Contender, at_once, in_turn, machine, new_id, pe
 from engine.lifecycle.resolve import TRUSTED_PATHS
 from engine.options import ExecPolicy
 from engine.state.container import component
-from tests.integration.harness import Caller, unprivileged_user, waiting_program, whoever_runs_the_suite
 from tests.support.bundles import NAMESPACES, PROC, write_config
+from tests.support.harness import Caller, unprivileged_user, waiting_program, whoever_runs_the_suite
 from tools.make_rootfs import main as make_rootfs
 
 NETWORK = ("--network", "none")

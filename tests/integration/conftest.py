@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import (
+from tests.support.harness import (
     PATIENCE,
     Caller,
     Engine,

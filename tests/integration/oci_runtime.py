@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.verify.trace_check import verify
-from tests.integration.harness import Engine, Finished, cgroups_of, executable, processes_about, wait_for
+from tests.support.harness import Engine, Finished, cgroups_of, executable, processes_about, wait_for
 
 #: Run in the place of `python -m engine.oci`: it kills its process when that is about to change something for the
 #: nth time: a file or directory, or which processes there are. `sys.addaudithook` is told of each.

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.integration.harness import wait_for
 from tests.integration.oci_runtime import Oci
+from tests.support.harness import wait_for
 
 SCRIPT = "trap : USR1; while :; do echo tick; sleep 0.05; done"
 #: Seconds in which something that goes on has said so.

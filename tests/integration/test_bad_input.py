@@ -15,7 +15,7 @@ import pytest
 
 from engine.errors import Reason, UsageError
 from engine.options import RunOptions
-from tests.integration.harness import Engine, listing
+from tests.support.harness import Engine, listing
 from tests.support.refusals import refuses
 
 USAGE = 2

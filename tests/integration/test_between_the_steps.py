@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import Engine, executable, read_trace, status_of, wait_for
+from tests.support.harness import Engine, executable, read_trace, status_of, wait_for
 
 #: The size of a runsc, in bytes, whose copying takes long enough to step in: the real one and a hole behind it.
 SLOW = 192 << 20

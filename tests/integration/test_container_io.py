@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import PATIENCE, Engine, Finished, processes_about, wait_for
+from tests.support.harness import PATIENCE, Engine, Finished, processes_about, wait_for
 
 
 @pytest.mark.parametrize("code", [0, 1, 42])

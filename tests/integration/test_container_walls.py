@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import Engine, listing
+from tests.support.harness import Engine, listing
 
 
 def test_a_read_only_root_cannot_be_written(engine: Engine, platform: str) -> None:

@@ -18,7 +18,7 @@ from engine.linux import seccomp
 from engine.linux.namespaces import sysctl
 from engine.traces.move import Strength
 from tests.integration.attempts import ATTEMPTS
-from tests.integration.harness import WARNING, Engine, status_of
+from tests.support.harness import WARNING, Engine, status_of
 from tools.busybox import static_busybox
 
 ROOT = Path(__file__).resolve().parents[2]

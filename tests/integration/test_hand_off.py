@@ -16,7 +16,7 @@ import pytest
 from engine.lifecycle.resolve import TRUSTED_PATHS
 from engine.options import MAX_CONTAINER_ID
 from engine.state.container import component
-from tests.integration.harness import (
+from tests.support.harness import (
     Engine,
     argv,
     descriptors,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import Reason
-from tests.integration.harness import (
+from tests.support.harness import (
     PATIENCE,
     Engine,
     cgroups_of,

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from engine.state.store import STORE
-from tests.integration.harness import PATIENCE, Engine, executable, processes_about, wait_for
 from tests.integration.oci_runtime import Oci, kill
+from tests.support.harness import PATIENCE, Engine, executable, processes_about, wait_for
 
 FOREVER = "while :; do sleep 1000; done"
 #: How many containers are created and deleted at once, and in all. ENGINE_TEST_CHURN is for more.

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import Engine
 from tests.integration.oci_runtime import Oci
 from tests.integration.oci_subject import VERBS, Subject, Trial
+from tests.support.harness import Engine
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "oci-runtime.md"

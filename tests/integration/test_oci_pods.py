@@ -15,8 +15,8 @@ from engine.errors import Reason
 from engine.state.gc import collect
 from engine.state.store import STORE
 from engine.verify.trace_check import verify
-from tests.integration.harness import Engine, wait_for
 from tests.integration.oci_runtime import Oci
+from tests.support.harness import Engine, wait_for
 
 FOREVER = "while :; do sleep 1000; done"
 CONTAINERD = ("io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id")

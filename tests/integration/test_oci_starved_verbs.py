@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import Engine
 from tests.integration.oci_runtime import Oci
 from tests.integration.oci_subject import VERBS, Trial
+from tests.support.harness import Engine
 
 #: Where a verb that is done leaves the container; any other leaves it where it was.
 DONE = {"start": "running", "pause": "paused", "resume": "running"}

@@ -14,8 +14,8 @@ import pytest
 from engine.errors import Reason
 from engine.oci.network import ANNOTATION, settle
 from engine.verify.trace_check import Verdict, verify
-from tests.integration.harness import Engine, executable, read_trace, wait_for
 from tests.integration.oci_runtime import Oci
+from tests.support.harness import Engine, executable, read_trace, wait_for
 
 FOREVER = "while :; do sleep 1000; done"
 

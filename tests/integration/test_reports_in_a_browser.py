@@ -17,8 +17,8 @@ from engine.audit.fleet import fleet_page, traces_in
 from engine.audit.model_check import load
 from engine.audit.report import run_page
 from engine.verify.signature import Signers, sign
-from tests.audit_traces import HOSTILE, check_result, poisoned_trace, rewritten
-from tests.conformance_traces import Story
+from tests.support.report_traces import HOSTILE, check_result, poisoned_trace, rewritten
+from tests.support.stories import Story
 from tests.unit.test_signature import new_key
 
 #: How many runs the large fleet has.

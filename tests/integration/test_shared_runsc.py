@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.linux.regular_files import Identity
-from tests.integration.harness import Engine, processes_about, wait_for
+from tests.support.harness import Engine, processes_about, wait_for
 
 
 def kept(engine: Engine) -> Path:

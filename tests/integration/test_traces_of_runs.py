@@ -17,7 +17,7 @@ import pytest
 import engine as package
 from engine.errors import Reason
 from engine.lifecycle.spec_files import specs_directory
-from tests.integration.harness import REFUSED, WARNING, Engine, listing, read_trace, waiting_program
+from tests.support.harness import REFUSED, WARNING, Engine, listing, read_trace, waiting_program
 
 KEYS = {"seq", "time", "container", "previous", "state", "trigger", "next", "facts", "error"}
 

@@ -22,8 +22,8 @@ from engine.spec.tlc import Tlc
 from engine.spec.values import parse_state
 from engine.traces.move import PolicyOutcome, State, Trigger
 from engine.verify.trace_check import Verdict, verify
-from tests.conformance_traces import Story, as_they_are, mutate, save
 from tests.support.refusals import refuses
+from tests.support.stories import Story, as_they_are, mutate, save
 from tools.compile import compile_graph, lifecycle_graph, stale, write_spec_graph
 from tools.conformance import comparison
 from tools.conformance.comparison import adversary_graph, compare

@@ -7,6 +7,7 @@ as the code has it. One test, in tests/unit/test_refusals.py, compares.
 from __future__ import annotations
 
 import ast
+import os
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -23,7 +24,8 @@ Error = TypeVar("Error", bound=EngineError)
 def refuses(kind: type[Error], reason: str, *facts: object) -> _Refuses[Error]:
     """As `pytest.raises`: the block must be refused by a `kind` for this reason, in a line that names the `facts`.
 
-    A fact is something from outside that the user must see: a path, a number, what the kernel said.
+    The refusal must leave no new descriptor open. A fact is something from outside that the user must see: a path, a
+    number, what the kernel said.
     """
     return _Refuses(pytest.raises(kind), reason, facts)
 
@@ -37,13 +39,20 @@ class _Refuses(Generic[Error]):
     def __enter__(self) -> pytest.ExceptionInfo[Error]:
         caught: pytest.ExceptionInfo[Error] = self._raises.__enter__()
         self._caught = caught
+        self._before = open_descriptors()
         return caught
 
     def __exit__(self, *how: object) -> bool:
         if not self._raises.__exit__(*how):
             return False
         check(self._caught.value, self._reason, *self._facts)
+        assert open_descriptors() <= self._before, "a refusal left a descriptor open"
         return True
+
+
+def open_descriptors() -> set[str]:
+    """The numbers of this process's open descriptors."""
+    return set(os.listdir("/proc/self/fd"))
 
 
 def check(error: EngineError, reason: str, *facts: object) -> None:

@@ -24,7 +24,7 @@ from engine.errors import BundleError, Reason
 from engine.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
 from engine.traces.writer import bundle_facts
 from tests.support.bundles import base_config, make_bundle, write_config
-from tests.support.refusals import refuses
+from tests.support.refusals import open_descriptors, refuses
 
 
 @pytest.fixture(autouse=True)
@@ -46,15 +46,9 @@ def place(private: Path) -> Path:
 
 
 def refused(place: Path | str, reason: str, *facts: object) -> BundleError:
-    before = open_descriptors()
     with refuses(BundleError, reason, *facts) as caught:
         open_bundle(str(place))
-    assert open_descriptors() == before, "a refusal left a descriptor open"
     return caught.value
-
-
-def open_descriptors() -> set[str]:
-    return set(os.listdir("/proc/self/fd"))
 
 
 def identity(path: Path) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import pytest
 
 from engine.linux import child as module
 from engine.linux.child import Child, ask_child
-from tests.unit.forked import failure, in_a_child
+from tests.support.forked import failure, in_a_child
 
 pytestmark = pytest.mark.usefixtures("no_child_left", "no_descriptor_left")
 NO_ANSWER = errno.EIO, "it ended without an answer", "a child process"

@@ -28,9 +28,9 @@ from engine.lifecycle.spec_graph import (
 )
 from engine.options import RunOptions
 from engine.traces.move import Move, State, Trigger
-from tests.conformance_traces import STEPS, Established, KernelRefusesError, Story, read
 from tests.support.bundles import make_bundle
 from tests.support.refusals import check, refuses
+from tests.support.stories import STEPS, Established, KernelRefusesError, Story, read
 
 ROOT = Path(__file__).parents[2]
 GRAPH = "engine/lifecycle/spec_graph.json"

@@ -19,8 +19,8 @@ from engine.lifecycle.spec_graph import spec_graph
 from engine.traces.reader import BadLineError, read_header, read_record
 from engine.verify.trace_check import TraceResult, Verdict, verify
 from engine.verify.trace_file import MAX_LINE
-from tests.conformance_traces import Line, Story, as_they_are, save, written
 from tests.support.bundles import make_bundle
+from tests.support.stories import Line, Story, as_they_are, save, written
 
 Edit = Callable[[list[Line]], object]
 

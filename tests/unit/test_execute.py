@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from engine.runsc.execute import SignalGuard, become_runsc, keep_only_descriptors
-from tests.unit.forked import failure
+from tests.support.forked import failure
 
 
 def test_only_the_three_standard_descriptors_and_the_kept_one_survive_execve(tmp_path: Path) -> None:

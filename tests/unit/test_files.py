@@ -18,10 +18,7 @@ from engine.lifecycle.stage import stage
 from engine.lifecycle.validate import validate
 from engine.options import Platform
 from tests.support.bundles import make_bundle
-
-
-def _open_descriptors() -> set[str]:
-    return set(os.listdir("/proc/self/fd"))
+from tests.support.refusals import open_descriptors
 
 
 def _validate(binary: Path) -> None:
@@ -53,7 +50,7 @@ def test_a_failing_fstat_leaves_no_descriptor_open(
     act: Callable[[Path], None], binary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each fstat(2) that `act` makes fails once."""
-    real, before = os.fstat, _open_descriptors()
+    real, before = os.fstat, open_descriptors()
     nth, made = 0, 0
 
     def fstat(descriptor: int) -> os.stat_result:
@@ -68,5 +65,5 @@ def test_a_failing_fstat_leaves_no_descriptor_open(
         with monkeypatch.context() as failing, contextlib.suppress(EngineError, OSError):
             failing.setattr("os.fstat", fstat)
             act(binary)
-        assert _open_descriptors() == before, f"fstat number {nth}"
+        assert open_descriptors() == before, f"fstat number {nth}"
     assert nth > 4

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance_traces import Story
+from tests.support.stories import Story
 
 ROOT = Path(__file__).parents[2]
 

@@ -20,8 +20,8 @@ from engine.linux.locked_mounts import Tree, UnusableError, confine, explain, pr
 from engine.linux.mounts import MountFlag, clear_flags
 from engine.linux.namespaces import IdMaps, Range, possible_maps
 from engine.linux.syscall import MOUNT_SETATTR, MOVE_MOUNT, OPEN_TREE, library_call
-from tests.unit.forked import become_ordinary, can_run, failure, in_a_child
-from tests.unit.old_kernel import forget, skip_if_it_cannot_be_made
+from tests.support.forked import become_ordinary, can_run, failure, in_a_child
+from tests.support.old_kernel import forget, skip_if_it_cannot_be_made
 
 SINGLE = IdMaps((Range(0, 1000, 1),), (Range(0, 1000, 1),), "single")
 MANY = IdMaps((Range(0, 0, 10),), (Range(0, 0, 10),), "all")

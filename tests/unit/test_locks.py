@@ -17,7 +17,7 @@ import pytest
 
 from engine.linux import locks
 from engine.linux.locks import has_lease, lock, take_lease
-from tests.unit.forked import failure
+from tests.support.forked import failure
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from engine.linux.mounts import (
     set_flags_everywhere,
 )
 from engine.linux.syscall import library_call
-from tests.unit.forked import become_ordinary, failure, in_a_child
+from tests.support.forked import become_ordinary, failure, in_a_child
 
 FLAGS = MountFlag.NO_EXEC | MountFlag.NO_SUID
 CLOSE_ON_EXEC, EMPTY_PATH, RECURSIVE = os.O_CLOEXEC, 0x1000, 0x8000

@@ -18,7 +18,7 @@ from engine.linux import locked_mounts, namespaces
 from engine.linux.locked_mounts import UnusableError, explain
 from engine.linux.namespaces import IdMaps, Range, possible_maps, subordinate_ids
 from engine.linux.syscall import library_call
-from tests.unit.forked import become_ordinary, failure, in_a_child
+from tests.support.forked import become_ordinary, failure, in_a_child
 
 UID, GID = 4242, 4343
 SINGLE = IdMaps((Range(0, UID, 1),), (Range(0, GID, 1),), "single")

@@ -23,8 +23,8 @@ from engine.linux.locked_mounts import UnusableError
 from engine.linux.namespaces import IdMaps, Range
 from engine.options import ExecPolicy, RunOptions
 from engine.traces.move import PolicyOutcome, Strength
+from tests.support.forked import failure, in_a_child
 from tests.support.refusals import refuses
-from tests.unit.forked import failure, in_a_child
 
 SINGLE = IdMaps((Range(0, 1000, 1),), (Range(0, 1000, 1),), "single")
 

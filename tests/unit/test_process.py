@@ -16,7 +16,7 @@ import pytest
 
 from engine.linux import process
 from engine.linux.process import arguments, die_with_parent, end_all, end_group, executing, runs, started
-from tests.unit.forked import in_a_child
+from tests.support.forked import in_a_child
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 

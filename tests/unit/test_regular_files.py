@@ -26,7 +26,7 @@ from engine.linux.regular_files import (
     replace_own,
     write_all,
 )
-from tests.unit.forked import failure
+from tests.support.forked import failure
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_left")
 

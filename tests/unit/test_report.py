@@ -31,9 +31,9 @@ from engine.spec import render
 from engine.traces.move import Trigger
 from engine.verify.evidence import Outcome, ReportError, read
 from engine.verify.signature import Signers, sign
-from tests.audit_traces import HOSTILE, check_result, poisoned, poisoned_trace, rewritten
-from tests.conformance_traces import Line, Story
 from tests.support.refusals import refuses
+from tests.support.report_traces import HOSTILE, check_result, poisoned, poisoned_trace, rewritten
+from tests.support.stories import Line, Story
 from tests.unit.test_signature import new_key
 from tests.unit.test_tlc_render import GOOD
 

@@ -42,8 +42,9 @@ def test_the_pinned_file_is_asked_whatever_the_path_names_by_now(private: Path) 
 
 
 def test_a_binary_that_fails_is_an_error(private: Path) -> None:
+    failing = pinned(private, "test" if _prints_a_version("false") else "false")
     with refuses(RunscError, Reason.PROGRAM_FAILED):
-        version_of(pinned(private, "false") if not _prints_a_version("false") else pinned(private, "test"))
+        version_of(failing)
 
 
 def _prints_a_version(program: str) -> bool:

@@ -24,7 +24,7 @@ from engine.linux.syscall import (
     library_call,
     system_call,
 )
-from tests.unit.forked import failure, in_a_child
+from tests.support.forked import failure, in_a_child
 
 RDONLY, NOSUID, NODEV, NOEXEC, REMOUNT, BIND, MOVE, REC = 1, 2, 4, 8, 0x20, 0x1000, 0x2000, 0x4000
 UNBINDABLE, PRIVATE, SLAVE = 1 << 17, 1 << 18, 1 << 19

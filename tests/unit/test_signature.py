@@ -14,8 +14,8 @@ from engine.errors import Reason
 from engine.verify import signature, ssh_keygen
 from engine.verify.signature import NAMESPACE, Signers, Standing, look, sign, verify
 from engine.verify.ssh_keygen import SignatureError
-from tests.conformance_traces import Story
 from tests.support.refusals import refuses
+from tests.support.stories import Story
 
 WHO = "alice@example.org"
 

@@ -11,7 +11,7 @@ import pytest
 
 from engine.linux import syscall
 from engine.linux.syscall import OPENAT2, library_call, system_call
-from tests.unit.forked import failure
+from tests.support.forked import failure
 
 CLOSE_RANGE = 436
 AT_FDCWD = -100

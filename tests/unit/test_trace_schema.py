@@ -19,7 +19,7 @@ from engine.traces.move import FORMAT, Trigger
 from engine.traces.schema import ERRORS, FACTS, Error, Header, Record
 from engine.verify.evidence import Outcome, judge
 from engine.verify.trace_check import Verdict, verify
-from tests.conformance_traces import Story, save, written
+from tests.support.stories import Story, save, written
 from tools.trace_fields import PAGE, fields, page, reasons
 
 OLD = Path(__file__).parent / "traces_of_format_1"

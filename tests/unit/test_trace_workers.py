@@ -31,8 +31,8 @@ from engine.verify.signature import verify as verify_signed
 from engine.verify.trace_check import Verdict, verify
 from engine.verify.trace_file import MAX_LINE
 from engine.verify.workers import DaskCluster, Processes, ThisProcess, Workers, WorkersError
-from tests.conformance_traces import Story, mutate, save, written
 from tests.support.refusals import refuses
+from tests.support.stories import Story, mutate, save, written
 from tests.unit.test_signature import new_key
 
 MADE = re.compile(rb"on \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\.")

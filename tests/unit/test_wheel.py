@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance_traces import Story
 from tests.support.bundles import make_bundle
+from tests.support.stories import Story
 
 ROOT = Path(__file__).parents[2]
 

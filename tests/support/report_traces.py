@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.lifecycle.spec_files import spec_digest
-from tests.conformance_traces import Line, Story, read
+from tests.support.stories import Line, Story, read
 
 #: What has one of a few values, or a form of its own; every other text may be anything.
 _FIXED = frozenset(
