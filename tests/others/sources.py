@@ -61,11 +61,10 @@ def _unpacked(package: str, suite: str) -> Path:
     shutil.rmtree(work, ignore_errors=True)
     for part in ("lists/partial", "cache/archives/partial", "unpacked"):
         (work / part).mkdir(parents=True)
-    listed = debian.derived_source(debian.configured_sources(Path(debian.ETC_APT)))
-    fields = [line for line in listed.splitlines() if not line.startswith(("#", "Types:", "Suites:"))]
-    (work / "list.sources").write_text("\n".join(["Types: deb-src", f"Suites: {suite}", *fields, ""]))
+    signed = f"signed-by={debian.KEYS.format(suite)}"
+    (work / "sources.list").write_text(f"deb-src [{signed}] {debian.mirror()} {suite} main\n")
     options = {
-        "Dir::Etc::SourceList": work / "list.sources",
+        "Dir::Etc::SourceList": work / "sources.list",
         "Dir::Etc::SourceParts": "/dev/null",
         "Dir::State::Lists": work / "lists",
         "Dir::Cache": work / "cache",
