@@ -20,7 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before Hypothesis's plugin loads what --hypothesis-profile names
 def pytest_configure(config: pytest.Config) -> None:
-    if profile := config.getoption("--profile") or config.getoption("--hypothesis-profile"):
+    if profile := config.getoption("--profile") or config.getoption("--hypothesis-profile", None):
         from hypothesis import settings  # a tenth of a second, which most runs of few tests can do without
 
         settings.register_profile("deep", max_examples=20_000, deadline=None, print_blob=True)

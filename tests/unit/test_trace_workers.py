@@ -31,7 +31,7 @@ from engine.verify.signature import verify as verify_signed
 from engine.verify.trace_check import Verdict, verify
 from engine.verify.trace_file import MAX_LINE
 from engine.verify.workers import DaskCluster, Processes, ThisProcess, Workers, WorkersError
-from tests.support.refusals import refuses
+from tests.support.refusals import check
 from tests.support.stories import Story, mutate, save, written
 from tests.unit.test_signature import new_key
 
@@ -222,8 +222,9 @@ def _end(_: int) -> int:
 
 
 def test_a_process_that_is_killed_is_an_error_and_no_answer() -> None:
-    with refuses(WorkersError, Reason.PROGRAM_FAILED):
+    with pytest.raises(WorkersError) as refusal:
         list(Processes(2).map(_end, range(9)))
+    check(refusal.value, Reason.PROGRAM_FAILED)
 
 
 _ASK = """
@@ -262,8 +263,9 @@ def test_processes_end_with_the_one_that_asked(tmp_path: Path) -> None:
 def test_no_scheduler_is_one_line() -> None:
     pytest.importorskip("distributed", reason="needs the extra: pip install '.[fleet]'")
     for address in ("nowhere", "foo://a:1"):
-        with refuses(WorkersError, Reason.UNAVAILABLE):
+        with pytest.raises(WorkersError) as refusal:
             list(verify(["/x"], workers=DaskCluster(address)))
+        check(refusal.value, Reason.UNAVAILABLE)
 
 
 def test_a_cluster_of_another_engine_is_not_asked(
@@ -271,13 +273,15 @@ def test_a_cluster_of_another_engine_is_not_asked(
 ) -> None:
     trace = Story().write(tmp_path / "t")
     monkeypatch.setattr("engine.verify.workers.__version__", "0.0.0")
-    with refuses(WorkersError, Reason.STALE, "0.0.0"):
+    with pytest.raises(WorkersError) as refusal:
         list(verify([str(trace)], workers=DaskCluster(cluster)))
+    check(refusal.value, Reason.STALE, "0.0.0")
 
 
 def test_what_a_worker_raises_is_told(cluster: str) -> None:
-    with refuses(WorkersError, Reason.PROGRAM_FAILED, "ZeroDivisionError"):
+    with pytest.raises(WorkersError) as refusal:
         list(DaskCluster(cluster).map(_fail, [1]))
+    check(refusal.value, Reason.PROGRAM_FAILED, "ZeroDivisionError")
 
 
 def _fail(number: int) -> float:
