@@ -239,7 +239,7 @@ def _rootfs_above(bundle: Path) -> None:
         (_rootfs_above, "$.root.path"),
     ],
 )
-def test_a_bad_bundle_is_refused_at_once_and_no_lifecycle_is_started(
+def test_bad_bundle_is_refused_before_any_step(
     idle_engine: Engine, spoil: Callable[[Path], None], named: str
 ) -> None:
     bundle = idle_engine.bundle()
@@ -304,7 +304,7 @@ def test_a_reader_that_has_left_is_no_reason_for_a_traceback(plain_engine: Engin
     assert (finished.code, finished.stderr) == (1, "")
 
 
-def test_an_interrupt_while_it_starts_is_no_reason_for_a_traceback(plain_engine: Engine) -> None:
+def test_interrupt_at_start_gives_no_traceback(plain_engine: Engine) -> None:
     """Python is made to tell of each import on a pipe that is not read further: so it stands still in the middle."""
     command = [plain_engine.caller.python, "-v", *plain_engine.run_command("missing")[1:]]
     process = plain_engine.start(command, stdout=subprocess.DEVNULL)

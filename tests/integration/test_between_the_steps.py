@@ -51,7 +51,7 @@ TO_STAGE = ["resolved", "validated", "root_secured"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
-def test_a_signal_in_a_step_of_the_engine_is_a_refusal_and_nothing_stays(
+def test_signal_in_a_step_is_a_refusal_that_cleans_up(
     engine: Engine, runsc: Path, number: signal.Signals
 ) -> None:
     slow = engine.own_runsc(runsc, size=SLOW)
@@ -62,9 +62,7 @@ def test_a_signal_in_a_step_of_the_engine_is_a_refusal_and_nothing_stays(
     assert engine.leftovers() == []
 
 
-def test_bytes_come_from_what_was_validated_whatever_its_path_names_by_then(
-    engine: Engine, runsc: Path
-) -> None:
+def test_runsc_replaced_after_validate_is_not_executed(engine: Engine, runsc: Path) -> None:
     slow = engine.own_runsc(runsc, size=SLOW)
 
     def swap_the_directory(_: int) -> None:
@@ -126,7 +124,7 @@ def _other_bundle(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [_other_config, _other_rootfs, _other_bundle])
-def test_a_bundle_that_is_changed_after_it_was_validated_is_refused(
+def test_bundle_changed_after_validate_is_refused(
     engine: Engine, runsc: Path, change: Callable[[Path], None]
 ) -> None:
     slow = engine.own_runsc(runsc, size=SLOW)
@@ -153,7 +151,7 @@ def _parent_loosened(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("change", [_base_moved, _state_moved, _parent_loosened])
-def test_a_state_directory_that_is_changed_after_it_was_secured_is_refused(
+def test_state_directory_changed_after_it_was_secured_is_refused(
     engine: Engine, runsc: Path, change: Callable[[Engine], None]
 ) -> None:
     slow = engine.own_runsc(runsc, size=SLOW)
@@ -163,7 +161,7 @@ def test_a_state_directory_that_is_changed_after_it_was_secured_is_refused(
     assert not list(engine.directory.rglob("stage-*"))
 
 
-def test_what_an_engine_that_was_killed_in_a_step_left_is_collected(engine: Engine, runsc: Path) -> None:
+def test_gc_removes_what_an_engine_killed_in_a_step_left(engine: Engine, runsc: Path) -> None:
     slow = engine.own_runsc(runsc, size=SLOW)
     process, trace = _start_and_stop_in_staging(engine, slow, engine.bundle())
     process.kill()

@@ -62,7 +62,7 @@ def test_a_signal_to_the_process_ends_the_container(engine: Engine, number: sign
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_with_a_terminal_a_signal_to_the_process_is_handled_by_the_containers(
+def test_signal_with_a_terminal_reaches_the_containers_process(
     engine: Engine, number: signal.Signals
 ) -> None:
     name = number.name.removeprefix("SIG")
@@ -71,7 +71,7 @@ def test_with_a_terminal_a_signal_to_the_process_is_handled_by_the_containers(
     assert finished.code == 7
 
 
-def test_an_interrupt_typed_at_the_terminal_is_handled_by_the_container(engine: Engine) -> None:
+def test_interrupt_at_the_terminal_reaches_the_container(engine: Engine) -> None:
     finished = _in_a_terminal(engine, _bundle_that_waits_for(engine, "INT"), "ready", "\x03")
     assert finished.stdout.endswith(b"got INT\r\n")
     assert finished.code == 7

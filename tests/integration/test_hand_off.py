@@ -72,7 +72,7 @@ def test_a_dry_run_touches_nothing(idle_engine: Engine) -> None:
     assert listing(idle_engine.directory) == before
 
 
-def test_the_hosts_root_keeps_its_state_in_run_whatever_the_environment_says(root_engine: Engine) -> None:
+def test_root_keeps_state_in_run_whatever_the_environment(root_engine: Engine) -> None:
     environment = {
         "ENGINE_ARTIFACT_BASE": "",
         "XDG_RUNTIME_DIR": str(root_engine.directory),
@@ -84,7 +84,7 @@ def test_the_hosts_root_keeps_its_state_in_run_whatever_the_environment_says(roo
     assert program == "/var/lib/gvisor-engine/programs/stage-*/runsc"
 
 
-def test_a_variable_chooses_the_artifact_base_and_programs_lie_there_too(engine: Engine) -> None:
+def test_artifact_base_variable_also_places_programs(engine: Engine) -> None:
     assert engine.run(engine.shell("exit 42")).code == 42
     assert any("/runsc " in left for left in engine.leftovers())
 
@@ -96,7 +96,7 @@ def test_the_published_engines_variable_chooses_nothing(engine: Engine) -> None:
     assert not (engine.directory / "elsewhere").exists()
 
 
-def test_an_ordinary_users_state_is_told_by_the_uid_whatever_the_environment_says(
+def test_users_state_lies_by_uid_whatever_the_environment(
     unprivileged_engine: Engine,
 ) -> None:
     engine = unprivileged_engine
@@ -121,7 +121,7 @@ def test_an_ordinary_users_state_is_told_by_the_uid_whatever_the_environment_say
             shutil.rmtree(base, ignore_errors=True)
 
 
-def test_the_environment_of_runsc_is_the_hardened_one_whatever_the_callers(engine: Engine) -> None:
+def test_runsc_gets_the_hardened_environment(engine: Engine) -> None:
     hostile = {
         "LD_PRELOAD": "libm.so.6",
         "LD_BIND_NOW": "1",
@@ -163,9 +163,7 @@ def _started(
     return process, container_id
 
 
-def test_of_all_descriptors_only_the_standard_three_and_the_lock_are_handed_on(
-    idle_engine: Engine, waiting_runsc: Path
-) -> None:
+def test_runsc_gets_standard_descriptors_and_the_lock_only(idle_engine: Engine, waiting_runsc: Path) -> None:
     secret = idle_engine.write(idle_engine.directory / "secret", b"")
     opened = [os.open(secret, os.O_RDONLY), *os.pipe(), 512]
     os.dup2(opened[0], opened[-1])
@@ -181,7 +179,7 @@ def test_of_all_descriptors_only_the_standard_three_and_the_lock_are_handed_on(
 
 
 @pytest.mark.parametrize("closed", [(0,), (1,), (0, 1, 2)])
-def test_the_lock_is_held_also_when_the_caller_closed_the_standard_descriptors(
+def test_lock_is_held_with_standard_descriptors_closed(
     idle_engine: Engine, waiting_runsc: Path, closed: tuple[int, ...]
 ) -> None:
     closing = "exec " + " ".join(f"{number}>&-" for number in closed)
@@ -215,9 +213,7 @@ def test_the_umask_is_handed_on(idle_engine: Engine, waiting_runsc: Path, mask: 
     assert status_of(process.pid, "Umask") == mask
 
 
-def test_the_current_directory_and_the_process_group_are_handed_on(
-    idle_engine: Engine, waiting_runsc: Path
-) -> None:
+def test_runsc_keeps_working_directory_and_process_group(idle_engine: Engine, waiting_runsc: Path) -> None:
     process, _ = _started(idle_engine, waiting_runsc)
     assert os.readlink(f"/proc/{process.pid}/cwd") == str(idle_engine.directory)
     assert os.getpgid(process.pid) == os.getpgrp()
@@ -260,7 +256,7 @@ def test_a_deep_artifact_base_can_be_run_from(engine: Engine) -> None:
     assert engine.run(engine.shell("exit 42")).code == 42
 
 
-def test_a_path_search_finds_runsc_for_an_ordinary_user_but_not_for_root(
+def test_path_search_finds_runsc_for_users_but_not_for_root(
     needs_root: None, engine: Engine, runsc: Path
 ) -> None:
     """In a mount namespace of its own, in which the system's runsc is hidden."""

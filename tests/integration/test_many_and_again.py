@@ -23,7 +23,7 @@ from tests.support.harness import (
 MANY = 20
 
 
-def test_twenty_containers_at_once_each_do_their_own_and_leave_nothing(engine: Engine) -> None:
+def test_twenty_containers_at_once_leave_nothing(engine: Engine) -> None:
     bundle = engine.shell("read name; echo out $name; echo err $name >&2; exit ${name#c}")
     processes = [engine.start_run(bundle, stdin=subprocess.PIPE) for _ in range(MANY)]
     for number, process in enumerate(processes):
@@ -79,7 +79,7 @@ while time.monotonic() < end:
 """
 
 
-def test_gc_and_refused_runs_of_one_id_do_not_trip_over_each_other(idle_engine: Engine) -> None:
+def test_gc_beside_refused_runs_of_one_id_fails_neither(idle_engine: Engine) -> None:
     """Thousands of times in three seconds: the step that takes a container's directory, its undoing, and two gc."""
     idle_engine.make_directory("base", 0o700)
     python = [idle_engine.caller.python, "-P", "-c"]
@@ -92,7 +92,7 @@ def test_gc_and_refused_runs_of_one_id_do_not_trip_over_each_other(idle_engine: 
 # --- One id ---------------------------------------------------------------------------------------------------
 
 
-def test_a_second_container_of_a_live_ones_id_is_refused_and_the_first_goes_on(engine: Engine) -> None:
+def test_run_with_a_live_containers_id_is_refused(engine: Engine) -> None:
     container_id = engine.new_id()
     first = engine.start_waiting(container_id)
     again = engine.run(engine.bundle(), "--id", container_id, "--json")
@@ -101,7 +101,7 @@ def test_a_second_container_of_a_live_ones_id_is_refused_and_the_first_goes_on(e
     assert engine.finish(first, b"\n").code == 9
 
 
-def test_of_many_starts_of_one_id_at_once_one_runs_and_the_others_are_told_it_is_alive(
+def test_one_of_many_starts_of_one_id_runs_others_are_refused(
     engine: Engine,
 ) -> None:
     container_id = engine.new_id()
@@ -114,7 +114,7 @@ def test_of_many_starts_of_one_id_at_once_one_runs_and_the_others_are_told_it_is
             one.refused(Reason.ALIVE, repr(container_id))
 
 
-def test_an_id_can_be_used_again_and_what_the_last_run_left_is_gone(engine: Engine) -> None:
+def test_id_used_again_finds_nothing_of_the_last_run(engine: Engine) -> None:
     container_id = engine.new_id()
     bundle = engine.shell("exit 42")
     for _ in range(3):

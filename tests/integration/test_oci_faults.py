@@ -38,7 +38,7 @@ def bundle(root_engine: Engine) -> Path:
 
 
 @pytest.mark.parametrize(("verb", "then"), [("create", "created"), ("restore", "running")])
-def test_a_creation_killed_before_any_of_its_changes_leaves_nothing_that_delete_does_not_find(
+def test_create_killed_anywhere_leaves_what_delete_removes(
     oci: Oci, bundle: Path, verb: str, then: str
 ) -> None:
     options: tuple[str | Path, ...] = ()
@@ -60,7 +60,7 @@ def test_a_creation_killed_before_any_of_its_changes_leaves_nothing_that_delete_
     oci.is_gone_after_delete(container_id)
 
 
-def test_delete_killed_before_any_of_its_changes_is_finished_by_the_next(oci: Oci, bundle: Path) -> None:
+def test_delete_killed_anywhere_is_finished_by_the_next(oci: Oci, bundle: Path) -> None:
     for at in itertools.count(1, STRIDE):
         container_id = oci.running(bundle) if at // STRIDE % 2 else oci.create(bundle)
         ended = oci("delete", "--force", container_id, killed_at=at)
@@ -71,9 +71,7 @@ def test_delete_killed_before_any_of_its_changes_is_finished_by_the_next(oci: Oc
     assert at > 4
 
 
-def test_runsc_killed_at_any_time_while_it_creates_leaves_nothing_that_delete_does_not_find(
-    oci: Oci, bundle: Path
-) -> None:
+def test_runsc_killed_in_create_leaves_what_delete_removes(oci: Oci, bundle: Path) -> None:
     for milliseconds in (0, 10, 20, 30, 45, 60, 80):
         container_id = oci.engine.new_id()
         keeper = oci.start("create", "--bundle", bundle, container_id, stdout=subprocess.DEVNULL)
@@ -95,9 +93,7 @@ def _creator(keeper: int, base: Path) -> int | None:
     return next((int(pid) for pid in children if str(base) in (executable(int(pid)) or "")), None)
 
 
-def test_keeper_and_runsc_killed_together_leave_nothing_that_delete_does_not_find(
-    oci: Oci, bundle: Path
-) -> None:
+def test_monitor_and_runsc_killed_leave_what_delete_removes(oci: Oci, bundle: Path) -> None:
     for milliseconds in (0, 30, 60):
         container_id = oci.engine.new_id()
         keeper = oci.start("create", "--bundle", bundle, container_id, stdout=subprocess.DEVNULL)
@@ -109,9 +105,7 @@ def test_keeper_and_runsc_killed_together_leave_nothing_that_delete_does_not_fin
 
 
 @pytest.mark.parametrize("verb", ["start", "pause", "exec"])
-def test_runsc_killed_at_any_time_in_a_verb_leaves_a_container_that_can_be_deleted(
-    oci: Oci, bundle: Path, verb: str
-) -> None:
+def test_runsc_killed_in_a_verb_leaves_a_deletable_container(oci: Oci, bundle: Path, verb: str) -> None:
     for milliseconds in (60, 80, 110):
         container_id = oci.create(bundle) if verb == "start" else oci.running(bundle)
         more = ["/bin/sleep", "100"] if verb == "exec" else []
@@ -125,9 +119,7 @@ def test_runsc_killed_at_any_time_in_a_verb_leaves_a_container_that_can_be_delet
 @pytest.mark.parametrize(
     ("status", "part"), [("created", "boot"), ("running", "boot"), ("paused", "boot"), ("running", "gofer")]
 )
-def test_a_part_of_the_container_that_is_killed_ends_it_and_state_says_so(
-    oci: Oci, bundle: Path, status: str, part: str
-) -> None:
+def test_state_is_stopped_once_a_part_of_it_is_killed(oci: Oci, bundle: Path, status: str, part: str) -> None:
     container_id = oci.create(bundle)
     if status != "created":
         oci.ok("start", container_id)
@@ -142,7 +134,7 @@ def test_a_part_of_the_container_that_is_killed_ends_it_and_state_says_so(
     oci.is_gone_after_delete(container_id)
 
 
-def test_gc_takes_what_a_killed_creation_left_and_no_managers_container(oci: Oci, bundle: Path) -> None:
+def test_gc_removes_a_killed_creation_but_no_managers_container(oci: Oci, bundle: Path) -> None:
     stopped, alive = oci.running(bundle), oci.create(bundle)
     oci.ok("kill", stopped, "KILL")
     oci.wait_for(stopped, "stopped")
@@ -170,9 +162,7 @@ def test_of_managers_that_create_one_id_at_once_one_does(oci: Oci, bundle: Path)
     oci.is_gone_after_delete(container_id)
 
 
-def test_of_managers_that_kill_and_delete_one_container_at_once_none_fails_for_the_other(
-    oci: Oci, bundle: Path
-) -> None:
+def test_kill_and_delete_at_once_fail_for_no_manager(oci: Oci, bundle: Path) -> None:
     container_id = oci.running(bundle)
     deletes = [oci.start("delete", "--force", container_id) for _ in range(3)]
     kills = [oci.start("kill", container_id, "KILL") for _ in range(2)]
@@ -209,9 +199,7 @@ def test_a_full_disk_refuses_a_creation_and_hinders_no_deletion(
     filler.unlink()
 
 
-def test_on_a_read_only_state_directory_state_is_told_and_nothing_is_lost(
-    small_base: Path, oci: Oci, bundle: Path
-) -> None:
+def test_state_on_a_read_only_directory_loses_nothing(small_base: Path, oci: Oci, bundle: Path) -> None:
     container_id = oci.running(bundle)
     subprocess.run(["mount", "-o", "remount,ro", small_base], check=True)
     try:

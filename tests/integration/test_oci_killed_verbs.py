@@ -72,9 +72,7 @@ class Killed(Trial):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_verb_killed_before_any_of_its_steps_leaves_a_true_state_and_a_container_that_can_be_used_and_deleted(
-    root_engine: Engine, verb: str
-) -> None:
+def test_verb_killed_in_any_step_leaves_a_usable_container(root_engine: Engine, verb: str) -> None:
     trial = Killed(Oci(root_engine), verb)
     came: dict[str, Outcome] = defaultdict(Outcome)
     subject = None

@@ -133,7 +133,7 @@ def test_a_member_lives_in_the_sandbox_that_its_annotation_names(oci: Oci, keys:
     only_traces_are_left(oci)
 
 
-def test_a_member_that_ends_by_itself_is_stopped_while_its_sandbox_runs(oci: Oci) -> None:
+def test_member_that_ends_is_stopped_while_its_sandbox_runs(oci: Oci) -> None:
     sandbox = oci.running(sandbox_bundle(oci))
     member = oci.running(member_bundle(oci, sandbox, "exit 3"))
     wait_for("the end of the member", lambda: status(oci, member) == "stopped")
@@ -143,7 +143,7 @@ def test_a_member_that_ends_by_itself_is_stopped_while_its_sandbox_runs(oci: Oci
     only_traces_are_left(oci)
 
 
-def test_a_sandbox_takes_its_members_along_and_its_directory_stays_until_they_are_deleted(oci: Oci) -> None:
+def test_sandbox_ends_members_and_keeps_its_directory_for_them(oci: Oci) -> None:
     bundle = sandbox_bundle(oci)
     sandbox = oci.running(bundle)
     started, created = oci.running(member_bundle(oci, sandbox)), oci.create(member_bundle(oci, sandbox))
@@ -200,7 +200,7 @@ def test_a_member_runs_the_very_runsc_that_its_sandbox_runs(oci: Oci) -> None:
     only_traces_are_left(oci)
 
 
-def test_a_creation_in_a_sandbox_killed_anywhere_leaves_nothing_that_delete_does_not_find(oci: Oci) -> None:
+def test_member_killed_in_create_leaves_what_delete_removes(oci: Oci) -> None:
     sandbox = oci.running(sandbox_bundle(oci))
     bundle = member_bundle(oci, sandbox)
     for at in itertools.count(2, 4):

@@ -43,7 +43,7 @@ def read_only(base: Path) -> Iterator[None]:
 
 @pytest.mark.parametrize("want", [full, read_only])
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_verb_is_done_or_is_refused_in_one_line_and_can_be_done_afterwards(
+def test_starved_verb_is_done_or_refused_and_can_be_repeated(
     root_engine: Engine,
     small_base: Path,
     verb: str,

@@ -30,9 +30,7 @@ def bundle(root_engine: Engine) -> Path:
     return root_engine.shell(FOREVER, annotations={"org.example.who": "me"})
 
 
-def test_a_container_goes_through_its_life_and_state_tells_each_part(
-    oci: Oci, bundle: Path, root_engine: Engine
-) -> None:
+def test_state_follows_a_containers_whole_life(oci: Oci, bundle: Path, root_engine: Engine) -> None:
     pid_file = root_engine.directory / "pid"
     container_id = root_engine.new_id()
     oci.ok("create", "--bundle", bundle, "--pid-file", pid_file, container_id)
@@ -77,7 +75,7 @@ def test_a_container_goes_through_its_life_and_state_tells_each_part(
     assert "create" in last["facts"]["argv"]
 
 
-def test_run_ends_with_the_containers_exit_code_and_leaves_its_trace(oci: Oci, root_engine: Engine) -> None:
+def test_run_ends_with_the_containers_exit_code_and_a_trace(oci: Oci, root_engine: Engine) -> None:
     container_id = root_engine.new_id()
     done = oci("run", "--bundle", root_engine.shell("echo out; echo err >&2; exit 42"), container_id)
     assert (done.code, done.stdout, done.stderr) == (42, b"out\n", "err\n")
@@ -99,7 +97,7 @@ def test_a_refused_creation_leaves_its_trace_and_nothing_else(oci: Oci, root_eng
     assert read_trace(trace)[-1]["next"] == "refused"
 
 
-def test_what_runsc_refuses_is_in_the_managers_log_and_is_taken_away(oci: Oci, root_engine: Engine) -> None:
+def test_what_runsc_refuses_is_logged_and_removed(oci: Oci, root_engine: Engine) -> None:
     container_id = root_engine.new_id()
     log = root_engine.directory / "log.json"
     bundle = root_engine.bundle("/bin/none-such")
@@ -109,7 +107,7 @@ def test_what_runsc_refuses_is_in_the_managers_log_and_is_taken_away(oci: Oci, r
     assert oci.left(container_id) == []
 
 
-def test_later_verbs_are_done_by_the_copy_that_created_the_container(
+def test_later_verbs_use_the_copy_that_created_the_container(
     root_engine: Engine, runsc: Path, bundle: Path
 ) -> None:
     own = root_engine.own_runsc(runsc)
@@ -128,9 +126,7 @@ def test_later_verbs_are_done_by_the_copy_that_created_the_container(
     oci.is_gone_after_delete(container_id)
 
 
-def test_a_copy_that_was_changed_is_not_executed_and_the_container_can_still_be_removed(
-    oci: Oci, bundle: Path, root_engine: Engine
-) -> None:
+def test_changed_copy_is_not_executed_and_can_be_deleted(oci: Oci, bundle: Path, root_engine: Engine) -> None:
     container_id = oci.running(bundle)
     copy = root_engine.staged(container_id)
     marker = root_engine.directory / "was-here"
@@ -197,7 +193,7 @@ def test_the_engines_own_run_of_a_managers_id_is_refused(oci: Oci, bundle: Path,
     oci.is_gone_after_delete(container_id)
 
 
-def test_an_ordinary_user_runs_containers_and_is_told_that_runsc_creates_none(
+def test_ordinary_user_can_run_but_not_create(
     unprivileged_engine: Engine,
 ) -> None:
     oci = Oci(unprivileged_engine, ("--rootless", "--ignore-cgroups"))
@@ -210,9 +206,7 @@ def test_an_ordinary_user_runs_containers_and_is_told_that_runsc_creates_none(
     assert result.verdict is Verdict.CONFORMS
 
 
-def test_a_container_goes_on_from_its_checkpoint_through_the_lifecycle(
-    oci: Oci, bundle: Path, root_engine: Engine
-) -> None:
+def test_restore_goes_on_from_the_checkpoint(oci: Oci, bundle: Path, root_engine: Engine) -> None:
     first, second = oci.running(bundle), root_engine.new_id()
     image = root_engine.directory / "image"
     oci.ok("checkpoint", "--image-path", image, first)
@@ -226,9 +220,7 @@ def test_a_container_goes_on_from_its_checkpoint_through_the_lifecycle(
     oci.is_gone_after_delete(second)
 
 
-def test_gc_removes_the_old_trace_of_a_container_only_when_its_manager_has_deleted_it(
-    oci: Oci, root_engine: Engine, bundle: Path
-) -> None:
+def test_gc_removes_an_old_trace_only_after_delete(oci: Oci, root_engine: Engine, bundle: Path) -> None:
     container_id = oci.running(bundle)
     (trace,) = oci.traces(container_id)
     os.utime(trace, (0, 0))
@@ -261,7 +253,7 @@ def network_namespace() -> Iterator[str]:
         holder.communicate()
 
 
-def test_a_container_that_is_given_no_network_says_why_in_its_state_and_where_it_can_be_said(
+def test_container_without_network_says_why_in_state_and_log(
     oci: Oci, root_engine: Engine, network_namespace: str
 ) -> None:
     linux = {"namespaces": [{"type": "network", "path": network_namespace}, {"type": "pid"}]}

@@ -56,7 +56,7 @@ def test_containers_of_root_share_one_runsc(root_engine: Engine) -> None:
     assert kept(root_engine).stat().st_nlink == 3
 
 
-def test_so_do_an_unprivileged_users_of_a_runsc_that_is_roots_and_each_compares_it(
+def test_users_share_roots_runsc_and_each_run_compares_it(
     needs_root: None, unprivileged_engine: Engine, runsc: Path
 ) -> None:
     (first, one), (second, other) = run(unprivileged_engine), run(unprivileged_engine)
@@ -69,9 +69,7 @@ def test_so_do_an_unprivileged_users_of_a_runsc_that_is_roots_and_each_compares_
     assert one.read_bytes() == runsc.read_bytes()
 
 
-def test_what_a_user_wrote_and_recorded_is_not_run_in_the_place_of_roots(
-    needs_root: None, unprivileged_engine: Engine, runsc: Path
-) -> None:
+def test_copy_forged_by_a_user_is_not_run(needs_root: None, unprivileged_engine: Engine, runsc: Path) -> None:
     """Whoever acted as this user once, and is gone, leaves nothing that a later run executes."""
     run(unprivileged_engine)
     wait_for("the end of every process", lambda: not processes_about(unprivileged_engine.directory))
@@ -100,9 +98,7 @@ def test_nobody_can_write_what_a_container_runs(root_engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("by_the_store", [True, False])
-def test_what_was_written_after_a_containers_end_is_not_run_by_the_next(
-    root_engine: Engine, by_the_store: bool
-) -> None:
+def test_copy_written_after_a_containers_end_is_not_run(root_engine: Engine, by_the_store: bool) -> None:
     """By any name: what broke out of a container may have kept its own program at hand."""
     facts, own = run(root_engine)
     wait_for("the end of every process", lambda: not processes_about(root_engine.directory))
@@ -114,9 +110,7 @@ def test_what_was_written_after_a_containers_end_is_not_run_by_the_next(
     assert run(root_engine)[0]["from_store"] is True
 
 
-def test_an_upgrade_is_run_by_the_next_container_and_gc_forgets_the_old_one(
-    root_engine: Engine, runsc: Path
-) -> None:
+def test_upgrade_is_run_next_and_gc_removes_the_old_copy(root_engine: Engine, runsc: Path) -> None:
     own = root_engine.own_runsc(runsc)
     bundle = root_engine.shell("exit 42")
     digests = []

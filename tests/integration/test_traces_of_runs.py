@@ -45,7 +45,7 @@ def _check_lines(trace: list[dict[str, Any]], container_id: str) -> None:
     assert [datetime.fromisoformat(time) for time in times] == sorted(map(datetime.fromisoformat, times))
 
 
-def test_a_good_run_records_the_six_steps_in_order_and_ends_handed_off(engine: Engine, platform: str) -> None:
+def test_good_run_records_six_steps_and_ends_handed_off(engine: Engine, platform: str) -> None:
     container_id = engine.new_id()
     bundle = engine.shell("exit 42")
     finished = engine.run(bundle, "--id", container_id, "--platform", platform)
@@ -86,7 +86,7 @@ def test_the_trace_tells_what_was_executed(engine: Engine, runsc: Path) -> None:
     assert engine.finish(process, b"\n").code == 9
 
 
-def test_the_trace_is_the_callers_alone_and_lies_with_the_container(engine: Engine) -> None:
+def test_trace_is_private_and_lies_with_the_container(engine: Engine) -> None:
     container_id = engine.new_id()
     assert engine.run(engine.shell("exit 42"), "--id", container_id).code == 42
     (path,) = engine.container(container_id).glob("trace-*.jsonl")
@@ -296,7 +296,7 @@ def _dots(engine: Engine) -> None:
         (_dots, "'..'"),
     ],
 )
-def test_an_artifact_base_that_is_not_safe_is_refused_by_secure_root(
+def test_secure_root_refuses_an_unsafe_artifact_base(
     idle_engine: Engine, make: Callable[[Engine], None], named: str
 ) -> None:
     make(idle_engine)
@@ -325,7 +325,7 @@ def test_where_no_trace_can_be_kept_of_a_refusal_that_is_said(idle_engine: Engin
     assert idle_engine.leftovers() == []
 
 
-def test_a_copy_that_does_not_fit_is_refused_by_stage_and_removed(idle_engine: Engine) -> None:
+def test_stage_refuses_a_copy_too_large_and_removes_it(idle_engine: Engine) -> None:
     """The caller's own limit on the size of a file, which setrlimit(2) describes, cuts the copy short."""
     container_id = idle_engine.new_id()
     command = idle_engine.run_command(idle_engine.bundle(), "--id", container_id)
@@ -369,7 +369,7 @@ def _on_a_tmpfs(engine: Engine, options: str) -> tuple[Path, str, list[dict[str,
     return copy, line, engine.trace(container_id)
 
 
-def test_a_full_file_system_is_refused_by_stage_and_the_copy_removed(root_engine: Engine) -> None:
+def test_stage_refuses_a_full_file_system_and_removes_the_copy(root_engine: Engine) -> None:
     _, line, trace = _on_a_tmpfs(root_engine, "size=8m")
     assert "engine: stage: " in line
     assert "No space left on device" in line
@@ -378,7 +378,7 @@ def test_a_full_file_system_is_refused_by_stage_and_the_copy_removed(root_engine
     assert _only_traces(root_engine)
 
 
-def test_a_file_system_that_executes_nothing_is_refused_by_stage_and_all_removed(root_engine: Engine) -> None:
+def test_stage_refuses_noexec_and_removes_everything(root_engine: Engine) -> None:
     _, line, trace = _on_a_tmpfs(root_engine, "size=80m,noexec")
     assert "engine: stage: " in line
     assert trace[-1]["next"] == "refused"
@@ -386,7 +386,7 @@ def test_a_file_system_that_executes_nothing_is_refused_by_stage_and_all_removed
     assert _only_traces(root_engine)
 
 
-def test_a_program_that_the_kernel_does_not_execute_is_refused_by_exec_and_all_removed(
+def test_exec_refuses_what_the_kernel_refuses_and_cleans_up(
     idle_engine: Engine,
 ) -> None:
     program = waiting_program(machine=0xFFFF)
@@ -443,7 +443,7 @@ def test_by_itself_the_engine_takes_systrap_where_runsc_has_it(engine: Engine, r
     assert engine.trace(container_id)[2]["facts"]["platform"] == "systrap"
 
 
-def test_a_runsc_without_systrap_is_run_on_ptrace_and_that_is_said(
+def test_runsc_without_systrap_runs_on_ptrace_with_a_warning(
     engine: Engine, runsc_without_systrap: Path
 ) -> None:
     container_id = engine.new_id()

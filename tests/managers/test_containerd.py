@@ -75,7 +75,7 @@ def test_metrics_are_given(containerd: Containerd) -> None:
     assert "measured" in containerd("tasks", "metrics", "measured").ok()
 
 
-def test_a_program_that_is_not_there_is_refused_and_can_be_removed(containerd: Containerd) -> None:
+def test_missing_program_is_refused_and_can_be_removed(containerd: Containerd) -> None:
     done = containerd.run("broken", "/no-such-program", options=["--rm"])
     assert done.code != 0
     assert "no such file or directory" in done.stderr, done

@@ -18,9 +18,7 @@ FETCH = "for i in 1 2 3 4 5 6 7 8 9; do wget -qO- http://127.0.0.1/ && exit 3; s
 TRACES = f"/run/containerd/gvisor-engine/{NAMESPACE}/traces"
 
 
-def test_two_containers_of_a_pod_share_its_sandbox_end_with_codes_of_their_own_and_go(
-    kubelet: Kubelet, arena: Arena, is_ours: bool
-) -> None:
+def test_two_containers_of_a_pod_share_its_sandbox(kubelet: Kubelet, arena: Arena, is_ours: bool) -> None:
     pod = kubelet.run_pod("two")
     server = kubelet.create(pod, "server", SERVE)
     kubelet.start(server)

@@ -147,7 +147,7 @@ def test_pause_and_unpause(podman: Podman) -> None:
     assert podman.inspect(container)["State"]["ExitCode"] == 7
 
 
-def test_a_program_that_is_not_there_is_refused_and_leaves_nothing(podman: Podman) -> None:
+def test_missing_program_is_refused_and_leaves_nothing(podman: Podman) -> None:
     done = podman.run("/no-such-program", options=["--rm"])
     assert done.code in {126, 127}, done
     assert "no such file or directory" in done.stderr

@@ -95,7 +95,7 @@ def stopped(booted: Booted, unit: str) -> None:
     assert booted.show(unit, "ActiveState") == "inactive"
 
 
-def test_a_detached_run_is_an_active_unit_with_its_output_in_the_journal_until_it_is_stopped(
+def test_detached_run_is_an_active_unit_until_stopped(
     booted: Booted,
 ) -> None:
     path = bundle(booted, "stays", "echo to stdout; echo to stderr >&2; exec sleep 1000")
@@ -121,7 +121,7 @@ def test_a_detached_runs_exit_code_is_its_units_result(booted: Booted) -> None:
     assert "on its way" in said(booted, unit)
 
 
-def test_a_detached_run_leaves_its_trace_and_nothing_else_however_it_ends(booted: Booted) -> None:
+def test_detached_run_leaves_only_its_trace(booted: Booted) -> None:
     for how in ("SIGTERM", "SIGKILL"):
         path = bundle(booted, f"ended-by-{how}", "echo lives; exec sleep 1000")
         name = detach(booted, path).ok().strip()
@@ -151,14 +151,14 @@ def test_a_path_reaches_a_detached_run_as_it_is(booted: Booted) -> None:
     assert "found" in said(booted, unit_name("odd"))
 
 
-def test_what_the_engine_refuses_of_a_detached_run_is_in_the_journal(booted: Booted) -> None:
+def test_refusal_of_a_detached_run_is_in_the_journal(booted: Booted) -> None:
     path = bundle(booted, "refused", "true")
     assert detach(booted, path, "--id", "refused", "--runsc", "/nowhere/runsc").code == 0
     assert eventually("the unit has a result", lambda: result(booted, unit_name("refused"))) == "125"
     assert any("engine: resolve: " in line for line in said(booted, unit_name("refused")))
 
 
-def test_the_examples_unit_starts_and_stops_a_bundle_and_keeps_its_trace_alone(booted: Booted) -> None:
+def test_example_unit_starts_and_stops_and_leaves_only_a_trace(booted: Booted) -> None:
     bundle(booted, "web", "echo serving; exec sleep 1000")
     booted.run("systemctl", "start", "engine@web").ok()
     starts(booted, "engine@web.service", "serving")
@@ -168,7 +168,7 @@ def test_the_examples_unit_starts_and_stops_a_bundle_and_keeps_its_trace_alone(b
     assert sorted(path.name.partition("-")[0] for path in container.iterdir()) == ["lock", "trace"]
 
 
-def test_the_examples_unit_restarts_what_fails_and_not_what_is_refused(booted: Booted) -> None:
+def test_example_unit_restarts_a_failure_but_no_refusal(booted: Booted) -> None:
     bundle(booted, "fails", "exit 9")
     bundle(booted, "bad", "true")
     (booted.bundles / "bad" / "config.json").write_text("{}")
@@ -198,7 +198,7 @@ def users_manager(booted: Booted) -> Iterator[Booted]:
     booted.run("systemctl", "stop", unit).ok()
 
 
-def test_an_ordinary_users_detached_run_is_a_unit_of_that_users_own_systemd(users_manager: Booted) -> None:
+def test_users_detached_run_is_a_unit_of_the_users_systemd(users_manager: Booted) -> None:
     booted = users_manager
     path = bundle(booted, "users", "echo mine; exec sleep 1000")
     for part in (booted.bundles / "users", *(booted.bundles / "users").rglob("*")):

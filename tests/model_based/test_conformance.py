@@ -51,12 +51,12 @@ def say(differences: tuple[object, ...]) -> str:
 # -- spec = machine --------------------------------------------------------------------------------------------------
 
 
-def test_in_every_state_of_the_lifecycle_the_machine_does_what_the_spec_does(lifecycle: Graph) -> None:
+def test_machine_moves_as_the_spec_in_every_state(lifecycle: Graph) -> None:
     differences = compare(lifecycle)
     assert not differences, say(differences)
 
 
-def test_whatever_the_adversary_does_the_machine_does_what_the_spec_does(adversary: Graph) -> None:
+def test_machine_moves_as_the_spec_under_the_adversary(adversary: Graph) -> None:
     differences = compare(adversary)
     assert not differences, say(differences)
 

@@ -79,7 +79,7 @@ def place(now: Mapping[str, Any]) -> str:
     return str(where)
 
 
-def test_in_every_state_the_status_that_is_found_out_is_the_true_one(graph: Graph) -> None:
+def test_status_is_true_in_every_state(graph: Graph) -> None:
     wrong = []
     for now, _ in moments(graph):
         true = {place(now)}
@@ -104,7 +104,7 @@ def could_go_on(verb: Verb, now: Mapping[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize("verb", ACTIONS, ids=lambda verb: verb.name.lower())
-def test_the_table_permits_a_verb_where_the_spec_has_it_and_nowhere_else(graph: Graph, verb: Verb) -> None:
+def test_table_permits_a_verb_exactly_where_the_spec_does(graph: Graph, verb: Verb) -> None:
     (row,) = (row for row in OCI_LIFECYCLE if row.verb is verb)
     asked = 0
     for now, actions in moments(graph):

@@ -113,7 +113,7 @@ def test_every_file_the_spec_names_exists() -> None:
 # -- the check -------------------------------------------------------------------------------------------------------
 
 
-def test_a_property_that_fails_is_reported_with_its_counterexample(spoil: Spoil) -> None:
+def test_failed_property_is_reported_with_a_counterexample(spoil: Spoil) -> None:
     directory = spoil("GVisorRuntime.tla", "    /\\ PathIsNotRoots(r)\n", "")
     result = check(directory=str(directory), models=["Small"])
     assert not result.ok
@@ -127,7 +127,7 @@ def test_a_fault_that_tlc_does_not_name_is_named(spoil: Spoil) -> None:
     assert result.models[0].surprises == ("RefinesNucleus is violated",)
 
 
-def test_an_edit_that_breaks_no_property_still_changes_the_figures(spoil: Spoil) -> None:
+def test_edit_that_breaks_no_property_changes_the_figures(spoil: Spoil) -> None:
     directory = spoil("Lifecycle.cfg", 'Moves = {"fail", "gc"}', 'Moves = {"fail"}')
     result = check(directory=str(directory), models=["Lifecycle"])
     assert not result.ok
@@ -189,7 +189,7 @@ def test_a_mutant_is_killed_by_its_property_or_survives(tmp_path: Path, calls: i
     assert result.ok is killed
 
 
-def test_a_mutant_that_another_property_catches_has_survived_its_own(tmp_path: Path) -> None:
+def test_mutant_caught_by_another_property_survived_its_own(tmp_path: Path) -> None:
     directory = Path(shutil.copytree(SPECS.directory, tmp_path / "specs"))
     shutil.rmtree(directory / "mutants")
     (directory / "mutants").mkdir()
@@ -218,7 +218,7 @@ def test_the_conjuncts_are_those_of_the_guards(found: tuple[Conjunct, ...]) -> N
     assert len(found) > 90
 
 
-def test_deleting_any_conjunct_leaves_a_spec_with_one_conjunct_less(found: tuple[Conjunct, ...]) -> None:
+def test_deleting_a_conjunct_leaves_one_conjunct_less(found: tuple[Conjunct, ...]) -> None:
     sample = found[:: len(found) // 6]
     for conjunct in sample:
         without = Specs(SPECS.directory, delete(SPECS.files, conjunct.location), SPECS.models, ())

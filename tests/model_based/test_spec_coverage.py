@@ -52,7 +52,7 @@ def test_a_part_of_the_machines_says_nothing_of_the_edges() -> None:
     assert coverage(tally("one")).faults() == []
 
 
-def test_a_reason_why_an_edge_is_out_of_reach_is_no_excuse_once_it_was_taken(
+def test_excuse_of_an_edge_that_was_taken_is_a_fault(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(spec_coverage, "NOT_REACHABLE", {MISSING: "because"})
@@ -64,7 +64,7 @@ def test_a_reason_why_an_edge_is_out_of_reach_is_no_excuse_once_it_was_taken(
     assert "because" in fault
 
 
-def test_the_edges_are_those_of_the_compiled_graph_and_the_engines_own_moves() -> None:
+def test_edges_are_the_compiled_graphs_and_the_engines_moves() -> None:
     within = {edge for edge in edges() if edge.state == edge.next}
     assert {(edge.state, edge.move, edge.next) for edge in {*edges()} - within} == {
         (state, trigger, target)
@@ -76,7 +76,7 @@ def test_the_edges_are_those_of_the_compiled_graph_and_the_engines_own_moves() -
     }
 
 
-def test_a_move_of_the_spec_that_nothing_here_would_show_is_named_as_such(
+def test_move_that_no_test_shows_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shown = {name: shows for name, shows in INNER_MOVES.items() if name != "Copy"}
@@ -103,9 +103,7 @@ def test_an_edge_that_the_spec_does_not_have_is_a_fault() -> None:
         ("root_secured", "stage", "stage_not_own", "stage_not_own"),
     ],
 )
-def test_a_refusal_is_counted_under_the_reason_that_the_spec_gives_it(
-    state: str, step: str, code: str, why: str
-) -> None:
+def test_refusal_counts_under_the_reason_of_the_spec(state: str, step: str, code: str, why: str) -> None:
     line = {"state": state, "trigger": "refuse", "next": "refused", "error": {"step": step, "reason": code}}
     assert reason(line) == why
     assert [*taken(line)] == [Edge(state, "refuse", "refused", why)]

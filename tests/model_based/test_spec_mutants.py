@@ -177,7 +177,7 @@ def test_the_mutants_of_the_lamp_are_combined(lamp: Path) -> None:
     assert {mutant.name for mutant in together.mutants} == MUTANTS.keys() - {"stands"}
 
 
-def test_one_that_tlc_cannot_evaluate_takes_no_verdict_from_the_others(
+def test_mutant_tlc_cannot_evaluate_spoils_no_other_verdict(
     lamp: Path, alone: dict[str, tuple[bool, str | None, bool]]
 ) -> None:
     add(lamp, "broken", *BROKEN)
@@ -221,7 +221,7 @@ def test_a_jvm_that_dies_with_many_mutants_loses_no_verdict(
     assert len(died.read_text()) == 2
 
 
-def test_a_jvm_that_dies_or_hangs_leaves_the_others_their_verdicts(
+def test_jvm_that_dies_or_hangs_spoils_no_other_verdict(
     lamp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     java_that(
@@ -312,7 +312,7 @@ def test_a_java_without_such_archives_checks_all_the_same(
     assert result.ok
 
 
-def test_coverage_is_counted_with_fewer_choices_and_the_verdict_is_of_all(lamp: Path) -> None:
+def test_coverage_has_fewer_choices_but_the_verdict_all(lamp: Path) -> None:
     manifest = json.loads((lamp / "manifest.json").read_text())
     for model in manifest["modules"][0]["models"]:
         model.update(coverage=True, coverageWith={"Levels": "{1}"})

@@ -997,7 +997,7 @@ def disk() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.__name__.lower())
-def test_whatever_happens_only_what_was_validated_is_executed_and_every_failure_is_a_recorded_refusal(
+def test_only_what_was_validated_runs_and_failures_are_recorded(
     machine: type[Runs], record_property: Callable[[str, object], None]
 ) -> None:
     machine.tally = Tally(machine.__name__, len(MACHINES))

@@ -118,7 +118,7 @@ def test_a_base_can_be_chosen(private: Path, monkeypatch: pytest.MonkeyPatch) ->
         ),
     ],
 )
-def test_where_an_older_engine_or_one_without_a_session_kept_its_state_is_known(
+def test_earlier_state_directories_are_known(
     as_user: Callable[..., None],
     user: int,
     session: int | None,
@@ -145,7 +145,7 @@ def test_where_an_older_engine_or_one_without_a_session_kept_its_state_is_known(
         ("0 1000 1\n0 0 1\n", True),
     ],
 )
-def test_the_uid_map_tells_whether_root_is_an_ordinary_user_outside(uid_map: str, mapped: bool) -> None:
+def test_uid_map_tells_whether_root_is_a_user_outside(uid_map: str, mapped: bool) -> None:
     assert root_maps_to_unprivileged(uid_map) is mapped
 
 
@@ -194,7 +194,7 @@ def test_the_lock_is_held_until_its_descriptor_is_closed(private: Path) -> None:
     assert third is not None
 
 
-def test_the_lock_goes_with_the_process_that_replaced_the_one_that_took_it(private: Path) -> None:
+def test_lock_stays_with_the_process_after_execve(private: Path) -> None:
     base = open_base(str(private / "base"))
     container, lock = open_container(base, component("web"))
     assert lock is not None
@@ -233,7 +233,7 @@ def test_a_lock_that_is_a_link_or_anothers_is_refused(private: Path) -> None:
 
 
 @pytest.mark.parametrize("is_there", [False, True])
-def test_a_directory_whose_lock_cannot_be_opened_is_removed_if_it_was_made_for_it(
+def test_new_directory_is_removed_if_its_lock_cannot_be_opened(
     private: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
 ) -> None:
     base = open_base(str(private / "base"))
@@ -325,7 +325,7 @@ class TestPrivateDirectory:
             os.umask(before)
         assert modes == [0o700]
 
-    def test_one_that_was_removed_before_it_could_be_opened_is_made_again(
+    def test_directory_removed_before_it_is_opened_is_made_again(
         self, private: Path, parent: int, on_open: Interference
     ) -> None:
         on_open((private / "mine").rmdir)
@@ -333,7 +333,7 @@ class TestPrivateDirectory:
             assert mine.is_named_in(parent)
 
     @pytest.mark.parametrize("used", [False, True])
-    def test_one_that_was_made_and_cannot_be_opened_is_removed_unless_it_is_in_use(
+    def test_new_directory_not_opened_is_removed_if_unused(
         self, private: Path, parent: int, on_open: Interference, used: bool
     ) -> None:
         def no_descriptor_left() -> None:

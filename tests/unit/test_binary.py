@@ -111,7 +111,7 @@ def test_nothing_is_found_in_an_empty_file(private: Path) -> None:
         (b"\x7fELF" + b";".join(NAMES) + bytes(8192), 0),
     ],
 )
-def test_no_more_is_read_than_it_takes_to_find_all_constants_first(
+def test_reading_ends_once_all_constants_are_found(
     private: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, begin: int
 ) -> None:
     monkeypatch.setattr(binary, "_CHUNK", 128)

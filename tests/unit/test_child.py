@@ -96,7 +96,7 @@ def test_a_process_that_cannot_fork_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     )
 
 
-def test_where_the_end_of_children_is_ignored_there_is_an_answer_too() -> None:
+def test_answer_comes_with_sigchld_ignored() -> None:
     def act() -> bytes:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         return ask_child(lambda: b"there")

@@ -90,7 +90,7 @@ def test_a_bad_bundle_starts_no_lifecycle_and_leaves_no_trace(private: Path) -> 
     assert list(private.iterdir()) == []
 
 
-def test_an_execve_that_the_kernel_refuses_is_a_refusal_and_the_record_says_so(
+def test_execve_refused_by_the_kernel_is_a_recorded_refusal(
     private: Path, bundle: Path, broken: Path
 ) -> None:
     done = engine(
@@ -127,9 +127,7 @@ def test_names_that_would_act_on_a_terminal_are_escaped(private: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_a_dry_run_prints_argv_and_environment_and_touches_nothing(
-    private: Path, bundle: Path, broken: Path
-) -> None:
+def test_dry_run_prints_argv_and_touches_nothing(private: Path, bundle: Path, broken: Path) -> None:
     before = sorted(private.rglob("*"))
     base = str(private / "base")
     done = engine(

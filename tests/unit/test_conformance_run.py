@@ -71,7 +71,7 @@ def test_a_run_that_keeps_to_the_spec_is_not_hindered() -> None:
     assert walk.lifecycle.state is State.HANDED_OFF
 
 
-def test_a_kernel_that_refuses_to_execute_can_be_answered_with_a_refusal() -> None:
+def test_refusal_may_follow_an_execve_the_kernel_refused() -> None:
     walk = Walk()
     for trigger in STEPS[:-1]:
         walk.perform(trigger)
@@ -196,9 +196,7 @@ def test_a_step_that_is_skipped_stops_the_run_before_it_acts(
     assert not world.base.exists()
 
 
-def test_a_transition_added_to_the_machine_ends_in_a_refusal_and_nothing_is_executed(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_transition_added_to_the_machine_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     sabotage(monkeypatch, Trigger.STAGE, target=State.POLICY_SETTLED)
     error, lines = world.refused()
     check(error, Reason.NOT_IN_SPEC, "root_secured --stage--> policy_settled")
@@ -228,7 +226,7 @@ def another_spec(checkout: Path) -> None:
         (another_spec, "was compiled from the spec "),
     ],
 )
-def test_a_run_without_the_graph_of_its_spec_is_refused_in_one_line_and_does_nothing(
+def test_run_without_its_spec_graph_is_refused(
     world: World, checkout: Path, spoil: Callable[[Path], None], what: str
 ) -> None:
     spoil(checkout)

@@ -87,9 +87,7 @@ def test_the_trace_of_a_real_run_that_was_refused_conforms(
     assert (result.verdict, result.records, result.state) == (Verdict.CONFORMS, records, "refused")
 
 
-def test_a_run_that_was_killed_leaves_a_trace_that_is_consistent_so_far(
-    good: list[Line], tmp_path: Path
-) -> None:
+def test_trace_of_a_killed_run_is_consistent_so_far(good: list[Line], tmp_path: Path) -> None:
     states = [line.get("next", "start") for line in good]
     for length in range(1, 7):
         result = check(save(tmp_path / "cut", written(good[:length])))
@@ -98,7 +96,7 @@ def test_a_run_that_was_killed_leaves_a_trace_that_is_consistent_so_far(
         assert str(result).endswith(f"cut: incomplete, consistent so far: {length} lines, {result.state}")
 
 
-def test_an_execve_that_the_kernel_refused_may_be_followed_by_the_refusal(tmp_path: Path) -> None:
+def test_refusal_may_follow_a_recorded_execve(tmp_path: Path) -> None:
     lines = REFUSED_BY_THE_KERNEL.lines(tmp_path / "trace")
     assert [line["next"] for line in lines[-2:]] == ["handed_off", "refused"]
     assert check(tmp_path / "trace").verdict is Verdict.CONFORMS
@@ -224,7 +222,7 @@ ONWARD = {
         (put(6, "facts.argv", []), 7, "(guard executes_the_staged_copy)", "policy_settled"),
     ],
 )
-def test_the_first_bad_line_is_named_with_what_the_spec_allows_there(
+def test_first_bad_line_is_named_with_what_the_spec_allows(
     good: list[Line], tmp_path: Path, edit: Edit, line: int, what: str, state: str
 ) -> None:
     edit(good)
@@ -248,7 +246,7 @@ def test_the_first_bad_line_is_named_with_what_the_spec_allows_there(
         (put(0, "options.rootless", "no"), "Expected `bool`"),
     ],
 )
-def test_a_trace_without_a_good_header_is_refused_at_its_first_line(
+def test_trace_without_a_good_header_fails_at_line_1(
     good: list[Line], tmp_path: Path, edit: Edit, what: str
 ) -> None:
     edit(good)
@@ -298,9 +296,7 @@ def test_only_a_refusal_from_where_it_was_may_follow_a_hand_off(good: list[Line]
 
 
 @pytest.mark.parametrize("edited", range(6))
-def test_a_line_that_was_edited_is_seen_at_the_next_however_harmless_the_edit(
-    good: list[Line], tmp_path: Path, edited: int
-) -> None:
+def test_edited_line_breaks_the_chain_at_the_next(good: list[Line], tmp_path: Path, edited: int) -> None:
     good[edited]["time"] = good[edited]["time"].replace("Z", "+00:00")
     result = check(save(tmp_path / "bad", as_they_are(good)))
     assert result.fault is not None
@@ -309,7 +305,7 @@ def test_a_line_that_was_edited_is_seen_at_the_next_however_harmless_the_edit(
 
 
 @pytest.mark.parametrize("cut", range(1, 7))
-def test_a_line_that_was_cut_out_is_missed_though_the_rest_is_numbered_anew(tmp_path: Path, cut: int) -> None:
+def test_removed_line_is_noticed_after_renumbering(tmp_path: Path, cut: int) -> None:
     """Where it is the execve's, the refusal that follows is still an edge: only the chain tells."""
     lines = REFUSED_BY_THE_KERNEL.lines(tmp_path / "trace")
     del lines[cut]
@@ -326,7 +322,7 @@ def test_a_header_has_nothing_before_it(good: list[Line], tmp_path: Path) -> Non
     assert "Expected `null`, got `str` - at `$.previous`" in str(result)
 
 
-def test_neither_a_cut_end_nor_an_edited_last_line_breaks_the_chain(good: list[Line], tmp_path: Path) -> None:
+def test_cut_end_or_edited_last_line_keeps_the_chain(good: list[Line], tmp_path: Path) -> None:
     """Documented: against these, only a signature helps."""
     assert check(save(tmp_path / "cut", as_they_are(good[:5]))).verdict is Verdict.INCOMPLETE
     good[-1]["facts"]["environment"]["PATH"] = "/elsewhere"
@@ -365,9 +361,7 @@ def test_what_is_no_object_of_json_is_said_to_be_none(
 
 
 @pytest.mark.parametrize("twin", [b'"next":"staged",', b'"facts":{},', b'"seq":2,'])
-def test_a_key_that_is_given_twice_is_refused_as_readers_would_not_agree(
-    good: list[Line], tmp_path: Path, twin: bytes
-) -> None:
+def test_key_given_twice_is_refused(good: list[Line], tmp_path: Path, twin: bytes) -> None:
     lines = written(good)
     lines[2] = b"{" + twin + lines[2][1:]
     result = check(save(tmp_path / "bad", lines))
@@ -543,9 +537,7 @@ def _read(read: Callable[[bytes], Any], line: bytes) -> Any:
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_the_fast_reading_of_a_line_is_never_another_than_the_careful_one(
-    good: list[Line], data: st.DataObject
-) -> None:
+def test_fast_and_careful_reading_of_a_line_agree(good: list[Line], data: st.DataObject) -> None:
     """A space behind a line is nothing to JSON, but no line of the engine has one: it is read with care."""
     number = data.draw(st.integers(0, len(good) - 1))
     line = bytearray(written(good)[number])

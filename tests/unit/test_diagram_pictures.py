@@ -45,7 +45,7 @@ def text(svg: str) -> str:
 # Another version of dot, or another font, places the same picture otherwise: what is compared is the text that dot
 # was given, which is the same everywhere, and that the drawings carry its digest and show all of its words.
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_committed_is_what_the_table_and_the_spec_say_today(name: str) -> None:
+def test_committed_picture_is_up_to_date(name: str) -> None:
     drawn = pictures()[name]
     stale = f"diagrams/{name} is stale: ./just diagrams"
     assert (DIAGRAMS / f"{name}.dot").read_text() == drawn.dot, stale
@@ -96,7 +96,7 @@ def test_a_picture_has_a_text_alternative_and_no_id_but_its_own() -> None:
     assert set((root.get("aria-labelledby") or "").split()) == ids == {"two-title", "two-desc"}
 
 
-def test_the_reason_of_a_refusal_and_what_is_not_verified_are_said() -> None:
+def test_picture_shows_the_reason_and_what_is_not_verified() -> None:
     shown = text(lifecycle_svg(walk("too loose", doubt="line 3 is forged")))
     assert "refused in validate" in shown
     assert "✗ too loose: too loose" in shown
@@ -131,7 +131,7 @@ def test_an_execve_that_the_kernel_refused_is_not_shown_as_done() -> None:
     assert "✓ exec " not in shown
 
 
-def test_a_picture_that_a_terminal_cannot_show_is_not_written_to_one(
+def test_binary_picture_is_not_written_to_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)

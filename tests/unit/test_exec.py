@@ -25,7 +25,7 @@ from tests.support.refusals import refuses
         )
     ),
 )
-def test_the_global_flags_come_before_the_verb_in_the_references_order(
+def test_global_flags_precede_the_verb_in_fixed_order(
     rootless: bool, ignore_cgroups: bool, network: Network, platform: Platform
 ) -> None:
     options = RunOptions("web", rootless=rootless, ignore_cgroups=ignore_cgroups, network=network)
@@ -65,7 +65,7 @@ def test_what_a_manager_asks_for_has_its_place_around_the_verb() -> None:
     ]
 
 
-def test_the_environment_is_six_constants_whatever_the_callers_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_is_constant_whatever_the_callers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/tmp/evil/bin")
     monkeypatch.setenv("HOME", "/tmp/evil")
     monkeypatch.setenv("LD_PRELOAD", "/tmp/evil.so")
@@ -79,7 +79,7 @@ def test_the_environment_is_six_constants_whatever_the_callers_is(monkeypatch: p
     }
 
 
-def test_a_hand_off_that_the_kernel_refuses_is_an_error_of_this_step(private: Path) -> None:
+def test_hand_off_refused_by_the_kernel_is_an_exec_error(private: Path) -> None:
     path = private / "runsc"
     path.write_bytes(b"of no format the kernel knows")
     path.chmod(0o500)

@@ -29,7 +29,7 @@ def test_a_tree_is_known_by_the_directory_that_was_seen(private: Path) -> None:
     assert not data.read_only  # which options would have to ask for
 
 
-def test_a_file_that_anybody_may_execute_is_a_program_and_one_to_write_is_none(private: Path) -> None:
+def test_only_files_with_an_execute_bit_are_programs(private: Path) -> None:
     modes = {"a": 0o666, "b": 0o700, "c": 0o010, "d": 0o601, "e": 0o622}
     for name, mode in modes.items():
         (private / name).touch()

@@ -19,7 +19,7 @@ from engine.runsc.execute import SignalGuard, become_runsc, keep_only_descriptor
 from tests.support.forked import failure
 
 
-def test_only_the_three_standard_descriptors_and_the_kept_one_survive_execve(tmp_path: Path) -> None:
+def test_standard_descriptors_and_the_kept_one_survive_execve(tmp_path: Path) -> None:
     code = (
         "import os\n"
         "from engine.runsc.execute import keep_only_descriptors\n"
@@ -35,7 +35,7 @@ def test_only_the_three_standard_descriptors_and_the_kept_one_survive_execve(tmp
     assert len(open_in_ls) == 5  # the three, the kept one, and the listing's own
 
 
-def test_what_was_inheritable_is_not_any_more_but_for_the_standard_three_and_the_kept(
+def test_other_inheritable_descriptors_close_on_execve(
     tmp_path: Path,
 ) -> None:
     leaked, kept = os.open("/", os.O_RDONLY), os.open("/", os.O_RDONLY)
@@ -57,7 +57,7 @@ def test_a_kept_descriptor_that_is_not_open_is_an_error(monkeypatch: pytest.Monk
     monkeypatch.undo()
 
 
-def test_what_python_ignores_is_not_ignored_over_execve_and_the_umask_is_the_callers() -> None:
+def test_execve_restores_ignored_signals_and_the_umask() -> None:
     code = (
         "import os\n"
         "from engine.runsc.execute import SignalGuard\n"
@@ -106,7 +106,7 @@ class TestSignalGuard:
         finally:
             signal.signal(signal.SIGHUP, old)
 
-    def test_each_stage_holds_what_it_says_and_a_signal_that_came_last_reaches_the_caller(self) -> None:
+    def test_held_signal_reaches_the_caller_at_the_end(self) -> None:
         signals: set[int] = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM}
 
         def now() -> tuple[set[int], bool, bool, int]:
@@ -178,9 +178,7 @@ class TestBecomeRunsc:
         yield descriptor
         os.close(descriptor)
 
-    def test_a_program_that_the_kernel_refuses_leaves_the_process_as_it_was_held(
-        self, private: Path, kept: int
-    ) -> None:
+    def test_failed_execve_leaves_signals_as_they_were_held(self, private: Path, kept: int) -> None:
         path = private / "runsc"
         path.write_bytes(b"of no format the kernel knows")
         path.chmod(0o500)
@@ -190,7 +188,7 @@ class TestBecomeRunsc:
         assert refused == (errno.ENOEXEC, "Exec format error", "/s/runsc")
         assert not os.get_inheritable(kept)
 
-    def test_a_signal_that_comes_after_the_kernel_refused_is_still_noted(self, kept: int) -> None:
+    def test_signal_after_a_failed_execve_is_noted(self, kept: int) -> None:
         with SignalGuard() as process:
             assert failure(lambda: become_runsc(kept, ("/",), {}, process)) == (
                 *(errno.EACCES, "Permission denied", "/"),
@@ -199,7 +197,7 @@ class TestBecomeRunsc:
             assert process.arrived == "SIGTERM"
             signal.sigtimedwait([signal.SIGTERM], 0)  # it would end this process when its mask is given back
 
-    def test_where_no_descriptor_is_left_to_look_through_them_nothing_is_executed(self, kept: int) -> None:
+    def test_nothing_is_executed_without_a_free_descriptor(self, kept: int) -> None:
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         with SignalGuard() as process:
             resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
@@ -217,9 +215,7 @@ class TestBecomeRunsc:
         assert not os.get_inheritable(kept)
 
     @pytest.mark.parametrize("command", ["env", "ls"])
-    def test_the_program_has_the_given_environment_and_the_kept_descriptor_and_nothing_else(
-        self, kept: int, command: str
-    ) -> None:
+    def test_program_gets_the_environment_and_the_kept_descriptor(self, kept: int, command: str) -> None:
         path = shutil.which(command)
         assert path is not None
         program = os.open(path, os.O_RDONLY)

@@ -35,7 +35,7 @@ def gc(base: Path, *, keep_traces: bool = False) -> Collected:
     return collect({"ENGINE_ARTIFACT_BASE": str(base)}, keep_traces=keep_traces)
 
 
-def test_what_a_finished_container_left_is_removed_and_nothing_stays_under_the_base(private: Path) -> None:
+def test_gc_removes_everything_of_finished_containers(private: Path) -> None:
     first, second = left_by_a_run(private / "base"), left_by_a_run(private / "base", DB)
     found = gc(private / "base")
     assert set(found.removed) == {str(first), str(second)}

@@ -82,7 +82,7 @@ def programs(private: Path) -> tuple[Path, Path]:
 @pytest.mark.parametrize("which", [0, -1], ids=["every id", "one id"])
 @pytest.mark.parametrize("sealed", [True, False])
 @pytest.mark.parametrize("read_only", [True, False])
-def test_only_what_lies_in_a_tree_can_be_executed_and_it_cannot_be_undone(
+def test_only_programs_in_a_tree_run_and_it_cannot_be_undone(
     programs: tuple[Path, Path], which: int, sealed: bool, read_only: bool
 ) -> None:
     kept, other = programs
@@ -158,7 +158,7 @@ def test_a_tree_in_another_keeps_what_is_its_own(programs: tuple[Path, Path], or
     assert in_a_child(act) == [0, errno.EROFS, 0]
 
 
-def test_what_is_mounted_in_a_tree_is_as_the_tree_and_what_is_mounted_elsewhere_as_the_rest(
+def test_mount_in_a_tree_gets_the_flags_of_the_tree(
     programs: tuple[Path, Path],
 ) -> None:
     kept, other = programs
@@ -248,7 +248,7 @@ def test_a_kernel_that_lacks_one_of_the_calls_is_too_old(
     assert in_a_child(act) == f"{kept if is_the_tree else '/'}: Function not implemented; it takes Linux 5.12"
 
 
-def test_it_leaves_no_descriptor_by_which_the_old_mounts_could_be_reached(
+def test_confine_leaves_no_descriptor_of_the_old_mounts(
     programs: tuple[Path, Path],
 ) -> None:
     kept, _ = programs
@@ -311,9 +311,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 @pytest.mark.parametrize("sealed", [True, False])
-def test_exceptions_are_cloned_before_the_flags_are_set_and_the_second_namespace_locks_them(
-    asked: list[Any], sealed: bool
-) -> None:
+def test_exceptions_are_cloned_before_flags_are_set_and_locked(asked: list[Any], sealed: bool) -> None:
     confine(
         SINGLE, [Tree("/a/b", (1, 2), read_only=True), Tree("/c", (1, 3), read_only=False)], sealed=sealed
     )
@@ -339,7 +337,7 @@ def test_exceptions_are_cloned_before_the_flags_are_set_and_the_second_namespace
 
 
 @pytest.mark.usefixtures("no_child_left")
-def test_the_trial_leaves_its_caller_free_and_answers_with_the_ids() -> None:
+def test_trial_leaves_its_caller_free_and_returns_the_ids() -> None:
     before = os.readlink("/proc/self/ns/user"), os.readlink("/proc/self/ns/mnt")
     descriptors = len(os.listdir("/proc/self/fd"))
     for sealed in (False, seccomp.is_known_machine()):
@@ -375,7 +373,7 @@ def test_the_most_ids_that_can_be_had_are_taken(
     assert probe((), sealed=True) is maps
 
 
-def test_what_stands_in_the_way_of_the_fewest_ids_is_what_is_said(tried: dict[str, OSError | None]) -> None:
+def test_error_is_what_prevents_the_fewest_ids(tried: dict[str, OSError | None]) -> None:
     tried |= {"all": OSError(1, "another", "x"), "single": REFUSED}
     with pytest.raises(UnusableError) as refusal:
         probe((), sealed=True)

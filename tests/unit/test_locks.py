@@ -48,7 +48,7 @@ def test_a_lock_that_is_free_is_taken_and_holds_off_others(path: Path, opened: i
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_a_lock_that_another_has_is_tried_once_without_a_deadline(
+def test_taken_lock_is_tried_once_without_a_deadline(
     opened: int, theirs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda _: pytest.fail("it waited"))

@@ -92,7 +92,7 @@ def in_state(state: State) -> Walk:
     return refused_walk() if state is State.REFUSED else Walk().up_to(state)
 
 
-def test_the_six_steps_lead_from_start_to_handed_off_in_the_order_of_the_table() -> None:
+def test_six_steps_in_order_lead_to_handed_off() -> None:
     walk = Walk().up_to(State.HANDED_OFF)
     assert [(move.state, move.trigger, move.next) for move in walk.moves] == [
         (row.sources[0], row.trigger, row.target) for row in LIFECYCLE[:6]
@@ -102,9 +102,7 @@ def test_the_six_steps_lead_from_start_to_handed_off_in_the_order_of_the_table()
 
 @pytest.mark.parametrize("state", State)
 @pytest.mark.parametrize("trigger", Trigger)
-def test_an_edge_that_is_not_in_the_table_cannot_be_taken_and_its_step_is_not_run(
-    state: State, trigger: Trigger
-) -> None:
+def test_edge_not_in_the_table_is_not_taken_and_not_run(state: State, trigger: Trigger) -> None:
     walk = in_state(state)
     permitted = any(state in row.sources and row.trigger is trigger for row in LIFECYCLE)
     if permitted:
@@ -226,7 +224,7 @@ def test_a_sandbox_that_is_joined_is_as_private_as_what_is_made(directories: lis
         walk.perform(Trigger.SECURE_ROOT, sandbox={**SANDBOX, "directories": directories})
 
 
-def test_a_sandbox_is_joined_with_the_runsc_that_it_runs_and_in_its_own_root() -> None:
+def test_sandbox_is_joined_with_its_runsc_and_root() -> None:
     walk = Walk().up_to(State.VALIDATED)
     walk.perform(Trigger.SECURE_ROOT, sandbox=SANDBOX)
     with refuses(NotPermittedError, Reason.NOT_PERMITTED, "copy_is_what_was_pinned"):
@@ -264,7 +262,7 @@ def test_an_immutable_store_artefact_may_have_a_foreign_owner() -> None:
 @pytest.mark.parametrize("rootless", [False, True])
 @pytest.mark.parametrize("required", [False, True])
 @pytest.mark.parametrize("outcome", PolicyOutcome)
-def test_a_required_policy_is_enforced_before_anything_is_executed(
+def test_required_policy_is_enforced_before_exec(
     rootless: bool, required: bool, outcome: PolicyOutcome
 ) -> None:
     options = {"rootless": rootless, "require_exec_policy": required, "exec_policy": "auto"}
@@ -291,7 +289,7 @@ def test_a_policy_that_was_turned_off_cannot_have_been_enforced() -> None:
         walk.perform(Trigger.APPLY_POLICY, outcome="enforced")
 
 
-def test_a_root_that_searched_no_path_and_a_caller_who_did_may_go_on() -> None:
+def test_path_search_stops_root_only() -> None:
     for user, found_by in ((0, "option"), (0, "trusted path"), (1000, "PATH")):
         walk = Walk({**HEADER, "host": {"user": user}})
         walk.perform(Trigger.RESOLVE, found_by=found_by)
@@ -325,7 +323,7 @@ def test_a_step_that_raises_leaves_the_state_as_it_was() -> None:
     assert walk.moves[0].next is State.RESOLVED
 
 
-def test_a_move_is_recorded_before_its_commit_and_a_commit_that_raises_can_still_be_refused() -> None:
+def test_move_is_recorded_before_its_commit_which_may_fail() -> None:
     walk = Walk().up_to(State.POLICY_SETTLED)
     seen: list[Trigger] = []
 
@@ -368,7 +366,7 @@ def test_the_state_cannot_be_set_from_outside() -> None:
         (0, True, True, False),
     ],
 )
-def test_a_kept_copy_is_believed_only_where_the_binary_is_the_callers_own_and_else_compared(
+def test_stored_copy_of_anothers_binary_must_be_compared(
     owner: int, from_store: bool, compared: bool, holds: bool
 ) -> None:
     (row,) = (row for row in LIFECYCLE if row.trigger is Trigger.STAGE)

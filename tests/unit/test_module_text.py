@@ -57,12 +57,12 @@ def test_a_part_without_a_definition_has_no_parameters() -> None:
     assert Part("", "VARIABLES open\n").parameters == ""
 
 
-def test_constants_are_those_declared_here_and_in_what_is_extended() -> None:
+def test_constants_include_those_of_extended_modules() -> None:
     assert declared_constants(MODULE) == ("Doors", "Key", "Few", "Many")
     assert constants(FILES, "Door") == {"Doors", "Key", "Few", "Many", "Oil"}
 
 
-def test_definitions_are_those_of_the_module_and_of_what_it_extends() -> None:
+def test_definitions_include_those_of_extended_modules() -> None:
     assert {"Closed", "Never", "Creaks"} <= definitions(FILES, "Door")
     assert not {"Opens", "Old"} & definitions(FILES, "Door")
 

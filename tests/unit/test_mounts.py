@@ -90,7 +90,7 @@ def flags_of(path: Path) -> list[str]:
     return [fields[5] for fields in lines if fields[4] == str(path)]
 
 
-def test_what_was_cloned_before_keeps_its_flags_and_all_else_has_them(private: Path) -> None:
+def test_flags_change_every_mount_but_those_cloned_before(private: Path) -> None:
     """And nothing of it is heard of outside."""
     other, kept, inner = private / "other", private / "kept", private / "kept" / "inner"
     for path in (other, kept):
@@ -121,7 +121,7 @@ def test_what_was_cloned_before_keeps_its_flags_and_all_else_has_them(private: P
     assert flags_of(other) == flags_of(kept) == []
 
 
-def test_mount_points_are_told_with_their_escapes_and_without_those_beside(private: Path) -> None:
+def test_mount_points_are_unescaped_and_beneath_the_path(private: Path) -> None:
     names = ["a b", "a b/in\tner", "a b/back\\slash", "a b/re\rturn", "a b/\udcff", "a b-beside"]
 
     def act() -> list[str]:

@@ -68,7 +68,7 @@ def results(tmp_path: Path) -> Path:
     return tmp_path / "engine"
 
 
-def test_a_survivor_is_named_by_its_function_and_the_lines_it_changes(results: Path) -> None:
+def test_survivor_is_named_by_function_and_changed_lines(results: Path) -> None:
     assert report.read_outcomes(results) == {"engine/linux/doors.py": (3, [LARGER, ONCE])}
 
 
@@ -87,7 +87,7 @@ def test_no_run_is_no_success(tmp_path: Path) -> None:
         report.read_outcomes(tmp_path)
 
 
-def test_what_nobody_explains_and_what_is_explained_in_vain_are_both_faults() -> None:
+def test_missing_and_needless_explanations_are_faults() -> None:
     assert report.unexplained([LARGER, ONCE], [Reason("so", (ONCE, LARGER))]) == []
     assert report.unexplained([LARGER, LARGER], [Reason("so", (LARGER, ONCE))]) == [
         f"lives, and nobody says why: {LARGER}",
@@ -101,19 +101,19 @@ def test_a_file_below_the_required_rate_is_named() -> None:
     ]
 
 
-def test_a_survivor_can_be_pasted_from_the_message_into_the_list_of_reasons(tmp_path: Path) -> None:
+def test_message_of_a_survivor_is_an_entry_to_paste(tmp_path: Path) -> None:
     quoted = Mutant("f", """say("it's", 'a\\n')""", "")
     toml = tmp_path / "survivors.toml"
     toml.write_text(f'[[reason]]\nwhy = "so"\nsurvivors = [\n  {quoted},\n  {LARGER},\n]\n')
     assert report.read_reasons(toml) == [Reason("so", (quoted, LARGER))]
 
 
-def test_the_page_is_that_of_the_rates_and_reasons_committed_beside_it() -> None:
+def test_page_is_that_of_the_committed_rates_and_reasons() -> None:
     fresh = report.page(report.read_rates(report.RATES), report.read_reasons(report.REASONS))
     assert report.PAGE.read_text() == fresh, "run ./just mutants"
 
 
-def test_every_file_has_its_rate_and_as_many_survivors_as_are_explained() -> None:
+def test_every_survivor_of_a_file_is_explained() -> None:
     rates = report.read_rates(report.RATES)
     assert report.below(rates) == []
     mutated = tomllib.loads((report.CHECKOUT / "pyproject.toml").read_text())["tool"]["mutmut"]
@@ -131,7 +131,7 @@ def test_every_file_has_its_rate_and_as_many_survivors_as_are_explained() -> Non
         assert explained == rate.mutants - rate.killed, file
 
 
-def test_every_line_that_a_survivor_changes_still_stands_in_its_function() -> None:
+def test_lines_of_survivors_still_stand_in_their_functions() -> None:
     for reason in report.read_reasons(report.REASONS):
         for mutant in reason.survivors:
             assert mutant.removed in _source_of(mutant.function), f"stale, run ./just mutants: {mutant}"

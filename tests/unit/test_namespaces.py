@@ -47,7 +47,7 @@ def test_a_user_without_an_account_stands_there_by_number_only(
     assert subordinate_ids(str(path), UID) == [(7, 8), (9, 1)]
 
 
-def test_the_map_of_this_namespace_is_read_and_one_that_is_not_there_is_empty(
+def test_id_map_is_read_and_a_missing_one_is_empty(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert namespaces.read_uid_map() == Path("/proc/self/uid_map").read_text()
@@ -82,7 +82,7 @@ def test_the_first_line_that_maps_root_decides(uid_map: str, answer: bool) -> No
         ("0 1000 1\n", 0, True),
     ],
 )
-def test_the_hosts_root_is_unmapped_where_root_is_another_or_the_root_directory_is_nobodys(
+def test_root_is_unmapped_if_mapped_elsewhere_or_owns_nothing(
     monkeypatch: pytest.MonkeyPatch, uid_map: str, owner_of_root: int, unmapped: bool
 ) -> None:
     overflow = int(Path("/proc/sys/kernel/overflowuid").read_text())
@@ -114,7 +114,7 @@ def account(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return has
 
 
-def test_a_user_is_root_and_has_its_subordinate_ids_one_after_the_other(account: dict[str, Any]) -> None:
+def test_user_is_mapped_to_root_then_subordinate_ids(account: dict[str, Any]) -> None:
     assert possible_maps() == [
         IdMaps(
             (Range(0, UID, 1), Range(1, 100_000, 65_536), Range(65_537, 300_000, 5)),
@@ -146,7 +146,7 @@ def test_root_keeps_each_id_as_itself_where_it_may_say_so(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(("uids", "gids", "alone"), [(1, 1, True), (2, 1, False), (1, 2, False)])
-def test_where_there_is_one_id_alone_it_is_mapped_without_help_from_outside(
+def test_single_id_is_mapped_without_a_helper(
     monkeypatch: pytest.MonkeyPatch, uids: int, gids: int, alone: bool
 ) -> None:
     present = {"uid_map": (Range(0, 0, uids),), "gid_map": (Range(0, 0, gids),)}
@@ -239,7 +239,7 @@ def test_the_helpers_are_looked_for_where_only_root_can_put_them(
     assert namespaces._find("newuidmap") == str(places[1] / "newuidmap")
 
 
-def test_a_kernel_parameter_is_read_and_one_that_is_absent_is_none(
+def test_kernel_parameter_is_read_and_a_missing_one_is_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "value").write_text("10\n")
@@ -281,7 +281,7 @@ RANGES = (Range(0, 0, 1), Range(1, 100_000, 5))
 
 
 @pytest.mark.usefixtures("needs_root")
-def test_each_helper_is_told_the_process_and_its_ranges_and_nothing_of_the_caller(
+def test_helper_gets_the_process_and_its_ranges_only(
     helpers: tuple[str, str], private: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def act() -> list[Any]:
@@ -308,9 +308,7 @@ def test_each_helper_is_told_the_process_and_its_ranges_and_nothing_of_the_calle
 
 
 @pytest.mark.usefixtures("needs_root")
-def test_a_helper_that_fails_is_named_with_how_it_ended_and_the_next_is_not_asked(
-    helpers: tuple[str, str], private: Path
-) -> None:
+def test_failed_helper_is_named_and_the_next_is_not_run(helpers: tuple[str, str], private: Path) -> None:
     (private / "newuidmap").write_text("#!/bin/sh\nsleep 0.5\nexit 3\n")
 
     def act() -> Any:
@@ -360,7 +358,7 @@ def mapped(monkeypatch: pytest.MonkeyPatch, maps: IdMaps, *, go: bytes = b"\n") 
     return asked
 
 
-def test_the_child_outside_maps_uids_and_gids_once_its_parent_is_inside(
+def test_child_maps_ids_once_its_parent_is_inside(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     uids: Any = "uids"
@@ -388,7 +386,7 @@ def test_a_single_id_is_mapped_from_inside(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.usefixtures("no_child_left")
 @pytest.mark.parametrize("failed", [False, True])
-def test_many_ids_are_mapped_by_a_child_that_waits_until_the_namespaces_are_entered(
+def test_child_that_maps_ids_waits_for_the_namespaces(
     monkeypatch: pytest.MonkeyPatch, private: Path, failed: bool
 ) -> None:
     def from_outside(maps: IdMaps, go: int, gone: int) -> None:
@@ -420,7 +418,7 @@ def test_a_file_of_the_kernel_that_takes_no_ids_is_named() -> None:
 
 
 @pytest.mark.usefixtures("no_child_left")
-def test_a_namespace_that_cannot_be_had_is_what_is_said_and_no_child_is_left(
+def test_missing_namespace_is_reported_and_leaves_no_child(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def unshare() -> None:
@@ -485,7 +483,7 @@ class TestRealKernel:
 
         assert in_a_child(act)
 
-    def test_in_a_second_namespace_the_hosts_root_is_still_known_to_be_unmapped(self) -> None:
+    def test_root_is_still_unmapped_in_a_second_namespace(self) -> None:
         def act() -> bool:
             become_ordinary()
             for _ in range(2):

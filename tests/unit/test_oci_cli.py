@@ -122,7 +122,7 @@ def test_features_are_those_of_the_specification(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize("verb", ["state", "start", "kill", "delete", "pause", "resume", "ps", "events"])
-def test_what_does_not_exist_is_said_in_the_words_that_managers_look_for(
+def test_missing_container_is_reported_as_managers_expect(
     root: Path, verb: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert at(root, verb, "web") == 1
@@ -148,7 +148,7 @@ def test_where_nothing_is_the_list_is_empty(root: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().out.split() == ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"]
 
 
-def test_an_error_is_a_line_of_json_in_the_log_where_that_is_asked_for(root: Path, tmp_path: Path) -> None:
+def test_error_is_a_json_line_in_a_json_log(root: Path, tmp_path: Path) -> None:
     log = tmp_path / "log.json"
     for _ in range(2):
         at(root, "--log", str(log), "--log-format", "json", "state", "web")
@@ -266,7 +266,7 @@ def test_the_hosts_network_is_not_given_unasked() -> None:
     ("shows", "knows", "given"),
     [(False, False, Network.SANDBOX), (True, True, Network.SANDBOX), (True, False, Network.NONE)],
 )
-def test_a_network_that_somebody_set_up_is_gvisors_where_this_runsc_can(
+def test_prepared_network_is_gvisors_where_runsc_can(
     monkeypatch: pytest.MonkeyPatch, shows: bool, knows: bool, given: Network
 ) -> None:
     monkeypatch.setattr(network, "_shows_in_new_namespace", lambda _: shows)

@@ -84,7 +84,7 @@ def test_members_are_those_of_this_very_sandbox(base: PrivateDirectory) -> None:
     assert members(base, MEMBER) == []
 
 
-def test_a_deleted_sandbox_is_kept_for_its_members_and_goes_with_the_last(base: PrivateDirectory) -> None:
+def test_deleted_sandbox_stays_until_its_last_member_goes(base: PrivateDirectory) -> None:
     container = keep(base, POD)
     members = [keep(base, replace(MEMBER, id=name)) for name in ("a", "b")]
     assert in_use_reason(base, container) == "is gone, and containers of its sandbox are not: 'a', 'b'"

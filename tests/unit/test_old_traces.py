@@ -46,7 +46,7 @@ def gc(base: Path, days: float = 30) -> Collected:
     return collect({"ENGINE_ARTIFACT_BASE": str(base)}, traces_older_than=days * DAY)
 
 
-def test_the_old_traces_of_containers_that_are_over_go_and_are_named(base: Path) -> None:
+def test_old_traces_of_ended_containers_are_removed(base: Path) -> None:
     old, young = trace_of(base, "web-1.2", days=31), trace_of(base, "db", days=29)
     found = gc(base)
     assert found.removed == (str(old),)
@@ -60,7 +60,7 @@ def test_without_an_age_no_managers_trace_goes(base: Path) -> None:
     assert old.exists()
 
 
-def test_the_signature_of_a_trace_goes_with_it_and_that_of_a_young_one_stays(base: Path) -> None:
+def test_signature_is_removed_with_its_trace_only(base: Path) -> None:
     old, young = trace_of(base, "web", days=31), trace_of(base, "db", days=1)
     signatures = [aged(path.with_name(path.name + ".sig"), 40) for path in (old, young)]
     found = gc(base)
@@ -69,7 +69,7 @@ def test_the_signature_of_a_trace_goes_with_it_and_that_of_a_young_one_stays(bas
     assert found.foreign == ()
 
 
-def test_the_traces_of_a_container_that_is_alive_or_being_created_stay(base: Path) -> None:
+def test_traces_of_a_live_or_new_container_stay(base: Path) -> None:
     root = secure_root("web", {"ENGINE_ARTIFACT_BASE": str(base)})
     old = trace_of(base, "web", days=31)
     own = aged(Path(root.container.path) / f"trace-{WRITTEN}", 31)
@@ -80,7 +80,7 @@ def test_the_traces_of_a_container_that_is_alive_or_being_created_stay(base: Pat
     assert set(gc(base).removed) == {str(old), root.container.path}
 
 
-def test_of_a_managers_container_its_own_trace_stays_and_those_of_its_namesakes_before_go(
+def test_traces_of_earlier_containers_of_an_id_are_removed(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = trace_of(base, "web", days=60)
@@ -101,7 +101,7 @@ def test_of_a_managers_container_its_own_trace_stays_and_those_of_its_namesakes_
 
 
 @pytest.mark.parametrize("noted", ["nothing", "no trace yet"])
-def test_where_nobody_can_tell_which_trace_is_the_living_ones_all_of_that_id_stay(
+def test_all_traces_of_an_id_stay_if_the_live_one_is_unknown(
     base: Path, noted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = trace_of(base, "web", days=60)
@@ -127,9 +127,7 @@ def test_a_trace_that_somebody_still_writes_stays_however_old(base: Path) -> Non
         assert gc(base).removed == (str(old),)
 
 
-def test_what_is_no_trace_of_ours_is_left_and_named_and_no_link_is_followed(
-    private: Path, base: Path
-) -> None:
+def test_other_files_and_links_are_left_and_named(private: Path, base: Path) -> None:
     victim = aged(private / "precious", 99)
     traces = base / "traces"
     link = traces / f"link-{WRITTEN}"
@@ -203,7 +201,7 @@ def test_what_cannot_be_removed_is_said_and_the_rest_is_removed(
     assert said.err == f"engine: gc: {str(stuck)!r}: Operation not permitted; remove it by hand\n"
 
 
-def test_of_runs_the_old_traces_go_with_what_they_left_and_the_young_stay(base: Path) -> None:
+def test_old_traces_of_runs_are_removed_and_young_ones_stay(base: Path) -> None:
     for name, days in (("a" * 32, (31, 1)), ("b" * 32, (31, 60))):
         (base / name / "runsc-root").mkdir(parents=True)
         for number, age in enumerate(days):

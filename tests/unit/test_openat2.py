@@ -35,7 +35,7 @@ def fail_first(monkeypatch: pytest.MonkeyPatch, times: int, number: int) -> list
 
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.EINTR])
 @pytest.mark.parametrize("times", [0, 1, 31])
-def test_what_comes_in_between_does_not_keep_a_file_from_being_opened(
+def test_interrupted_open_is_tried_again(
     directory: int, monkeypatch: pytest.MonkeyPatch, times: int, number: int
 ) -> None:
     calls = fail_first(monkeypatch, times, number)

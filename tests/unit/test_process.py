@@ -62,7 +62,7 @@ def end_without_waiting(given: subprocess.Popen[bytes]) -> None:
     os.waitid(os.P_PID, given.pid, os.WEXITED | os.WNOWAIT)
 
 
-def test_a_process_runs_a_file_and_was_told_of_each_path_or_of_a_value(program: Path, start: Start) -> None:
+def test_process_has_an_executable_and_marked_arguments(program: Path, start: Start) -> None:
     pid = start(program, "--root=/a=b", "/c", "/\udcff").pid
     for about in ((), ("/a=b",), ("/c",), ("/c", "/a=b"), ("/\udcff",), ("--root=/a=b",)):
         assert runs(pid, identity(program), about), about
@@ -72,7 +72,7 @@ def test_a_process_runs_a_file_and_was_told_of_each_path_or_of_a_value(program: 
     assert not runs(pid, (0, identity(program)[1]), ())
 
 
-def test_one_that_ended_runs_nothing_and_has_no_start_and_no_arguments(program: Path, start: Start) -> None:
+def test_ended_process_has_no_executable_start_or_arguments(program: Path, start: Start) -> None:
     given = start(program, "/a")
     assert runs(given.pid, identity(program), ("/a",))
     assert isinstance(started(given.pid), int)
@@ -145,7 +145,7 @@ def test_what_does_not_die_in_time_is_told(
     assert signals == [signal.SIGKILL] * 4
 
 
-def test_one_that_is_gone_or_became_another_meanwhile_is_passed_over(
+def test_process_that_is_gone_or_another_is_passed_over(
     program: Path, start: Start, slept: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone, another, mine = start(program, "/a"), start(program, "/b"), start(program, "/a")
@@ -210,7 +210,7 @@ def test_the_kernel_kills_a_child_with_its_parent() -> None:
     assert in_a_child(act) == signal.SIGKILL
 
 
-def test_where_the_parent_is_gone_already_the_child_ends_as_if_killed() -> None:
+def test_child_whose_parent_is_gone_ends_as_if_killed() -> None:
     child = os.fork()
     if child == 0:
         try:

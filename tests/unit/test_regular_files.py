@@ -179,7 +179,7 @@ def test_a_file_is_read_up_to_the_limit_and_no_further(
         assert told == (errno.EFBIG, "it is larger than 5 bytes", f"{here.path}/file")
 
 
-def test_a_file_that_grows_while_it_is_read_is_read_no_further_either(
+def test_file_that_grows_while_read_is_read_no_further(
     here: PrivateDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("file").touch()

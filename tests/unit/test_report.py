@@ -136,7 +136,7 @@ def test_an_execve_that_the_kernel_refused_is_a_refusal(private: Path) -> None:
     )
 
 
-def test_an_execute_policy_that_is_not_enforced_is_not_said_to_hold(private: Path) -> None:
+def test_unenforced_execute_policy_is_not_reported_to_hold(private: Path) -> None:
     for enforced, status in ((True, Status.HELD), (False, Status.NOT_ENFORCED)):
         story = Story(rootless=True, enforced=enforced, user=1000)
         evidence, _ = read(str(story.write(private / str(enforced))), spec_graph())
@@ -375,7 +375,7 @@ def test_no_name_of_a_file_and_no_word_of_a_check_becomes_markup(private: Path, 
 # The fleet
 
 
-def test_the_fleet_counts_every_run_and_puts_the_unreliable_first(private: Path) -> None:
+def test_fleet_counts_every_run_and_lists_unreliable_first(private: Path) -> None:
     for number in range(5):
         Story().write(private / f"good{number}.jsonl")
     Story(steps=2, end="refused").write(private / "refused.jsonl")
@@ -481,7 +481,7 @@ def test_a_page_loads_nothing_and_every_anchor_leads_somewhere(private: Path) ->
         assert not re.search(rb"url\(|@import|https?:", content.replace(b"http://www.w3.org/2000/svg", b""))
 
 
-def test_only_the_fleets_own_script_may_run_and_a_runs_report_has_none(private: Path) -> None:
+def test_only_the_fleets_own_script_may_run(private: Path) -> None:
     trace = Story().write(private / "t.jsonl")
     assert b"script-src 'none'" in run_page(str(trace), check=None, signers=None)
     assert not any(tag == "script" for tag, _ in page_of(trace).tags)

@@ -24,7 +24,7 @@ def as_user(monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
     monkeypatch.setattr("os.geteuid", lambda: uid)
 
 
-def test_the_trusted_paths_are_those_of_the_reference_in_its_order() -> None:
+def test_trusted_paths_are_the_references_in_its_order() -> None:
     assert TRUSTED_PATHS == ("/usr/local/bin/runsc", "/usr/bin/runsc", "/opt/gvisor/runsc")
 
 
@@ -37,7 +37,7 @@ def test_the_first_trusted_path_that_is_an_executable_file_wins(tmp_path: Path) 
     assert (found.path, found.found_by) == (first, "trusted path")
 
 
-def test_a_path_that_was_asked_for_is_taken_even_where_a_trusted_one_exists(tmp_path: Path) -> None:
+def test_requested_path_comes_before_a_trusted_one(tmp_path: Path) -> None:
     chosen, trusted = executable(tmp_path / "a"), executable(tmp_path / "b")
     found = resolve(chosen, {}, trusted_paths=[trusted])
     assert (found.path, found.found_by) == (chosen, "option")

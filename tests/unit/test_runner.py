@@ -127,7 +127,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[str], dict[st
     return seen
 
 
-def test_a_good_run_records_six_moves_and_hands_over_the_staged_copy(
+def test_good_run_records_six_moves_and_execs_the_staged_copy(
     world: World, given: list[tuple[int, list[str], dict[str, str]]]
 ) -> None:
     content = world.binary.read_bytes()
@@ -150,7 +150,7 @@ def test_a_good_run_records_six_moves_and_hands_over_the_staged_copy(
     assert (lines[-1]["facts"]["argv"], lines[-1]["facts"]["environment"]) == (argv, environment)
 
 
-def test_the_header_says_what_was_asked_of_which_engine_for_which_bundle(
+def test_header_names_options_engine_and_bundle(
     world: World, given: list[tuple[int, list[str], dict[str, str]]]
 ) -> None:
     chosen: dict[str, Any] = {"rootless": True, "exec_policy": ExecPolicy.OFF, "runsc": str(world.binary)}
@@ -211,7 +211,7 @@ def nothing(_: World) -> None:
         (nothing, {"require_exec_policy": True}, "apply_policy", "staged"),
     ],
 )
-def test_every_refusal_is_recorded_with_its_step_and_leaves_nothing_half_made(
+def test_refusal_is_recorded_with_its_step_and_cleans_up(
     world: World, spoil: Callable[[World], None], options: dict[str, Any], step: str, state: str
 ) -> None:
     spoil(world)
@@ -250,7 +250,7 @@ def test_what_was_cleaned_up_is_recorded(world: World) -> None:
     assert not container.exists()
 
 
-def test_a_bundle_that_changed_after_it_was_validated_is_refused_before_anything_is_executed(
+def test_changed_bundle_is_refused_before_exec(
     world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
@@ -266,7 +266,7 @@ def test_a_bundle_that_changed_after_it_was_validated_is_refused_before_anything
     assert world.nothing_is_left()
 
 
-def test_a_state_directory_that_was_replaced_is_refused_before_anything_is_executed(
+def test_replaced_state_directory_is_refused_before_exec(
     world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
@@ -284,7 +284,7 @@ def test_a_state_directory_that_was_replaced_is_refused_before_anything_is_execu
 
 
 @pytest.mark.parametrize("put_back", ["link", "file", "empty directory", "nothing"])
-def test_a_clean_up_that_cannot_be_done_does_not_hide_the_refusal(
+def test_failed_clean_up_does_not_hide_the_refusal(
     world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch, private: Path, put_back: str
 ) -> None:
     def apply_policy(*arguments: Any) -> Any:
@@ -306,7 +306,7 @@ def test_a_clean_up_that_cannot_be_done_does_not_hide_the_refusal(
     assert os.path.lexists(world.base / COMPONENT) is (put_back != "nothing")
 
 
-def test_a_signal_before_the_hand_off_is_a_refusal_that_cleans_up(
+def test_signal_before_the_hand_off_is_a_clean_refusal(
     world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
@@ -338,7 +338,7 @@ def test_a_fault_of_the_engine_is_a_refusal_too(
     assert world.nothing_is_left()
 
 
-def test_a_system_call_that_no_step_expects_to_fail_is_refused_in_the_name_of_its_step(
+def test_unexpected_system_error_is_a_refusal_of_its_step(
     world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stage(*_: Any) -> Any:
@@ -354,14 +354,14 @@ def test_a_system_call_that_no_step_expects_to_fail_is_refused_in_the_name_of_it
     assert world.nothing_is_left()
 
 
-def test_a_run_refused_before_it_has_directories_is_recorded_where_they_would_have_been(world: World) -> None:
+def test_early_refusal_is_recorded_in_the_usual_directory(world: World) -> None:
     world.binary.chmod(0o777)
     _, lines = world.refused(trace=False)
     assert [line.get("trigger") for line in lines] == [None, "resolve", "refuse"]
     secure_root("web", world.environment).close()  # its lock was let go of
 
 
-def test_a_refusal_beside_a_container_that_is_alive_is_recorded_in_its_directory(world: World) -> None:
+def test_refusal_of_a_live_id_is_recorded_in_its_directory(world: World) -> None:
     alive = secure_root("web", world.environment)
     world.binary.chmod(0o777)
     _, lines = world.refused(trace=False)
@@ -393,7 +393,7 @@ def test_a_trace_that_somebody_removed_is_said_to_be_lost(
     assert world.warnings == ["no trace of this refusal was kept: somebody removed it"]
 
 
-def test_what_could_not_be_taken_back_is_recorded_and_the_rest_is_taken_back(
+def test_failed_clean_up_is_recorded_and_the_rest_goes_on(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime = str(world.base / COMPONENT / "runsc-root" / "runtime")
@@ -411,7 +411,7 @@ def test_what_could_not_be_taken_back_is_recorded_and_the_rest_is_taken_back(
         world.trace.unlink()
 
 
-def test_the_lock_is_all_that_runsc_is_left_with_beside_the_standard_descriptors(
+def test_runsc_keeps_only_the_lock_and_standard_descriptors(
     world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[int] = []
@@ -431,7 +431,7 @@ def test_an_execve_that_comes_back_is_not_taken_for_a_run(
         world.run()
 
 
-def test_a_run_and_a_plan_look_for_runsc_in_the_callers_environment(
+def test_run_and_plan_search_the_callers_path(
     world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runsc_arguments: list[tuple[str | None, object]] = []
@@ -448,7 +448,7 @@ def test_a_run_and_a_plan_look_for_runsc_in_the_callers_environment(
     assert runsc_arguments == [(str(world.binary), world.environment)] * 2
 
 
-def test_a_plan_without_a_directory_to_take_a_relative_base_from_is_refused(
+def test_plan_with_a_relative_base_and_no_directory_is_refused(
     world: World, private: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = private / "gone"
@@ -461,9 +461,7 @@ def test_a_plan_without_a_directory_to_take_a_relative_base_from_is_refused(
     assert refusal.value.step == "secure_root"
 
 
-def test_a_trace_that_cannot_be_kept_stops_the_run_before_its_first_step(
-    world: World, given: list[Any]
-) -> None:
+def test_run_without_a_place_for_its_trace_takes_no_step(world: World, given: list[Any]) -> None:
     world.trace.write_text("precious")
     with refuses(EngineError, Reason.EXISTS):
         world.run()
@@ -505,7 +503,7 @@ def test_a_rootless_run_without_a_policy_says_so(world: World, given: list[Any])
 # --- A container that somebody manages ------------------------------------------------------------------------
 
 
-def test_a_manager_is_told_of_each_stage_and_gives_runsc_its_verb_and_its_descriptors(
+def test_manager_is_told_of_each_stage_and_chooses_the_verb(
     world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[frozenset[int]] = []
@@ -533,7 +531,7 @@ def test_a_manager_is_told_of_each_stage_and_gives_runsc_its_verb_and_its_descri
     assert len(numbers) == 3  # and the lock
 
 
-def test_a_container_of_a_sandbox_is_given_the_root_of_the_sandbox(world: World, given: list[Any]) -> None:
+def test_member_gets_the_root_of_its_sandbox(world: World, given: list[Any]) -> None:
     secure_root("pod", world.environment).close()
     with pytest.raises(HandedOffError):
         world.run(trace=False, manager=Manager(world, sandbox="pod"))
@@ -557,7 +555,7 @@ def test_what_a_manager_recorded_is_taken_back_with_the_rest(world: World, given
     assert given == []
 
 
-def test_a_shared_copy_that_somebody_opens_for_writing_is_not_executed(
+def test_shared_copy_opened_for_writing_is_not_executed(
     world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Staged, "changed", lambda _: "it was opened")
@@ -567,7 +565,7 @@ def test_a_shared_copy_that_somebody_opens_for_writing_is_not_executed(
     assert given == []
 
 
-def test_a_plan_says_what_a_run_would_hand_over_and_touches_nothing(
+def test_plan_returns_what_a_run_would_exec_and_touches_nothing(
     world: World, private: Path, given: list[tuple[int, list[str], dict[str, str]]]
 ) -> None:
     before = sorted((str(path), path.lstat().st_mtime_ns) for path in private.rglob("*"))

@@ -133,7 +133,7 @@ def test_a_machine_is_known_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None
     assert found == [True, True, False]
 
 
-def test_the_kernel_is_given_the_program_and_no_way_to_privileges(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernel_gets_the_filter_and_no_new_privs(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
     def library_call(*arguments: Any, about: str) -> int:

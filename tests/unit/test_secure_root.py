@@ -62,9 +62,7 @@ def with_lock(path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [COMPONENT, f"{COMPONENT}/runsc-root"])
-def test_a_directory_of_our_own_below_the_base_that_is_too_open_is_tightened(
-    private: Path, place: str
-) -> None:
+def test_own_directory_that_is_too_open_is_tightened(private: Path, place: str) -> None:
     path = private_base(private) / place
     path.mkdir(parents=True)
     with_lock(path)
@@ -74,7 +72,7 @@ def test_a_directory_of_our_own_below_the_base_that_is_too_open_is_tightened(
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o1777, 0o701, 0o500])
-def test_a_base_that_exists_and_is_not_private_is_refused_and_not_changed(private: Path, mode: int) -> None:
+def test_base_that_is_not_private_is_refused_unchanged(private: Path, mode: int) -> None:
     private_base(private).chmod(mode)
     with refuses(SecureRootError, Reason.ROOT_NOT_PRIVATE, f"{mode:04o}"):
         secure(private / "base")
@@ -82,7 +80,7 @@ def test_a_base_that_exists_and_is_not_private_is_refused_and_not_changed(privat
 
 
 @pytest.mark.parametrize("place", ["base", f"base/{COMPONENT}", f"base/{COMPONENT}/runsc-root"])
-def test_a_link_in_the_place_of_a_directory_is_refused_and_not_followed(private: Path, place: str) -> None:
+def test_link_in_the_place_of_a_directory_is_refused(private: Path, place: str) -> None:
     victim = private / "victim"
     victim.mkdir(mode=0o755)
     path = private / place
@@ -169,7 +167,7 @@ def test_a_parent_component_in_the_base_is_refused(private: Path) -> None:
         secure_root("web", {"ENGINE_ARTIFACT_BASE": f"{private}/../base"})
 
 
-def test_the_same_id_is_refused_while_it_is_alive_and_another_id_is_not(private: Path) -> None:
+def test_live_id_is_refused_and_another_is_not(private: Path) -> None:
     first = secure(private / "base")
     with refuses(SecureRootError, Reason.ALIVE, "'web'"):
         secure(private / "base")
@@ -186,7 +184,7 @@ def test_what_has_no_mark_of_this_engine_is_refused_and_left(private: Path) -> N
     assert os.listdir(container) == ["runsc-root"]
 
 
-def test_what_an_earlier_run_left_is_removed_but_its_traces_are_kept(private: Path) -> None:
+def test_leftovers_of_an_earlier_run_go_but_traces_stay(private: Path) -> None:
     container = private_base(private) / COMPONENT
     (container / "runsc-root" / "exec-allow" / "stage-1").mkdir(parents=True)
     (container / "runsc-root" / "exec-allow" / "stage-1" / "runsc").write_text("30 MB")
@@ -202,7 +200,7 @@ def test_what_an_earlier_run_left_is_removed_but_its_traces_are_kept(private: Pa
     ]
 
 
-def test_what_it_made_can_be_taken_back_and_all_that_is_left_is_the_base(private: Path) -> None:
+def test_discard_leaves_only_the_base(private: Path) -> None:
     root = secure(private / "base")
     gone = root.discard()
     root.close()
@@ -284,7 +282,7 @@ def fail_to_make(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("place", ["runsc-root", "runsc-root/runtime"])
-def test_where_there_is_no_space_for_a_directory_nothing_is_left_made_or_open(
+def test_no_space_for_a_directory_leaves_nothing(
     private: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     private_base(private)
@@ -344,7 +342,7 @@ def test_what_a_manager_still_has_is_not_taken_over(private: Path, monkeypatch: 
     assert sorted(private.rglob("*")) == before
 
 
-def test_leftovers_are_looked_for_in_this_base_and_this_container(
+def test_leftovers_are_those_of_this_base_and_container(
     private: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, str]] = []
@@ -372,7 +370,7 @@ def secure_in_pod(base: Path) -> SecuredRoot:
     return secure_root("web", {"ENGINE_ARTIFACT_BASE": str(base)}, join_pod)
 
 
-def test_a_sandbox_that_is_joined_is_recorded_and_its_root_is_the_one_that_is_used(private: Path) -> None:
+def test_joined_sandbox_is_recorded_and_its_root_used(private: Path) -> None:
     root = secure_in_pod(private / "base")
     pod = str(private / "base" / component("pod"))
     assert root.facts()["sandbox"] == {
@@ -401,7 +399,7 @@ def test_a_directory_of_the_sandbox_that_was_replaced_is_noticed(private: Path, 
     assert repr(str(path)) in what
 
 
-def test_what_a_run_has_open_of_the_sandbox_is_closed_with_the_rest(private: Path) -> None:
+def test_descriptors_of_the_sandbox_are_closed_with_the_rest(private: Path) -> None:
     secure(private / "base").close()
     before = os.listdir("/proc/self/fd")
     secure_in_pod(private / "base").close()
@@ -415,7 +413,7 @@ def test_what_a_run_has_open_of_the_sandbox_is_closed_with_the_rest(private: Pat
         (OSError(errno.ENOENT, "No such file or directory", "/there"), Reason.FAILURE),
     ],
 )
-def test_a_sandbox_that_cannot_be_joined_is_a_refusal_and_nothing_half_made_is_left(
+def test_sandbox_that_cannot_be_joined_is_refused_cleanly(
     private: Path, error: Exception, reason: str
 ) -> None:
     def join(base: PrivateDirectory) -> PodSandbox:

@@ -40,7 +40,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
     return calls
 
 
-def test_a_service_runs_the_same_run_and_nothing_of_the_environment_but_what_the_engine_reads() -> None:
+def test_service_runs_the_same_command_in_a_small_environment() -> None:
     environment = {"ENGINE_ARTIFACT_BASE": "/run/base", "SECRET": "s", "PATH": ""}
     line = command("engine-a.service", ["/b", "--id", "a"], environment, user=0, directory="/here")
     assert line[-8:] == [sys.executable, "-P", "-m", "engine", "run", "/b", "--id", "a"]
@@ -82,7 +82,7 @@ def test_every_option_reaches_the_service(
     assert "-t engine-web" in said.err
 
 
-def test_where_systemd_is_not_the_manager_it_is_refused_with_another_way(
+def test_detach_without_systemd_is_refused_with_a_hint(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(service, "BOOTED", str(bundle / "nowhere"))

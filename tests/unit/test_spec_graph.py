@@ -76,7 +76,7 @@ class Resolved:
         ({"start": {"refuse": "refused"}, "refused": {}}, ("start --resolve-->",)),
     ],
 )
-def test_a_step_that_the_spec_does_not_have_is_named_and_not_recorded(
+def test_step_not_in_the_spec_is_named_and_not_recorded(
     edges: dict[str, dict[str, str]], facts: tuple[str, ...]
 ) -> None:
     moves: list[Move] = []

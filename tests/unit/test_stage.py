@@ -71,9 +71,7 @@ def test_a_binary_swapped_at_the_path_is_not_what_is_staged(
     assert Path(stage(pinned, root).path).read_bytes() == content
 
 
-def test_a_binary_replaced_by_rename_over_it_is_not_what_is_staged(
-    root: SecuredRoot, pinned: Validated, binary: Path
-) -> None:
+def test_binary_replaced_by_rename_is_not_staged(root: SecuredRoot, pinned: Validated, binary: Path) -> None:
     trojan = binary.with_name("trojan")
     trojan.write_bytes(b"\x7fELF trojan")
     trojan.rename(binary)
@@ -212,7 +210,7 @@ def refused(root: SecuredRoot, pinned: Validated, reason: str, *facts: object) -
 
 
 @pytest.mark.parametrize("link", [False, True])
-def test_what_stands_where_the_copy_will_be_is_neither_followed_nor_written(
+def test_file_in_the_place_of_the_copy_is_not_written(
     root: SecuredRoot, pinned: Validated, private: Path, monkeypatch: pytest.MonkeyPatch, link: bool
 ) -> None:
     victim = private / "victim"
@@ -229,7 +227,7 @@ def test_what_stands_where_the_copy_will_be_is_neither_followed_nor_written(
     assert victim.read_text() == "mine"
 
 
-def test_a_copy_that_was_exchanged_before_it_is_opened_again_is_refused(
+def test_copy_exchanged_before_it_is_reopened_is_refused(
     root: SecuredRoot, pinned: Validated, binary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def exchange(directory: int) -> None:
@@ -243,7 +241,7 @@ def test_a_copy_that_was_exchanged_before_it_is_opened_again_is_refused(
     refused(root, pinned, Reason.NOT_WHAT_WAS_PINNED, f"{root.runsc_root.path}/exec-allow/stage-")
 
 
-def test_a_copy_that_became_a_link_before_it_is_opened_again_is_refused(
+def test_copy_turned_into_a_link_is_refused(
     root: SecuredRoot, pinned: Validated, binary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def exchange(directory: int) -> None:
@@ -254,7 +252,7 @@ def test_a_copy_that_became_a_link_before_it_is_opened_again_is_refused(
     refused(root, pinned, Reason.FAILURE, "'runsc': Too many levels of symbolic links")
 
 
-def test_the_copy_is_never_more_open_than_in_the_end_whatever_the_umask(
+def test_copy_is_never_more_open_than_its_final_mode(
     root: SecuredRoot, pinned: Validated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     modes: list[int] = []
@@ -274,7 +272,7 @@ def test_the_copy_is_never_more_open_than_in_the_end_whatever_the_umask(
     assert Path(staged.path).stat().st_mode & 0o7777 == 0o500
 
 
-def test_a_binary_of_many_pieces_is_copied_whole_and_each_is_read_once(
+def test_binary_of_many_pieces_is_copied_whole(
     root: SecuredRoot, pinned: Validated, binary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = os.copy_file_range
@@ -347,7 +345,7 @@ def test_a_clean_up_that_fails_does_not_hide_why_it_was_refused(
 @pytest.mark.parametrize(
     "error", [OSError(errno.EIO, os.strerror(errno.EIO)), UntrustedPathError("/there", "is a symbolic link")]
 )
-def test_a_store_that_cannot_be_emptied_does_not_hide_why_it_was_refused(
+def test_store_that_cannot_be_emptied_hides_no_refusal(
     root: SecuredRoot, pinned: Validated, binary: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def collect(base: PrivateDirectory) -> list[str]:

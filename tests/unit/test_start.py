@@ -111,7 +111,7 @@ def python(code: str) -> str:
     return done.stdout.strip()
 
 
-def test_transitions_is_imported_without_what_it_takes_for_its_comfort() -> None:
+def test_transitions_is_imported_without_optional_modules() -> None:
     code = (
         "import sys; from engine.quick import import_transitions as quick; quick()\n"
         "print(sorted({'inspect', 'logging', 'six'} & set(sys.modules)), 'transitions' in sys.modules)\n"
@@ -135,7 +135,7 @@ def test_a_module_that_is_there_is_not_stood_in_for() -> None:
     assert python(code) == "True True"
 
 
-def test_the_machine_is_the_same_however_transitions_was_imported() -> None:
+def test_machine_is_equal_however_transitions_was_imported() -> None:
     code = (
         "import sys; from engine.quick import import_transitions as quick; {}\n"
         "from engine.lifecycle.machine import *; moves = []\n"

@@ -124,7 +124,7 @@ def test_a_kept_copy_that_was_written_is_never_run(world: World, hide_the_time: 
     assert Path(again.path).read_bytes() == world.binary.read_bytes()
 
 
-def test_a_kept_copy_whose_links_went_is_used_again_once_its_digest_was_found_right(world: World) -> None:
+def test_copy_without_links_is_reused_after_its_digest_matched(world: World) -> None:
     world.stage()
     second = world.stage()
     second.discard()  # moves the ctime of the copy
@@ -173,7 +173,7 @@ def test_where_the_file_system_takes_no_link_it_is_copied(
     assert Path(staged.path).read_bytes() == world.binary.read_bytes()
 
 
-def test_while_a_run_holds_what_it_shares_nobody_can_open_it_for_writing(world: World) -> None:
+def test_shared_copy_cannot_be_opened_for_writing(world: World) -> None:
     first, second = world.stage(), world.stage()
     (kept,) = world.kept
     kept.chmod(0o700)
@@ -202,9 +202,7 @@ def test_a_kept_copy_that_is_open_for_writing_is_not_linked(world: World) -> Non
     assert not os.path.samestat(os.fstat(again.descriptor), os.stat(first.path))
 
 
-def test_where_the_file_system_knows_no_leases_each_run_has_its_own(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_leases_each_run_has_its_own_copy(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def fcntl(*_: object) -> int:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
@@ -215,7 +213,7 @@ def test_where_the_file_system_knows_no_leases_each_run_has_its_own(
     assert world.kept == []
 
 
-def test_of_a_binary_of_another_owner_the_kept_copy_is_compared_each_time(world: World) -> None:
+def test_copy_of_anothers_binary_is_compared_each_time(world: World) -> None:
     runs = [world.stage_as_anothers() for _ in range(3)]
     assert [(run.from_store, run.shared, run.hashed, run.compared) for run in runs] == [
         (False, True, True, False),
@@ -291,9 +289,7 @@ def test_what_is_no_digest_is_not_taken_for_one(world: World, digest: object) ->
     assert again.digest == first.digest
 
 
-def test_a_run_does_not_wait_for_ever_for_another_that_has_the_store(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_waits_a_limited_time_for_the_store(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.stage()
     monkeypatch.setattr(store, "TIMEOUT", 0.01)
     descriptor = os.open(world.base / store.STORE, os.O_RDONLY)
@@ -319,7 +315,7 @@ def test_what_is_kept_is_recorded_for_the_next(world: World) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
-def test_a_link_that_fails_otherwise_is_a_refusal_and_leaves_nothing_open(
+def test_failed_link_is_refused_and_leaves_nothing_open(
     world: World, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     world.stage()
@@ -345,9 +341,7 @@ def test_a_copy_that_cannot_be_kept_is_not_shared(world: World, monkeypatch: pyt
     assert staged.changed() is None
 
 
-def test_a_record_that_cannot_be_written_costs_the_next_run_a_copy(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unwritable_record_makes_the_next_run_copy(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     replace_file = os.replace
 
     def fail(*_: object, **__: object) -> None:
@@ -401,14 +395,14 @@ def test_a_run_that_is_taken_back_leaves_nothing_in_the_store(world: World) -> N
     assert not (world.base / store.STORE).exists()
 
 
-def test_a_run_that_is_taken_back_leaves_what_an_earlier_one_kept(world: World) -> None:
+def test_discarded_run_leaves_an_earlier_runs_copy(world: World) -> None:
     first, second = world.stage(), world.stage()
     first.discard()
     assert second.discard() == [second.directory.path]
     assert len(world.kept) == 1
 
 
-def test_a_binary_that_changes_while_its_kept_copy_is_linked_is_refused_and_nothing_is_left_open(
+def test_binary_changed_while_its_copy_is_linked_is_refused(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.stage()
@@ -421,9 +415,7 @@ def test_a_binary_that_changes_while_its_kept_copy_is_linked_is_refused_and_noth
     assert sum(inode in kept for inode in opened) == 1  # that of the first run
 
 
-def test_what_is_in_the_place_of_the_store_by_now_is_left_to_whoever_put_it_there(
-    world: World, private: Path
-) -> None:
+def test_file_in_the_place_of_the_store_is_left(world: World, private: Path) -> None:
     staged = world.stage()
     (world.base / store.STORE).rename(private / "moved")
     (world.base / store.STORE).symlink_to(private / "moved")

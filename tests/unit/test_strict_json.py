@@ -9,7 +9,7 @@ from engine.bundle.strict_json import MismatchError, NotJsonError, read
 ANY_TEXT = b'{"\\u0000": ["\\udcff", "a\\u0000"]}'
 
 
-def test_text_that_no_c_string_can_hold_is_read_where_it_may_be_there() -> None:
+def test_text_no_c_string_can_hold_is_read_where_allowed() -> None:
     with pytest.raises(MismatchError):
         read(ANY_TEXT)
     assert read(ANY_TEXT, any_text=True) == {"\0": ["\udcff", "a\0"]}

@@ -32,7 +32,7 @@ def test_an_answer_of_zero_is_no_error() -> None:
 
 
 @pytest.mark.parametrize("about", ["the place", None])
-def test_an_error_has_the_kernels_number_and_words_and_says_what_it_is_about(about: str | None) -> None:
+def test_error_has_the_kernels_number_words_and_the_subject(about: str | None) -> None:
     expected = errno.EBADF, "Bad file descriptor", about
     assert failure(lambda: system_call(OPENAT2, -1, b"x", b"\0" * 24, 24, about=about)) == expected
     with open("/dev/null") as file:  # no namespace

@@ -86,7 +86,7 @@ def test_the_java_of_java_home_comes_first(tmp_path: Path) -> None:
     assert find_java({"JAVA_HOME": str(tmp_path), "PATH": "/usr/bin"}) == java
 
 
-def test_a_jar_that_was_named_comes_before_the_variable_and_that_before_the_package(tmp_path: Path) -> None:
+def test_named_jar_precedes_the_variable_and_the_package(tmp_path: Path) -> None:
     one, two = tmp_path / "one.jar", tmp_path / "two.jar"
     one.write_bytes(b"one")
     two.write_bytes(b"two")

@@ -109,7 +109,7 @@ def test_a_conjunct_is_replaced_where_it_stands() -> None:
     assert files["M.tla"] == GUARD.replace('state[r] = "start"', "TRUE")
 
 
-def test_a_conjunct_of_several_lines_leaves_every_other_in_its_column() -> None:
+def test_removed_conjunct_leaves_others_in_their_columns() -> None:
     lines = delete({"M.tla": GUARD}, Location("M", 4, 8, 5, 11))["M.tla"].splitlines()
     assert lines[3:6] == ["    /\\ TRUE", " " * 11, "    /\\ z"]
     assert len(lines) == len(GUARD.splitlines())

@@ -52,7 +52,7 @@ def test_symmetry_is_used_for_safety_only() -> None:
         )
 
 
-def test_every_option_of_the_spec_is_explored_in_the_safety_model() -> None:
+def test_safety_model_explores_every_option_of_the_spec() -> None:
     constants = SPECS.model("GVisorRuntime").configuration.constants
     for option in ("Rootless", "Required", "Wanted", "AsRoot", "Enforceable"):
         assert constants[option] == "{TRUE, FALSE}"
@@ -65,7 +65,7 @@ def test_every_property_has_a_mutant_that_breaks_it() -> None:
     assert asked - broken == {"GVisorIntercepts"}  # of the two-state spec, which has no guards to drop
 
 
-def test_there_are_at_least_twenty_mutants_and_each_fits_the_spec() -> None:
+def test_at_least_twenty_mutants_fit_the_spec() -> None:
     assert len(SPECS.mutants) >= 20
     for mutant in SPECS.mutants:
         assert mutant.apply(SPECS.files) != SPECS.files, mutant.name

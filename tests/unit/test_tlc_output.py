@@ -87,7 +87,7 @@ def test_only_the_newer_tlc_names_a_temporal_property() -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_an_initial_state_that_is_wrong_is_a_counterexample_of_one_step(version: str) -> None:
+def test_wrong_initial_state_is_a_counterexample_of_one_step(version: str) -> None:
     [violation] = output(version, "initial-state").violations
     assert violation.counterexample is not None
     [step] = violation.counterexample.steps
@@ -106,7 +106,7 @@ def test_coverage_tells_the_disjunct_that_is_never_taken(version: str) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("case", ["semantic-error", "parse-error"])
-def test_a_spec_that_sany_refuses_is_told_apart_from_one_that_fails(version: str, case: str) -> None:
+def test_spec_refused_by_sany_differs_from_one_that_fails(version: str, case: str) -> None:
     found = output(version, case)
     assert found.parse_failed
     assert not found.violations
@@ -121,7 +121,7 @@ def test_a_configuration_that_tlc_refuses_is_told_apart(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_an_expression_that_tlc_cannot_evaluate_is_an_error_and_no_violation(version: str) -> None:
+def test_expression_tlc_cannot_evaluate_is_an_error(version: str) -> None:
     found = output(version, "cannot-evaluate")
     assert "should be an integer" in found.errors[0]
     assert not found.violations
@@ -178,7 +178,7 @@ def test_a_state_that_breaks_off_is_no_state() -> None:
         assert all(violation.counterexample is None for violation in found.violations)
 
 
-def test_the_states_before_an_error_are_no_part_of_the_violation_before_it() -> None:
+def test_states_before_an_error_belong_to_no_violation() -> None:
     error = message(Code.GENERAL, "Attempted to apply ~ to 1.", 1)
     found = read(
         (VIOLATED + FIRST + error + FIRST + SECOND + message(Code.FINISHED, "Finished")).splitlines()

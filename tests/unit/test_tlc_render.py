@@ -116,7 +116,7 @@ def test_a_failed_property_is_shown_with_its_counterexample(failed: CheckResult)
     assert report.splitlines()[-1].startswith("check: not as expected: Counter (")
 
 
-def test_a_part_that_was_never_reached_fails_the_check_and_is_placed() -> None:
+def test_part_never_reached_fails_the_check_with_its_place() -> None:
     gap = Gap("Step", Location("Counter", 10, 14, 10, 19), Location("Counter", 9, 14, 9, 18))
     result = replace(GOOD, gaps=(gap, Gap("Reset", Location("Counter", 12, 1, 12, 5), None)))
     assert not result.ok

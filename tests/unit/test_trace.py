@@ -49,7 +49,7 @@ def test_the_header_comes_first_and_each_move_is_a_line(private: Path) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", str(move["time"]))
 
 
-def test_what_came_before_there_was_a_place_is_written_as_soon_as_there_is_one(private: Path) -> None:
+def test_moves_before_the_file_exists_are_written_with_it(private: Path) -> None:
     trace = Trace("web", {})
     trace.move(MOVE)
     container = make_private_directory(
@@ -122,7 +122,7 @@ def at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_line_that_does_not_fit_is_not_begun_and_the_next_takes_its_number(private: Path) -> None:
+def test_line_that_does_not_fit_leaves_its_number_to_the_next(private: Path) -> None:
     trace = Trace("web", {})
     trace.create(str(private / "trace"))
     size = (private / "trace").stat().st_size
@@ -143,7 +143,7 @@ def test_a_file_that_cannot_take_the_header_is_not_left(private: Path) -> None:
     assert [line["seq"] for line in lines(private / "trace")] == [0]
 
 
-def test_a_disk_that_fails_even_in_cutting_a_torn_line_is_refused_in_one_line_and_the_next_line_is_whole(
+def test_torn_line_that_cannot_be_cut_leaves_the_next_whole(
     private: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trace = Trace("web", {})
@@ -160,7 +160,7 @@ def test_a_disk_that_fails_even_in_cutting_a_torn_line_is_refused_in_one_line_an
     assert [line["seq"] for line in lines(private / "trace")] == [0, 1]
 
 
-def test_a_disk_that_fails_even_in_removing_what_it_could_not_take_is_refused_in_one_line(
+def test_trace_that_cannot_be_removed_is_refused_in_one_line(
     private: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.unlink", _dies)
@@ -168,7 +168,7 @@ def test_a_disk_that_fails_even_in_removing_what_it_could_not_take_is_refused_in
         Trace("web", {}).create(str(private / "trace"))
 
 
-def test_a_trace_whose_file_cannot_be_asked_for_its_name_counts_as_lost(
+def test_trace_whose_file_has_no_readable_name_is_lost(
     private: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trace = Trace("web", {})

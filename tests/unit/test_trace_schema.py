@@ -49,12 +49,12 @@ def test_every_reason_says_what_it_is() -> None:
     assert [reason for reason, _ in reasons()] == list(all_reasons())
 
 
-def test_there_are_facts_of_each_trigger_and_errors_of_each_format() -> None:
+def test_schema_has_facts_and_errors_of_each_kind() -> None:
     assert set(FACTS) == set(Trigger)
     assert set(ERRORS) == set(range(1, FORMAT + 1))
 
 
-def test_what_the_engine_writes_has_the_fields_of_the_schema_in_their_order(
+def test_written_lines_have_the_schemas_fields_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def not_as_written(line: bytes) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def test_what_the_engine_writes_has_the_fields_of_the_schema_in_their_order(
 
 
 @pytest.mark.parametrize("steps", range(6))
-def test_a_run_may_be_refused_for_the_reasons_of_its_step_and_no_others(tmp_path: Path, steps: int) -> None:
+def test_refusal_has_a_reason_of_its_step(tmp_path: Path, steps: int) -> None:
     lines = Story(steps=steps, end="refused", rootless=True).lines(tmp_path / "trace")
     allowed = REASONS[lines[-1]["state"]]
     for reason in all_reasons():

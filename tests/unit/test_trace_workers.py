@@ -178,7 +178,7 @@ def test_the_first_bad_line_is_numbered_in_the_whole_file(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("small_stretches")
-def test_nothing_is_said_of_a_file_that_was_put_in_the_place_of_another(tmp_path: Path) -> None:
+def test_replaced_file_gets_no_verdict(tmp_path: Path) -> None:
     path = tmp_path / "many"
     path.write_bytes(Story().write(tmp_path / "one").read_bytes() * 9)
     parts = list(split([str(path)], runs=True))
@@ -349,7 +349,7 @@ def part(*runs: Run) -> Tally:
     return made
 
 
-def test_the_list_keeps_the_gravest_and_newest_and_the_page_says_how_many_it_leaves_out(
+def test_list_keeps_gravest_and_newest_and_counts_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tally_module, "LISTED", 60)
@@ -366,7 +366,7 @@ def test_the_list_keeps_the_gravest_and_newest_and_the_page_says_how_many_it_lea
     assert found[1].endswith('"total":200}')
 
 
-def test_as_many_bars_stand_over_the_same_moments_however_wide_the_cells_became(
+def test_bars_cover_the_same_time_whatever_the_cell_width(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for days in (0.001, 1, 40, 700, 30_000):
@@ -398,7 +398,7 @@ def test_cells_stay_few_over_any_span(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(made.groups[Kind.RAN, "", ""].cells) < 500
 
 
-def test_a_bar_is_whole_years_wide_at_most_and_none_is_before_the_first_year() -> None:
+def test_bar_covers_whole_years_from_the_first_year_on() -> None:
     first, last = (int(datetime(year, 6, 1, tzinfo=UTC).timestamp()) for year in (1, 9999))
     buckets = Buckets.over(first, last)
     assert buckets.count <= 30
@@ -417,7 +417,7 @@ def test_a_time_is_of_the_nearest_rank_to_three_digits(times: list[int], share: 
     assert durations.longest == (max(times), "c")
 
 
-def test_refusals_of_one_step_and_reason_are_one_group_whatever_they_say() -> None:
+def test_refusals_of_one_step_and_reason_are_one_group() -> None:
     made = Tally()
     for number in range(50):
         reason = "noexec" if number % 5 else "failure"
@@ -427,7 +427,7 @@ def test_refusals_of_one_step_and_reason_are_one_group_whatever_they_say() -> No
     assert found == {("stage", "failure"): (10, "text 0"), ("stage", "noexec"): (40, "text 1")}
 
 
-def test_what_is_counted_apart_and_taken_together_is_what_is_counted_at_once() -> None:
+def test_tallies_of_parts_add_up_to_the_tally_of_all() -> None:
     rng = random.Random(3)
     runs = [
         run(
@@ -448,7 +448,7 @@ def test_what_is_counted_apart_and_taken_together_is_what_is_counted_at_once() -
     assert by_parts == at_once
 
 
-def test_a_stretch_that_is_not_of_the_file_is_refused_and_not_guessed(tmp_path: Path) -> None:
+def test_chunk_that_is_not_of_the_file_is_refused(tmp_path: Path) -> None:
     path = Story().write(tmp_path / "t")
     with pytest.raises(ValueError, match="another file"):
         Chunk((str(path),), 5, None, inode=path.stat().st_ino + 1).open(str(path))

@@ -34,7 +34,7 @@ def refused(path: Path, reason: str, *facts: object, platform: Platform = Platfo
     assert refusal.value.step == "validate"
 
 
-def test_a_binary_that_only_its_owner_can_write_is_pinned_with_its_facts(binary: Path) -> None:
+def test_binary_only_its_owner_can_write_is_pinned(binary: Path) -> None:
     pinned = pin(binary)
     status = binary.stat()
     assert pinned.path == str(binary)
@@ -71,7 +71,7 @@ def test_a_binary_that_only_its_owner_can_write_is_pinned_with_its_facts(binary:
         ("/usr/bin/runsc", 0o555, False),
     ],
 )
-def test_only_what_nobody_can_write_in_the_nix_store_is_recorded_as_immutable(
+def test_only_unwritable_nix_store_paths_are_immutable(
     binary: Path, path: str, mode: int, immutable: bool
 ) -> None:
     assert replace(pin(binary), path=path, mode=mode).facts()["immutable_store"] is immutable
@@ -122,7 +122,7 @@ def test_a_binary_that_cannot_be_read_is_refused(
     refused(binary, Reason.FAILURE, repr(str(binary)), os.strerror(failure))
 
 
-def test_the_descriptor_stays_on_the_judged_file_when_the_path_is_swapped(binary: Path) -> None:
+def test_descriptor_stays_on_the_judged_file_after_a_swap(binary: Path) -> None:
     content = binary.read_bytes()
     pinned = pin(binary)
     (binary.parent / "evil").write_bytes(b"\x7fELF evil")
@@ -179,12 +179,12 @@ def test_a_directory_that_others_can_write_on_the_way_is_refused(binary: Path) -
     refused(binary, Reason.LOOSE_CHAIN, repr(str(binary)), repr(str(binary.parent)), "0777")
 
 
-def test_a_sticky_directory_on_the_way_is_accepted_as_nobody_else_can_replace_our_file(binary: Path) -> None:
+def test_sticky_directory_on_the_way_is_accepted(binary: Path) -> None:
     binary.parent.chmod(0o1777)
     assert pin(binary).path == str(binary)
 
 
-def test_a_link_is_followed_through_trusted_directories_to_the_real_file(binary: Path, private: Path) -> None:
+def test_link_in_trusted_directories_is_followed(binary: Path, private: Path) -> None:
     (private / "links").mkdir()
     link = private / "links" / "runsc"
     link.symlink_to("../bin/./runsc")
@@ -194,9 +194,7 @@ def test_a_link_is_followed_through_trusted_directories_to_the_real_file(binary:
     assert pin(absolute).path == str(binary)
 
 
-def test_a_link_in_a_directory_that_others_can_write_is_refused_though_its_target_is_trusted(
-    binary: Path, private: Path
-) -> None:
+def test_link_in_a_directory_others_can_write_is_refused(binary: Path, private: Path) -> None:
     loose = private / "loose"
     loose.mkdir()
     loose.chmod(0o777)
@@ -283,7 +281,7 @@ def test_a_script_longer_than_a_wrapper_is_not_searched(
         refused(script, Reason.NOT_A_PROGRAM, repr(str(script)))
 
 
-def test_a_wrapper_need_not_be_utf_8_nor_the_binary_be_named_in_any_case(binary: Path, private: Path) -> None:
+def test_wrapper_need_not_be_utf_8(binary: Path, private: Path) -> None:
     real = binary.rename(binary.with_name("runsc-X"))
     script = private / "runsc"
     script.write_bytes(b"#!/bin/sh\n# M\xfcller\nexec %s\n" % os.fsencode(real))
@@ -315,7 +313,7 @@ class TestNixStore:
     def test_an_immutable_artefact_may_have_any_owner(self, artefact: Path) -> None:
         assert pin(artefact).owner == 30001
 
-    def test_so_may_the_directory_it_is_in_where_nobody_can_write_that(self, artefact: Path) -> None:
+    def test_unmapped_owners_directory_is_trusted_if_unwritable(self, artefact: Path) -> None:
         os.chown(artefact.parent, 30001, 30001)
         assert pin(artefact).owner == 30001
         artefact.parent.chmod(0o755)
@@ -327,7 +325,7 @@ class TestNixStore:
         with refuses(ValidateError, Reason.FOREIGN_OWNER, 30001):
             pin(artefact)
 
-    def test_an_artefact_in_a_directory_that_can_be_written_is_refused(self, artefact: Path) -> None:
+    def test_binary_in_a_directory_others_can_write_is_refused(self, artefact: Path) -> None:
         artefact.parent.chmod(0o755)
         with refuses(ValidateError, Reason.FOREIGN_OWNER, 30001):
             pin(artefact)
@@ -357,7 +355,7 @@ def build(path: Path, *platforms: str) -> Path:
         ((), Platform.SYSTRAP, Platform.SYSTRAP),
     ],
 )
-def test_the_platform_is_the_one_asked_for_and_auto_is_systrap_where_the_build_has_it(
+def test_platform_is_the_requested_and_auto_prefers_systrap(
     private: Path, has: tuple[str, ...], asked: Platform, used: Platform
 ) -> None:
     pinned = pin(build(private / "runsc", *has), asked)
@@ -375,7 +373,7 @@ def test_the_trusted_owners_are_root_and_the_effective_user(monkeypatch: pytest.
 
 @pytest.mark.parametrize("unmapped", [None, 65534])
 @pytest.mark.parametrize("trusted", [True, False])
-def test_an_unmapped_owner_is_taken_for_root_on_the_trusted_paths_alone(
+def test_unmapped_owner_is_root_on_trusted_paths_only(
     binary: Path, monkeypatch: pytest.MonkeyPatch, unmapped: int | None, trusted: bool
 ) -> None:
     monkeypatch.setattr(validate_step, "unmapped_uid", lambda: unmapped)
@@ -433,7 +431,7 @@ class TestWalk:
             f"'{private}/link' is a symbolic link that is owned by uid 4242 (expected uid 0)"
         )
 
-    def test_as_many_links_are_followed_as_the_kernel_follows_and_no_more(self, private: Path) -> None:
+    def test_as_many_links_are_followed_as_by_the_kernel(self, private: Path) -> None:
         (private / "0").touch()
         for number in range(41):
             (private / f"{number + 1}").symlink_to(f"{number}")
@@ -452,7 +450,7 @@ class TestWalk:
                 self.walk(path)
             assert (refused.value.errno, refused.value.filename) == (number, str(part))
 
-    def test_only_a_directory_is_judged_itself_and_only_where_one_is_asked_for(self, private: Path) -> None:
+    def test_directory_is_judged_itself_only_where_asked_for(self, private: Path) -> None:
         open_to_all = private / "open"
         open_to_all.mkdir()
         open_to_all.chmod(0o777)
@@ -464,7 +462,7 @@ class TestWalk:
         assert self.walk(private, directory=True) == str(private)
 
     @pytest.mark.usefixtures("needs_root")
-    def test_an_unmapped_owner_is_trusted_above_but_not_in_a_directory_of_our_own(
+    def test_unmapped_owner_is_trusted_above_our_own_directory(
         self, private: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (private / "theirs" / "ours" / "theirs" / "x").mkdir(parents=True)

@@ -62,7 +62,7 @@ def engine(installed: Path, *arguments: str | Path) -> subprocess.CompletedProce
     )
 
 
-def test_wheel_has_the_engine_and_its_data_and_nothing_for_developers(wheel: Path) -> None:
+def test_wheel_has_the_engine_and_its_data_only(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as file:
         names = set(file.namelist())
     info = {name for name in names if ".dist-info/" in name}
