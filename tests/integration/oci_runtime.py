@@ -13,6 +13,7 @@ from typing import Any
 
 from engine.verify.trace_check import verify
 from tests.support.harness import Engine, Finished, cgroups_of, executable, processes_about, wait_for
+from tests.support.refusals import one_line
 
 #: Run in the place of `python -m engine.oci`: it kills its process when that is about to change something for the
 #: nth time: a file or directory, or which processes there are. `sys.addaudithook` is told of each.
@@ -75,8 +76,8 @@ class Oci:
         log.unlink(missing_ok=True)
         finished = Oci(self.engine, (*self.common, f"--log={log}", "--log-format=json"))(*arguments)
         assert finished.code == code, finished
-        assert finished.stderr.count("\n") == 1, finished
-        (line,) = map(json.loads, log.read_text().splitlines())
+        one_line(finished.stderr)
+        line = json.loads(one_line(log.read_text()))
         assert line["reason"] == reason, line
         for fact in facts:
             assert str(fact) in line["msg"], line

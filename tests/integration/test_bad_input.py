@@ -274,7 +274,6 @@ def test_with_json_a_refusal_is_one_object_on_stderr(plain_engine: Engine) -> No
     finished = plain_engine.run("missing", "--json")
     assert (finished.code, finished.stdout) == (125, b"")
     (line,) = finished.stderr.splitlines()
-    assert json.loads(line)["refused"].keys() == {"step", "reason", "what", "hint"}
     assert json.loads(line)["refused"]["step"] == "bundle"
 
 

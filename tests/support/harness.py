@@ -30,6 +30,7 @@ from engine.lifecycle.spec_files import specs_directory
 from engine.state.container import component
 from engine.verify.trace_check import verify
 from tests.support.bundles import NAMESPACES, PROC, write_config
+from tests.support.refusals import one_line, refusal_of
 
 #: Seconds that anything waited for may take. Two cores that run two tests at once are slow at times.
 PATIENCE = 60.0
@@ -219,21 +220,13 @@ class Finished:
     def refusal(self, code: int = REFUSED) -> str:
         """The one line of a refusal with this exit code, which is all that was said."""
         assert (self.code, self.stdout) == (code, b""), self
-        assert self.stderr.endswith("\n"), self
-        assert self.stderr.count("\n") == 1, self
-        assert self.stderr.isprintable() or self.stderr[:-1].isprintable(), self
         assert self.stderr.startswith("engine"), self
-        return self.stderr[:-1]
+        return one_line(self.stderr)
 
     def refused(self, reason: str, *facts: object, code: int = REFUSED) -> dict[str, str]:
         """What a run with `--json` said as it was refused: for this reason, in a line that names the `facts`."""
         assert (self.code, self.stdout) == (code, b""), self
-        (line,) = self.stderr.splitlines()
-        said: dict[str, str] = json.loads(line)["refused"]
-        assert said["reason"] == reason, self
-        for fact in facts:
-            assert str(fact) in said["what"], self
-        return said
+        return refusal_of(self.stderr, reason, *facts)
 
 
 @dataclass

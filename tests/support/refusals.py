@@ -7,6 +7,7 @@ as the code has it. One test, in tests/unit/test_refusals.py, compares.
 from __future__ import annotations
 
 import ast
+import json
 import os
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -62,6 +63,23 @@ def check(error: EngineError, reason: str, *facts: object) -> None:
     assert error.hint
     for fact in facts:
         assert str(fact) in error.what
+
+
+def one_line(text: str) -> str:
+    """The line without its newline, where `text`, as a program wrote it to stderr or a log, is one printable line."""
+    assert text.endswith("\n"), text
+    assert text[:-1].isprintable(), text
+    return text[:-1]
+
+
+def refusal_of(text: str, reason: str, *facts: object) -> dict[str, str]:
+    """What the one line of `--json` in `text` says: refused for this reason, in a sentence that names the `facts`."""
+    said: dict[str, str] = json.loads(one_line(text))["refused"]
+    assert said.keys() == {"step", "reason", "what", "hint"}
+    assert said["reason"] == reason, text
+    for fact in facts:
+        assert str(fact) in said["what"], text
+    return said
 
 
 def sentences() -> dict[str, list[str]]:

@@ -20,7 +20,7 @@ from engine.lifecycle.machine import LIFECYCLE
 from engine.spec.fold import is_current, load_fold
 from engine.traces.move import State, Trigger
 from engine.traces.schema import Refusal
-from tests.support.refusals import refuses
+from tests.support.refusals import one_line, refuses
 from tools.make_diagrams import BY_HAND, DIAGRAMS, RUNS, pictures
 
 HOSTILE = (
@@ -166,7 +166,7 @@ def test_the_command_writes_a_whole_file_or_none(
     assert main(["diagram", "--output", str(target)]) == 0
     assert target.read_bytes() == picture(Subject.LIFECYCLE).render(Format.PNG)
     assert main(["diagram", "--output", str(tmp_path / "none" / "x.svg")]) == 125
-    assert capsys.readouterr().err.count("\n") == 1
+    one_line(capsys.readouterr().err)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main(["diagram", "--output", str(tmp_path / "y.svg")]) == 125
     assert "dot is not installed; install graphviz" in capsys.readouterr().err
@@ -179,9 +179,7 @@ def test_without_its_library_the_command_names_the_extra(
     monkeypatch.setitem(sys.modules, "graphviz", None)
     monkeypatch.setitem(sys.modules, "graphviz.quoting", None)
     assert main(["diagram", "--format", "dot"]) == 125
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "gvisor-engine[diagram]" in said
+    assert "gvisor-engine[diagram]" in one_line(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -191,4 +189,4 @@ def test_wrong_usage_is_said_in_one_line(arguments: list[str], capsys: pytest.Ca
     with pytest.raises(SystemExit) as stopped:
         main(["diagram", *arguments])
     assert stopped.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    one_line(capsys.readouterr().err)

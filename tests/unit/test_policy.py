@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 from pathlib import Path
@@ -23,6 +22,7 @@ from engine.linux.locked_mounts import UnusableError
 from engine.linux.namespaces import IdMaps, Range
 from engine.options import ExecPolicy, RunOptions
 from engine.traces.move import PolicyOutcome, Strength
+from tests.support.bundles import make_bundle
 from tests.support.forked import failure, in_a_child
 from tests.support.refusals import refuses
 
@@ -35,23 +35,15 @@ def options(
     return RunOptions("web", rootless=rootless, exec_policy=policy, require_exec_policy=required)
 
 
-def make_bundle(private: Path, **changes: Any) -> Bundle:
+def opened(private: Path, **changes: Any) -> Bundle:
     """A bundle with a read-only root, into which nothing is mounted."""
-    directory = private / "bundle"
-    (directory / "rootfs").mkdir(parents=True)
-    config = {
-        "ociVersion": "1.0.2",
-        "process": {"cwd": "/", "args": ["/bin/true"], "user": {"uid": 0, "gid": 0}},
-        "root": {"path": "rootfs", "readonly": True},
-        **changes,
-    }
-    (directory / "config.json").write_text(json.dumps(config))
-    return open_bundle(str(directory))
+    changes = {"root": {"path": "rootfs", "readonly": True}} | changes
+    return open_bundle(str(make_bundle(private / "bundle", **changes)))
 
 
 @pytest.fixture
 def bundle(private: Path) -> Bundle:
-    return make_bundle(private)
+    return opened(private)
 
 
 @pytest.fixture
@@ -131,7 +123,7 @@ def test_auto_locks_the_mounts_and_leaves_the_bundles_root_executable(
 def test_a_root_that_the_container_may_write_is_not_sealed_and_that_is_said(
     private: Path, kernel: list[Any]
 ) -> None:
-    settled = apply_policy(options(), make_bundle(private, root={"path": "rootfs"}))
+    settled = apply_policy(options(), opened(private, root={"path": "rootfs"}))
     [(_, [tree], sealed)] = kernel
     assert (tree.read_only, sealed) == (False, False)
     assert (settled.strength, settled.open) == (Strength.HOST, ("memfd", "allowed", "mount"))
@@ -217,7 +209,7 @@ def test_a_bundle_that_takes_the_hosts_root_cannot_be_confined_and_that_is_said(
     private: Path, kernel: list[Any]
 ) -> None:
     mounts = [{"destination": "/host", "type": "bind", "source": "/", "options": ["ro"]}]
-    refused(make_bundle(private, mounts=mounts), options(required=True))
+    refused(opened(private, mounts=mounts), options(required=True))
     assert kernel == []
 
 
@@ -312,7 +304,7 @@ def test_bind_mounts_stay_executable_unless_they_are_noexec_or_hold_no_program(p
     mounts.append({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"})
     (private / "bundle" / "rootfs").rmdir()
     shutil.rmtree(private / "bundle")
-    bundle = make_bundle(private, mounts=mounts)
+    bundle = opened(private, mounts=mounts)
     (private / "bundle" / "beside").mkdir()
     assert trees_of(bundle) == {
         bundle.rootfs: False,  # runsc has to make the places of the mounts in it
@@ -338,7 +330,7 @@ def test_a_root_is_made_read_only_where_runsc_has_nothing_to_make_in_it(
     (private / "source").mkdir()
     mounts = [{"destination": "/data", "type": "bind", "source": str(private / "source"), "options": ["ro"]}]
     process = {"cwd": cwd, "args": ["/bin/true"], "user": {"uid": 0, "gid": 0}}
-    bundle = make_bundle(private, mounts=mounts, process=process)
+    bundle = opened(private, mounts=mounts, process=process)
     for name in made:
         (private / "bundle" / "rootfs" / name).mkdir()
     assert trees_of(bundle)[bundle.rootfs] is read_only
@@ -361,7 +353,7 @@ def test_what_is_bound_is_told_as_runsc_tells_it_and_each_tree_is_the_one_that_w
         {"destination": "/d", "type": "overlay", "source": str(private / "other"), "options": ["ro"]},
         {"destination": "/e", "type": "proc"},
     ]
-    bundle = make_bundle(private, mounts=mounts)
+    bundle = opened(private, mounts=mounts)
     found = [(tree.path, tree.identity, tree.read_only) for tree in executable_trees(bundle)]
     bound = [private / name for name in ("by-type", "bind", "rbind")]
     statuses = [(str(path), path.stat()) for path in bound]
@@ -376,7 +368,7 @@ def test_a_root_within_a_source_and_a_source_that_is_the_root_are_one_tree_each(
         {"destination": "/again", "type": "bind", "source": "rootfs", "options": ["ro"]},
         {"destination": "/all", "type": "bind", "source": ".", "options": ["ro"]},
     ]
-    bundle = make_bundle(private, mounts=mounts)
+    bundle = opened(private, mounts=mounts)
     for name in ("again", "all"):
         (private / "bundle" / "rootfs" / name).mkdir()
     assert trees_of(bundle) == {bundle.rootfs: True, bundle.path: True}
@@ -387,7 +379,7 @@ def test_a_source_that_cannot_be_looked_at_is_an_error(
 ) -> None:
     mounts = [{"destination": "/a", "type": "bind", "source": str(private / "file" / "in")}]
     (private / "file").touch()
-    bundle = make_bundle(private, mounts=mounts)
+    bundle = opened(private, mounts=mounts)
     assert failure(lambda: executable_trees(bundle))[0] == errno.ENOTDIR
 
 
@@ -397,4 +389,4 @@ def test_a_source_that_is_mounted_twice_is_read_only_only_if_it_is_so_both_times
         {"destination": place, "type": "bind", "source": str(private / "source"), "options": how}
         for place, how in (("/a", ["rw"]), ("/b", ["ro"]))
     ]
-    assert trees_of(make_bundle(private, mounts=mounts))[str(private / "source")] is False
+    assert trees_of(opened(private, mounts=mounts))[str(private / "source")] is False

@@ -31,7 +31,7 @@ from engine.verify.signature import verify as verify_signed
 from engine.verify.trace_check import Verdict, verify
 from engine.verify.trace_file import MAX_LINE
 from engine.verify.workers import DaskCluster, Processes, ThisProcess, Workers, WorkersError
-from tests.support.refusals import check
+from tests.support.refusals import check, one_line
 from tests.support.stories import Story, mutate, save, written
 from tests.unit.test_signature import new_key
 
@@ -296,8 +296,7 @@ def test_a_missing_extra_is_one_line_with_the_hint(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 125
-    assert done.stderr.endswith("pip install 'gvisor-engine[fleet]'\n"), done.stderr
-    assert done.stderr.count("\n") == 1
+    assert one_line(done.stderr).endswith("pip install 'gvisor-engine[fleet]'")
 
 
 @pytest.mark.parametrize(
