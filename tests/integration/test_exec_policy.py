@@ -81,7 +81,7 @@ raise SystemExit(main())
 BUILDS = {"0.0~20221219.0": ("12", ("ptrace",)), "0.0~20240729.0": ("13", ("systrap", "ptrace"))}
 
 
-def test_the_exception_for_the_root_is_needed_by_each_runsc_on_each_platform(
+def test_runsc_needs_an_executable_root_on_each_platform(
     unprivileged_engine: Engine, runsc: Path, old_runsc: Path
 ) -> None:
     """So nothing less than it can stay executable. The page has what is found here."""
@@ -222,7 +222,7 @@ def _where_user_namespaces_are_forbidden(engine: Engine, *options: str) -> tuple
 FORBIDDEN = "user.max_user_namespaces = 0"
 
 
-def test_a_required_policy_where_user_namespaces_are_forbidden_is_refused_with_the_hint(
+def test_required_policy_without_user_namespaces_is_refused(
     unprivileged_engine: Engine,
 ) -> None:
     container_id, command = _where_user_namespaces_are_forbidden(unprivileged_engine, "--require-exec-policy")
@@ -321,7 +321,7 @@ IF_THE_ROOT_IS_WRITABLE = {
 }
 
 
-def test_nothing_of_the_host_can_be_executed_from_the_supervisors_place(
+def test_supervisor_can_execute_nothing_of_the_host(
     answers: Mapping[str, Mapping[str, str]],
 ) -> None:
     possible = {name for name, answer in answers["sealed"].items() if answer == "runs"}
@@ -390,7 +390,7 @@ def test_the_running_runsc_is_where_the_attempts_were_made(
     assert engine.finish(process, b"\n").code == 9
 
 
-def test_with_vm_memfd_noexec_the_last_way_of_a_new_file_is_closed_and_runsc_survives(
+def test_memfd_noexec_closes_the_last_way_and_runsc_runs(
     needs_root: None, new_engine: Callable[[str], Engine]
 ) -> None:
     """In a PID namespace of its own, as the setting is one of PID namespaces, memfd_create(2)."""

@@ -66,7 +66,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str]) -> None:
     one_line(done.stderr)
 
 
-def test_the_landlock_policy_of_earlier_versions_is_wrong_usage_and_names_another() -> None:
+def test_landlock_policy_is_wrong_usage_with_another_named() -> None:
     done = engine("run", "b", "--exec-policy", "landlock")
     assert (done.returncode, done.stdout) == (2, "")
     line = one_line(done.stderr)

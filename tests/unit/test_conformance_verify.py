@@ -107,7 +107,7 @@ def test_names_of_any_kind_confuse_no_line(tmp_path: Path, name: str) -> None:
     assert check(Story(name=name).write(tmp_path / "trace")).verdict is Verdict.CONFORMS
 
 
-def test_a_trace_with_the_landlock_policy_of_earlier_versions_conforms(tmp_path: Path) -> None:
+def test_earlier_trace_with_a_landlock_policy_conforms(tmp_path: Path) -> None:
     lines = Story(rootless=True, wanted=True, enforced=True).lines(tmp_path / "new")
     lines[0]["options"]["exec_policy"] = "landlock"
     lines[5]["facts"].update(

@@ -102,9 +102,7 @@ def test_every_policy_that_can_be_chosen_has_its_backend() -> None:
     assert BACKENDS[ExecPolicy.AUTO] is BACKENDS[ExecPolicy.LOCKED_MOUNTS]
 
 
-def test_auto_locks_the_mounts_and_leaves_the_bundles_root_executable(
-    bundle: Bundle, kernel: list[Any]
-) -> None:
+def test_auto_locks_mounts_but_not_the_bundles_root(bundle: Bundle, kernel: list[Any]) -> None:
     settled = apply_policy(options(required=True), bundle)
     [(maps, [tree], sealed)] = kernel
     assert (maps, sealed) == (SINGLE, True)
@@ -120,9 +118,7 @@ def test_auto_locks_the_mounts_and_leaves_the_bundles_root_executable(
     }
 
 
-def test_a_root_that_the_container_may_write_is_not_sealed_and_that_is_said(
-    private: Path, kernel: list[Any]
-) -> None:
+def test_writable_root_is_not_sealed_and_is_reported(private: Path, kernel: list[Any]) -> None:
     settled = apply_policy(options(), opened(private, root={"path": "rootfs"}))
     [(_, [tree], sealed)] = kernel
     assert (tree.read_only, sealed) == (False, False)
@@ -180,7 +176,7 @@ def test_the_trial_is_of_what_is_then_done(
     assert settled.open == ("memfd", "stdin")
 
 
-def test_a_policy_that_was_applied_in_part_is_refused_required_or_not(
+def test_policy_applied_in_part_is_refused(
     bundle: Bundle, kernel: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process is in other namespaces by then: there is no way back to a run without a policy."""
@@ -201,13 +197,11 @@ def test_off_is_off_and_contradicts_required(bundle: Bundle, kernel: list[Any]) 
     assert kernel == []
 
 
-def test_required_without_rootless_is_refused_as_nothing_would_be_enforced(bundle: Bundle) -> None:
+def test_required_policy_without_rootless_is_refused(bundle: Bundle) -> None:
     refused(bundle, options(rootless=False, required=True))
 
 
-def test_a_bundle_that_takes_the_hosts_root_cannot_be_confined_and_that_is_said(
-    private: Path, kernel: list[Any]
-) -> None:
+def test_bundle_with_the_hosts_root_cannot_be_confined(private: Path, kernel: list[Any]) -> None:
     mounts = [{"destination": "/host", "type": "bind", "source": "/", "options": ["ro"]}]
     refused(opened(private, mounts=mounts), options(required=True))
     assert kernel == []
@@ -247,7 +241,7 @@ def test_a_regular_file_as_standard_input_is_a_way_left_open(private: Path) -> N
         ((1,), (0,), ["stderr"]),
     ],
 )
-def test_a_standard_file_that_is_closed_or_on_a_noexec_mount_is_no_way(
+def test_closed_or_noexec_standard_file_is_no_bypass(
     private: Path,
     monkeypatch: pytest.MonkeyPatch,
     closed: tuple[int, ...],
@@ -280,7 +274,7 @@ def trees_of(bundle: Bundle) -> dict[str, bool]:
     return {tree.path: tree.read_only for tree in executable_trees(bundle)}
 
 
-def test_bind_mounts_stay_executable_unless_they_are_noexec_or_hold_no_program(private: Path) -> None:
+def test_bind_mounts_with_programs_stay_executable(private: Path) -> None:
     for name in ("data", "tools", "quiet", "bundle"):
         (private / name).mkdir()
     (private / "plain").touch(0o644)
@@ -324,7 +318,7 @@ def test_bind_mounts_stay_executable_unless_they_are_noexec_or_hold_no_program(p
         (["data"], "/", True),
     ],
 )
-def test_a_root_is_made_read_only_where_runsc_has_nothing_to_make_in_it(
+def test_root_is_read_only_where_runsc_makes_nothing_in_it(
     private: Path, made: list[str], cwd: str, read_only: bool
 ) -> None:
     (private / "source").mkdir()
@@ -336,7 +330,7 @@ def test_a_root_is_made_read_only_where_runsc_has_nothing_to_make_in_it(
     assert trees_of(bundle)[bundle.rootfs] is read_only
 
 
-def test_what_is_bound_is_told_as_runsc_tells_it_and_each_tree_is_the_one_that_was_looked_at(
+def test_bind_mounts_are_recognised_as_runsc_does(
     private: Path,
 ) -> None:
     for name in ("by-type", "bind", "rbind", "other"):
@@ -363,7 +357,7 @@ def test_what_is_bound_is_told_as_runsc_tells_it_and_each_tree_is_the_one_that_w
     ]
 
 
-def test_a_root_within_a_source_and_a_source_that_is_the_root_are_one_tree_each(private: Path) -> None:
+def test_root_and_source_of_one_place_are_one_tree(private: Path) -> None:
     mounts = [
         {"destination": "/again", "type": "bind", "source": "rootfs", "options": ["ro"]},
         {"destination": "/all", "type": "bind", "source": ".", "options": ["ro"]},
@@ -383,7 +377,7 @@ def test_a_source_that_cannot_be_looked_at_is_an_error(
     assert failure(lambda: executable_trees(bundle))[0] == errno.ENOTDIR
 
 
-def test_a_source_that_is_mounted_twice_is_read_only_only_if_it_is_so_both_times(private: Path) -> None:
+def test_source_mounted_twice_is_read_only_if_both_are(private: Path) -> None:
     (private / "source").mkdir()
     mounts = [
         {"destination": place, "type": "bind", "source": str(private / "source"), "options": how}

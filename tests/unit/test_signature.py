@@ -132,7 +132,7 @@ def test_the_signature_of_another_trace_is_caught(private: Path, trace: Path, ke
     assert checked(trace, key).standing is Standing.BAD
 
 
-def test_a_signature_made_for_something_else_is_no_signature_of_a_trace(trace: Path, key: Path) -> None:
+def test_signature_in_another_namespace_is_not_good(trace: Path, key: Path) -> None:
     assert keygen("-Y", "sign", "-n", "git", "-f", key, trace).returncode == 0
     found = checked(trace, key)
     assert (found.standing, found.why) == (
@@ -193,7 +193,7 @@ def test_each_damaged_byte_of_a_signature_is_caught(trace: Path, key: Path) -> N
             assert signers.check(content, str(beside)).standing is Standing.BAD, at
 
 
-def test_an_unsigned_trace_is_not_good_where_signatures_are_wanted(trace: Path, key: Path) -> None:
+def test_unsigned_trace_fails_where_signatures_are_required(trace: Path, key: Path) -> None:
     (wanted,) = verify([str(trace)], Signers.of_key(f"{key}.pub"))
     (not_asked,) = verify([str(trace)], None)
     assert (wanted.is_good, not_asked.is_good) == (False, True)
@@ -279,7 +279,7 @@ def test_a_signature_is_never_overwritten_and_follows_no_link(private: Path, tra
 
 @pytest.mark.parametrize("form", ["RFC4716", "PEM", "PKCS8"])
 @pytest.mark.parametrize("beside", [True, False])
-def test_a_key_of_each_form_signs_with_or_without_its_public_half(
+def test_key_of_each_form_signs_without_its_public_half_too(
     private: Path, trace: Path, form: str, beside: bool
 ) -> None:
     key = private / "other"
@@ -292,9 +292,7 @@ def test_a_key_of_each_form_signs_with_or_without_its_public_half(
     assert found.standing is Standing.VERIFIED
 
 
-def test_a_certificate_counts_where_the_signers_file_has_its_authority(
-    private: Path, trace: Path, key: Path
-) -> None:
+def test_certificate_of_a_listed_authority_is_good(private: Path, trace: Path, key: Path) -> None:
     authority = new_key(private / "authority")
     assert keygen("-q", "-s", authority, "-I", "id", "-n", WHO, f"{key}.pub").returncode == 0
     certificate = private / "key-cert.pub"
@@ -361,7 +359,7 @@ def test_nothing_of_the_callers_environment_is_run_or_asked(
     assert not marker.exists()
 
 
-def test_a_missing_ssh_keygen_is_told_with_the_package_that_brings_it(
+def test_missing_ssh_keygen_is_reported_with_its_package(
     private: Path, trace: Path, key: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     signed(trace, key)
