@@ -45,7 +45,7 @@ else:
 
         return make
 
-    def replace(record, **changes):
+    def replace(record, /, **changes):
         """A record like this one but for the fields in `changes`."""
         return type(record)(**(dict(zip(record.__slots__, _values(record), strict=True)) | changes))
 

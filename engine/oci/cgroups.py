@@ -11,7 +11,11 @@ import errno
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+
+from engine.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _TOP = "/sys/fs/cgroup"
 #: Seconds. A process that was killed is in its cgroup until all of it is torn down.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import NoReturn
 
 from engine.errors import Reason, UsageError
 from engine.oci.flags import Kind, Table
 from engine.oci.lookup import delegate
 from engine.oci.request import Request
+from engine.records import TYPE_CHECKING
 from engine.state.oci_lifecycle import Verb
+
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 FLAGS: Table = {
     "image-path": Kind.VALUE,

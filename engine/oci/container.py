@@ -12,14 +12,13 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import NoReturn
 
 from engine.errors import EngineError, Reason, hint_for
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.linux.process import started
 from engine.linux.regular_files import open_own, replace_file
 from engine.oci.request import Request
+from engine.records import TYPE_CHECKING, dataclass, replace
 from engine.runsc.arguments import build_environment
 from engine.runsc.execute import SignalGuard, become_runsc
 from engine.state import oci_lifecycle as machine
@@ -32,6 +31,9 @@ from engine.state.container import (
 from engine.state.oci_lifecycle import Status, Verb
 from engine.state.record import Attempt, Record
 from engine.state.status import ContainerState, inspect, open_state_root, state_file
+
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 #: Seconds to wait for another command that creates or deletes the same container.
 TIMEOUT = 10.0

@@ -12,9 +12,6 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from typing import NoReturn
 
 from engine.bundle.bundle import Bundle, open_bundle
 from engine.errors import EngineError, ExecError, Reason, SecureRootError, UsageError, hint_for
@@ -31,6 +28,7 @@ from engine.oci.network import ANNOTATION, settle
 from engine.oci.removal import remove, remove_partial_create
 from engine.oci.request import Request, say
 from engine.options import ExecPolicy, Network, Platform, RunOptions, exec_policy_name
+from engine.records import TYPE_CHECKING, dataclass, replace
 from engine.runsc.arguments import RunscArguments, build_global_flags
 from engine.state import elsewhere, record
 from engine.state.base import VARIABLE, default_base, open_base
@@ -38,6 +36,9 @@ from engine.state.cleanup import forget
 from engine.state.container import OCI_RECORD, TRACES, component
 from engine.state.record import Program, Record
 from engine.traces.writer import Trace
+
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 _FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
@@ -76,6 +77,8 @@ class _Creation:
         self._options = options
         self._traces = traces
         self._config = config = bundle.config
+        from datetime import UTC, datetime
+
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         self._record = Record(
             id=options.container_id,

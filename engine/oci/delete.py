@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from engine.oci.container import NoSuchError
 from engine.oci.flags import Kind, Table
 from engine.oci.lookup import find
 from engine.oci.removal import remove, remove_partial_create
 from engine.oci.request import Request
+from engine.records import replace
 from engine.state import oci_lifecycle as machine
 from engine.state.oci_lifecycle import Verb
 from engine.state.record import read

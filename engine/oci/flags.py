@@ -7,10 +7,11 @@ argparse knows neither one dash before a long name nor a boolean with a value, a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import Enum, auto
+from types import MappingProxyType
 
 from engine.errors import Reason, UsageError
+from engine.records import dataclass
 
 _TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
 _FALSE = frozenset({"0", "f", "F", "false", "False", "FALSE"})
@@ -40,8 +41,8 @@ class Flags:
     """What was given, by the flag's long name."""
 
     switches: frozenset[str] = frozenset()
-    values: Mapping[str, str] = field(default_factory=dict)
-    lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    values: Mapping[str, str] = MappingProxyType({})
+    lists: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
     def has(self, name: str) -> bool:
         """Whether the switch `name` is on."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
-
 from engine.errors import Reason, UsageError
 from engine.oci.flags import Kind, Table
 from engine.oci.lookup import delegate
 from engine.oci.request import Request
+from engine.records import TYPE_CHECKING
 from engine.state.oci_lifecycle import Verb
+
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 FLAGS: Table = {"all": Kind.SWITCH, "pid": Kind.VALUE}
 SHORT = {"a": "all"}

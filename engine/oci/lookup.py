@@ -6,18 +6,21 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn
 
 from engine.errors import Reason
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.oci.container import Container, ContainerError, NoSuchError, unreadable
 from engine.oci.request import Request
 from engine.options import check_container_id
+from engine.records import TYPE_CHECKING
 from engine.state import oci_lifecycle as machine
 from engine.state import record
 from engine.state.base import open_existing_base
 from engine.state.container import component, is_component
 from engine.state.oci_lifecycle import Verb
+
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 _Opener = Callable[[str, PrivateDirectory, str, contextlib.ExitStack], Container | None]
 

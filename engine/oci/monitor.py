@@ -14,14 +14,17 @@ import json
 import os
 import select
 import socket
-from typing import NoReturn
 
 from engine.linux.files import PrivateDirectory
+from engine.records import TYPE_CHECKING
 from engine.runsc.command import ask
 from engine.state.container import RUNSC_ROOT, RUNTIME
 from engine.state.oci_lifecycle import Status
 from engine.state.record import Record
 from engine.state.status import CutShortError, open_state_root, state_file
+
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 #: Where nobody can tell the exit code any more: the sandbox was killed, or the container deleted.
 _KILLED = 128 + 9

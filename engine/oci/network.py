@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import closing
-from typing import Any
 
 from engine.errors import EngineError, Reason
 from engine.lifecycle.trusted_runsc import find_runsc
@@ -18,7 +17,11 @@ from engine.lifecycle.validate import Validated
 from engine.linux.child import ask_child
 from engine.linux.syscall import library_call
 from engine.options import Network
+from engine.records import TYPE_CHECKING
 from engine.runsc.binary import texts_in
+
+if TYPE_CHECKING:
+    from typing import Any
 
 #: Key of the annotation by which `state` says that there is no network, and why.
 ANNOTATION = "dev.gvisor-engine.no-network"

@@ -13,20 +13,22 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
 
 from engine.errors import EngineError, Reason, SecureRootError
 from engine.lifecycle.secure_root import PodSandbox
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.oci.network import ANNOTATION
 from engine.options import Network, RunOptions
+from engine.records import TYPE_CHECKING, replace
 from engine.state import record
 from engine.state.base import open_existing_base
 from engine.state.container import component, open_runsc_root, take_lock
 from engine.state.oci_lifecycle import Status
 from engine.state.record import Sandbox
 from engine.state.status import inspect
+
+if TYPE_CHECKING:
+    from typing import Any
 
 #: containerd's key comes before cri-o's, which podman uses too; runsc asks in the same order.
 _TYPES = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")

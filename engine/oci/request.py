@@ -7,12 +7,11 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from engine.errors import EngineError, Reason, SecureRootError, UsageError, hint_for
 from engine.linux.files import UntrustedPathError
 from engine.oci.flags import Flags
+from engine.records import dataclass
 from engine.state.base import VARIABLE, chosen_base, default_base, reach_base
 
 _BASE_HINT = "name with --root a directory below ones that only root or you can write"
@@ -84,6 +83,8 @@ class Request:
         log = self.common.value("log")
         if not log:
             return
+        from datetime import UTC, datetime
+
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         if self.common.value("log-format") == "json":
             line = json.dumps(

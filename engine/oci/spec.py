@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import NoReturn
 
 from engine.errors import EngineError, Reason, UsageError, hint_for
 from engine.lifecycle.trusted_runsc import find_runsc
 from engine.oci.flags import Kind, Table
 from engine.oci.request import Request
+from engine.records import TYPE_CHECKING
 from engine.runsc.arguments import build_environment
 from engine.runsc.execute import SignalGuard, become_runsc
+
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 FLAGS: Table = {"bundle": Kind.VALUE, "cwd": Kind.VALUE, "netns": Kind.VALUE}
 SHORT = {"b": "bundle"}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
-
 from engine.oci.flags import Table
 from engine.oci.lookup import find
 from engine.oci.request import Request
+from engine.records import TYPE_CHECKING
 from engine.state import oci_lifecycle as machine
 from engine.state.oci_lifecycle import Verb
+
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 FLAGS: Table = {}
 SHORT: dict[str, str] = {}

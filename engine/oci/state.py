@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
 
 from engine.oci.container import Container, NoSuchError
 from engine.oci.flags import Table
 from engine.oci.lookup import find
 from engine.oci.request import Request
+from engine.records import TYPE_CHECKING
 from engine.state.oci_lifecycle import Status
+
+if TYPE_CHECKING:
+    from typing import Any
 
 FLAGS: Table = {}
 SHORT: dict[str, str] = {}

@@ -8,10 +8,10 @@ Source: OCI runtime specification, runtime.md (State, Lifecycle, Operations).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from engine.errors import EngineError, Reason
+from engine.records import dataclass
 
 
 class Status(StrEnum):

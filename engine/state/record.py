@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 
 from engine.linux.boot import boot_id
 from engine.linux.files import PrivateDirectory, UntrustedPathError
 from engine.linux.process import started
 from engine.linux.regular_files import read_own, replace_own
+from engine.records import dataclass
 from engine.state.container import OCI_RECORD
 from engine.state.oci_lifecycle import OCI_LIFECYCLE, Status, Verb
 
@@ -138,6 +138,8 @@ class Record:
 
 def write(container: PrivateDirectory, record: Record) -> None:
     """Put `record` in the place of the one that is there, as a whole or not at all. Raises `OSError`."""
+    from dataclasses import asdict  # by verbs that write alone
+
     data = json.dumps({"format": FORMAT, **asdict(record)}, separators=(",", ":")).encode() + b"\n"
     replace_own(container, OCI_RECORD, data)
 

@@ -9,11 +9,11 @@ import contextlib
 import json
 import os
 import time
-from dataclasses import dataclass
 
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.linux.process import arguments, executing, runs, started
 from engine.linux.regular_files import read_own
+from engine.records import dataclass
 from engine.state import container as containers
 from engine.state.container import OCI_RECORD, RUNSC_ROOT, component, is_component
 from engine.state.oci_lifecycle import Status, status

@@ -221,6 +221,11 @@ class Checked:
             raise ValueError("negative")
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    record: int
+
+
 def test_a_record_is_what_the_standard_library_makes() -> None:
     for made, model in (
         (Point(1), Model(1)),
@@ -263,6 +268,7 @@ def test_a_record_can_be_made_from_another_and_copied() -> None:
     point = Point(1, 3)
     for changed in (replace(point, y=4), dataclasses.replace(point, y=4)):
         assert changed == Point(1, 4)
+    assert replace(Named(1), record=2) == Named(2)  # whatever the field's name
     assert copy.deepcopy(point) == pickle.loads(pickle.dumps(point)) == point
     with pytest.raises(TypeError):
         replace(point, z=1)  # type: ignore[call-arg]
@@ -293,3 +299,32 @@ def test_a_record_is_looked_at_when_it_is_made() -> None:
 def test_what_is_not_frozen_is_not_a_record() -> None:
     with pytest.raises(TypeError, match="a record is frozen and has slots"):
         dataclass(frozen=False, slots=True)
+
+
+#: Slow imports. A manager calls five verbs a container, so none of the short ones may do these.
+SLOW = {
+    "argparse",
+    "dataclasses",
+    "datetime",
+    "hashlib",
+    "inspect",
+    "logging",
+    "subprocess",
+    "tempfile",
+    "transitions",
+    "typing",
+}
+
+
+@pytest.mark.parametrize("verb", ["state", "kill", "delete", "start"])
+def test_a_short_verb_of_the_oci_runtime_imports_nothing_slow(private: Path, verb: str) -> None:
+    code = (
+        "import sys; before = set(sys.modules)\n"
+        "from engine.oci.__main__ import main\n"
+        f"code = main(['--root', {str(private)!r}, {verb!r}, 'none'])\n"
+        "print(code, *sorted(set(sys.modules) - before))"
+    )
+    exit_code, *names = python(code).split()
+    assert exit_code == "1"
+    assert "engine.oci.container" in names
+    assert SLOW & set(names) == set()
