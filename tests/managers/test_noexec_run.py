@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from engine.state.container import component
-from tests.managers.arena import Arena, Done, eventually
+from tests.managers.arena import PATIENCE, Arena, Done, eventually
 from tests.managers.conftest import nothing_is_left
 from tests.managers.image import NAME
 from tests.managers.podman import Podman
@@ -76,7 +76,7 @@ def created(
     arena: Arena, container: str, *, prefix: tuple[str, ...] = (), script: str = "sleep 1000"
 ) -> None:
     path = bundle(arena, f"bundle-{container}", script)
-    arena.run(*prefix, "engine-oci", "create", "--bundle", path, container).ok()
+    arena.run(*prefix, "engine-oci", "--ignore-cgroups", "create", "--bundle", path, container).ok()
 
 
 def status(arena: Arena, container: str, *prefix: str) -> str:
@@ -191,17 +191,24 @@ def test_nothing_can_be_executed_anywhere_and_the_hint_works(machine: Arena) -> 
 
 
 def test_after_a_boot_state_that_is_left_is_of_what_has_stopped(machine: Arena) -> None:
-    path = bundle(machine, "bundle-survivor", "sleep 1000")
-    # Here its processes live on, and so would its cgroups, which runsc would wait for.
-    machine.run("engine-oci", "--ignore-cgroups", "create", "--bundle", path, "survivor").ok()
+    created(machine, "survivor")
     machine.run("engine-oci", "start", "survivor").ok()
-    pid = json.loads(machine.run("engine-oci", "state", "survivor").ok())["pid"]
-    assert status(machine, "survivor", *after_a_boot(machine)) == "stopped"
-    # The process that has its number by now is another's: it is not killed.
+    bystander = machine.start("sleep", "1000")
+    (other,) = (pid for pid, command in machine.processes().items() if command == "sleep 1000")
+    file = inside(machine, f"{BASE}/{component('survivor')}/runsc-root/survivor_sandbox:survivor.state")
+    told = json.loads(file.read_text())
+    for pid in (told["sandbox"]["pid"], told["goferPid"]):
+        machine.run("kill", "-KILL", str(pid)).ok()
+    # By now another process has the numbers.
+    told["sandbox"]["pid"] = told["goferPid"] = other
+    file.write_text(json.dumps(told))
+    state = json.loads(machine.run(*after_a_boot(machine), "engine-oci", "state", "survivor").ok())
+    assert (state["status"], state["pid"]) == ("stopped", 0)
     machine.run(*after_a_boot(machine), "engine-oci", "delete", "survivor").ok()
-    assert pid in machine.processes()
+    assert other in machine.processes()
     assert everything_in(machine, PLACE) == set()
-    machine.run("kill", "-KILL", str(pid)).ok()
+    machine.run("kill", "-KILL", str(other)).ok()
+    bystander.wait(timeout=PATIENCE)
 
 
 def test_after_a_boot_without_state_the_programs_are_collected(machine: Arena) -> None:

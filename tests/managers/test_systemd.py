@@ -103,10 +103,10 @@ def test_detached_run_is_an_active_unit_until_stopped(
     assert started.ok() == "stays-1\n"
     unit = unit_name("stays-1")
     assert f"journalctl -t {unit.removesuffix('.service')}" in started.stderr
-    assert booted.root(BASE).is_dir()
     assert booted.show(unit, "ActiveState") == "active"
     starts(booted, unit, "to stdout")
     starts(booted, unit, "to stderr")
+    assert booted.root(BASE).is_dir()
     told = booted.run(*started.stderr.rpartition(": ")[2].split(), "--output=cat", "--no-pager").ok()
     assert {"to stdout", "to stderr"} <= set(told.splitlines())
     assert any(program.startswith("runsc-sandbox ") for program in booted.programs())
