@@ -1,1 +1,1 @@
-"""What an auditor reads: pictures and reports, generated from the machine and the traces, never by hand."""
+"""Pictures and reports for auditors, generated from the machine and the traces."""

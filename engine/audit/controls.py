@@ -1,6 +1,6 @@
-"""The controls that stood between a container and the host, each with what the trace recorded of it.
+"""The security controls of a run, each with the evidence in the trace.
 
-A control holds when its step was recorded and the machine's guards, asked again, permit it.
+A control holds if its step was recorded and the machine's guards, evaluated again, accept what was recorded.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ class Status(StrEnum):
     NOT_ENFORCED = "not enforced"
     NOT_APPLICABLE = "not applicable"
     REFUSED = "refused the run"
-    BROKEN = "not permitted by the facts"
+    BROKEN = "contradicted by the facts"
     NOT_REACHED = "not reached"
 
 
-#: A fact as it is shown: one value, a list of them, or a table (its first row is the head).
+#: A fact in a report: one value, a list, or a table whose first row is the header.
 Shown = str | Sequence[str] | Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """One control: what it ensures, whether it held, and the evidence for that, by label."""
+    """One control: what it ensures, its status, and the evidence by label."""
 
     key: str
     title: str
@@ -51,7 +51,7 @@ class _Control:
     ensures: str
     show: Callable[[Facts, Facts], Mapping[str, Shown]]
     status: Callable[[Facts, Facts], tuple[Status, str | None]] = lambda _facts, _header: (Status.HELD, None)
-    #: Those of the step's guards that belong to this control; None for all.
+    #: The step's guards that belong to this control; None for all.
     guards: frozenset[str] | None = None
 
 
@@ -92,7 +92,7 @@ def _holds(guard: Callable[[Mapping[str, Facts]], bool], evidence: Evidence) -> 
         return False
 
 
-# -- What is shown of each step ---------------------------------------------------------------------------------------
+# -- Evidence of each step --------------------------------------------------------------------------------------------
 
 
 def _resolve(facts: Facts, _: Facts) -> Mapping[str, Shown]:
@@ -102,11 +102,11 @@ def _resolve(facts: Facts, _: Facts) -> Mapping[str, Shown]:
 def _validate(facts: Facts, _: Facts) -> Mapping[str, Shown]:
     identity = facts["identity"]
     return {
-        "path, free of links": facts["path"],
-        "wrapper it was unwrapped from": facts["wrapper"] or "none",
+        "path without symbolic links": facts["path"],
+        "wrapper script": facts["wrapper"] or "none",
         "owner": _user(facts["owner"]),
         "mode": facts["mode"],
-        "owners that are trusted": ", ".join(_user(user) for user in facts["trusted_owners"]),
+        "trusted owners": ", ".join(_user(user) for user in facts["trusted_owners"]),
         "immutable store": _yes(facts["immutable_store"]),
         "identity": f"device {identity['device']}, inode {identity['inode']}, {_bytes(identity['size'])}",
         "changed (ctime)": f"{identity['ctime_ns']} ns since 1970",
@@ -114,7 +114,7 @@ def _validate(facts: Facts, _: Facts) -> Mapping[str, Shown]:
 
 
 def _secure_root(facts: Facts, _: Facts) -> Mapping[str, Shown]:
-    rows = [("directory", "owner", "mode", "made by this run")]
+    rows = [("directory", "owner", "mode", "created by this run")]
     rows += [
         (directory["path"], _user(directory["owner"]), directory["mode"], _yes(directory["created"]))
         for directory in facts["directories"]
@@ -130,7 +130,7 @@ def _secure_root(facts: Facts, _: Facts) -> Mapping[str, Shown]:
         "directories": rows,
         **({"sandbox joined": joined["id"]} if joined is not None else {}),
         "lock held": facts["lock"],
-        "left by an earlier run, removed": facts["cleaned"] or "nothing",
+        "leftovers of an earlier run, removed": facts["cleaned"] or "nothing",
     }
 
 
@@ -138,15 +138,13 @@ def _stage(facts: Facts, _: Facts) -> Mapping[str, Shown]:
     return {
         "copy": facts["path"],
         "SHA-256": facts["sha256"],
-        "which comes from": "this run's own reading"
-        if facts["hashed"]
-        else "the record of an earlier run of the same user",
-        "bytes": "compared with the source, one by one"
+        "SHA-256 computed by": "this run" if facts["hashed"] else "an earlier run of the same user",
+        "content": "compared with the source, byte by byte"
         if facts["compared"]
-        else ("those of an earlier run's copy" if facts["from_store"] else "copied from the source"),
+        else ("the copy of an earlier run" if facts["from_store"] else "copied from the source"),
         "size": _bytes(facts["size"]),
         "mode": facts["mode"],
-        "source after the last byte": f"device {facts['pinned']['device']}, inode {facts['pinned']['inode']}, "
+        "source after copying": f"device {facts['pinned']['device']}, inode {facts['pinned']['inode']}, "
         f"ctime {facts['pinned']['ctime_ns']} ns",
     }
 
@@ -156,9 +154,9 @@ def _policy(facts: Facts, header: Facts) -> Mapping[str, Shown]:
         "outcome": facts["outcome"],
         "mechanism": facts["mechanism"] or "none",
         "strength": facts["strength"] or "none",
-        "may be executed": facts["allowed"] or "not restricted",
-        "ways left open": facts["open"] or "none listed",
-        "ids of the supervisor": facts["ids"] or "the caller's",
+        "executable paths": facts["allowed"] or "not restricted",
+        "remaining bypasses": facts["open"] or "none listed",
+        "uids of the supervisor": facts["ids"] or "the caller's",
         "reason": facts["reason"] or "none given",
         "required": _yes(header["options"]["require_exec_policy"]),
     }
@@ -168,15 +166,15 @@ def _bundle(facts: Facts, header: Facts) -> Mapping[str, Shown]:
     before, after = header["bundle"], facts["bundle"]
     return {
         "SHA-256 of config.json, before": before["sha256"],
-        "and right before the hand-off": after["sha256"],
+        "SHA-256 of config.json, at hand-off": after["sha256"],
         "root file system": after["rootfs"],
-        "hooks, which run on the host": str(after["hooks"]),
+        "hooks (run on the host)": str(after["hooks"]),
     }
 
 
 def _argv(facts: Facts, _: Facts) -> Mapping[str, Shown]:
     variables = [("variable", "value"), *facts["environment"].items()]
-    return {"arguments": facts["argv"], "whole environment": variables}
+    return {"arguments": facts["argv"], "environment": variables}
 
 
 def _network(_facts: Facts, header: Facts) -> Mapping[str, Shown]:
@@ -188,9 +186,9 @@ def _policy_status(facts: Facts, _: Facts) -> tuple[Status, str | None]:
         PolicyOutcome.ENFORCED: (Status.HELD, None),
         PolicyOutcome.UNAVAILABLE: (
             Status.NOT_ENFORCED,
-            "Nothing limits what a supervisor that was broken out of may execute on the host.",
+            "After an escape into the supervisor, any program of the host can be executed.",
         ),
-        PolicyOutcome.NOT_APPLICABLE: (Status.NOT_APPLICABLE, "It concerns rootless runs only."),
+        PolicyOutcome.NOT_APPLICABLE: (Status.NOT_APPLICABLE, "Applies to rootless runs only."),
     }[PolicyOutcome(facts["outcome"])]
 
 
@@ -199,21 +197,19 @@ def _bundle_status(_facts: Facts, header: Facts) -> tuple[Status, str | None]:
         return Status.HELD, f"{hooks} hooks of the bundle run on the host, outside the sandbox."
     return (
         Status.HELD,
-        "runsc opens the bundle by its path: until it does, whoever may write there can change it.",
+        "runsc opens the bundle by path: until then, anyone who can write there can change it.",
     )
 
 
 def _network_status(_facts: Facts, header: Facts) -> tuple[Status, str | None]:
     return {
-        Network.NONE: (Status.HELD, "Only a loopback device inside."),
+        Network.NONE: (Status.HELD, "The container has only a loopback device."),
         Network.SANDBOX: (
             Status.NOT_APPLICABLE,
-            "gVisor's own network stack; nothing here restricts what it reaches.",
+            "gVisor's network stack is used; the engine does not restrict what it reaches.",
         ),
         Network.HOST: (Status.NOT_ENFORCED, "The container shares the host's network."),
-    }.get(
-        header["options"]["network"], (Status.NOT_ENFORCED, "The recorded network is not one that is known.")
-    )
+    }.get(header["options"]["network"], (Status.NOT_ENFORCED, "The recorded network is unknown."))
 
 
 _CONTROLS: tuple[_Control, ...] = (
@@ -221,37 +217,37 @@ _CONTROLS: tuple[_Control, ...] = (
         "resolved",
         "runsc comes from a trusted place",
         Trigger.RESOLVE,
-        "The runtime is the one that was asked for, or from a trusted system path; root never searches PATH.",
+        "runsc is the requested one, or comes from a trusted system path. Root never searches PATH.",
         _resolve,
     ),
     _Control(
         "trusted",
-        "Nobody untrusted could have written the binary",
+        "Only trusted users could have written the binary",
         Trigger.VALIDATE,
-        "A regular, executable file that group and others cannot write, of a trusted owner, on a path that only "
-        "trusted users can rewrite. It is held open from here on.",
+        "The binary is a regular, executable file of a trusted owner. Group and others cannot write it, and only "
+        "trusted users can change its path. It stays open from this check on.",
         _validate,
     ),
     _Control(
         "private",
         "The state directories are private",
         Trigger.SECURE_ROOT,
-        "Each is a directory of the effective user with mode 0700, reached without following a link.",
+        "Each directory belongs to the effective user, has mode 0700, and is opened without following links.",
         _secure_root,
     ),
     _Control(
         "staged",
-        "What runs is the bytes that were judged",
+        "The binary that runs is the one that was validated",
         Trigger.STAGE,
-        "A private copy with mode 0500, read by this run or an earlier one from the file that was held open, which had "
-        "not changed at the last byte.",
+        "runsc is a private copy with mode 0500. This run or an earlier one made it from the open file, which was "
+        "unchanged after the last byte was read.",
         _stage,
     ),
     _Control(
         "policy",
-        "The supervisor executes only what is allowed",
+        "The supervisor can execute only allowed programs",
         Trigger.APPLY_POLICY,
-        "Rootless: a supervisor that was broken out of cannot execute the host's programs.",
+        "In a rootless run, an escape into the supervisor cannot execute the host's programs.",
         _policy,
         _policy_status,
     ),
@@ -259,25 +255,25 @@ _CONTROLS: tuple[_Control, ...] = (
         "unchanged",
         "The bundle is the one that was validated",
         Trigger.EXEC,
-        "config.json and the root file system's directory are looked at again right before the hand-off. The contents "
-        "of the root file system are not hashed.",
+        "config.json and the root file system's directory are checked again right before the hand-off. The content "
+        "of the root file system is not hashed.",
         _bundle,
         _bundle_status,
         guards=frozenset({"bundle_is_unchanged"}),
     ),
     _Control(
         "arguments",
-        "runsc is given exact arguments, and nothing of the caller's environment",
+        "runsc gets fixed arguments and none of the caller's environment",
         Trigger.EXEC,
-        "execve is given the descriptor of the staged copy, these arguments and these variables.",
+        "execve gets the descriptor of the staged copy, these arguments and these variables.",
         _argv,
         guards=frozenset({"executes_the_staged_copy"}),
     ),
     _Control(
         "network",
-        "The container's network is cut off",
+        "The container has no network",
         Trigger.EXEC,
-        "With network none there is nothing to reach from inside.",
+        "With network none the container can reach nothing.",
         _network,
         _network_status,
         guards=frozenset(),

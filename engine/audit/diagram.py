@@ -1,6 +1,6 @@
-"""Which pictures there are: the lifecycle and one run over it, its steps, the spec's folded graph.
+"""The available pictures: the lifecycle with or without a run, the steps, the spec's folded graph.
 
-Each picture is first DOT text, which is the same everywhere for the same input; Graphviz makes the rest of it.
+Each picture is DOT text, reproducible for the same input; Graphviz renders it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from engine.spec.fold import load_fold
 
 
 class Subject(StrEnum):
-    """What there is a picture of."""
+    """The subject of a picture."""
 
     LIFECYCLE = "lifecycle"
     STEPS = "steps"
@@ -24,7 +24,7 @@ class Subject(StrEnum):
 
 
 def picture(subject: Subject, run: Walk | None = None) -> Picture:
-    """The picture of `subject`; only that of the lifecycle takes a `run`. Raises `EngineError`."""
+    """The picture of `subject`; only `lifecycle` takes a `run`. Raises `EngineError`."""
     if subject is Subject.LIFECYCLE:
         return lifecycle(run)
     return steps() if subject is Subject.STEPS else spec(load_fold())

@@ -1,6 +1,6 @@
-"""DOT text: the parts of the pictures, and the column of states that two of them share.
+"""DOT text: the elements of the pictures, and the column of states that two pictures share.
 
-Text that comes from a trace is made printable and escaped here.
+Text from a trace is made printable and escaped here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from engine.traces.move import State, Trigger
 
 _FONT = "DejaVu Sans"
 
-#: Longer texts of a trace are cut; the trace has them whole.
+#: Longer texts of a trace are cut.
 _MAX_LENGTH = 400
 
 BREAK = '<BR ALIGN="LEFT"/>'
@@ -36,7 +36,7 @@ def columns(
     why: Callable[[Transition], tuple[str, dict[str, str], dict[str, str]]],
     beside: Callable[[State], str | None] = lambda _: None,
 ) -> str:
-    """The states in a column, beside each why it is left for `refused`, and a line down to that."""
+    """The states in a column; beside each its refusals, with a line down to `refused`."""
     graph = digraph(title)
     last = STEPS[-1].target
     graph += [state(at) for at in State]
@@ -79,7 +79,7 @@ def columns(
 
 
 def state_look(at: State, reached: bool, *, faded: bool, stopped: bool = False) -> dict[str, str]:
-    """How a state is drawn: `reached` by the run or not, `faded` where a run is drawn over it."""
+    """The attributes of a state: `reached` by the run or not; `faded` if the picture shows a run."""
     shape = {"shape": "octagon"} if at is State.REFUSED else {"shape": "box", "style": "rounded,filled"}
     if at in TERMINAL:
         shape["peripheries"] = "2"
@@ -130,12 +130,11 @@ def dot_text(lines: Iterable[str]) -> str:
 
 
 def node(name: str, label: str, **attributes: str) -> str:
-    """A node; its label is HTML-like."""
+    """A node with an HTML-like label."""
     return _statement(_quote(name), {"label": f"<{label}>" if label else "", **attributes})
 
 
 def edge(source: str, target: str, **attributes: str) -> str:
-    """An edge."""
     return _statement(f"{_quote(source)} -> {_quote(target)}", attributes)
 
 
@@ -153,7 +152,7 @@ def _quote(name: str) -> str:
 
 
 def _library() -> Any:
-    """The Python package graphviz. Raises `DiagramError` where it is not installed."""
+    """Import the Python package graphviz. Raises `DiagramError` if it is not installed."""
     try:
         import graphviz.quoting
     except ImportError:
@@ -166,14 +165,14 @@ def _library() -> Any:
 
 
 def line(colour: Colour, *, thick: bool = False, dashed: bool = False) -> dict[str, str]:
-    """How a line is drawn."""
+    """The attributes of an edge."""
     return {"color": colour} | ({"penwidth": "3"} if thick else {}) | ({"style": "dashed"} if dashed else {})
 
 
 def heading(
     title: str, said: Iterable[tuple[str, int]], run: Walk | None = None, of: str | None = None
 ) -> str:
-    """The table above a picture: title, what is `said` with whether it matters most, engine and spec."""
+    """The table above a picture: title, the lines `said` with whether each is emphasized, engine and spec."""
     engine, digest = (run.engine, run.spec) if run else (__version__, of or spec_digest())
     rows = [font(Colour.INK, 18, f"<B>{wrapped(title, 64)}</B>")]
     rows += [
@@ -189,7 +188,6 @@ def heading(
 
 
 def font(colour: Colour, size: int, inside: str) -> str:
-    """Text in this colour and size."""
     return f'<FONT COLOR="{colour}" POINT-SIZE="{size}">{inside}</FONT>' if inside else ""
 
 
@@ -210,7 +208,7 @@ def shortened(text: str, length: int = _MAX_LENGTH) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in the unit that reads best."""
+    """The time in its most readable unit."""
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}" if seconds < 1000 else f"{seconds:.0f} s"

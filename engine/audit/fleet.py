@@ -1,8 +1,8 @@
-"""The fleet view: many runs on one page - what became of them over time, why they were refused, which steps are slow.
+"""The fleet report: outcomes over time, refusals and slow steps of many runs, on one page.
 
-Everything is counted over every trace; where only some are shown, the page says how many of how many. Traces that do
-not conform come first, and nothing that they say is counted as evidence. A run is counted and forgotten
-(`engine.audit.tally`), so that neither the page nor the memory it takes grows with the fleet.
+Figures count every trace; a list that shows only some of them gives both numbers. Traces that do not conform come
+first, and their content is not counted as evidence. Only counts are kept (`engine.audit.tally`), so neither the page
+nor the memory use grows with the fleet.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from engine.verify.trace_check import Verdict
 from engine.verify.trace_file import HEADER, lines_of
 from engine.verify.workers import ThisProcess, Workers
 
-#: How the engine names its traces.
+#: The suffix of the engine's traces.
 _TRACE = ".jsonl"
-#: How many rows a page of the list has.
+#: Rows on a page of the list.
 PAGE_ROWS = 50
 
-#: The classes in which the charts colour them.
+#: The classes of runs in the charts, each with its colour.
 CHARTED: tuple[tuple[str, str, tuple[Kind, ...]], ...] = (
     (
         "differs",
-        "does not conform, or signed by nobody known",
+        "does not conform, or bad signature",
         (Kind.DIFFERS, Kind.BAD_SIGNATURE, Kind.UNREADABLE),
     ),
     ("refused", "refused", (Kind.REFUSED,)),
@@ -45,13 +45,13 @@ CHARTED: tuple[tuple[str, str, tuple[Kind, ...]], ...] = (
 
 
 def traces_in(directory: str) -> list[str]:
-    """Every trace beneath `directory`, links not followed. Raises `ReportError` when there is none."""
+    """All traces below `directory`, links not followed. Raises `ReportError` if there are none."""
 
     def fail(error: OSError) -> None:
         raise ReportError(
             f"{error.filename!r}: {error.strerror}",
             reason=Reason.FAILURE,
-            hint="name a directory that you can read",
+            hint="give a directory that you can read",
         )
 
     found = [
@@ -62,9 +62,9 @@ def traces_in(directory: str) -> list[str]:
     ]
     if not found:
         raise ReportError(
-            f"no *{_TRACE} beneath {directory!r}",
+            f"no *{_TRACE} below {directory!r}",
             reason=Reason.NO_SUCH,
-            hint="name a directory that holds traces",
+            hint="give a directory with traces",
         )
     return sorted(found)
 
@@ -72,15 +72,15 @@ def traces_in(directory: str) -> list[str]:
 def fleet_page(
     paths: Sequence[str], *, signers: Signers | None, runs: bool = False, workers: Workers | None = None
 ) -> bytes:
-    """The fleet view of the runs whose traces are the files `paths`; with `runs`, a file holds any number of them.
+    """The fleet report of the trace files `paths`; with `runs` a file may contain many runs.
 
-    `workers` share the work; the page is the same, whoever does it. Raises `SpecGraphError` and `WorkersError`.
+    The page does not depend on `workers`. Raises `SpecGraphError` and `WorkersError`.
     """
     if runs and signers is not None:
         raise ReportError(
-            "a signature belongs to the file of one run, and not to one of many",
+            "signatures cover one run's file, not a file of many runs",
             reason=Reason.USAGE,
-            hint="leave out either --runs or whose signatures count",
+            hint="leave out --runs, or --key and --signers",
         )
     tally = _tallied(paths, runs, signers, workers or ThisProcess())
     rows = [_row(run, tally.directory) for run in tally.listed]
@@ -130,7 +130,7 @@ def _tallied(paths: Sequence[str], runs: bool, signers: Signers | None, workers:
 
 
 def tally_stretch(task: _Task) -> list[Answer[Tally]]:
-    """What a worker does: count the runs of a chunk. A file of many runs is counted apart from the others."""
+    """Run in a worker: count the runs of a chunk. A file of many runs has its own tally."""
     chunk, runs, graph, signers = task
     if not runs:
         tally = Tally()
@@ -153,7 +153,7 @@ def tally_stretch(task: _Task) -> list[Answer[Tally]]:
 
 
 def _runs_of(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
-    """Each run with its first and last line's numbers; of one that is too long, what shows that. Raises `OSError`."""
+    """Each run with the numbers of its first and last line; of one too long, only the start. Raises `OSError`."""
     first, number, size = 1, 0, 0
     lines: list[bytes] = []
     for line in lines_of(file):
@@ -229,7 +229,7 @@ def _kind(evidence: Evidence, bad_signature: bool) -> Kind:
     )
 
 
-_HEAD = ("what became of it", "started", "container", "step", "reason", "what", "took", "trace")
+_HEAD = ("outcome", "started", "container", "step", "reason", "what", "took", "trace")
 
 
 def _row(run: Run, common: str) -> list[str]:
@@ -250,7 +250,7 @@ def _row(run: Run, common: str) -> list[str]:
 
 def _span(tally: Tally) -> str:
     if tally.first is None or tally.last is None:
-        return "no trace has a time"
+        return "no trace has a reliable time"
     return f"{html.when(tally.first)} to {html.when(tally.last)}"
 
 
@@ -263,13 +263,13 @@ def _signatures(tally: Tally, signers: Signers | None) -> str:
     )
 
 
-# -- Charts: geometry only; the templates draw them. Lengths are in the units of their own viewBox. -------------------
+# -- Charts: geometry only; the templates draw them. Lengths are in viewBox units. ------------------------------------
 
 _WIDTH, _HEIGHT, _LEFT = 960, 240, 48
 
 
 def _stacked(tally: Tally, buckets: Buckets) -> dict[str, Any]:
-    """Bars over time, one part for each class; the same figures as a table."""
+    """Stacked bars over time, one part a class, and the same figures as a table."""
     counts = [Counter[str]() for _ in range(buckets.count)]
     for name, _, kinds in CHARTED:
         groups = [group for (kind, _, _), group in tally.groups.items() if kind in kinds]
@@ -314,7 +314,7 @@ def _stacked(tally: Tally, buckets: Buckets) -> dict[str, Any]:
 
 
 def _round_up(number: int) -> int:
-    """The next number that is easy to read and has whole quarters."""
+    """The next round number that is divisible by four."""
     scale = 1
     while True:
         for size in (4, 8, 12, 16, 20, 24, 32) if scale == 1 else (4, 6, 8, 10, 12, 16, 20, 24, 32):
@@ -326,7 +326,7 @@ def _round_up(number: int) -> int:
 def _sparkline(
     tally: Tally, groups: Sequence[Group], buckets: Buckets | None
 ) -> list[tuple[float, float, float]]:
-    """(x, height, width) of a bar for each stretch, in a box of 120 by 20."""
+    """(x, height, width) of a bar for each bucket, in a box of 120 by 20."""
     if buckets is None or not (counts := tally.over_time(groups, buckets)):
         return []
     top, width = max(counts.values()), 120 / buckets.count
@@ -374,7 +374,7 @@ def _reasons(tally: Tally, buckets: Buckets | None) -> dict[str, Any]:
 
 
 def _slow(tally: Tally) -> list[dict[str, Any]]:
-    """How long each step took, of the runs whose lines can be relied on; the slowest step first."""
+    """The duration of each step, from runs with reliable lines only; the slowest step first."""
     rows = [(found.below(0.95), step, found) for step, found in tally.steps.items()]
     rows.sort(key=lambda row: row[:2], reverse=True)
     longest = rows[0][0] if rows else 1.0

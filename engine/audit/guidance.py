@@ -1,4 +1,4 @@
-"""Published guidance: what a run's controls show of it, and as plainly what they do not cover."""
+"""Published guidance: what the controls of a run show of it, and what they do not cover."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CIS = "CIS Docker Benchmark v1.6.0"
 
 
 class Coverage(StrEnum):
-    """How far a run goes towards what a section asks for."""
+    """How far a run meets a section."""
 
     MET = "met by this run"
     PARTLY = "partly"
@@ -27,7 +27,7 @@ class Coverage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One section of a guide, what of it this run shows through `controls` (their keys), and what it does not."""
+    """A section of a guide: what this run shows of it through `controls` (their keys), and what it does not."""
 
     guide: str
     section: str
@@ -39,7 +39,7 @@ class Section:
 
 
 def matrix(evidence: Evidence, found: Sequence[Control], *, is_signed: bool) -> list[Section]:
-    """The sections that the controls of this run speak to. `is_signed`: its trace's signature was verified."""
+    """The sections that this run's controls address. `is_signed`: the trace's signature was verified."""
     ran = evidence.outcome is Outcome.HANDED_OFF
     held = {control.key: control.status is Status.HELD for control in found}
     network = evidence.facts["header"]["options"]["network"] if evidence.header is not None else None
@@ -60,7 +60,7 @@ def matrix(evidence: Evidence, found: Sequence[Control], *, is_signed: bool) -> 
             "4.4.1",
             "Vulnerabilities within the runtime software",
             partly("staged"),
-            "The SHA-256 of the very runsc that ran, so the runs of a vulnerable build can be found.",
+            "The SHA-256 of the runsc that ran: the runs of a vulnerable build can be found.",
             "Watching for vulnerabilities and updating runsc.",
             ("trusted", "staged"),
         ),
@@ -70,7 +70,7 @@ def matrix(evidence: Evidence, found: Sequence[Control], *, is_signed: bool) -> 
             "Unbounded network access from containers",
             egress if ran else Coverage.NOT_SHOWN,
             f"The run's network: {network or 'not known'}.",
-            "Filtering or watching traffic, where there is a network.",
+            "Filtering or monitoring traffic, if there is a network.",
             ("network",),
         ),
         Section(
@@ -78,8 +78,8 @@ def matrix(evidence: Evidence, found: Sequence[Control], *, is_signed: bool) -> 
             "4.4.3",
             "Insecure container runtime configurations",
             partly("arguments"),
-            "runsc's arguments and environment are fixed and recorded; so is the digest of config.json.",
-            "What config.json asks for (capabilities, mounts, seccomp); profiles of SELinux or AppArmor.",
+            "runsc's arguments and environment are fixed and recorded. The digest of config.json is recorded.",
+            "The settings in config.json (capabilities, mounts, seccomp); SELinux or AppArmor profiles.",
             ("arguments", "unchanged"),
         ),
         Section(
@@ -88,7 +88,7 @@ def matrix(evidence: Evidence, found: Sequence[Control], *, is_signed: bool) -> 
             "Rogue containers",
             partly("unchanged"),
             f"A record of this container's creation: user id, time, bundle; it is {signed}.",
-            "Who is behind the user id; containers that were started without the engine; checks of the image.",
+            "The person behind the user id; containers started without the engine; checks of the image.",
             ("unchanged", "arguments"),
         ),
         Section(
@@ -96,8 +96,8 @@ def matrix(evidence: Evidence, found: Sequence[Control], *, is_signed: bool) -> 
             "4.5.2",
             "Shared kernel",
             partly("arguments"),
-            "gVisor's Sentry, not the host's kernel, answers the container's system calls: less of risk 3.5.2.",
-            "The countermeasure itself, to keep containers and other workloads on different hosts.",
+            "gVisor's Sentry, not the host's kernel, handles the container's system calls: it lowers risk 3.5.2.",
+            "The countermeasure itself: separate hosts for containers and for other workloads.",
             ("arguments",),
         ),
         Section(
@@ -105,8 +105,8 @@ def matrix(evidence: Evidence, found: Sequence[Control], *, is_signed: bool) -> 
             "4.5.5",
             "Host OS file system tampering",
             partly("trusted", "private", "staged"),
-            "The runtime's binary and state cannot be written by other users of the host.",
-            "The host's directories that config.json may mount into the container.",
+            "Other users of the host cannot write the runtime's binary and state.",
+            "Host directories that config.json mounts into the container.",
             ("trusted", "private", "staged"),
         ),
         Section(
@@ -121,29 +121,33 @@ def matrix(evidence: Evidence, found: Sequence[Control], *, is_signed: bool) -> 
     ]
 
 
-#: What nothing here speaks to: the guide, its sections, and why.
+#: Sections that no control addresses: the guide, the sections, and why.
 UNCOVERED: tuple[tuple[str, str, str], ...] = (
     (
         NIST,
         "4.1, 4.2, 4.3",
-        "Images, registries and orchestrators come before the engine, which is given a bundle.",
+        "The engine starts from a bundle; images, registries and orchestrators come before it.",
     ),
-    (NIST, "4.4.4", "What happens inside the container is not watched."),
-    (NIST, "4.5.1, 4.5.3, 4.5.4, 4.6", "The host's system, its users and its hardware are the operator's."),
+    (NIST, "4.4.4", "The engine does not monitor what happens inside the container."),
+    (
+        NIST,
+        "4.5.1, 4.5.3, 4.5.4, 4.6",
+        "The operator is responsible for the host's system, users and hardware.",
+    ),
     (
         CIS,
         "5.4-5.6, 5.11-5.13, 5.16-5.22, 5.26, 5.29, 5.31, 5.32",
-        "Decided by the bundle's config.json, of which the trace has the digest: look into the file that has it.",
+        "Set in the bundle's config.json. The trace has its digest: check the file with that digest.",
     ),
-    (CIS, "1, 4", "The host and the building of images are not looked at."),
+    (CIS, "1, 4", "The engine checks neither the host nor how images are built."),
     (
         CIS,
         "2, 3, 6, 7, the rest of 5",
-        "They are about Docker's daemon, client and swarm, which are not used.",
+        "They concern Docker's daemon, client and swarm, which the engine does not use.",
     ),
 )
 
 
 def uncovered(guide: str) -> Iterator[tuple[str, str]]:
-    """The sections of `guide` that nothing here speaks to, and why."""
+    """The sections of `guide` that no control addresses, and why."""
     return ((sections, why) for name, sections, why in UNCOVERED if name == guide)

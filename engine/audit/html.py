@@ -1,7 +1,7 @@
-"""Pages made from the templates beside this module: self-contained, and nothing in a trace can become markup.
+"""Render self-contained pages from the templates; nothing in a trace can become markup.
 
-Whatever a template prints goes through `printable` and is escaped, without the template having to ask for it. Beyond
-that, each page's own Content-Security-Policy forbids every script but ours and every request.
+Every value in a template goes through `printable` and is escaped automatically. Each page's Content-Security-Policy
+also forbids all scripts except ours and all requests.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TEMPLATES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates"
 def page(
     template: str, values: Mapping[str, Any], *, script: str | None = None, now: datetime | None = None
 ) -> bytes:
-    """The page that `template` makes of `values`. `script` names the only script that may run in it."""
+    """Render `template` with `values`. `script` names the only script that may run in the page."""
     markup = require("markupsafe", "make reports").Markup
     code = "" if script is None else _file(script)
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
@@ -71,12 +71,12 @@ def _file(name: str) -> str:
 
 
 def when(moment: datetime) -> str:
-    """To the second, UTC."""
+    """The time in UTC, to the second."""
     return moment.strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def duration(seconds: float) -> str:
-    """In the unit that reads best, to three digits."""
+    """The time in its most readable unit, to three digits."""
     for unit, factor in (("s", 1.0), ("ms", 1e3)):
         if abs(seconds) * factor >= 1:
             return f"{seconds * factor:.3g} {unit}" if abs(seconds) < 1000 else f"{seconds:.0f} s"
@@ -84,9 +84,9 @@ def duration(seconds: float) -> str:
 
 
 def write(path: str, content: bytes) -> None:
-    """Put the page at `path`, whole or not at all, in the place of an earlier one. Raises `ReportError`."""
+    """Write the page atomically; an earlier one is replaced. Raises `ReportError`."""
     try:
         replace_file(path, content, mode=0o600)
     except OSError as error:
-        hint = hint_for(error, "name a file in a directory that you can write with --output")
+        hint = hint_for(error, "with --output, give a file in a directory that you can write")
         raise ReportError(f"{path!r}: {error.strerror}", reason=Reason.FAILURE, hint=hint) from None

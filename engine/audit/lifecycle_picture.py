@@ -1,4 +1,4 @@
-"""The picture of the lifecycle, and of one run over it, drawn from the table that runs."""
+"""The picture of the lifecycle, with or without a run, drawn from the machine's table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from engine.traces.move import State, Trigger
 
 
 def lifecycle(run: Walk | None = None, *, name: str = "lifecycle") -> Picture:
-    """The lifecycle with its refusals; of a `run`, its path, the time of each step, where it stopped and why."""
+    """The lifecycle with its refusals; with a `run`: its path, step times, where it stopped and why."""
     title = (
         "The lifecycle of a run" if run is None else f"Run {shortened(run.container, 80)}: {_outcome(run)}"
     )
@@ -48,18 +48,18 @@ def lifecycle(run: Walk | None = None, *, name: str = "lifecycle") -> Picture:
 
 
 def lifecycle_svg(run: Walk | None = None, *, name: str = "lifecycle") -> str:
-    """The lifecycle as an SVG to put into a page, with the path of `run` where one is given.
+    """The lifecycle as an SVG for a page, with the path of `run` if given.
 
-    The element is self-contained: no script, no link, its style touches nothing else. It follows the reader's
-    choice of dark or light and prints on white. Every id begins with `name`, which must differ between pictures
-    on one page. Where `run.doubt` is not None the picture says that the trace is not verified, and why.
-    Raises `DiagramError` when Graphviz is not installed.
+    The element has no script and no link, and its style affects nothing else. It follows the reader's dark or light
+    mode and prints on white. All ids begin with `name`, which must differ between pictures on one page. If `run.doubt`
+    is set, the picture says that the trace is not verified, and why. Raises `DiagramError` if Graphviz is not
+    installed.
     """
     return lifecycle(run, name=name).svg()
 
 
 def mermaid(run: Walk | None = None) -> str:
-    """A Mermaid `stateDiagram-v2` of every edge of the lifecycle, in the order of the table; of a `run`, its times."""
+    """A Mermaid `stateDiagram-v2` with every edge in the table's order; with a `run`, its step times."""
     lines = ["stateDiagram-v2", f"    [*] --> {State.START}"]
     for row in LIFECYCLE:
         guards = " and ".join(guard.name for guard in row.guards)
@@ -86,23 +86,23 @@ def _step_from(run: Walk) -> str:
 
 
 def _said(run: Walk) -> list[tuple[str, int]]:
-    """The lines below the title, each with whether it matters most."""
+    """The lines below the title, each with whether it is emphasized."""
     lines: list[tuple[str, int]] = []
     if run.refusal:
         lines += [(f"✗ {run.refusal.step}: {run.refusal.what}", 1), (f"Hint: {run.refusal.hint}", 0)]
     elif not run.is_over:
-        lines.append(("■ The trace ends here: the engine was killed, or is still at work.", 1))
+        lines.append(("■ The trace ends here: the engine was killed, or is still running.", 1))
     took = f"{duration(run.seconds)} from the first line to the last"
-    lines.append((f"{took}. ✓ and a thick line: what the run did. Thin and dashed: what it did not.", 0))
+    lines.append((f"{took}. ✓ and a thick line: taken by the run. Thin and dashed: not taken.", 0))
     if run.doubt is not None:
         lines.append((f"? NOT VERIFIED: {run.doubt}.", 1))
     else:
-        lines.append(("✓ Every line is as the spec and the machine's guards have it.", 0))
+        lines.append(("✓ Every line conforms to the spec and the machine's guards.", 0))
     return [(shortened(text), weight) for text, weight in lines]
 
 
 def _taken(run: Walk | None, state: State, trigger: Trigger) -> float | None:
-    """The time of the move of `run` that leaves `state` by `trigger`, in seconds, if it made it."""
+    """The time in seconds of the run's move that leaves `state` by `trigger`; None if it made none."""
     legs = run.legs if run else ()
     return next((leg.seconds for leg in legs if (leg.state, leg.trigger) == (state, trigger)), None)
 
@@ -115,7 +115,7 @@ def _state_of(at: State, run: Walk | None) -> str:
     if undone:
         label = f"{at}<BR/>✗ execve failed"
     elif stopped:
-        label = f"■ <B>{at}</B><BR/>it ends here"
+        label = f"■ <B>{at}</B><BR/>ends here"
     elif reached:
         label = f"{'✗' if at is State.REFUSED else '✓'} {label}"
     return node(
@@ -127,7 +127,7 @@ def _step_of(row: Transition, run: Walk | None) -> dict[str, str]:
     guards = "".join(f'<BR ALIGN="LEFT"/>  [{guard.name}]' for guard in row.guards)
     took = _taken(run, row.sources[0], row.trigger)
     faded = run is not None and took is None
-    # Recorded before the kernel was asked, which then refused.
+    # Recorded before execve, which then failed.
     undone = (
         took is not None and run is not None and run.legs[-1].state is row.sources[0] and bool(run.refusal)
     )
@@ -145,7 +145,7 @@ def _step_of(row: Transition, run: Walk | None) -> dict[str, str]:
 
 
 def _why_of(row: Transition, run: Walk | None) -> tuple[str, dict[str, str], dict[str, str]]:
-    """The box that says why a step refuses, its look, and that of the line from it to `refused`."""
+    """The box with a step's refusals, its attributes, and those of its line to `refused`."""
     hit = run is not None and run.refusal is not None and run.stopped_in in row.sources
     text = f"{run.refusal.what}" if hit and run and run.refusal else row.refuses
     inside = font(

@@ -1,6 +1,6 @@
-"""The model checker's verdict, as `engine check --mutants --json` said it, and whether it is of a trace's very spec.
+"""The saved result of `engine check --mutants --json`, and whether it is of the trace's spec.
 
-A saved result is taken for what it says: nothing is checked anew, and the report says so.
+A saved result is not checked again; the report says so.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MAX_SIZE = 16 << 20
 
 
 class ModelSaid(msgspec.Struct):
-    """One model: its size, and the verdict on each property."""
+    """A model: its size, and the verdict on each property."""
 
     name: str
     says: str
@@ -38,7 +38,7 @@ class ModelSaid(msgspec.Struct):
 
 
 class MutantSaid(msgspec.Struct):
-    """One mutant of the spec, and whether the property that it breaks noticed."""
+    """A mutant of the spec, and whether its property caught it."""
 
     name: str
     says: str
@@ -74,7 +74,7 @@ class _Said(msgspec.Struct):
 
 @dataclass(frozen=True)
 class ModelCheck:
-    """What the file `path` says, with the file's own digest."""
+    """The content of the file `path`, with the file's digest."""
 
     path: str
     sha256: str
@@ -82,7 +82,7 @@ class ModelCheck:
 
     @property
     def shortfalls(self) -> list[str]:
-        """What keeps this from being a whole verdict that all is well, in one phrase each."""
+        """Why this is not a complete, successful check: one phrase each."""
         said = self.said
         found = [f"{model.name}: {surprise}" for model in said.models for surprise in model.surprises]
         found += [f"{name} {verdict}" for name, verdict in self.properties.items() if verdict != "holds"]
@@ -96,12 +96,12 @@ class ModelCheck:
         if not self.properties:
             found.append("no property was checked")
         if not found and not said.ok:
-            found.append("the check says of itself that it failed")
+            found.append("the check reports failure")
         return found
 
     @cached_property
     def properties(self) -> Mapping[str, str]:
-        """Each property that must hold: `holds`, or the worst that any model says."""
+        """Each property that must hold: `holds`, or the worst verdict of any model."""
         found: dict[str, str] = {}
         for model in self.said.models:
             for name, verdict in model.properties.items() if model.must_hold else ():
@@ -111,7 +111,7 @@ class ModelCheck:
 
     @property
     def actions(self) -> Mapping[str, int]:
-        """How often each action of the specs was taken, over all models that count it."""
+        """How often each action of the specs was taken, over all models with coverage."""
         taken: dict[str, int] = {}
         for model in self.said.models:
             for name, times in model.actions.items():
@@ -142,6 +142,6 @@ def load(path: str) -> ModelCheck:
         raise ReportError(f"{path!r}: {error.strerror}", reason=Reason.FAILURE, hint=hint) from None
     except (ValueError, RecursionError) as error:
         raise ReportError(
-            f"{path!r} is no result of engine check: {error}", reason=Reason.MALFORMED, hint=hint
+            f"{path!r} is not a result of engine check: {error}", reason=Reason.MALFORMED, hint=hint
         ) from None
     return ModelCheck(path, hashlib.sha256(content).hexdigest(), said)

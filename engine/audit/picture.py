@@ -1,4 +1,4 @@
-"""A picture as DOT text, and what Graphviz makes of it: SVG, PNG or PDF, to a page or a file."""
+"""A picture as DOT text, rendered by Graphviz as SVG, PNG or PDF."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from engine.audit.walk import DiagramError
 from engine.errors import Reason, hint_for
 from engine.linux.regular_files import replace_file
 
-#: Seconds that Graphviz may take.
+#: Time limit for Graphviz, in seconds.
 TIMEOUT = 60
 
-#: When a PDF was made, which cairo writes into it.
+#: The creation date that cairo writes into a PDF.
 _DATE = re.compile(rb"/CreationDate \(D:[^)]*\)")
 
 
 class Format(StrEnum):
-    """What a picture can be had as."""
+    """The output formats."""
 
     SVG = "svg"
     PNG = "png"
@@ -39,7 +39,7 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture: its `dot` text, and in words what it shows. `name` begins the ids of its SVG."""
+    """A picture: its `dot` text and its description in words. `name` begins the ids of its SVG."""
 
     name: str
     title: str
@@ -49,11 +49,11 @@ class Picture:
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the DOT text, which its SVG and PNG carry: they are stale when it differs."""
+        """The SHA-256 of the DOT text. SVG and PNG contain it; if it differs, they are stale."""
         return hashlib.sha256(self.dot.encode()).hexdigest()
 
     def svg(self) -> str:
-        """One `<svg>` element without an XML declaration, fit for a page of HTML. Raises `DiagramError`."""
+        """One `<svg>` element without an XML declaration, for an HTML page. Raises `DiagramError`."""
         return finish(
             _draw(self.dot, "svg"),
             name=self.name,
@@ -63,7 +63,7 @@ class Picture:
         )
 
     def render(self, form: Format) -> bytes:
-        """The picture as `form`. Raises `DiagramError`."""
+        """Render the picture. Raises `DiagramError`."""
         match form:
             case Format.SVG:
                 return self.svg().encode()
@@ -77,13 +77,13 @@ class Picture:
             raise DiagramError(
                 f"{self.name} has no Mermaid form",
                 reason=Reason.UNSUPPORTED,
-                hint="take svg, png, pdf or dot",
+                hint="use svg, png, pdf or dot",
             )
         return self.mermaid.encode()
 
 
 def write(drawn: bytes, path: str) -> None:
-    """Put it into the file `path`, whole or not at all. Raises `DiagramError`."""
+    """Write it atomically. Raises `DiagramError`."""
     try:
         if os.path.exists(path) and not os.path.isfile(path):
             with open(path, "wb") as device:
@@ -91,12 +91,12 @@ def write(drawn: bytes, path: str) -> None:
         else:
             replace_file(os.path.realpath(path) if os.path.islink(path) else path, drawn)
     except OSError as error:
-        hint = hint_for(error, "name a file in a directory you can write")
+        hint = hint_for(error, "give a file in a directory that you can write")
         raise DiagramError(f"{path!r}: {error.strerror}", reason=Reason.FAILURE, hint=hint) from None
 
 
 def _draw(dot: str, form: str, *more: str) -> bytes:
-    """What `dot` draws of the text. Raises `DiagramError`."""
+    """Render the text with `dot`. Raises `DiagramError`."""
     environment = {**os.environ, "LC_ALL": "C.UTF-8"}
     try:
         done = subprocess.run(  # noqa: S603 - the text goes to its stdin
@@ -111,11 +111,11 @@ def _draw(dot: str, form: str, *more: str) -> bytes:
         raise DiagramError(
             "dot is not installed",
             reason=Reason.UNAVAILABLE,
-            hint="install graphviz, or take --format dot or mermaid",
+            hint="install graphviz, or use --format dot or mermaid",
         ) from None
     except subprocess.TimeoutExpired:
         raise DiagramError(
-            f"dot did not finish in {TIMEOUT} s", reason=Reason.TIME_LIMIT, hint="take --format dot"
+            f"dot did not finish in {TIMEOUT} s", reason=Reason.TIME_LIMIT, hint="use --format dot"
         ) from None
     if done.returncode or not done.stdout:
         why = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
@@ -128,7 +128,7 @@ def _draw(dot: str, form: str, *more: str) -> bytes:
 
 
 def _no_date(date: re.Match[bytes]) -> bytes:
-    """As many spaces, as a PDF finds its parts by their place."""
+    """Spaces of the same length, since a PDF refers to its parts by offset."""
     return b" " * len(date[0])
 
 

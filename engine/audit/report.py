@@ -1,7 +1,7 @@
-"""The audit report of one run: what was run, what stood between it and the host, and how that is known.
+"""The audit report of one run: what was run, which controls held, and the evidence for it.
 
-What is worst comes first: a trace that does not conform, a signature that does not verify, then the reason of a
-refusal. Where something was not verified the page says that it was not, and how it can be.
+The worst comes first: a trace that does not conform, a bad signature, then the reason of a refusal. The page says what
+was not verified, and how to verify it.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from engine.verify.evidence import Evidence, Outcome, read
 from engine.verify.signature import SUFFIX, Signature, Signers, Standing, look
 from engine.verify.trace_check import Verdict
 
-#: How much of the lines that are no evidence is shown.
+#: How many lines that are not evidence are shown, and how much of each.
 _RAW_LINES, _RAW_CHARACTERS = 20, 2000
 
-#: How a status looks: `good`, `bad`, `warn` or `none`.
+#: The CSS class of each status: `good`, `bad`, `warn` or `none`.
 KINDS: Mapping[str, str] = {
     Status.HELD: "good",
     Status.NOT_ENFORCED: "warn",
@@ -52,8 +52,8 @@ KINDS: Mapping[str, str] = {
 def run_page(path: str, *, check: ModelCheck | None, signers: Signers | None) -> bytes:
     """The report of the run whose trace is the file `path`.
 
-    `check`: what the model checker said, shown only if it is of the trace's spec. `signers`: whose signature beside
-    the trace counts; without them it is not checked. Raises `ReportError` and `SpecGraphError`.
+    `check`: result of the model checker, shown only if it is of the trace's spec. `signers`: trusted signers; without
+    them the signature is not checked. Raises `ReportError` and `SpecGraphError`.
     """
     graph = spec_graph()
     evidence, content = read(path, graph)
@@ -98,15 +98,15 @@ def run_page(path: str, *, check: ModelCheck | None, signers: Signers | None) ->
 
 
 _GUIDES = (
-    (NIST, "Application Container Security Guide, September 2017: the countermeasures of chapter 4."),
-    (CIS, "Written for Docker Engine, which takes no part in a run; only what has its like here is mapped."),
+    (NIST, "Application Container Security Guide, September 2017: the countermeasures in chapter 4."),
+    (CIS, "Written for Docker Engine, which is not used in a run. Only sections that apply here are mapped."),
 )
 _LIMITS = (
-    "What happened inside the container, and how it ended: the engine is gone once runsc runs.",
-    "That the host, its kernel and its clock were as the engine saw them: all times and facts are the host's own.",
-    "What the root file system held: only the digest of config.json is recorded.",
-    "That runsc itself is without faults. The trace names it by its digest.",
-    "That this trace is of every run there was: a run whose trace was removed leaves no gap here.",
+    "What happened inside the container, and how it ended: the engine's process becomes runsc.",
+    "That the host, its kernel and its clock were honest: all times and facts come from the host.",
+    "The content of the root file system: only the digest of config.json is recorded.",
+    "That runsc has no bugs. The trace has its digest.",
+    "That there were no other runs: a run whose trace was removed leaves no gap here.",
 )
 
 
@@ -116,7 +116,7 @@ def _refused(refusal: Refusal) -> str:
 
 
 def _notices(evidence: Evidence, signature: Signature) -> list[dict[str, str | None]]:
-    """What the reader must know first, the gravest first."""
+    """What the reader must know first, the worst first."""
 
     def notice(kind: str, title: str, what: str, hint: str | None = None) -> dict[str, str | None]:
         return {"kind": kind, "title": title, "what": what, "hint": hint}
@@ -140,7 +140,7 @@ def _notices(evidence: Evidence, signature: Signature) -> list[dict[str, str | N
             notice(
                 "good" if evidence.conforms and not found else "warn",
                 "Handed to runsc after every step",
-                "All six steps were recorded; the last line was written right before execve.",
+                "All six steps were recorded. The last line was written right before execve.",
             )
         )
     elif evidence.outcome is Outcome.UNFINISHED and not found:
@@ -148,7 +148,7 @@ def _notices(evidence: Evidence, signature: Signature) -> list[dict[str, str | N
             notice(
                 "warn",
                 f"The trace ends before {evidence.stopped_in}",
-                "The engine was killed, or was still at work: there is no record of how the run ended.",
+                "The engine was killed, or was still running: there is no record of how the run ended.",
             )
         )
     return found
@@ -158,8 +158,8 @@ def _tiles(evidence: Evidence, conformance: Said, signed: Said, model: Said) -> 
     outcome = {
         Outcome.HANDED_OFF: ("good", "Every step of the lifecycle was recorded."),
         Outcome.REFUSED: ("bad", f"in {evidence.stopped_in}, after {html.duration(evidence.seconds)}"),
-        Outcome.UNFINISHED: ("warn", f"nothing was recorded of {evidence.stopped_in}"),
-        Outcome.UNKNOWN: ("bad", "The header cannot be relied on."),
+        Outcome.UNFINISHED: ("warn", f"{evidence.stopped_in} was not recorded"),
+        Outcome.UNKNOWN: ("bad", "The header is not reliable."),
     }[evidence.outcome]
     return [
         {
@@ -193,7 +193,7 @@ def _subject(evidence: Evidence) -> dict[str, dict[str, Any]]:
             "bundle": header.bundle["path"],
             "SHA-256 of config.json": header.bundle["sha256"],
             "root file system": header.bundle["rootfs"],
-            "hooks, which run on the host": str(header.bundle["hooks"]),
+            "hooks (run on the host)": str(header.bundle["hooks"]),
         },
         "runsc": {
             "path": binary["path"] if binary else "not validated",
@@ -220,20 +220,20 @@ def _option(value: object) -> str:
 
 
 def _version(digest: str) -> str:
-    """The version of the runsc with that digest, if this machine's trusted one is it: no other is executed."""
+    """The version of the runsc with that digest, if this machine's trusted runsc has it. No other is executed."""
     try:
         binary = find_runsc(None, os.environ)
     except EngineError:
-        return "not recorded, and no trusted runsc is here to compare with; the digest tells which it is"
+        return "not recorded, and this machine has no trusted runsc to compare with; use the digest"
     try:
         with open(binary.descriptor, "rb", closefd=False) as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                return "not recorded, and this machine's runsc is another; the digest tells which it is"
+                return "not recorded, and this machine's runsc is a different one; use the digest"
         first = version(binary.descriptor, binary.path).splitlines()[0]
     except (EngineError, OSError, IndexError):
-        return "not recorded, and this machine's runsc, which has the same digest, does not tell it"
+        return "not recorded, and this machine's runsc, with the same digest, does not print one"
     else:
-        return f"{first} (told by {binary.path} here, which has the same digest)"
+        return f"{first} (from {binary.path} here, which has the same digest)"
     finally:
         binary.close()
 
@@ -250,7 +250,7 @@ def _steps(evidence: Evidence) -> list[list[str]]:
             moment = moment or moments.get(Trigger.REFUSE)
             came = "REFUSED: " + evidence.refusal.what
         elif moment is None and evidence.stopped_in is row.trigger:
-            came = "nothing was recorded from here on"
+            came = "not recorded from here on"
         rows.append(
             [
                 row.trigger,
@@ -264,13 +264,13 @@ def _steps(evidence: Evidence) -> list[list[str]]:
 
 
 def _picture(evidence: Evidence) -> dict[str, str | None]:
-    """The lifecycle with the run's path. As an image, nothing in it can become a part of the page."""
+    """The lifecycle with the run's path, as an image: nothing in it can become markup."""
     try:
         drawn = lifecycle_svg(_walk(evidence)).encode()
     except DiagramError as error:
         return {
             "picture": None,
-            "no_picture": f"There is no picture of it: {error.what}. The table says the same.",
+            "no_picture": f"No picture: {error.what}. The table has the same content.",
         }
     return {
         "picture": f"data:image/svg+xml;base64,{base64.b64encode(drawn).decode()}",
@@ -279,7 +279,7 @@ def _picture(evidence: Evidence) -> dict[str, str | None]:
 
 
 def _walk(evidence: Evidence) -> Walk | None:
-    """The run as the picture takes it, of the lines that count; None when the table has no such moves."""
+    """The reliable part of the run for the picture; None if it contains moves that the table does not have."""
     header, refusal = evidence.header, evidence.refusal
     if header is None or evidence.result.verdict is Verdict.OTHER_SPEC:
         return None

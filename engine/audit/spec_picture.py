@@ -1,4 +1,4 @@
-"""The picture of what the model checker searched: the spec's state graph folded along the lifecycle."""
+"""The picture of the spec's state graph, folded along the lifecycle."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.traces.move import State, Trigger
 
 
 def spec(folded: Fold) -> Picture:
-    """The spec's state graph folded along the lifecycle, and what the adversary and the world do beside it."""
+    """The folded state graph, with the steps of the adversary and of the environment beside it."""
     title = "What the model checker searched, by lifecycle state"
     total = sum(folded.states.values())
     said = [

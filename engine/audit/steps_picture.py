@@ -10,11 +10,17 @@ from engine.audit.svg import Colour
 
 
 def steps() -> Picture:
-    """What each step establishes, which guards ask for it again, and what it refuses."""
+    """What each step establishes, its guards, and what it refuses."""
     title = "What each step checks"
     graph = digraph(
         heading(
-            title, [("A guard is asked of what was recorded, so whoever has the trace can ask it again.", 0)]
+            title,
+            [
+                (
+                    "Guards are evaluated on recorded facts, so anyone with the trace can evaluate them again.",
+                    0,
+                )
+            ],
         )
     )
     for number, row in enumerate(STEPS, start=1):

@@ -1,7 +1,7 @@
-"""dot's SVG made fit to be shown: a text alternative, dark and light, and nothing that clashes when put into a page.
+"""Prepare dot's SVG for a page: a text alternative, dark and light mode, unique ids.
 
-The colours are those of Okabe and Ito, which the colour-blind can tell apart; what they say is said by line style,
-shape or a sign as well. A page may choose others by giving an element other values for them.
+The colours are those of Okabe and Ito, which are safe for colour-blind readers. Line style, shape or a sign carries the
+same information. A page can override the colours by CSS.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _SVG = "http://www.w3.org/2000/svg"
 
 
 class Colour(StrEnum):
-    """What a colour is for; its value is the one on paper."""
+    """The purpose of a colour; its value is the one on paper."""
 
     PAPER = "#fefefe"
     INK = "#1b1b1b"
@@ -29,7 +29,7 @@ class Colour(StrEnum):
     GOOD_FILL = "#e0f4ee"
 
 
-#: The same on a dark screen.
+#: The same in dark mode.
 _DARK: Mapping[Colour, str] = {
     Colour.PAPER: "#15181c",
     Colour.INK: "#f0f0f0",
@@ -58,15 +58,15 @@ def _style() -> str:
 
 
 def finish(drawn: bytes, *, name: str, title: str, description: str, source: str) -> str:
-    """The SVG that dot has `drawn`, as one element that can stand in a page.
+    """The SVG that dot has `drawn`, as one element for a page.
 
-    `name` begins its ids, so it must differ between pictures on a page. `source` is the digest of what dot drew.
+    `name` begins its ids, so it must differ between pictures on a page. `source`: digest of the DOT text.
     """
     ET.register_namespace("", _SVG)
     root = ET.fromstring(drawn)  # noqa: S314 - dot's own output; it is made from text that was escaped
     for parent in list(root.iter()):
         for child in [child for child in parent if child.tag == f"{{{_SVG}}}title"]:
-            parent.remove(child)  # dot's names of nodes, which browsers would show as tooltips
+            parent.remove(child)  # dot's node names, which browsers would show as tooltips
         parent.attrib.pop("id", None)
         parent.attrib.pop("class", None)
     root.attrib |= {

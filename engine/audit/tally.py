@@ -1,8 +1,8 @@
-"""What the fleet view counts: runs go in, one by one or as what somebody else has counted, and are forgotten.
+"""The counts of the fleet report. Runs, or tallies of workers, are added one by one; the runs are not kept.
 
-What is kept does not grow with the number of runs. Times are kept to the precision that is shown, moments to the width
-of the bars that they can still come to stand in, refusals by step and reason, and of the runs themselves those that
-are listed. The same runs in the same order give the same tally, whoever has counted which of them.
+Memory use does not grow with the number of runs: durations have the precision that is shown, times the width of the
+bars, refusals are grouped by step and reason, and only listed runs are kept. The result depends on the order of the
+runs, not on who counted which of them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 from engine.verify.signature import Standing
 
-#: How many runs are listed.
+#: Largest number of listed runs.
 LISTED = 10_000
-#: How many bars a chart has at most, and the widths in seconds that one may stand for; above, whole years.
+#: Largest number of bars in a chart, and the allowed widths of a bar in seconds; above these, whole years.
 _BARS = 30
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _YEAR = 365 * _DAY
@@ -30,12 +30,12 @@ _WIDTHS = (
     *(_DAY * n for n in (1, 2, 7, 14, 30, 91)),
     _YEAR,
 )
-#: So many cells are kept before they are made wider. Those of one group are never more than 29 years of days.
+#: Largest number of cells; beyond it they are made wider. One group never has more than 29 years of days.
 _CELLS = 1 << 15
 
 
 class Kind(StrEnum):
-    """What became of a run, the gravest first."""
+    """The outcome of a run, the worst first."""
 
     DIFFERS = "does not conform"
     UNREADABLE = "unreadable"
@@ -48,15 +48,15 @@ class Kind(StrEnum):
 
 _RANK = {kind: rank for rank, kind in enumerate(Kind)}
 _NEWEST = datetime.max.replace(tzinfo=UTC)
-#: Of these nothing is known of how long a step took.
+#: Step durations of these are not reliable.
 _UNRELIABLE = frozenset({Kind.DIFFERS, Kind.BAD_SIGNATURE, Kind.UNREADABLE})
 
 
 class Run(NamedTuple):
-    """What is told of one run. `line` is its first of a file of many runs, `fault` the number of its first bad line.
+    """One run. `line`: its first line in a file of many runs. `fault`: the number of its first bad line.
 
-    `reason` is the code of a refusal (a `Reason`; empty in a trace of format 1, which has none), `what` says in words
-    why it is of its kind. `steps` are the microseconds that each step took, `seconds` the time of all.
+    `reason`: code of a refusal (a `Reason`; empty in a trace of format 1). `what`: explains its kind in words. `steps`:
+    microseconds of each step. `seconds`: total time.
     """
 
     path: str
@@ -73,14 +73,14 @@ class Run(NamedTuple):
     signature: Standing | None
 
     def moved_down(self, lines: int) -> Run:
-        """The same, of a file that has `lines` more above."""
+        """The same run in a file with `lines` more lines above it."""
         line = None if self.line is None else self.line + lines
         return self._replace(line=line, fault=None if self.fault is None else self.fault + lines)
 
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """Equal stretches of time, each `width` seconds long, the first from `start` on, in seconds of Unix time."""
+    """Equal time intervals of `width` seconds; the first begins at `start`, in seconds of Unix time."""
 
     start: int
     width: int
@@ -88,7 +88,7 @@ class Buckets:
 
     @classmethod
     def over(cls, first: int, last: int) -> Buckets:
-        """As many as fit between two moments, in seconds of Unix time."""
+        """The buckets that cover two times, in seconds of Unix time."""
         width = next(
             (width for width in _WIDTHS if (last - first) / width < _BARS - 1),
             _YEAR * ((last - first) // (_YEAR * (_BARS - 1)) + 1),
@@ -114,9 +114,9 @@ class Buckets:
 
 @dataclass(slots=True)
 class Group:
-    """Runs of one kind and, if they were refused, of one step and reason. `cells` counts them over time.
+    """Runs of one kind and, if refused, of one step and reason. `cells` counts them over time.
 
-    `example` is what the first of them says.
+    `example`: the text of the first one.
     """
 
     count: int = 0
@@ -125,7 +125,7 @@ class Group:
     cells: Counter[int] = field(default_factory=Counter)
 
     def add(self, other: Group, wider: int) -> None:
-        """Take in another, whose cells are narrower by the factor `wider`."""
+        """Add another group, whose cells are narrower by the factor `wider`."""
         self.example = self.example or other.example
         self.count += other.count
         self.last = max(filter(None, (self.last, other.last)), default=None)
@@ -133,7 +133,7 @@ class Group:
             self.cells[cell // wider] += number
 
     def over(self, buckets: Buckets, width: int) -> Counter[int]:
-        """How many there are in each bucket, by its index."""
+        """The number of runs in each bucket, by its index."""
         found = Counter[int]()
         for cell, number in self.cells.items():
             found[(cell * width - buckets.start) // buckets.width] += number
@@ -142,9 +142,9 @@ class Group:
 
 @dataclass(slots=True)
 class Durations:
-    """How long a step took in each run, in microseconds to three digits; the longest as it is, and in which container.
+    """The durations of a step in microseconds, rounded to three digits; the longest exactly, with its container.
 
-    So many digits are shown, so there are 900 different ones at most from one power of ten to the next.
+    Three digits give at most 900 different values from one power of ten to the next.
     """
 
     counts: Counter[int] = field(default_factory=Counter)
@@ -159,13 +159,13 @@ class Durations:
         self.longest = max(self.longest, other.longest)
 
     def below(self, share: float) -> float:
-        """The nearest rank in seconds: so large a share of the runs took no longer."""
+        """The nearest-rank percentile in seconds: the given share of the runs took no longer."""
         rank = math.ceil(self.counts.total() * share)
         for microseconds in sorted(self.counts):
             rank -= self.counts[microseconds]
             if rank <= 0:
                 return microseconds / 1e6
-        raise ValueError("there is no run")
+        raise ValueError("no runs")
 
 
 def _three_digits(number: int) -> int:
@@ -180,7 +180,7 @@ _GroupKey = tuple[Kind, str, str]
 
 @dataclass(slots=True)
 class Tally:
-    """Runs, counted. `width` is that of the groups' cells, in seconds."""
+    """Counted runs. `width`: of the groups' cells, in seconds."""
 
     total: int = 0
     undated: int = 0
@@ -196,7 +196,7 @@ class Tally:
     is_broken: bool = False
 
     def add(self, run: Run) -> None:
-        """Count one run. Only what has no more than the runs of a chunk is counted so; else it is merged."""
+        """Count one run. Only for the runs of a chunk; larger tallies are merged."""
         self.total += 1
         if not self.listed or self.listed[-1].path != run.path:
             self._has_directory(os.path.dirname(os.path.abspath(run.path)))
@@ -218,7 +218,7 @@ class Tally:
         self.listed.append(run)
 
     def merge(self, part: Tally, above: int) -> None:
-        """Take in what was counted of a chunk, above which its file has so many lines."""
+        """Add the tally of a chunk, which has `above` lines before it in its file."""
         self.total += part.total
         self.undated += part.undated
         if part.total:
@@ -237,7 +237,7 @@ class Tally:
             self.forget_the_unlisted()
 
     def forget_the_unlisted(self) -> None:
-        """Keep the gravest runs, the newest of each kind first, then as they came."""
+        """Keep only the runs to be listed: the worst kinds first, the newest of each, then in order of arrival."""
         self.listed.sort(key=lambda run: (_RANK[run.kind], _NEWEST - (run.started or _NEWEST)))
         del self.listed[LISTED:]
 
@@ -249,20 +249,20 @@ class Tally:
         return found
 
     def refusals(self) -> Iterator[tuple[str, str, Group]]:
-        """Each step and reason (its code) for which runs were refused."""
+        """Each step and reason code of refused runs."""
         for (kind, step, reason), group in self.groups.items():
             if kind is Kind.REFUSED:
                 yield step, reason, group
 
     def over_time(self, groups: Iterable[Group], buckets: Buckets) -> Counter[int]:
-        """How many runs of these are in each bucket."""
+        """The number of runs of these groups in each bucket."""
         found = Counter[int]()
         for group in groups:
             found.update(group.over(buckets, self.width))
         return found
 
     def buckets(self) -> Buckets | None:
-        """The stretches of the chart; None where no run tells its time."""
+        """The buckets of the chart; None if no run has a reliable time."""
         if self.first is None or self.last is None:
             return None
         return Buckets.over(math.floor(self.first.timestamp()), math.floor(self.last.timestamp()))
@@ -276,7 +276,7 @@ class Tally:
         self.last = last if self.last is None else max(self.last, last)
 
     def _widen(self) -> None:
-        """Make the cells as wide as all buckets allow that there can be yet: their span only grows."""
+        """Make the cells as wide as any later bucket can be: the time span only grows."""
         buckets = self.buckets()
         if buckets is None:
             return

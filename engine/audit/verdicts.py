@@ -1,4 +1,4 @@
-"""What is known of a trace, put into words: its conformance, its signature, and the model checking of its spec."""
+"""Texts about a trace: its conformance, its signature, and the model checking of its spec."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VERDICT_KINDS: Mapping[Verdict, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A verdict as it is shown: how it looks, in a word, in a sentence."""
+    """A verdict for the page: CSS class, a word, a sentence."""
 
     kind: str
     text: str
@@ -32,37 +32,37 @@ class Said:
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def shown(self) -> dict[str, Any]:
-        """As the template takes it."""
+        """The values for the template."""
         return {**self.more, "kind": self.kind, "text": self.text, "detail": self.detail}
 
 
 def conformance_of(evidence: Evidence, graph: SpecGraph) -> Said:
-    """What the spec says of the trace."""
+    """Whether the trace conforms to the spec."""
     result = evidence.result
     detail = {
-        Verdict.CONFORMS: f"All {result.records} lines are as the spec and the machine's guards want them.",
-        Verdict.INCOMPLETE: f"All {result.records} lines are as they must be, but the run did not come to its end.",
-        Verdict.DIFFERS: f"{result.records} lines are as they must be; the next is not.",
-        Verdict.OTHER_SPEC: f"Not judged: this engine's spec is {graph.spec}. Use the engine that made the trace.",
+        Verdict.CONFORMS: f"All {result.records} lines conform to the spec and the machine's guards.",
+        Verdict.INCOMPLETE: f"All {result.records} lines conform, but the run did not finish.",
+        Verdict.DIFFERS: f"{result.records} lines conform; the next does not.",
+        Verdict.OTHER_SPEC: f"Not checked: this engine's spec is {graph.spec}. Use the engine that made the trace.",
         Verdict.UNREADABLE: f"{result.why}",
     }[result.verdict]
     more: dict[str, Any] = {"fault": None}
     if result.fault is not None:
         more["fault"] = {
             "first bad line": str(result.fault.line),
-            "what is there": result.fault.what,
-            "what the spec allows there": result.fault.allowed or "not told",
+            "found": result.fault.what,
+            "allowed by the spec": result.fault.allowed or "not specified",
         }
     return Said(VERDICT_KINDS[result.verdict], result.verdict, detail, more)
 
 
 def signature_of(evidence: Evidence, signature: Signature) -> Said:
-    """What the signature says of the trace."""
+    """The state of the trace's signature."""
     kind, detail = {
-        Standing.VERIFIED: ("good", f"Every byte of the trace is as {signature.signer} signed it."),
+        Standing.VERIFIED: ("good", f"The trace is byte for byte what {signature.signer} signed."),
         Standing.BAD: ("bad", f"{signature.why}."),
-        Standing.UNSIGNED: ("warn", "Nothing shows that the trace is as the engine wrote it."),
-        Standing.UNCHECKED: ("warn", "There is a signature; give --key or --signers to have it checked."),
+        Standing.UNSIGNED: ("warn", "Nothing shows that the trace is unchanged."),
+        Standing.UNCHECKED: ("warn", "There is a signature; give --key or --signers to check it."),
     }[signature.standing]
     facts = {
         "trace": evidence.path,
@@ -73,7 +73,7 @@ def signature_of(evidence: Evidence, signature: Signature) -> Said:
         else "none beside the trace",
     }
     if signature.key:
-        facts["key that it names"] = signature.key
+        facts["key named in it"] = signature.key
     if signature.standing in {Standing.VERIFIED, Standing.UNCHECKED}:
         principal = "IDENTITY"
         facts["to check it with stock OpenSSH"] = (
@@ -83,18 +83,16 @@ def signature_of(evidence: Evidence, signature: Signature) -> Said:
     verified, not_verified = [], []
     if signature.standing is Standing.VERIFIED:
         verified.append(
-            f"The signature over the whole file by {signature.key}: no byte was changed, added or cut off since."
+            f"The signature over the whole file by {signature.key}: no byte was changed, added or removed since."
         )
     else:
-        not_verified.append(
-            "That the file is whole and unchanged: an owner of the trace could have written it anew."
-        )
+        not_verified.append("That the file is complete and unchanged: its owner could have rewritten it.")
     if evidence.judged and evidence.header is not None:
         verified.append("The hash chain: each line carries the SHA-256 of the line before it.")
     else:
         not_verified.append("The hash chain to the end: see the first bad line above.")
     not_verified.append(
-        "When the signature was made, and that the signer saw the run: a signature has no trusted time."
+        "When the signature was made, and whether the signer observed the run: a signature has no trusted time."
     )
     return Said(
         kind, signature.standing, detail, {"facts": facts, "verified": verified, "not_verified": not_verified}
@@ -102,16 +100,16 @@ def signature_of(evidence: Evidence, signature: Signature) -> Said:
 
 
 def model_of(evidence: Evidence, check: ModelCheck | None) -> Said:
-    """What the model checker said of the spec that the trace names, if its result was given."""
+    """The model checker's result for the trace's spec, if one was given."""
     none: dict[str, Any] = {"check": None}
     if evidence.header is None:
-        return Said("warn", "not verified", "The trace does not say by which spec it was run.", none)
+        return Said("warn", "not verified", "The trace does not name its spec.", none)
     spec = evidence.header.spec
     if check is None:
         how = "No result was given; save one with engine check --mutants --json > check.json, and give it with --check."
         return Said("warn", "not verified", how, none)
     if check.said.spec != spec:
-        other = f"is of the spec {check.said.spec}" if check.said.spec else "does not say of which spec it is"
+        other = f"is of the spec {check.said.spec}" if check.said.spec else "does not name its spec"
         return Said(
             "warn", "not verified", f"The result in {check.path} {other}, not of this trace's {spec}.", none
         )
@@ -125,12 +123,10 @@ def model_of(evidence: Evidence, check: ModelCheck | None) -> Said:
             "deepest search": f"{max((model.stateDepth for model in said.models), default=0)} steps",
             "properties": f"{check.holding} of {len(check.properties)} hold",
             "coverage": _coverage(check),
-            "mutants": f"{check.killed} of {len(said.mutants)} noticed"
-            if said.mutants
-            else "none were tried",
+            "mutants": f"{check.killed} of {len(said.mutants)} caught" if said.mutants else "none were tried",
             "checker": f"{said.tlc}, {said.java}",
             "SHA-256 of tla2tools.jar": said.jar.sha256,
-            "result taken at its word from": f"{check.path}, SHA-256 {check.sha256}",
+            "result, not checked again, from": f"{check.path}, SHA-256 {check.sha256}",
         },
         "models": [
             (
@@ -157,17 +153,17 @@ def model_of(evidence: Evidence, check: ModelCheck | None) -> Said:
         ],
     }
     if shortfalls:
-        return Said("bad", "not verified", f"Of this very spec, but not all is well: {shortfalls[0]}.", more)
+        return Said("bad", "not verified", f"Of this spec, but: {shortfalls[0]}.", more)
     detail = (
-        f"Of this very spec: {len(check.properties)} properties hold in {check.distinct:,} distinct states; "
-        f"all {len(said.mutants)} mutants are noticed."
+        f"Of this spec: {len(check.properties)} properties hold in {check.distinct:,} distinct states; "
+        f"all {len(said.mutants)} mutants are caught."
     )
     return Said("good", "verified", detail, more)
 
 
 def _coverage(check: ModelCheck) -> str:
     if check.said.gaps is None:
-        return "not judged: only some models were checked"
+        return "not checked: only some models were run"
     if check.said.gaps:
         return f"{len(check.said.gaps)} parts of the spec were never reached"
     return f"every part of {len(check.actions)} actions was reached"

@@ -1,7 +1,7 @@
-"""One run as a picture shows it: the edges it took, how long each step was, where it stopped and why.
+"""One run for a picture: its edges, the time of each step, where it stopped and why.
 
-Only what the table has can be drawn, so a line that is no move of the lifecycle ends the reading there. Whether
-a trace is to be believed is asked of `engine.verify.trace_check`; `doubt` is what it has against it.
+Reading stops at the first line that is not an edge of the table. `engine.verify.trace_check` decides whether the trace
+conforms; its objection is in `doubt`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from engine.traces.move import State, Trigger
 from engine.traces.schema import Refusal
 from engine.verify.trace_check import verify
 
-#: The longest trace that is read, in bytes. The engine's own are some thousands.
+#: Largest trace in bytes. The engine writes a few thousand.
 MAX_SIZE = 16 << 20
 
-NOT_CHECKED = "it was not held against the spec"
+NOT_CHECKED = "it was not checked against the spec"
 
 _EDGES = {(str(source), str(row.trigger)): row.target for row in LIFECYCLE for source in row.sources}
 
@@ -35,7 +35,7 @@ class DiagramError(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """A move of a run, and the `seconds` from the line before to this one: the time of the step."""
+    """A move of a run; `seconds` since the previous line, which is the time of the step."""
 
     state: State
     trigger: Trigger
@@ -45,9 +45,9 @@ class Leg:
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """A run: `legs` in order, the `refusal` of one that was refused. `spec` is what it says it ran against.
+    """A run: its `legs` in order, and its `refusal`, if any. `spec`: SHA-256 from the header.
 
-    `doubt` says in one phrase why the trace is not to be relied on; None when it was verified.
+    `doubt`: one phrase, why the trace is not reliable; None if it was verified.
     """
 
     container: str
@@ -59,19 +59,19 @@ class Walk:
 
     @property
     def state(self) -> State:
-        """Where the run was at its last line."""
+        """The state after the last line."""
         return self.legs[-1].next if self.legs else State.START
 
     @property
     def stopped_in(self) -> State | None:
-        """The state that a run did not leave by a step; None when it was handed off."""
+        """The state in which the run stopped; None if it was handed off."""
         if self.state is State.HANDED_OFF:
             return None
         return self.legs[-1].state if self.state is State.REFUSED else self.state
 
     @property
     def is_over(self) -> bool:
-        """Whether the run came to an end; the engine of one that did not was killed, or is still at work."""
+        """Whether the run ended. Otherwise its engine was killed, or is still running."""
         return self.state in TERMINAL
 
     @property
@@ -81,10 +81,10 @@ class Walk:
 
 
 def read_walk(path: str) -> Walk:
-    """Read the trace in the file `path`, as far as it goes. Raises `DiagramError` when it has no header."""
+    """Read the trace `path` up to the first bad line. Raises `DiagramError` if there is no valid header."""
     lines = _lines(path)
     if not lines:
-        raise DiagramError(f"{path!r} is empty", reason=Reason.MALFORMED, hint="name the trace of a run")
+        raise DiagramError(f"{path!r} is empty", reason=Reason.MALFORMED, hint="give the trace of a run")
     try:
         header = _object(lines[0])
         container, engine, spec = (_text(header, key) for key in ("container", "engine", "spec"))
@@ -93,7 +93,7 @@ def read_walk(path: str) -> Walk:
         raise DiagramError(
             f"{path!r} is not a trace: line 1: {error}",
             reason=Reason.MALFORMED,
-            hint="name the trace of a run",
+            hint="give the trace of a run",
         ) from None
     legs: list[Leg] = []
     refusal: Refusal | None = None
@@ -105,13 +105,13 @@ def read_walk(path: str) -> Walk:
             refusal = Refusal.of(_error(move)) if leg.trigger is Trigger.REFUSE else None
             legs.append(leg)
         except (ValueError, RecursionError) as error:
-            cut = f"line {number}: {error}; what follows is not drawn"
+            cut = f"line {number}: {error}; the rest is not drawn"
             break
     return Walk(container, engine, spec, tuple(legs), refusal, doubt_of(path) or cut)
 
 
 def doubt_of(path: str) -> str | None:
-    """What speaks against the trace in the file `path` when it is held against the spec; None: nothing does."""
+    """Why the trace `path` does not conform to the spec; None if it does."""
     (result,) = verify([path])
     if result.verdict.is_good:
         return None
@@ -126,9 +126,9 @@ def _lines(path: str) -> list[bytes]:
             raise DiagramError(
                 f"{path!r} has more than {MAX_SIZE >> 20} MiB",
                 reason=Reason.TOO_LARGE,
-                hint="name the trace of one run",
+                hint="give the trace of one run",
             ) from None
-        hint = hint_for(error, "name a trace that you can read")
+        hint = hint_for(error, "give a trace that you can read")
         raise DiagramError(f"{path!r}: {error.strerror}", reason=Reason.FAILURE, hint=hint) from None
     return content.splitlines()
 
@@ -146,7 +146,7 @@ def _object(line: bytes) -> dict[str, Any]:
 def _text(given: dict[str, Any], key: str) -> str:
     value = given.get(key)
     if not isinstance(value, str):
-        raise ValueError(f"{key} is not a text")  # noqa: TRY004
+        raise ValueError(f"{key} is not a string")  # noqa: TRY004
     return value
 
 
@@ -155,19 +155,19 @@ def _leg(move: dict[str, Any], seq: int, before: datetime, legs: list[Leg]) -> t
     if move.get("seq") != seq:
         raise ValueError(f"seq is not {seq}")
     if _EDGES.get((state, trigger)) != target or state not in _may_leave(legs):
-        raise ValueError("not a move that the lifecycle has there")
+        raise ValueError("not a move of the lifecycle from there")
     try:
         at = datetime.fromisoformat(_text(move, "time"))
         seconds = (at - before).total_seconds()
     except TypeError:
-        raise ValueError("its time has no zone") from None
+        raise ValueError("its time has no UTC offset") from None
     if seconds < 0:
-        raise ValueError("its time is before that of the line above")
+        raise ValueError("its time is earlier than the previous line's")
     return Leg(State(state), Trigger(trigger), State(target), seconds), at
 
 
 def _may_leave(legs: list[Leg]) -> tuple[str, ...]:
-    """Where the next move may start; an exec is recorded before the kernel does it, and may yet be refused."""
+    """The states from which the next move may start. `exec` is recorded before execve, which may still fail."""
     if not legs:
         return (State.START,)
     last = legs[-1]

@@ -1,1 +1,1 @@
-"""The OCI bundle: opened, read strictly and judged by the specification."""
+"""The OCI bundle: opened, parsed strictly and validated against the specification."""

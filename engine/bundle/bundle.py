@@ -1,8 +1,8 @@
-"""An OCI bundle, opened once, judged by what was opened, and asked again right before it is handed over.
+"""Open an OCI bundle once, validate what was opened, and check it again right before the hand-off.
 
-runsc takes a path, so what it will read cannot be pinned as its own binary is. What can be done is to see that
-the path still names the directory, the config.json bytes and the root filesystem that were validated:
-`Bundle.changed`. The held descriptors keep their inodes alive, so that no new directory can take their numbers.
+runsc takes a path, so the bundle cannot be pinned as the binary is. `Bundle.changed` checks that the path still leads
+to the directory, config.json and root file system that were validated. The open descriptors keep their inodes in use,
+so no new directory can get the same inode numbers.
 
 Sources: OCI runtime specification, bundle.md and config.md (Root); openat(2), openat2(2), symlink(7).
 """
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
 CONFIG_NAME = "config.json"
-#: Bytes: room for some 100,000 mounts.
+#: Bytes: enough for some 100,000 mounts.
 MAX_CONFIG_SIZE = 16 * 1024 * 1024
 
-#: Device and inode, which tell two directories at one path apart, inode(7).
+#: Device and inode numbers, inode(7).
 Identity = tuple[int, int]
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -36,11 +36,10 @@ _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bundle:
-    """A bundle that was found good. Closing it, once, closes both descriptors.
+    """A validated bundle. Close it exactly once.
 
-    `path` is what runsc is to be given: made absolute as text (`..` and `.` taken out, links left in), and what
-    was opened is what that text names. `digest` is the SHA-256, in hex, of config.json's bytes. `rootfs` is
-    the absolute path that runsc will make of `root.path`.
+    `path`: the path for runsc: absolute, with `..` and `.` removed as text and links left in. `digest`: SHA-256, in
+    hex, of config.json's bytes. `rootfs`: the absolute path that runsc makes of `root.path`.
     """
 
     path: str
@@ -54,10 +53,10 @@ class Bundle:
     may_be_root: bool = False
 
     def changed(self) -> str | None:
-        """What is no longer as it was when this was opened, in one phrase; None when all is.
+        """What has changed since the bundle was opened, in one phrase; None if nothing.
 
-        config.json is read again in the directory that is held, and that directory and the root filesystem are
-        looked up again by the path that runsc is given.
+        config.json is read again from the open directory. The bundle and the root file system are looked up again by
+        path.
         """
         try:
             if sha256(_read_config(self.directory)) != self.digest:
@@ -77,7 +76,7 @@ class Bundle:
         return None
 
     def close(self) -> None:
-        """Let go of both directories."""
+        """Close both descriptors."""
         os.close(self.rootfs_directory)
         os.close(self.directory)
 
@@ -93,22 +92,22 @@ class Bundle:
 def open_bundle(path: str, *, may_be_root: bool = False) -> Bundle:
     """Open and validate the bundle in the directory `path`.
 
-    config.json must be a regular file, not a link, of at most `MAX_CONFIG_SIZE` bytes, that `oci_config.parse`
-    accepts. A relative `root.path` must be a directory beneath the bundle, whatever links are on the way; an
-    absolute one a directory. Neither may be the bundle itself, in which the container could write its own
-    config.json, unless the caller answers for that with `may_be_root`. Raises `BundleError`.
+    config.json must be a regular file, not a link, of at most `MAX_CONFIG_SIZE` bytes, that `oci_config.parse` accepts.
+    A relative `root.path` must be a directory beneath the bundle, even through links; an absolute one must be a
+    directory. Neither may be the bundle itself unless `may_be_root`, since the container could then write its own
+    config.json. Raises `BundleError`.
     """
     if not path or "\0" in path:
         raise BundleError(
-            "the bundle's path is empty or has a NUL character",
+            "the bundle's path is empty or contains a NUL character",
             reason=Reason.BUNDLE_ABSENT,
-            hint="name the directory that holds config.json",
+            hint="give the directory with config.json",
         )
     try:
         absolute = os.path.abspath(path)
     except FileNotFoundError:
         raise BundleError(
-            f"the bundle {path!r} cannot be found: the current directory is gone",
+            f"the bundle {path!r} cannot be found: the current directory was removed",
             reason=Reason.BUNDLE_ABSENT,
             hint="give its absolute path",
         ) from None
@@ -147,7 +146,7 @@ def _open_bundle_directory(path: str) -> int:
         raise BundleError(
             f"cannot open the bundle {path!r}: {error.strerror}",
             reason=Reason.BUNDLE_ABSENT,
-            hint="name a directory that holds config.json",
+            hint="give a directory with config.json",
         ) from None
 
 
@@ -156,10 +155,14 @@ def _read_config(directory: int) -> bytes:
     try:
         return read_regular(CONFIG_NAME, directory, CONFIG_NAME, MAX_CONFIG_SIZE)
     except UntrustedPathError as error:
-        what, reason, hint = f"{CONFIG_NAME} {error.why}", Reason.BUNDLE_UNSAFE, "put a regular file there"
+        what, reason, hint = (
+            f"{CONFIG_NAME} {error.why}",
+            Reason.BUNDLE_UNSAFE,
+            "replace it by a regular file",
+        )
     except FileNotFoundError:
         what, reason = f"the bundle has no {CONFIG_NAME}", Reason.BUNDLE_ABSENT
-        hint = "write one; `runsc spec` makes a first one"
+        hint = "write one; `runsc spec` makes a template"
     except OSError as error:
         what, reason, hint = (
             f"cannot read {CONFIG_NAME}: {error.strerror}",
@@ -172,19 +175,19 @@ def _read_config(directory: int) -> bytes:
 
 
 def _open_rootfs(directory: int, path: str, may_be_bundle: bool) -> tuple[int, Identity]:
-    """The root filesystem that `root.path` names for the bundle open on `directory`: an `O_PATH` descriptor."""
+    """Open the root file system at `root.path` of the bundle open on `directory`, with O_PATH."""
     where = "config.json: $.root.path"
     try:
         descriptor = _open_root_path(directory, path)
     except OSError as error:
         if error.errno == errno.ENOSYS:
             raise BundleError(
-                f"{where} is {path!r}, which takes openat2(2) to open safely, and this kernel has none",
+                f"{where} is {path!r}: opening it safely needs openat2(2), which this kernel lacks",
                 reason=Reason.UNAVAILABLE,
                 hint="use Linux 5.6 or later, or one plain name such as 'rootfs'",
             ) from None
         what, hint = _ROOT_FAILURES.get(
-            error.errno or 0, (f"cannot be opened: {error.strerror}", "name a directory that can be opened")
+            error.errno or 0, (f"cannot be opened: {error.strerror}", "give a directory that can be opened")
         )
         raise BundleError(
             f"{where} is {path!r}, which {what}",
@@ -210,16 +213,16 @@ def _open_rootfs(directory: int, path: str, may_be_bundle: bool) -> tuple[int, I
 
 
 _ROOT_FAILURES = {
-    errno.ENOENT: ("does not exist", "make that directory, or name the one that holds the root filesystem"),
-    errno.ENOTDIR: ("is not a directory", "name the directory that holds the root filesystem"),
-    errno.EXDEV: ("leaves the bundle by a symbolic link", "keep it inside, or give its absolute path"),
-    errno.ELOOP: ("passes a link of /proc or too many links", "name the directory without them"),
+    errno.ENOENT: ("does not exist", "create it, or give the directory of the root file system"),
+    errno.ENOTDIR: ("is not a directory", "give the directory of the root file system"),
+    errno.EXDEV: ("leads out of the bundle by a symbolic link", "move it inside, or give its absolute path"),
+    errno.ELOOP: ("contains a link of /proc or too many links", "give the path without them"),
 }
 
 
 def _open_root_path(directory: int, path: str) -> int:
     if "/" not in path:
-        # One plain name takes no walk, so O_NOFOLLOW will do; a link answers ENOTDIR and goes the long way.
+        # For a single component O_NOFOLLOW is enough; a link fails with ENOTDIR and takes the openat2(2) path.
         try:
             return os.open(path, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
         except NotADirectoryError:

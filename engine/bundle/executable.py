@@ -1,9 +1,9 @@
-"""What of the host must stay executable for a bundle's programs to run, and what of that can be made read-only.
+"""Find the host directories that must stay executable for the bundle, and which of them can be read-only.
 
-The notable thing: the Sentry maps a program's text straight from the file on the host, and mmap(2) refuses that
-(EPERM) on a `noexec` mount: the container's first program would die of SIGSEGV. So the root file system keeps its
-flags, and so does what is bind-mounted into it, unless the bundle says `noexec` there. runsc itself needs nothing:
-it is executed from a descriptor, and by its children as /proc/self/exe.
+The Sentry maps a program's text from the host's file, and mmap(2) with PROT_EXEC fails (EPERM) on a `noexec` mount: the
+container's first program would die of SIGSEGV. So the root file system and the bind mounts into it keep their flags,
+unless the bundle says `noexec`. runsc itself needs nothing: it is executed by descriptor, and by its children as
+/proc/self/exe.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 def executable_trees(bundle: Bundle) -> list[Tree]:
-    """The bundle's root file system and the sources of its bind mounts, as the host has them.
+    """The bundle's root file system and the sources of its bind mounts.
 
-    A source that is not there is left for runsc to name. Raises `OSError`.
+    A missing source is skipped; runsc reports it. Raises `OSError`.
     """
     trees = {bundle.rootfs: Tree(bundle.rootfs, bundle.rootfs_identity, _root_can_be_read_only(bundle))}
     for mount in _bind_mounts(bundle):
@@ -37,7 +37,7 @@ def executable_trees(bundle: Bundle) -> list[Tree]:
         except FileNotFoundError:
             continue
         if stat.S_ISREG(status.st_mode) and not status.st_mode & 0o111:
-            continue  # no program, and no directory in which one could be
+            continue  # cannot contain a program
         known = trees.get(path)
         read_only = "ro" in options and (known is None or known.read_only)
         trees[path] = Tree(path, (status.st_dev, status.st_ino), read_only)
@@ -45,7 +45,7 @@ def executable_trees(bundle: Bundle) -> list[Tree]:
 
 
 def _bind_mounts(bundle: Bundle) -> Iterator[Mapping[str, Any]]:
-    """The mounts that runsc has its gofer make, as its `IsGoferMount` tells them."""
+    """The mounts that runsc's gofer makes, as in its `IsGoferMount`."""
     for mount in bundle.config.get("mounts", []):
         is_bind = mount.get("type") == "bind" or not {"bind", "rbind"}.isdisjoint(mount.get("options", []))
         if is_bind and mount.get("source"):
@@ -53,7 +53,7 @@ def _bind_mounts(bundle: Bundle) -> Iterator[Mapping[str, Any]]:
 
 
 def _root_can_be_read_only(bundle: Bundle) -> bool:
-    """Whether nobody needs to write there: runsc makes the places of mounts, and the cwd, that are absent."""
+    """Whether nobody writes there: runsc creates missing mount points and a missing cwd."""
     if not bundle.config["root"].get("readonly"):
         return False
     places = [mount["destination"] for mount in _bind_mounts(bundle)]

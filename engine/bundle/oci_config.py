@@ -1,13 +1,12 @@
-"""config.json of an OCI bundle: read strictly, then held against a table that reads like the specification.
+"""Parse config.json of an OCI bundle strictly and validate it by tables that follow the specification.
 
-`null` is refused for every member named here: the specification's JSON schema does not have it, and leaving
-the member out says the same. Members that are not named here are let through unread, as the specification
-asks ("Extensibility"): so are the sections `vm`, `zos` and `freebsd` and what came after version 1.2. Where
-runsc has never supported what the specification allows (`windows`, `solaris`, SELinux, a shared root mount,
-a relative mount destination), that is refused too, with the reason.
+`null` is refused for known members: the specification's JSON schema does not allow it, and leaving the member out means
+the same. Unknown members are ignored, as the specification requires ("Extensibility"); these include the sections `vm`,
+`zos` and `freebsd` and additions after version 1.2. What the specification allows but runsc has never supported
+(`windows`, `solaris`, SELinux, a shared root mount, a relative mount destination) is refused with the reason.
 
-A refusal names the path, what is there and what is wanted. It shows no string but names, paths and versions:
-never an environment entry, an argument or an annotation.
+An error has the member's path, what was found and what is wanted. It shows names, paths and versions, never an
+environment entry, an argument or an annotation.
 
 Source: OCI runtime specification 1.0 to 1.2, config.md and config-linux.md.
 """
@@ -41,12 +40,12 @@ if TYPE_CHECKING:
 
 
 def parse(data: bytes) -> dict[str, Any]:
-    """The configuration in `data`, the bytes of a config.json.
+    """Parse and validate the bytes of a config.json.
 
-    Raises `BundleError`, in one line: the path of the member, what is there, what is wanted, the hint.
+    Raises `BundleError` with one line: the member's path, what was found, what is wanted, the hint.
     """
     if not data.strip(b" \t\r\n"):
-        hint = "write one; `runsc spec` makes a first one"
+        hint = "write one; `runsc spec` makes a template"
         raise BundleError("config.json is empty", reason=Reason.CONFIG_NOT_JSON, hint=hint)
     try:
         document: dict[str, Any] = read(data)
@@ -65,7 +64,7 @@ def parse(data: bytes) -> dict[str, Any]:
     return document
 
 
-#: The versions that bundles are written with, so that most starts compile no pattern.
+#: Usual versions, so that most starts compile no pattern.
 _RELEASES = frozenset(f"1.{minor}.{patch}" for minor in range(3) for patch in range(3))
 
 
@@ -79,7 +78,7 @@ def _is_supported_version(version: str) -> bool:
 
 ROOT = record(
     "config.md, Root",
-    # runsc cleans it as text, the kernel walks it: with '..' behind a link those two differ.
+    # runsc cleans the path as text, the kernel walks it: with '..' behind a link the results differ.
     {"path": NO_PARENT_PATH},
     {"readonly": BOOLEAN},
 )

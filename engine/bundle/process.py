@@ -1,4 +1,4 @@
-"""`process` of config.json: who runs what, with which capabilities and limits. Source: config.md, Process."""
+"""`process` of config.json: user, arguments, capabilities and limits. Source: config.md, Process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _is_environment_entry(entry: str) -> bool:
 ENVIRONMENT = array(scalar(str, "an entry of the form NAME=value", _is_environment_entry, secret=True))
 
 
-# uid and gid are REQUIRED on POSIX systems: leaving `user` out would leave both at 0, which is root.
+# uid and gid are REQUIRED on POSIX systems. Without `user` both would be 0, which is root.
 USER = record(
     "config.md, POSIX-platform User",
     {"uid": UINT32, "gid": UINT32},
@@ -34,7 +34,7 @@ USER = record(
 )
 
 
-#: capabilities(7) up to Linux 5.9, the last that brought one.
+#: capabilities(7) up to Linux 5.9, which added the last one.
 CAPABILITY_NAMES = prefixed(
     "CAP_",
     "AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN DAC_OVERRIDE "

@@ -1,4 +1,4 @@
-"""`linux.resources` of config.json: what the container's cgroup limits. Source: config-linux.md, Control groups."""
+"""`linux.resources` of config.json: the cgroup's limits. Source: config-linux.md, Control groups."""
 
 from __future__ import annotations
 

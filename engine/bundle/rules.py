@@ -1,6 +1,6 @@
-"""What a member of config.json must be: the kinds of rules that the tables are made of.
+"""The kinds of rules that the tables for config.json are made of.
 
-Go matches member names without regard to case, so a name that differs from a known one in case alone is refused.
+Go matches member names without regard to case, so a name that differs from a known one only in case is refused.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a value must be: `wanted` in words; `check` raises `MismatchError` unless it is."""
+    """A rule for a value: `wanted` describes it; `check` raises `MismatchError` if it is violated."""
 
     wanted: str
     check: Callable[[Any], None]
@@ -25,7 +25,7 @@ class Rule:
 def scalar(
     kind: type[Any], wanted: str, holds: Callable[[Any], bool] | None = None, *, secret: bool = False
 ) -> Rule:
-    """Exactly of type `kind`, and `holds` true of it. The value of a `secret` one is never shown."""
+    """A value of exactly the type `kind` for which `holds` is true. A `secret` value is never shown."""
 
     def check(value: Any) -> None:
         if type(value) is not kind:
@@ -38,12 +38,12 @@ def scalar(
 
 
 def integer(low: int, high: int) -> Rule:
-    """A whole number from `low` to `high`. As in Go, 1.0 and 1e3 are not whole numbers, and true is not 1."""
+    """A whole number from `low` to `high`. As in Go, 1.0, 1e3 and true are not whole numbers."""
     return scalar(int, f"a whole number from {low} to {high}", lambda number: low <= number <= high)
 
 
 def one_of(names: Sequence[str], wanted: str = "") -> Rule:
-    """One of the strings `names`; `wanted` describes them where they are too many to list."""
+    """One of the strings `names`; `wanted` describes them if they are too many to list."""
     return scalar(str, wanted or f"one of {', '.join(names)}", frozenset(names).__contains__)
 
 
@@ -53,16 +53,16 @@ def prefixed(prefix: str, names: str) -> tuple[str, ...]:
 
 
 def refused(reason: str) -> Rule:
-    """A member that must not be there, because of `reason`."""
+    """A member that must not be present, with the `reason`."""
 
     def check(_value: Any) -> NoReturn:
-        raise MismatchError("is there", f"no such member: {reason}", hint="remove it")
+        raise MismatchError("is present", f"no such member: {reason}", hint="remove it")
 
     return Rule("no such member", check)
 
 
 def array(item: Rule, *, at_least: int = 0, distinct: str | None = None) -> Rule:
-    """An array of `item`s; with `distinct`, no two of them have the same member of that name."""
+    """An array of `item`s; with `distinct`, the member of that name must be unique."""
     wanted = f"an array of at least {at_least}" if at_least else "an array"
     check_item = item.check
 
@@ -93,9 +93,9 @@ def array(item: Rule, *, at_least: int = 0, distinct: str | None = None) -> Rule
 
 
 def names_to(item: Rule, *, but_for: Mapping[str, str] | None = None) -> Rule:
-    """An object with any names that are not empty, each with an `item`. Go does not fold the names of these.
+    """An object with arbitrary non-empty names, each with an `item`. Go compares these names exactly.
 
-    `but_for` are beginnings that no name may have, each with the reason.
+    `but_for`: prefixes that no name may have, each with the reason.
     """
     wanted = "an object"
     check_item = item.check
@@ -127,10 +127,10 @@ def record(
     optional: dict[str, Rule],
     *also: Callable[[dict[str, Any]], None],
 ) -> Rule:
-    """An object with the `required` members, perhaps the `optional` ones, and perhaps members not named here.
+    """An object with the `required` members, optionally the `optional` ones, and any unknown ones.
 
-    A name that differs from one of these only in case is refused, as runsc would take it for that one.
-    `also` holds the rules about several members; `section` is where the specification describes the object.
+    A name that differs from a known one only in case is refused, as runsc would take it for the known one. `also`:
+    rules about several members. `section`: where the specification describes the object.
     """
     wanted = "an object"
     members = {**required, **optional}

@@ -1,10 +1,10 @@
-"""JSON read strictly: whatever two readers could read differently is refused, by the path of the member.
+"""Parse JSON strictly: refuse whatever two parsers could read differently, with the member's path.
 
-The notable thing: it refuses whatever runsc, which is written in Go, could read differently than we do. Go takes the
-last of two equal names; it turns an unpaired surrogate into U+FFFD; a NUL ends a C string.
+runsc is written in Go. Go uses the last of two equal names and replaces an unpaired surrogate by U+FFFD; a NUL ends a C
+string. All of these are refused.
 
-Standard-library `json` with hooks. A library with typed structs was measured and left out: msgspec adds 33 ms to
-every start, jsonschema more, and neither sees a duplicate name.
+This is the standard library's `json` with hooks. msgspec would add 33 ms to every start, jsonschema more, and neither
+detects duplicate names.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from engine.records import TYPE_CHECKING, dataclass
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-#: Characters of the longest whole number that is read at all; an uint64 takes 20.
+#: Longest whole number in characters; a uint64 needs 20.
 MAX_NUMBER_LENGTH = 100
 
 
@@ -27,7 +27,7 @@ _SHOWN_PATH_LENGTH = 120
 
 
 class MismatchError(Exception):
-    """A member is not what it must be. `path` grows on the way out to the document: innermost name first."""
+    """A member violates a rule. `path` is built while the error propagates: innermost name first."""
 
     def __init__(self, found: str, wanted: str, *, hint: str = "", path: Iterable[str | int] = ()) -> None:
         super().__init__(found, wanted)
@@ -39,7 +39,7 @@ class MismatchError(Exception):
 
     @property
     def member(self) -> str:
-        """The path of the member, such as `$.root.path`; a long one is cut in its middle."""
+        """The path of the member, such as `$.root.path`; a long one is shortened in the middle."""
         return _json_path(reversed(self.path))
 
     def __str__(self) -> str:
@@ -47,7 +47,7 @@ class MismatchError(Exception):
 
 
 class NotJsonError(Exception):
-    """It is not JSON; `what` says why, in one phrase, and `hint` what to do about it."""
+    """The text is not JSON; `what` says why, in one phrase, and `hint` what to do."""
 
     def __init__(self, what: str, hint: str) -> None:
         super().__init__(what)
@@ -70,7 +70,7 @@ def _json_path_step(step: str | int) -> str:
 
 
 def shown(value: str | int) -> str:
-    """A name or number for a message: short, on one line, whatever it holds. Never called with a secret."""
+    """A name or number for a message: short, printable, on one line. Never call it with a secret."""
     return _shortened(json.dumps(value))
 
 
@@ -96,14 +96,14 @@ def refuse_kind(value: object, wanted: str) -> NoReturn:
 
 @dataclass(frozen=True, slots=True)
 class _Misfit:
-    """Stands in a document, until its path is found, where something was that we do not read."""
+    """Placeholder for an unusable value, until its path is known."""
 
     found: str
     wanted: str
     hint: str
 
 
-_AGAIN = _Misfit("is there more than once", "it once", "keep one of them")
+_AGAIN = _Misfit("is present more than once", "it once", "remove the others")
 
 _NO_NUMBER = _Misfit("is NaN or Infinity, which JSON does not have", "a number", "write a number")
 
@@ -111,7 +111,7 @@ _LONG_NUMBER = _Misfit(
     f"is a number of more than {MAX_NUMBER_LENGTH} characters", "a shorter one", "write a smaller number"
 )
 
-#: What a string may not hold; what matches nothing.
+#: What a string must not contain; and a pattern that matches nothing.
 _UNUSABLE, _NO_TEXT = "[\0\ud800-\udfff]", "(?!)"
 _UNUSABLE_TEXT = _Misfit("holds a NUL or half a surrogate pair", "text", "remove that character")
 
@@ -119,9 +119,9 @@ _UNUSABLE_NAME = _Misfit("has a name with a NUL or half a surrogate pair", "text
 
 
 def read(data: bytes, *, any_text: bool = False) -> Any:
-    """The JSON value in `data`; with `any_text`, strings may hold NULs and halves of surrogate pairs.
+    """Parse `data`; with `any_text`, strings may contain NULs and unpaired surrogates.
 
-    Raises `NotJsonError`, and `MismatchError` for what two readers may read differently.
+    Raises `NotJsonError`, and `MismatchError` for what two parsers may read differently.
     """
     try:
         text = data.decode()
@@ -147,7 +147,7 @@ def read(data: bytes, *, any_text: bool = False) -> Any:
         if len(digits) > MAX_NUMBER_LENGTH:
             misfits.append(_LONG_NUMBER)
             return _LONG_NUMBER
-        return int(digits) if digits != "-0" else -0.0  # Go refuses -0 where it wants an unsigned number
+        return int(digits) if digits != "-0" else -0.0  # Go refuses -0 for an unsigned number
 
     def constant(_name: str) -> object:
         misfits.append(_NO_NUMBER)
@@ -163,16 +163,16 @@ def read(data: bytes, *, any_text: bool = False) -> Any:
         raise NotJsonError(what, "correct it there") from None
     except RecursionError:
         raise NotJsonError("is nested too deeply", "remove what nests so deeply") from None
-    # JSON has no raw control characters and UTF-8 no surrogates, so either can only have come by an escape.
+    # Raw control characters are invalid in JSON and surrogates in UTF-8: both can only come from an escape.
     if misfits or ("\\u" in text and not any_text):
         _refuse_misfits(document, _NO_TEXT if any_text else _UNUSABLE)
     return document
 
 
 def _refuse_misfits(document: object, unusable_text: str) -> None:
-    """Raise `MismatchError` for the first misfit, or string with text that is unusable, in `document`.
+    """Raise `MismatchError` for the first misfit, or string that matches `unusable_text`, in `document`.
 
-    Without recursion, as members that are not looked at otherwise may nest as deep as `json` reads.
+    Iterative, since unknown members may nest as deep as `json` allows.
     """
     unusable = re.compile(unusable_text)
     path: list[str | int] = []

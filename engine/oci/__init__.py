@@ -1,1 +1,1 @@
-"""The engine as an OCI runtime: what podman, containerd and Kubernetes drive. One verb a file."""
+"""The engine as an OCI runtime for podman, containerd and Kubernetes. One module a verb."""

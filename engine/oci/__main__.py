@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-# As in `engine`: until the engine is ready for it, SIGINT ends the process by itself.
+# As in `engine`: until the engine handles SIGINT, it kills the process.
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

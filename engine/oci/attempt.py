@@ -1,13 +1,13 @@
-"""What runsc was about to do with a container when it was killed, found out afterwards: start, pause or resume it.
+"""Recover from a runsc that was killed during start, pause or resume of a container.
 
-runsc has the sandbox do it, and then writes its own file anew, in place. Killed in between it leaves a file that says
-what was before, or an empty one, and goes by it ever after: it cannot delete the container, and a sandbox that it
-pauses or resumes a second time is frozen for good, or dies. So the engine notes in the record, before it becomes runsc,
-what that is about to do and what its file says. The next command finds out from that and from the sandbox what was
-done, and puts runsc's file right before runsc reads it again. specs/OCIRuntime.tla has it: `attempt`.
+runsc first makes the change in the sandbox and then rewrites its state file in place. If it is killed in between, the
+file has the old status or is empty. runsc cannot delete such a container, and a sandbox that is paused or resumed a
+second time freezes or dies. So before the engine becomes runsc, it records the verb and the status in runsc's file. The
+next command compares this with the sandbox and repairs the file before runsc reads it. In specs/OCIRuntime.tla:
+`attempt`.
 
-Seen in runsc of 2022-12 and 2024-07: runsc/container/container.go (Start, Pause, Resume), state_file.go (saveLocked),
-pkg/sentry/kernel/kernel.go (Pause, Unpause).
+Observed in runsc of 2022-12 and 2024-07: runsc/container/container.go (Start, Pause, Resume), state_file.go
+(saveLocked), pkg/sentry/kernel/kernel.go (Pause, Unpause).
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from engine.state.oci_lifecycle import Status, Verb
 from engine.state.record import Attempt, Record
 from engine.state.status import open_state_root
 
-#: Seconds that another runsc may hold its lock of the container, and that the sandbox may take to tell of an end.
+#: Seconds to wait for another runsc's lock of the container, and for the sandbox's answer.
 _TIMEOUT = 10.0
 _END = 1.0
-#: In the stacks of a sandbox: what a task of its kernel has, and what one that is stopped has besides.
+#: Frames in a sandbox's stacks: of every task of its kernel, and of a stopped task.
 _TASK = re.compile(rb"^gvisor\.dev/gvisor/pkg/sentry/kernel\.\(\*Task\)\.run\(", re.MULTILINE)
 _STOPPED = re.compile(rb"^gvisor\.dev/gvisor/pkg/sentry/kernel\.\(\*Task\)\.doStop\(", re.MULTILINE)
 
 
 def found_out(container: PrivateDirectory, noted: Record, attempt: Attempt, program: int) -> Status:
-    """Whether the sandbox did what nobody does any more and runsc's file does not tell: where the container is.
+    """Return the real status after an interrupted start, pause or resume.
 
-    `program` is the container's copy of runsc, open. What does not answer has done nothing. Raises `OSError` and
+    `program`: the container's copy of runsc, open. A sandbox that does not answer has not done it. Raises `OSError` and
     `UntrustedPathError`.
     """
     if attempt.verb != Verb.START:
         return Status.PAUSED if _is_frozen(container, noted, program) else Status.RUNNING
     with _aside(container, noted, attempt) as root:
-        # runsc lists no processes of what its file calls created; in a root of its own the file calls it paused.
+        # runsc ps refuses a container that its file calls created, so it gets a root whose file says paused.
         done = _answer(container, noted, program, ["ps", noted.id], root)
         if done is None:
             return Status.CREATED
@@ -59,7 +59,7 @@ def found_out(container: PrivateDirectory, noted: Record, attempt: Attempt, prog
 
 
 def _is_frozen(container: PrivateDirectory, noted: Record, program: int) -> bool:
-    """Whether every task of the sandbox's kernel is stopped: nothing else that runsc tells shows a pause."""
+    """Whether every task of the sandbox's kernel is stopped. runsc has no other command that shows a pause."""
     stacks = _answer(container, noted, program, ["debug", "--stacks", noted.id]) or b""
     tasks = len(_TASK.findall(stacks))
     return tasks > 0 and tasks == len(_STOPPED.findall(stacks))
@@ -73,7 +73,7 @@ def _answer(
     root: str | None = None,
     seconds: float = _TIMEOUT,
 ) -> bytes | None:
-    """What runsc prints; None where it fails or takes too long. Raises `OSError`."""
+    """The output of runsc; None if it fails or times out. Raises `OSError`."""
     flags = list(noted.flags)
     if root is not None:
         flags[flags.index("--root") + 1] = root
@@ -87,7 +87,7 @@ def _answer(
 
 @contextlib.contextmanager
 def _aside(container: PrivateDirectory, noted: Record, attempt: Attempt) -> Iterator[str]:
-    """A root for runsc that has this container alone, and calls it paused. Raises `OSError`."""
+    """A temporary runsc root with only this container, its status set to paused. Raises `OSError`."""
     name = f"oci-aside-{os.getpid()}"
     aside = make_private_directory(container.descriptor, container.path, name)
     try:
@@ -102,7 +102,7 @@ def _aside(container: PrivateDirectory, noted: Record, attempt: Attempt) -> Iter
 def repair_state_file(
     base: PrivateDirectory, container: PrivateDirectory, noted: Record, status: Status
 ) -> None:
-    """Have runsc's file say `status`, of a container with an attempt that nobody makes any more.
+    """Set the status in runsc's state file after an interrupted attempt.
 
     The caller holds the container's lock. Raises `OSError` and `UntrustedPathError`.
     """

@@ -1,7 +1,7 @@
-"""The cgroups that a creation may leave: runsc makes them before it writes down anywhere that it did.
+"""Remove the cgroups of a failed creation: runsc makes them before it records them.
 
-Those that are missing before the hand-off are noted in the record; once nothing of the container lives, those of them
-that are there are removed. A cgroup that was there before is its manager's. Source: cgroups(7).
+Before the hand-off, the record lists the cgroups that do not exist yet. Once no process of the container is left, those
+of the list that exist are removed. A cgroup that existed before belongs to its manager. Source: cgroups(7).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from typing import Any
 
 _TOP = "/sys/fs/cgroup"
-#: Seconds. A process that was killed is in its cgroup until all of it is torn down.
+#: Seconds. A killed process stays in its cgroup until its teardown is complete.
 _TIMEOUT = 2.0
 
 
 def missing(config: Mapping[str, Any], container_id: str) -> tuple[str, ...]:
-    """The directories that runsc will make for the bundle with this `config`, the deepest first.
+    """The cgroup directories that runsc will create for the bundle with this `config`, the deepest first.
 
-    A path of systemd's (`slice:prefix:name`) has none: systemd removes what it made.
+    Empty for a systemd path (`slice:prefix:name`): systemd removes what it made.
     """
     path = str(config.get("linux", {}).get("cgroupsPath") or f"/{container_id}")
     if ":" in path:
@@ -40,7 +40,7 @@ def missing(config: Mapping[str, Any], container_id: str) -> tuple[str, ...]:
 
 
 def _hierarchies() -> Iterator[tuple[str, str]]:
-    """Where each hierarchy is mounted, and the path of this process in it."""
+    """The mount point of each hierarchy, and this process's path in it."""
     with (
         contextlib.suppress(OSError),
         open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file,
@@ -54,7 +54,7 @@ def _hierarchies() -> Iterator[tuple[str, str]]:
 
 
 def remove(paths: Iterable[str]) -> list[str]:
-    """Remove those of the cgroups `paths` that are there, and answer with those that could not be."""
+    """Remove the cgroups `paths` that exist; returns those that could not be removed."""
     end = time.monotonic() + _TIMEOUT
     left = []
     for path in paths:

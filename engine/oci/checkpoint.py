@@ -1,4 +1,4 @@
-"""`checkpoint`: the state of a running container, written to a directory."""
+"""`checkpoint`: write the state of a running container to a directory."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ SHORT: dict[str, str] = {}
 
 
 def main(request: Request) -> NoReturn:
-    """Become runsc, which writes it."""
+    """Become `runsc checkpoint`."""
     image = request.flags.value("image-path")
     if not image:
-        raise UsageError("checkpoint needs --image-path", reason=Reason.USAGE, hint="name a directory")
+        raise UsageError("checkpoint needs --image-path", reason=Reason.USAGE, hint="give a directory")
     flags = ("--image-path", os.path.abspath(image))
     more = ("--leave-running",) if request.flags.has("leave-running") else ()
     delegate(request, Verb.CHECKPOINT, request.container_id(), (*flags, *more))

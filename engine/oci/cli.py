@@ -1,8 +1,7 @@
-"""The OCI command line: as podman, containerd and people call runc.
+"""The OCI command line, compatible with runc's as podman, containerd and people use it.
 
-Exit codes: the container's own from `run` and `exec`, runsc's own from what is delegated, 125 where the engine
-refuses to create, 1 where another verb cannot be done, 2 for wrong usage. Errors are one line on stderr, and one
-in the file that `--log` names.
+Exit codes: the container's own from `run` and `exec`, runsc's own from delegated verbs, 125 if the engine refuses to
+create, 1 if another verb fails, 2 for wrong usage. Errors are one line on stderr, and one in the file of `--log`.
 """
 
 from __future__ import annotations
@@ -19,21 +18,21 @@ from engine.oci.request import Request, say
 
 VERBS = {
     "create": "create a container from a bundle",
-    "start": "start what was created",
+    "start": "start a created container",
     "run": "create and start a container, and wait for it",
     "state": "print a container's state",
-    "kill": "send a container a signal",
-    "delete": "remove what is left of a container",
+    "kill": "send a signal to a container",
+    "delete": "remove a container",
     "exec": "run another process in a container",
     "ps": "list the processes in a container",
     "list": "list the containers",
     "pause": "stop all processes of a container",
     "resume": "continue a paused container",
-    "events": "print what a container uses",
+    "events": "print resource usage",
     "checkpoint": "save a container to a directory",
     "restore": "create a container from a checkpoint",
-    "spec": "write a first config.json",
-    "features": "print what this runtime can do",
+    "spec": "write a template config.json",
+    "features": "print this runtime's features",
 }
 
 COMMON: Table = {
@@ -56,7 +55,7 @@ COMMON: Table = {
     "help": Kind.SWITCH,
 }
 _SHORT = {"v": "version", "h": "help"}
-#: Verbs whose arguments end with a command line of somebody else's.
+#: Verbs whose arguments end with another program's command line.
 _COMMAND_FOLLOWS = frozenset({"exec", "spec"})
 _REFUSING = frozenset({"create", "run", "restore"})
 
@@ -67,7 +66,7 @@ _USAGE = """usage: engine-oci [--root DIR] [--log FILE] [--log-format text|json]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 (each end has its own code)
-    """Do one verb; `arguments` are those after the program's name. Answers with the exit code."""
+    """Run one verb; `arguments` are those after the program's name. Returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     request = Request(os.environ, Flags(), "engine-oci", Flags(), ())
     try:
@@ -81,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 (each 
             return 0 if given else 2
         verb = rest[0]
         if verb not in VERBS:
-            raise UsageError(f"there is no verb {verb!r}", reason=Reason.USAGE, hint="see engine-oci --help")
+            raise UsageError(f"unknown verb {verb!r}", reason=Reason.USAGE, hint="see engine-oci --help")
         module = importlib.import_module(f"engine.oci.{verb}")
         table = {**module.FLAGS, "help": Kind.SWITCH}
         flags, left = parse(
@@ -100,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 (each 
         return 1
     except KeyboardInterrupt:
         return 130
-    except Exception as error:  # a fault of ours must not reach the user as a traceback
+    except Exception as error:  # a bug of ours must not reach the user as a traceback
         refusal = as_refusal(error)
     else:
         return answer
@@ -115,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 (each 
 
 
 def _judged(common: Flags) -> Flags:
-    """The flags before the verb, with what runc and crun call otherwise taken in. Raises `UsageError`."""
+    """Validate the flags before the verb, with runc's and crun's aliases. Raises `UsageError`."""
     switches, values = set(common.switches), dict(common.values)
     form = values.setdefault("log-format", "text")
     if form not in ("text", "json"):

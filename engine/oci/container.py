@@ -1,7 +1,7 @@
-"""A manager's container, found again: what is true of it, and the very copy of runsc that created it.
+"""A manager's container, opened by its record: its state, and the copy of runsc that created it.
 
-Every later command about a container is that copy's, found from the container's own directory by descriptor and
-compared with what the record says of it. The path of an installed runsc, which may be another by now, plays no part.
+Every later command runs that copy, opened by descriptor from the container's own directory and compared with the
+record. The path of an installed runsc, which may have been replaced, is not used.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _PAST = {"start": "started", "pause": "paused", "resume": "resumed"}
 
 
 class ContainerError(EngineError):
-    """The container cannot be acted on. `step` is the verb."""
+    """The verb cannot be done. `step` is the verb."""
 
     exit_code = 1
 
@@ -52,7 +52,7 @@ class ContainerError(EngineError):
 
 
 class NoSuchError(ContainerError):
-    """There is no container of this id. The words are those that podman and containerd look for."""
+    """There is no container with this id. podman and containerd look for this exact text."""
 
     def __init__(self, verb: str, container_id: str) -> None:
         super().__init__(
@@ -65,7 +65,7 @@ class NoSuchError(ContainerError):
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container that has a record, its directories open."""
+    """A container with a record, and its open directories."""
 
     verb: str
     base: PrivateDirectory
@@ -73,7 +73,7 @@ class Container:
     record: Record
 
     def state(self) -> ContainerState:
-        """What is true of it now. Raises `ContainerError`."""
+        """Its current state. Raises `ContainerError`."""
         try:
             state = inspect(self.base, self.directory, self.record)
         except (UntrustedPathError, OSError) as error:
@@ -82,7 +82,7 @@ class Container:
             return self._found_out(state, state.doubt)
         if self.record.sandbox is None or state.sandbox is None or state.known == Status.CREATED:
             return state
-        # That the sandbox lives does not say that this container of it does: only the sandbox knows.
+        # A live sandbox does not mean that this container of it lives: only the sandbox knows.
         return replace(state, sandbox=None) if self._runsc_says_stopped() else state
 
     def _found_out(self, state: ContainerState, doubt: Attempt) -> ContainerState:
@@ -107,14 +107,14 @@ class Container:
             done = ask(program, [*self.record.flags, "state", self.record.id], runtime)
             if done.returncode == 0:
                 return bool(json.loads(done.stdout).get("status") == Status.STOPPED)
-        return False  # then runsc's file says all there is to know
+        return False  # then runsc's file is right
 
     def status(self) -> Status:
-        """Where it is. Raises `ContainerError`."""
+        """Its status. Raises `ContainerError`."""
         return self.state().status
 
     def repaired(self) -> Container:
-        """The container as it is now, and runsc's file about it says so. The caller holds the lock.
+        """Repair runsc's state file if needed; returns the container as it is now. The caller holds the lock.
 
         Raises `ContainerError`.
         """
@@ -133,13 +133,14 @@ class Container:
         return now
 
     def note_attempt(self, verb: Verb) -> None:
-        """Write down that this process is about to become the runsc that starts, pauses or resumes the container.
+        """Record that this process is about to become runsc to start, pause or resume the container.
 
-        Waits for another that does. Raises `ContainerError`, and `NotPermittedError` where it has moved meanwhile.
+        Waits for another such attempt. Raises `ContainerError`, and `NotPermittedError` if the status changed
+        meanwhile.
         """
         end = time.monotonic() + TIMEOUT
         while True:
-            with self.locked(), self.program():  # nothing is noted that cannot be tried
+            with self.locked(), self.program():  # record no attempt that cannot be made
                 now = self.repaired()
                 before = now.record.attempt
                 if before is None or not before.goes_on:
@@ -166,11 +167,11 @@ class Container:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Alone with it: no other command creates or deletes it meanwhile. Raises `ContainerError`."""
+        """Hold the container's lock: no other command creates or deletes it. Raises `ContainerError`."""
         try:
             lock = take_lock(self.directory, TIMEOUT)
         except FileNotFoundError:
-            raise NoSuchError(self.verb, self.record.id) from None  # another command deleted it
+            raise NoSuchError(self.verb, self.record.id) from None  # deleted by another command
         except (UntrustedPathError, OSError) as error:
             raise unreadable(self.verb, error) from None
         if lock is None:
@@ -187,7 +188,7 @@ class Container:
 
     @contextlib.contextmanager
     def program(self) -> Iterator[int]:
-        """The staged copy of runsc that created it, open. Raises `ContainerError` unless it is that very file."""
+        """The staged copy of runsc that created it, open. Raises `ContainerError` if it is another file."""
         noted = self.record.program
         if noted is None:
             raise ContainerError(
@@ -208,7 +209,7 @@ class Container:
                     self.verb,
                     f"{where!r} is not the copy of runsc that created the container",
                     reason=Reason.OTHER_RUNSC,
-                    hint="find out who changed it; engine-oci delete --force removes the container without it",
+                    hint="find out who changed it; engine-oci delete --force does not need it",
                 )
             yield descriptor
         finally:
@@ -229,7 +230,7 @@ class Container:
 
     @property
     def runsc_root(self) -> str:
-        """The directory in which this container's copy of runsc is."""
+        """The directory of this container's copy of runsc."""
         return os.path.join(self.directory.path, RUNSC_ROOT)
 
     def become_runsc(
@@ -240,7 +241,7 @@ class Container:
         arguments: Sequence[str] = (),
         preserved: int = 0,
     ) -> NoReturn:
-        """Become the staged runsc, which does `verb`. Raises `ContainerError`."""
+        """Become the staged runsc with `verb`. Raises `ContainerError`."""
         environment = build_environment(os.path.join(self.runsc_root, RUNTIME))
         with self.program() as program, SignalGuard() as process:
             argv = (
@@ -261,7 +262,7 @@ class Container:
                     self.verb,
                     f"runsc cannot be executed: {error.filename!r}: {error.strerror}",
                     reason=Reason.FAILURE,
-                    hint=hint_for(error, "look at the machine's limits"),
+                    hint=hint_for(error, "check the machine's limits"),
                 ) from None
 
     def start_monitor(self, pid_file: str | None) -> None:
@@ -282,10 +283,13 @@ class Container:
 
 
 def unreadable(verb: str, error: UntrustedPathError | OSError) -> ContainerError:
-    """The refusal of `verb` where something of the container cannot be opened or read."""
+    """The error of `verb` if a file of the container cannot be opened or read."""
     if isinstance(error, OSError):
         what = f"{error.filename!r}: {error.strerror}"
         return ContainerError(
-            verb, what, reason=Reason.FAILURE, hint=hint_for(error, "look at it; delete --force removes it")
+            verb,
+            what,
+            reason=Reason.FAILURE,
+            hint=hint_for(error, "check that path; delete --force removes it"),
         )
     return ContainerError(verb, str(error), reason=Reason.ROOT_NOT_PRIVATE, hint="find out who changed it")

@@ -1,4 +1,4 @@
-"""`create`: a container that is set up and waits for `start`."""
+"""`create`: set up a container, which then waits for `start`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHORT = {"b": "bundle"}
 def main(request: Request) -> int:
     """Create the container.
 
-    runsc hands no further descriptors to what it creates, and creates nothing with `--rootless`: both are refused.
+    runsc passes no further descriptors to a created container, and cannot create with `--rootless`: both are refused.
     """
     if request.common.value("rootless") == "true":
         raise UsageError(
@@ -31,6 +31,6 @@ def main(request: Request) -> int:
         )
     if request.flags.number("preserve-fds"):
         raise UsageError(
-            "runsc create passes no descriptors on", reason=Reason.UNSUPPORTED, hint="use run --preserve-fds"
+            "runsc create cannot pass descriptors", reason=Reason.UNSUPPORTED, hint="use run --preserve-fds"
         )
     return start(request, (), ends_with_runsc=False)

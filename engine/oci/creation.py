@@ -1,8 +1,8 @@
-"""What create, run and restore share: the modelled lifecycle, in a child process that its parent waits for.
+"""The common part of create, run and restore: the modelled lifecycle, in a child process.
 
-The child takes the run's steps and becomes `runsc create`. The parent hands on signals and the exit code.
-Should the creation fail, it takes away what that left; should the parent be killed, the kernel kills the child
-(prctl(2), PR_SET_PDEATHSIG), and the next command finds what is left by the record.
+The child takes the run's steps and becomes `runsc create`. The parent forwards signals and returns the exit code. If
+the creation fails, the parent removes what it left. If the parent is killed, the kernel kills the child (prctl(2),
+PR_SET_PDEATHSIG), and the next command finds the leftovers by the record.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 @dataclass(frozen=True, slots=True)
 class _Recorded:
-    """The record as something that a refused run takes back."""
+    """Lets a refused run remove the record."""
 
     base: PrivateDirectory
     container: PrivateDirectory
@@ -55,11 +55,11 @@ class _Recorded:
         return [os.path.join(self.container.path, OCI_RECORD)] if gone else []
 
     def close(self) -> None:
-        """It has no descriptor of its own."""
+        """Nothing to close."""
 
 
 class _Creation:
-    """What a manager's container needs of the run: its trace's place, and its record."""
+    """What a manager's container adds to the run: the place of its trace, and its record."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class _Creation:
         self._record = replace(self._record, trace=trace)
         self._write(root, SecureRootError)
         if self._joining is not None:
-            os.close(self._joining)  # from here on the record keeps the sandbox's directory
+            os.close(self._joining)  # from here on the record protects the sandbox's directory
         return _Recorded(root.base, root.container)
 
     def about_to_hand_off(self, root: SecuredRoot, staged: Staged, platform: Platform) -> None:
@@ -136,9 +136,9 @@ class _Creation:
 
 
 def start(request: Request, flags: Sequence[str], *, ends_with_runsc: bool) -> int:
-    """Take the bundle through the lifecycle to `runsc VERB`: the exit code.
+    """Take the bundle through the lifecycle to `runsc VERB`; returns the exit code.
 
-    With `ends_with_runsc` the container is over when that ends, and everything of it is taken away.
+    `ends_with_runsc`: the container ends with that process, and everything of it is removed then.
     """
     options = _options(request)
     runsc_arguments = RunscArguments(
@@ -180,16 +180,16 @@ def _become(
     *,
     ends_with_runsc: bool,
 ) -> NoReturn:
-    """The child: it ends as runsc, or by saying why not."""
+    """The child: it becomes runsc or reports why not."""
     code = EngineError.exit_code
 
     def warn(text: str) -> None:
-        if request.verb == "run":  # what `create` says is its container's, and its log is for errors alone
+        if request.verb == "run":  # create's stderr is the container's, and its log is for errors only
             say(f"engine-oci: warning: {text}")
 
     try:
         die_with_parent(parent)
-        # The specification lets a bundle be its own root; a manager keeps what it makes of one apart.
+        # The specification allows a bundle as its own root; a manager keeps its own files elsewhere.
         with open_bundle(request.flags.value("bundle") or ".", may_be_root=True) as bundle:
             more: dict[str, str] = {}
             network_is_chosen = request.common.value("network") not in (None, "auto")
@@ -220,7 +220,7 @@ def _become(
     except EngineError as error:
         request.report(error)
         code = error.exit_code
-    except BaseException as error:  # a fault of ours; a child may not go on as its parent
+    except BaseException as error:  # a bug of ours; the child must not return into the parent's code
         request.report(
             EngineError(
                 f"unexpected {type(error).__name__}",
@@ -236,7 +236,7 @@ def _become(
 
 
 def _wait(child: int) -> int:
-    """Hand signals on to `child` until it ends: its exit code, 128 and the signal where one ended it."""
+    """Forward signals to `child` until it ends. Returns its exit code, or 128 plus the signal that killed it."""
 
     def forward(number: int, _frame: object) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -252,7 +252,7 @@ def _wait(child: int) -> int:
 
 
 def _start_monitor(request: Request, container_id: str, creation: str) -> int:
-    """Start the monitor process of a pod member. Other containers use the sandbox's pid. Answers with the exit code."""
+    """Start the monitor process of a pod member; other containers use the sandbox's pid. Returns the exit code."""
     try:
         with find(request, container_id) as found:
             if found.record.sandbox is None:
@@ -268,7 +268,7 @@ def _start_monitor(request: Request, container_id: str, creation: str) -> int:
 
 
 def _take_away(request: Request, container_id: str, creation: str) -> None:
-    """Take away what this creation left, if anything did. Another's container of that id is not touched."""
+    """Remove what this creation left. A container of that id from another creation is not touched."""
     try:
         with find(request, container_id) as found:
             if found.record.creation != creation:
@@ -277,9 +277,7 @@ def _take_away(request: Request, container_id: str, creation: str) -> None:
                 if (noted := record.read(found.directory)) is not None and noted.creation == creation:
                     remove(found, force=True)
     except NoSuchError:
-        with contextlib.suppress(
-            ContainerError
-        ):  # the next command that comes to it will say what is in its way
+        with contextlib.suppress(ContainerError):  # the next command on it reports the reason
             remove_partial_create(request, container_id)
     except ContainerError as error:
         say(f"engine-oci: warning: {error}")
@@ -292,24 +290,24 @@ def _make_base(request: Request) -> str:
         raise SecureRootError(
             f"{error.filename!r}: {error.strerror}",
             reason=Reason.FAILURE,
-            hint="make it, or name another with --root",
+            hint="create it, or give another with --root",
         ) from None
 
 
 def _open_traces(base_path: str) -> PrivateDirectory:
-    """The directory of the traces, made if need be. Raises `SecureRootError`."""
+    """Open the directory of the traces; create it if needed. Raises `SecureRootError`."""
     try:
         with contextlib.closing(open_base(base_path)) as base:
             return make_private_directory(base.descriptor, base.path, TRACES)
     except UntrustedPathError as error:
         raise SecureRootError(
-            str(error), reason=Reason.ROOT_NOT_PRIVATE, hint="name another directory with --root"
+            str(error), reason=Reason.ROOT_NOT_PRIVATE, hint="give another directory with --root"
         ) from None
     except OSError as error:
         raise SecureRootError(
             f"{error.filename or base_path!r}: {error.strerror}",
             reason=Reason.FAILURE,
-            hint=hint_for(error, "name another directory with --root"),
+            hint=hint_for(error, "give another directory with --root"),
         ) from None
 
 
@@ -322,7 +320,7 @@ def _creation_flags(request: Request) -> tuple[str, ...]:
 
 
 def _without_pid_file(flags: tuple[str, ...]) -> tuple[str, ...]:
-    """runsc would name the sandbox's process."""
+    """Drop --pid-file: runsc would write the sandbox's pid."""
     if "--pid-file" not in flags:
         return flags
     at = flags.index("--pid-file")

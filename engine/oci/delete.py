@@ -1,4 +1,4 @@
-"""`delete`: what is left of a container that is over is taken away; with `--force` it is ended first."""
+"""`delete`: remove a stopped container; with `--force` kill it first."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ SHORT = {"f": "force"}
 
 
 def main(request: Request) -> int:
-    """Delete it. With `--force` one that does not exist, or that another command deletes first, is no error.
+    """Delete the container. With `--force` it is no error if it does not exist or another command deletes it first.
 
-    A creation that was killed is deleted like a container, whatever it left.
+    A killed creation is deleted like a container.
     """
     container_id, force = request.container_id(), request.flags.has("force")
     verb = Verb.FORCE_DELETE if force else Verb.DELETE
@@ -30,8 +30,8 @@ def main(request: Request) -> int:
             with found.locked():
                 noted = read(found.directory)
                 if noted is None or noted.creation != found.record.creation:
-                    raise NoSuchError(request.verb, container_id)  # deleted while this waited
-                now = replace(found, record=noted)  # its creation may have gone on meanwhile
+                    raise NoSuchError(request.verb, container_id)  # deleted during the wait for the lock
+                now = replace(found, record=noted)  # its creation may have continued during the wait
                 machine.require(verb, now.status(), container_id)
                 remove(now, force=force)
     except NoSuchError:

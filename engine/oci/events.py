@@ -1,4 +1,4 @@
-"""`events`: what a container uses, once or again and again."""
+"""`events`: print resource usage, once or at an interval."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHORT: dict[str, str] = {}
 
 
 def main(request: Request) -> NoReturn:
-    """Become runsc, which tells. `--interval` is in whole seconds, `5s` as runc writes it or `5`."""
+    """Become `runsc events`. `--interval` is in whole seconds: `5s` as in runc, or `5`."""
     flags: list[str] = ["--stats"] if request.flags.has("stats") else []
     if interval := request.flags.value("interval"):
         seconds = interval.removesuffix("s")

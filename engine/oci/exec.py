@@ -1,4 +1,4 @@
-"""`exec`: another process in a container that runs."""
+"""`exec`: run another process in a running container."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _PATHS = ("console-socket", "process", "pid-file", "internal-pid-file")
 
 
 def main(request: Request) -> NoReturn:
-    """Become runsc, which starts it and unless `--detach` waits for it."""
+    """Become `runsc exec`, which waits for the process unless `--detach`."""
     if not request.arguments:
         raise UsageError(
             "exec takes a container id and a command", reason=Reason.USAGE, hint="see engine-oci --help"
@@ -51,7 +51,7 @@ def main(request: Request) -> NoReturn:
     container_id, *command = request.arguments
     given = request.flags
     if not command and not given.value("process"):
-        raise UsageError("exec is given no command", reason=Reason.USAGE, hint="give one, or --process FILE")
+        raise UsageError("exec has no command", reason=Reason.USAGE, hint="give one, or --process FILE")
     flags = ["--detach"] if given.has("detach") else []
     for name, value in given.values.items():
         if name in _PATHS:

@@ -1,4 +1,4 @@
-"""`features`: what this runtime can do, in the form of the OCI runtime specification, features.md."""
+"""`features`: print this runtime's features in the format of the OCI runtime specification, features.md."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ _FEATURES = {
 
 
 def main(_: Request) -> int:
-    """Print it."""
+    """Print the features."""
     print(json.dumps(_FEATURES, indent=2))
     return 0

@@ -1,7 +1,7 @@
-"""Flags as managers write them for runc: Go's way and GNU's, `-x`, `--x`, `--x VALUE` and `--x=VALUE`.
+"""Parse flags as managers write them for runc, in Go's and GNU's styles: `-x`, `--x`, `--x VALUE`, `--x=VALUE`.
 
-argparse knows neither one dash before a long name nor a boolean with a value, and takes as long to import as
-`state` takes to answer.
+argparse supports neither a single dash before a long name nor a boolean with a value, and importing it takes as long as
+the whole `state` command.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _CHOICES = frozenset({"true", "false", "auto"})
 
 
 class Kind(Enum):
-    """What a flag takes."""
+    """The kinds of flags."""
 
-    SWITCH = auto()  # nothing, or `=true` or `=false`
+    SWITCH = auto()  # no value, or `=true` or `=false`
     VALUE = auto()
-    VALUES = auto()  # a value, and it may be given again
-    #: A value, or nothing for `true`: runc's `--rootless auto` and runsc's `--rootless`.
+    VALUES = auto()  # a value; may be repeated
+    #: An optional value, default `true`: runc's `--rootless auto` and runsc's `--rootless`.
     CHOICE = auto()
-    #: Taken and not acted on: what it asks for is not something that runsc does.
+    #: Accepted and ignored: runsc has no such feature.
     IGNORED_SWITCH = auto()
     IGNORED_VALUE = auto()
 
@@ -38,22 +38,22 @@ _SWITCHES = frozenset({Kind.SWITCH, Kind.IGNORED_SWITCH})
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """What was given, by the flag's long name."""
+    """The given flags, by long name."""
 
     switches: frozenset[str] = frozenset()
     values: Mapping[str, str] = MappingProxyType({})
     lists: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
     def has(self, name: str) -> bool:
-        """Whether the switch `name` is on."""
+        """Whether the switch `name` is set."""
         return name in self.switches
 
     def value(self, name: str) -> str | None:
-        """The value of `name`, the last if it was given more than once; None when it was not given."""
+        """The last value of `name`; None if it was not given."""
         return self.values.get(name)
 
     def number(self, name: str, default: int = 0) -> int:
-        """The whole number given as `name`, 0 or more. Raises `UsageError`."""
+        """The value of `name` as a whole number, at least 0. Raises `UsageError`."""
         text = self.values.get(name)
         if text is None:
             return default
@@ -71,10 +71,10 @@ def parse(
     *,
     among_arguments: bool,
 ) -> tuple[Flags, list[str]]:
-    """Split `arguments` into flags and what is left.
+    """Split `arguments` into flags and the rest.
 
-    `short` gives the long names of short flags. With `among_arguments` flags may also stand after arguments;
-    without it the first argument ends them. `--` ends them, too. Raises `UsageError`.
+    `short`: the long names of short flags. With `among_arguments` flags may follow arguments; otherwise the first
+    argument ends them. `--` always ends them. Raises `UsageError`.
     """
     switches: set[str] = set()
     values: dict[str, str] = {}
@@ -106,7 +106,7 @@ def parse(
             equals, text = "=", waiting.pop() if waiting and waiting[-1] in _CHOICES else "true"
         if not equals:
             if not waiting:
-                raise UsageError(f"--{name} is given no value", reason=Reason.USAGE, hint="give one")
+                raise UsageError(f"--{name} has no value", reason=Reason.USAGE, hint="give one")
             text = waiting.pop()
         if kind is Kind.VALUES:
             lists[name] = (*lists.get(name, ()), text)

@@ -1,4 +1,4 @@
-"""`kill`: a signal for the container's first process, or for all."""
+"""`kill`: send a signal to the container's first process, or to all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHORT = {"a": "all"}
 
 
 def main(request: Request) -> NoReturn:
-    """Become runsc, which sends it. SIGTERM where none is named."""
+    """Become `runsc kill`. The default signal is SIGTERM."""
     if len(request.arguments) not in (1, 2):
         raise UsageError(
             "kill takes a container id and a signal", reason=Reason.USAGE, hint="see engine-oci --help"

@@ -1,4 +1,4 @@
-"""`list`: every container under this root."""
+"""`list`: the containers below this root."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COLUMNS = ("id", "pid", "status", "bundle", "created", "owner")
 
 
 def main(request: Request) -> int:
-    """Print them as a table, as JSON, or with `--quiet` their ids."""
+    """Print a table, JSON, or with `--quiet` the ids."""
     form = request.flags.value("format") or "table"
     if form not in ("table", "json", "text"):
         raise UsageError(f"--format is {form!r}", reason=Reason.USAGE, hint="give table or json")

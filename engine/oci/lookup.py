@@ -1,4 +1,4 @@
-"""A manager's container found by its id: in the base that is chosen, else in one that an older engine has chosen."""
+"""Find a manager's container by id: in the chosen base, else in one that an older engine chose."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _Opener = Callable[[str, PrivateDirectory, str, contextlib.ExitStack], Container
 
 @contextlib.contextmanager
 def find(request: Request, container_id: str) -> Iterator[Container]:
-    """The container of this id. Raises `ContainerError` where there is none with a record, and `UsageError`."""
+    """The container with this id. Raises `ContainerError` if none has a record, and `UsageError`."""
     check_container_id(container_id)
     with contextlib.ExitStack() as held:
         found = None
@@ -50,7 +50,7 @@ def find(request: Request, container_id: str) -> Iterator[Container]:
 
 
 def find_all(request: Request) -> Iterator[Container]:
-    """Every container that has a record, each open until the next. Raises `ContainerError`."""
+    """Every container with a record, each open until the next. Raises `ContainerError`."""
     with contextlib.ExitStack() as bases:
         if (base := bases.enter_context(open_base_of(request))) is not None:
             yield from _all_in(base, request.verb, _open)
@@ -66,7 +66,7 @@ def _all_in(base: PrivateDirectory, verb: str, opened: _Opener) -> Iterator[Cont
 
 
 def _other_bases(request: Request, held: contextlib.ExitStack) -> Iterator[PrivateDirectory]:
-    """Those that are there and may be relied on: nobody could have created a container under another."""
+    """The other bases that exist and are trusted: under any other nobody could have created a container."""
     with contextlib.suppress(OSError):
         for path in request.other_bases():
             with contextlib.suppress(OSError, UntrustedPathError):
@@ -78,7 +78,7 @@ def _other_bases(request: Request, held: contextlib.ExitStack) -> Iterator[Priva
 def _open_if_ours(
     verb: str, base: PrivateDirectory, name: str, held: contextlib.ExitStack
 ) -> Container | None:
-    """As `_open`; what cannot be read there is nobody's to speak of."""
+    """As `_open`; returns None instead of an error."""
     with contextlib.suppress(ContainerError):
         return _open(verb, base, name, held)
     return None
@@ -86,7 +86,7 @@ def _open_if_ours(
 
 @contextlib.contextmanager
 def open_base_of(request: Request) -> Iterator[PrivateDirectory | None]:
-    """The directory that has the containers; None where there is none. Raises `ContainerError`."""
+    """The directory with the containers; None if there is none. Raises `ContainerError`."""
     try:
         base = open_existing_base(request.base())
     except FileNotFoundError:
@@ -122,7 +122,7 @@ def delegate(
     arguments: Sequence[str] = (),
     preserved: int = 0,
 ) -> NoReturn:
-    """Become the container's runsc for `request.verb`, where the machine has `permission` in its status."""
+    """Become the container's runsc for `request.verb`, if its status allows the verb `permission`."""
     with find(request, container_id) as found:
         state = found.state()
         machine.require(permission, state.status, container_id)

@@ -1,10 +1,10 @@
-"""The monitor process of a pod member: it ends when the container does, and with its exit code.
+"""The monitor process of a pod member: it ends when the container does, with its exit code.
 
-Managers wait for the process that the pid file names: conmon and containerd's shim as its reaper, podman by asking
-whether it is there. A container in another's sandbox has none; runsc names the sandbox's, whose end is another's. So
-one is made that waits with `runsc wait`. It belongs to whoever reaps the manager's children.
+Managers wait for the pid in the pid file: conmon and containerd's shim reap it, podman polls it. A container in another
+one's sandbox has no process of its own, and runsc would write the sandbox's pid. So the engine starts a process that
+waits with `runsc wait`, and is reaped by whoever reaps the manager's children.
 
-It also keeps what `create` was given to read from and write to: runsc gives such a container what `start` has.
+The monitor also keeps the standard streams of `create`, because runsc gives such a container those of `start`.
 """
 
 from __future__ import annotations
@@ -26,17 +26,20 @@ from engine.state.status import CutShortError, open_state_root, state_file
 if TYPE_CHECKING:
     from typing import NoReturn
 
-#: Where nobody can tell the exit code any more: the sandbox was killed, or the container deleted.
+#: Exit code if the real one is unknown: the sandbox was killed, or the container deleted.
 _KILLED = 128 + 9
-#: Seconds between two looks whether it was started; runsc cannot wait before.
+#: Seconds between two checks for the start; `runsc wait` does not work before it.
 _LOOK = 0.1
-#: A socket in the container's directory, where `start` is given the three descriptors.
+#: Socket in the container's directory that passes the three descriptors to `start`.
 _STREAMS = "streams"
 _TIMEOUT = 5.0
 
 
 def begin(base: PrivateDirectory, container: PrivateDirectory, noted: Record, program: int) -> int:
-    """Its process id. `program` is the container's copy of runsc, open. Raises `OSError` and `UntrustedPathError`."""
+    """Start the monitor and return its pid. `program`: the container's copy of runsc, open.
+
+    Raises `OSError` and `UntrustedPathError`.
+    """
     with (
         contextlib.closing(open_state_root(base, container, noted)) as root,
         socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as streams,
@@ -52,7 +55,7 @@ def begin(base: PrivateDirectory, container: PrivateDirectory, noted: Record, pr
 
 
 def take_streams(container: PrivateDirectory) -> None:
-    """Take as 0, 1 and 2 what `create` was given as such; leave them where nobody has it. Raises `OSError`."""
+    """Replace descriptors 0, 1 and 2 by those of `create`; no monitor, no change. Raises `OSError`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as streams:
         streams.settimeout(_TIMEOUT)
         try:
@@ -66,7 +69,7 @@ def take_streams(container: PrivateDirectory) -> None:
 
 
 def _address(container: PrivateDirectory) -> str:
-    """By descriptor, and never too long for a socket, unix(7)."""
+    """A path by descriptor, short enough for a socket, unix(7)."""
     return f"/proc/self/fd/{container.descriptor}/{_STREAMS}"
 
 
@@ -86,7 +89,7 @@ def _become(
                     socket.send_fds(start, [b"0"], [0, 1, 2])
         null = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1, 2):
-            os.dup2(null, standard)  # whoever reads what the container writes must see its end
+            os.dup2(null, standard)  # the reader of the container's output must see its end
         streams.close()
         if file is not None:
             runtime = os.path.join(container.path, RUNSC_ROOT, RUNTIME)
@@ -98,7 +101,7 @@ def _become(
 
 
 def _read(root: PrivateDirectory, name: str) -> str | None:
-    """The status in runsc's file; None without one, "" as long as a `start` that was killed has left it empty."""
+    """The status in runsc's file; None without one, "" if a killed `start` left it empty."""
     try:
         found = state_file(root, name)
     except CutShortError:
@@ -109,5 +112,5 @@ def _read(root: PrivateDirectory, name: str) -> str | None:
 def _close_all_but(kept: set[int]) -> None:
     for name in os.listdir("/proc/self/fd"):
         if (descriptor := int(name)) not in kept:
-            with contextlib.suppress(OSError):  # the listing's own
+            with contextlib.suppress(OSError):  # the descriptor of the listing itself
                 os.close(descriptor)

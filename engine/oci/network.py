@@ -1,8 +1,7 @@
-"""Which network a manager's container is given, where nobody chose: what its bundle asks for, as far as runsc can.
+"""Choose the network of a manager's container from its bundle, if the user did not.
 
-The notable thing: a runsc from before August 2024 takes every network namespace of a Linux since 6.10 for the host's
-own, and will not start a container in it (google/gvisor#10704). There a container goes without a network, and its
-state says so, rather than not at all.
+A runsc from before August 2024 takes every network namespace of Linux 6.10 and later for the host's, and does not start
+a container in it (google/gvisor#10704). With such a runsc the container runs without a network, and its state says so.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ from engine.runsc.binary import texts_in
 if TYPE_CHECKING:
     from typing import Any
 
-#: Key of the annotation by which `state` says that there is no network, and why.
+#: The annotation in `state` that says why there is no network.
 ANNOTATION = "dev.gvisor-engine.no-network"
 
-#: Seen in the host's own network namespace alone, until Linux 6.10; by it the older runsc tells the two apart.
+#: Until Linux 6.10 visible only in the host's network namespace; the older runsc tells the two apart by it.
 _OLD_SIGN = "/proc/sys/net/core/rmem_default"
 _NEW_SIGN = "/proc/sys/net/core/dev_weight"
 _NEW_NETWORK_NAMESPACE = 0x40000000
 
 
 class NetworkError(EngineError):
-    """What the bundle asks for is not given unless somebody says so."""
+    """The bundle asks for a network that needs an explicit choice."""
 
     step = "network"
 
@@ -41,19 +40,19 @@ class NetworkError(EngineError):
 def settle(
     config: Mapping[str, Any], chosen: str | None, environment: Mapping[str, str], *, rootless: bool
 ) -> tuple[Network, str | None]:
-    """The network for the bundle with this `config`; `chosen` is the runsc asked for. With it, why there is none.
+    """The network for the bundle with this `config`, and why there is none; `chosen`: the requested runsc.
 
-    A namespace of its own that nobody set up (no path) has nothing but a loopback, as `none` has. Raises
-    `NetworkError` for a bundle that shares the host's network, and `EngineError`.
+    A new namespace without a path that nobody set up has only a loopback device, as `none`. Raises `NetworkError` for a
+    bundle that shares the host's network, and `EngineError`.
     """
     spaces = [
         space for space in config.get("linux", {}).get("namespaces", ()) if space.get("type") == "network"
     ]
     if not spaces:
         raise NetworkError(
-            "the bundle shares the host's network, which takes the container's network calls to the host's kernel",
+            "the bundle shares the host's network: the host's kernel would handle the container's network calls",
             reason=Reason.HOST_NETWORK,
-            hint="give the container a network of its own, or say --network host before the verb",
+            hint="give the container its own network, or put --network host before the verb",
         )
     if not spaces[0].get("path"):
         return Network.NONE, None
@@ -62,7 +61,7 @@ def settle(
     if _shows_in_new_namespace(_OLD_SIGN) and not _knows_new_sign(chosen, environment):
         return (
             Network.NONE,
-            "this runsc takes every network namespace of this kernel for the host's; install a newer",
+            "this runsc takes every network namespace of this kernel for the host's; install a newer one",
         )
     return Network.SANDBOX, None
 
@@ -81,7 +80,7 @@ def _shows_in_new_namespace(path: str) -> bool:
 
 
 def _knows_new_sign(chosen: str | None, environment: Mapping[str, str]) -> bool:
-    """Whether the runsc that a run would use has the newer sign among its texts, or not the older one."""
+    """Whether the runsc that a run would use contains the newer path, or lacks the older one."""
     with closing(find_runsc(chosen, environment)) as binary:
         return _has(binary, _NEW_SIGN) or not _has(binary, _OLD_SIGN)
 

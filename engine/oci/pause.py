@@ -1,4 +1,4 @@
-"""`pause`: every process of the container is frozen."""
+"""`pause`: freeze every process of the container."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ SHORT: dict[str, str] = {}
 
 
 def main(request: Request) -> NoReturn:
-    """Become runsc, which does it."""
+    """Become `runsc pause`."""
     delegate(request, Verb.PAUSE, request.container_id())

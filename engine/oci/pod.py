@@ -1,11 +1,11 @@
-"""Containers of a pod: those after the first live in the first one's sandbox, as the bundle's annotations say.
+"""Containers of a pod: those after the first run in the first one's sandbox, as the bundle's annotations say.
 
-runsc finds that sandbox in its root, so a member is created, and later acted on, with the sandbox's root. Its trace,
-its lock, its record and its copy of runsc are its own, and what one of them runs the other must run: the copies are of
-the same bytes. As long as a member has a record its sandbox's directory stays, even when the sandbox was deleted.
+runsc finds that sandbox in its root, so all commands on a member use the sandbox's root. A member has its own trace,
+lock, record and copy of runsc; the copies in a pod must have the same bytes. While a member has a record, the sandbox's
+directory stays, even if the sandbox was deleted.
 
-Order: a member's lock is taken before its sandbox's, never after it.
-Sources: containerd's and cri-o's annotations packages, runsc's specutils/cri.go.
+Lock order: a member's lock before its sandbox's. Sources: containerd's and cri-o's annotations packages, runsc's
+specutils/cri.go.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from engine.state.status import inspect
 if TYPE_CHECKING:
     from typing import Any
 
-#: containerd's key comes before cri-o's, which podman uses too; runsc asks in the same order.
+#: containerd's key takes precedence over cri-o's, which podman also uses; as in runsc.
 _TYPES = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
 _SANDBOXES = ("io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID")
 _CONTAINER, _SANDBOX = "container", "sandbox"
@@ -40,13 +40,13 @@ _HINT = "create the pod's sandbox first, with the same --root, or take the annot
 
 
 class PodError(EngineError):
-    """The annotations do not say where the container belongs."""
+    """The annotations do not name a valid sandbox."""
 
     step = "pod"
 
 
 def sandbox_of(config: Mapping[str, Any]) -> str | None:
-    """The id of the sandbox that the bundle with this `config` is to be part of; None for its own.
+    """The id of the sandbox for the bundle with this `config`; None for its own.
 
     Raises `PodError`.
     """
@@ -63,7 +63,7 @@ def sandbox_of(config: Mapping[str, Any]) -> str | None:
     names = _first(_SANDBOXES, annotations)
     if names is None or not annotations[names]:
         raise PodError(
-            f"annotation {key} is {_CONTAINER}, and no sandbox is named",
+            f"annotation {key} is {_CONTAINER}, but no annotation names a sandbox",
             reason=Reason.POD_ANNOTATION,
             hint=f"give {_SANDBOXES[0]}",
         )
@@ -77,9 +77,9 @@ def _first(keys: tuple[str, ...], annotations: Mapping[str, str]) -> str | None:
 def as_in_sandbox(
     options: RunOptions, base_path: str, sandbox_id: str, *, network_is_chosen: bool
 ) -> tuple[RunOptions, dict[str, str]]:
-    """The `options` with the sandbox's own runsc and network where none was chosen, and what `state` is to say.
+    """The `options` with the sandbox's runsc and network unless they were chosen, and annotations for `state`.
 
-    Those that were given where there is no such sandbox: `join` says so, and is recorded.
+    Without such a sandbox they are unchanged: `join` refuses and records it.
     """
     with contextlib.suppress(OSError, UntrustedPathError), contextlib.ExitStack() as held:
         base = open_existing_base(base_path)
@@ -99,10 +99,10 @@ def as_in_sandbox(
 
 
 def join(base: PrivateDirectory, sandbox_id: str) -> tuple[PodSandbox, Sandbox, int]:
-    """The live sandbox of this id, as a run uses it and as a record names it, and a descriptor that holds its lock.
+    """Lock the live sandbox with this id; returns it for the run, for the record, and the lock's descriptor.
 
-    While that is held the sandbox is not deleted; afterwards the record of who joined keeps its directory. Raises
-    `SecureRootError` where there is none, or none that lives; `UntrustedPathError` and `OSError`.
+    While the lock is held the sandbox is not deleted; afterwards the member's record protects its directory. Raises
+    `SecureRootError` if there is no live sandbox; `UntrustedPathError` and `OSError`.
     """
 
     def refused(why: str) -> SecureRootError:
@@ -125,7 +125,7 @@ def join(base: PrivateDirectory, sandbox_id: str) -> tuple[PodSandbox, Sandbox, 
         if noted is None or noted.program is None:
             raise refused("does not exist here")
         if noted.sandbox is not None:
-            raise refused(f"is itself in the sandbox {noted.sandbox.id!r}")
+            raise refused(f"is itself a member of the sandbox {noted.sandbox.id!r}")
         status = inspect(base, directory, noted).status
         if status not in (Status.CREATED, Status.RUNNING):
             raise refused("does not exist here" if status is Status.DELETED else f"is {status}")

@@ -17,12 +17,12 @@ SHORT = {"f": "format"}
 
 
 def main(request: Request) -> NoReturn:
-    """Become runsc, which lists them. Options for ps(1), which runc passes on, have no ps(1) to go to."""
+    """Become `runsc ps`. runc passes options on to ps(1); runsc does not use ps(1), so they are refused."""
     if len(request.arguments) > 1:
         raise UsageError(
             "runsc ps takes no options of ps(1)",
             reason=Reason.UNSUPPORTED,
-            hint="give the container's id alone",
+            hint="give only the container's id",
         )
     form = request.flags.value("format")
     delegate(request, Verb.PS, request.container_id(), ("--format", form) if form else ())

@@ -1,4 +1,4 @@
-"""Taking a manager's container away: what lives of it is ended, what is left of it is removed, the record last."""
+"""Remove a manager's container: kill its processes, remove its files, and the record last."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from engine.state.container import OCI_RECORD, RUNTIME, component, is_ours, take
 from engine.state.oci_lifecycle import Status, Verb
 from engine.state.status import argv_markers, members, open_state_root
 
-#: Seconds that runsc may take to delete, hooks included, and processes to end.
+#: Seconds for runsc delete, hooks included, and for processes to end.
 _DELETE = 60.0
 _END = 10.0
 
 
 def remove(found: Container, *, force: bool) -> None:
-    """End what lives of it and take away all of it, the record last. The caller holds the lock.
+    """Kill what is alive of it and remove all of it, the record last. The caller holds the lock.
 
-    What was created and is not started meanwhile is ended without `force`, too: runsc looks, under its own lock.
-    What runsc will not delete is said; with `force` it is then removed without runsc. Of a sandbox that others
-    have joined the directory stays until the last of them is deleted. Raises `ContainerError`.
+    A created container that was not started is killed even without `force`; runsc checks that under its own lock. If
+    runsc cannot delete it, that is an error; with `force` it is removed without runsc. A sandbox's directory stays
+    until its last member is deleted. Raises `ContainerError`.
     """
     _forget_an_earlier_boot(found)
     status = _status_to_delete(found, force=force)
@@ -46,12 +46,12 @@ def remove(found: Container, *, force: bool) -> None:
         if left := end_all(lambda pid: runs(pid, program, markers), seconds=_END):
             raise ContainerError(
                 found.verb,
-                f"processes {left} of the container do not end",
+                f"processes {left} of the container do not exit",
                 reason=Reason.PROCESSES_REMAIN,
-                hint="look what holds them",
+                hint="check what blocks them, and delete it again",
             )
         if failed and _runsc_knows(found):
-            failed = _have_runsc_delete(found)  # without the process that was in its way
+            failed = _have_runsc_delete(found)  # again, without the process in its way
     try:
         if failed:
             if not force:
@@ -70,7 +70,7 @@ def remove(found: Container, *, force: bool) -> None:
         if found.base.path != default_base():
             elsewhere.forget(os.path.basename(found.directory.path), found.base.path)
     except FileNotFoundError:
-        pass  # gone, which is what was asked for
+        pass  # already removed
     except OSError as error:
         raise ContainerError(
             found.verb,
@@ -81,7 +81,7 @@ def remove(found: Container, *, force: bool) -> None:
 
 
 def _forget_an_earlier_boot(found: Container) -> None:
-    """See to it that runsc, which deletes what its file says, does not kill who has the numbers by now."""
+    """Prevent runsc from killing the pids in a state file from before a reboot: other processes have them now."""
     try:
         if not found.record.is_of_earlier_boot:
             return
@@ -96,7 +96,7 @@ def _forget_an_earlier_boot(found: Container) -> None:
 
 
 def _status_to_delete(found: Container, *, force: bool) -> Status | None:
-    """Where it is, once runsc's file says so. What cannot be told is no reason to keep it, with `force`."""
+    """Its status, after repairing runsc's file. With `force` an unknown status does not prevent removal."""
     try:
         status = found.repaired().status()
     except ContainerError:
@@ -118,7 +118,7 @@ def _runsc_knows(found: Container) -> bool:
 
 
 def _have_runsc_delete(found: Container, *verb: str) -> str | None:
-    """Why runsc did not delete it; None when it did."""
+    """Run `runsc delete`; returns why it failed, or None."""
     import subprocess
 
     from engine.runsc.command import ask
@@ -130,7 +130,7 @@ def _have_runsc_delete(found: Container, *verb: str) -> str | None:
     except ContainerError as error:
         return error.what
     except subprocess.TimeoutExpired:
-        return f"runsc delete did not end in {_DELETE:.0f} s"
+        return f"runsc delete did not finish within {_DELETE:.0f} s"
     except OSError as error:
         return f"runsc delete: {error.strerror}"
     if done.returncode == 0:
@@ -140,9 +140,9 @@ def _have_runsc_delete(found: Container, *verb: str) -> str | None:
 
 
 def remove_partial_create(request: Request, container_id: str) -> bool:
-    """Take away what a creation left that was killed before it had a record: nothing ran yet. Says whether it did.
+    """Remove what a killed creation left before it had a record: nothing ran yet. Returns whether there was any.
 
-    A directory that has a trace is one of `engine run`, which `engine gc` collects. Raises `ContainerError`.
+    A directory with a trace belongs to `engine run`; `engine gc` removes it. Raises `ContainerError`.
     """
     check_container_id(container_id)
     with open_base_of(request) as base, contextlib.ExitStack() as held:

@@ -1,4 +1,4 @@
-"""One command of a manager's: what it was given, and how it is answered."""
+"""One command of a manager: its arguments and its answer."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from engine.oci.flags import Flags
 from engine.records import dataclass
 from engine.state.base import VARIABLE, chosen_base, default_base, reach_base
 
-_BASE_HINT = "name with --root a directory below ones that only root or you can write"
+_BASE_HINT = "with --root, give a directory whose parents only root or you can write"
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`common` are the flags before the verb, `flags` those after it; `arguments` is what is left."""
+    """`common`: flags before the verb. `flags`: flags after it. `arguments`: the rest."""
 
     environment: Mapping[str, str]
     common: Flags
@@ -38,9 +38,9 @@ class Request:
         return self.arguments[0]
 
     def base(self, *, make: bool = False) -> str:
-        """The directory that has the containers; with `make` those above it are made. Raises `EngineError`.
+        """The directory with the containers; with `make` its parents are created. Raises `EngineError`.
 
-        `--root`, else what the engine chooses; a `FileNotFoundError` says that there is none yet.
+        It is `--root`, else the engine's default. Raises `FileNotFoundError` if there is none yet.
         """
         try:
             root = self.common.value("root")
@@ -59,7 +59,7 @@ class Request:
             ) from None
 
     def other_bases(self) -> tuple[str, ...]:
-        """Where else containers can be, where nobody says where they are. Raises `OSError`."""
+        """Other bases that may have containers, unless the user chose one. Raises `OSError`."""
         if self.common.value("root") is not None:
             return ()
         from engine.state import elsewhere
@@ -70,12 +70,12 @@ class Request:
         return *other_bases(self.environment), *elsewhere.bases()
 
     def log_flags(self) -> tuple[str, ...]:
-        """Where runsc is to write its errors: where the manager reads them."""
+        """The flags that make runsc write its errors where the manager reads them."""
         log, form = self.common.value("log"), self.common.value("log-format")
         return (*(("--log", log) if log else ()), *(("--log-format", form) if form else ()))
 
     def report(self, error: EngineError) -> None:
-        """Say the error on stderr, and in the log that the manager named, in its form; JSON has the `reason`, too."""
+        """Print the error on stderr and write it to the manager's log in its format; JSON also has the `reason`."""
         self._log("error", str(error), error.reason)
         say(f"engine-oci: {error}")
 
@@ -104,7 +104,7 @@ class Request:
 
 
 def say(line: str) -> None:
-    """Say it on stderr, if anybody is there."""
+    """Print it on stderr; ignore a closed stderr."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
             print(line, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""`restore`: a container whose processes go on from where `checkpoint` left them."""
+"""`restore`: create a container from a checkpoint; its processes continue."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def main(request: Request) -> int:
     image = request.flags.value("image-path")
     if not image:
         raise UsageError(
-            "restore needs --image-path", reason=Reason.USAGE, hint="name the directory that checkpoint wrote"
+            "restore needs --image-path", reason=Reason.USAGE, hint="give the directory that checkpoint wrote"
         )
     detach = request.flags.has("detach")
     flags = ("--image-path", os.path.abspath(image), *(("--detach",) if detach else ()))

@@ -1,4 +1,4 @@
-"""`resume`: a paused container goes on."""
+"""`resume`: continue a paused container."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ SHORT: dict[str, str] = {}
 
 
 def main(request: Request) -> NoReturn:
-    """Become runsc, which does it."""
+    """Become `runsc resume`."""
     delegate(request, Verb.RESUME, request.container_id())

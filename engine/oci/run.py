@@ -1,4 +1,4 @@
-"""`run`: create, start and, unless `--detach`, wait for a container, and leave nothing of it."""
+"""`run`: create and start a container; unless `--detach`, wait for it and remove it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHORT = {"b": "bundle", "d": "detach"}
 
 
 def main(request: Request) -> int:
-    """Run the container: its exit code, or runsc's when it is detached."""
+    """Run the container; returns its exit code, or runsc's if it is detached."""
     preserved = request.flags.number("preserve-fds")
     passed = [f"--pass-fd={number}:{number}" for number in range(3, 3 + preserved)]
     detach = request.flags.has("detach")

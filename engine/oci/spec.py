@@ -1,4 +1,4 @@
-"""`spec`: a first config.json, as the installed runsc writes it."""
+"""`spec`: write a template config.json with the installed runsc."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ SHORT = {"b": "bundle"}
 
 
 def main(request: Request) -> NoReturn:
-    """Become the runsc that a run would use, which writes the file. Arguments are the command it is to name."""
+    """Become the runsc that a run would use. The arguments are the command for the config.json."""
     bundle = os.path.abspath(request.flags.value("bundle") or ".")
     if os.path.lexists(os.path.join(bundle, "config.json")):
         raise UsageError(
             f"{bundle!r} has a config.json",
             reason=Reason.EXISTS,
-            hint="remove it first: it is not overwritten",
+            hint="remove it first: it is never overwritten",
         )
     flags = [
         part for name in ("cwd", "netns") if (v := request.flags.value(name)) for part in (f"--{name}", v)
@@ -41,5 +41,5 @@ def main(request: Request) -> NoReturn:
         raise EngineError(
             f"runsc cannot be executed: {error.filename!r}: {error.strerror}",
             reason=Reason.FAILURE,
-            hint=hint_for(error, "install it anew"),
+            hint=hint_for(error, "install it again"),
         ) from None

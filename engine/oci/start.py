@@ -1,4 +1,4 @@
-"""`start`: what was created runs."""
+"""`start`: start a created container."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHORT: dict[str, str] = {}
 
 
 def main(request: Request) -> NoReturn:
-    """Become runsc, which does it. What a pod's container reads and writes is what its `create` was given."""
+    """Become `runsc start`. A pod member gets the standard streams of its `create`."""
     container_id = request.container_id()
     with find(request, container_id) as found:
         machine.require(Verb.START, found.status(), container_id)

@@ -1,4 +1,4 @@
-"""`state`: what is true of a container, in the form that the OCI runtime specification gives it."""
+"""`state`: print a container's state in the format of the OCI runtime specification."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHORT: dict[str, str] = {}
 
 
 def main(request: Request) -> int:
-    """Print it. A container that was deleted, or whose creation was killed and left nothing alive, does not exist."""
+    """Print the state. A deleted container, or a killed creation with nothing alive, does not exist."""
     container_id = request.container_id()
     with find(request, container_id) as found:
         state = describe(found)
@@ -31,7 +31,7 @@ def main(request: Request) -> int:
 
 
 def describe(found: Container) -> dict[str, Any] | None:
-    """The state of the container, runtime.md (State), and as runc its time of creation and owner; None for none."""
+    """The state, runtime.md (State), plus creation time and owner as in runc; None if it does not exist."""
     state = found.state()
     if state.status is Status.DELETED:
         return None

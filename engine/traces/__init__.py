@@ -1,1 +1,1 @@
-"""The record of a run: its form, writer and reader."""
+"""The trace of a run: format, writer and reader."""

@@ -1,4 +1,4 @@
-"""A move of the lifecycle as a trace records it: its states and triggers by name, and what a step found out."""
+"""A move of the lifecycle as a trace records it: states, triggers and what a step established."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from engine.records import TYPE_CHECKING, dataclass
 if TYPE_CHECKING:
     from typing import Any
 
-#: 1 had no reasons, and called the hint remedy.
+#: The trace format. Format 1 had no reason codes, and the key of the hint was `remedy`.
 FORMAT = 2
 
 Facts = Mapping[str, "Any"]
 
 
 class State(StrEnum):
-    """Where a run is."""
+    """The state of a run."""
 
     START = "start"
     RESOLVED = "resolved"
@@ -30,7 +30,7 @@ class State(StrEnum):
 
 
 class Trigger(StrEnum):
-    """What moves a run on: the six steps, and `refuse`."""
+    """What changes the state: the six steps, and `refuse`."""
 
     RESOLVE = "resolve"
     VALIDATE = "validate"
@@ -42,7 +42,7 @@ class Trigger(StrEnum):
 
 
 class PolicyOutcome(StrEnum):
-    """What became of the execute policy for the supervisor."""
+    """The outcome of the execute policy for the supervisor."""
 
     ENFORCED = "enforced"
     UNAVAILABLE = "unavailable"
@@ -50,17 +50,17 @@ class PolicyOutcome(StrEnum):
 
 
 class Strength(StrEnum):
-    """How much of it is closed."""
+    """How strong the policy is."""
 
-    #: No program of the host can be executed where it lies. New files can: see `Policy.open`.
+    #: No program of the host can be executed from its place. New files can: see `Policy.bypasses`.
     HOST = "host"
-    #: Nor any new file, but through what `Policy.open` names.
+    #: New files cannot be executed either, except through `Policy.bypasses`.
     SEALED = "sealed"
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One edge about to be taken, as it is recorded."""
+    """An edge that is about to be taken."""
 
     state: State
     trigger: Trigger

@@ -1,8 +1,8 @@
-"""A line of a trace, read strictly: the keys and types that docs/trace.md promises, and no others.
+"""Parse a line of a trace strictly: exactly the keys and types in docs/trace.md.
 
-Two readings of one line would be two traces, so a key that is given twice is refused. msgspec does not see
-those, but it reads ten times as fast as json: it is trusted only with lines that it writes back byte for byte,
-as nearly all lines of the engine are. Every other line is read again by json, which decides.
+A duplicate key is refused, since readers could disagree about it. msgspec does not detect duplicates but is ten times
+as fast as json, so its result is used only if it encodes back to the same bytes, as nearly every line of the engine
+does. Any other line is parsed again with json.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _Kind = TypeVar("_Kind")
 
 
 class BadLineError(Exception):
-    """A line is not what it should be; `what` says why, in one phrase."""
+    """A line is malformed; `what` says why, in one phrase."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -29,8 +29,8 @@ class BadLineError(Exception):
 
 _LETTERS = 3
 _read_header = msgspec.json.Decoder(Header).decode
-#: By format, and then by the first letters of the trigger, which tell one from another; that it is the whole word is
-#: looked at after.
+#: Decoders by format and by the first letters of the trigger, which are unique; the whole trigger is checked
+#: afterwards.
 _read: Mapping[int, Mapping[bytes, tuple[Callable[[bytes], Record[Any, Any]], str]]] = {
     number: {
         trigger[:_LETTERS].encode(): (msgspec.json.Decoder(Record[facts, error]).decode, str(trigger))  # type: ignore[valid-type]
@@ -43,23 +43,23 @@ _TRIGGER = b'"trigger":"'
 
 
 def read_header(line: bytes) -> Header:
-    """Read a first line, without its newline. Raises `BadLineError`."""
+    """Parse a first line, without its newline. Raises `BadLineError`."""
     try:
         header = _read_header(line)
         if _write(header) == line and header.time.tzinfo is UTC and header.format in ERRORS:
             return header
-    except (ValueError, RecursionError):  # a ValueError is also what msgspec raises
+    except (ValueError, RecursionError):  # ValueError includes msgspec's errors
         pass
     given = _read_object(line)
     if given.get("format", FORMAT) not in ERRORS:
-        raise BadLineError(f"format {given['format']!r} is not known here, 1 to {FORMAT} are")
+        raise BadLineError(f"format {given['format']!r} is unknown; this engine reads 1 to {FORMAT}")
     return _converted(given, Header)
 
 
 def read_record(line: bytes, form: int = FORMAT) -> Record[Any, Any]:
-    """Read a line that is not the first, without its newline, of a trace of the format `form`. Raises `BadLineError`.
+    """Parse a further line, without its newline, of a trace in the format `form`. Raises `BadLineError`.
 
-    The facts of a trigger that there is not are taken as they are.
+    The facts of an unknown trigger are not checked.
     """
     start = line.find(_TRIGGER) + len(_TRIGGER)
     if (found := _read[form].get(line[start : start + _LETTERS])) is not None:
@@ -76,7 +76,7 @@ def read_record(line: bytes, form: int = FORMAT) -> Record[Any, Any]:
 
 
 def _read_object(line: bytes) -> dict[str, Any]:
-    from engine.bundle.strict_json import MismatchError, NotJsonError, read  # few lines come here
+    from engine.bundle.strict_json import MismatchError, NotJsonError, read  # rarely needed
 
     try:
         given = read(line, any_text=True)
@@ -90,13 +90,13 @@ def _read_object(line: bytes) -> dict[str, Any]:
 
 
 def _converted(given: dict[str, Any], kind: type[_Kind]) -> _Kind:
-    """`given` as a `kind`, which must have every key that `given` has. Raises `BadLineError`."""
+    """Convert `given` to `kind`, which must have all its keys. Raises `BadLineError`."""
     try:
         converted = msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
         raise BadLineError(str(error)) from None
     if (key := _unknown(given, msgspec.to_builtins(converted))) is not None:
-        raise BadLineError(f"key {key!r} is not known")
+        raise BadLineError(f"key {key!r} is unknown")
     if isinstance(converted, Header | Record) and converted.time.tzinfo is not UTC:
         raise BadLineError("the time is not in UTC")
     return converted

@@ -1,10 +1,10 @@
-"""The form of a trace, once: which lines there are, which fields a line has, their types and what each one says.
+"""The format of a trace: its lines, their fields with types, and the meaning of each field.
 
-The steps' `facts()` are typed by it, the reader decodes by it and refuses everything else, and the tables in
-docs/trace.md are written from it (`python -m tools.trace_fields`). A run does not import it: msgspec costs a start too
-much, so the writer is held to it by mypy and by tests.
+Steps type their `facts()` by it, the reader decodes with it, and the tables in docs/trace.md are generated from it
+(`python -m tools.trace_fields`). A run does not import it, because msgspec is slow to import; mypy and tests check the
+writer against it.
 
-To add a fact: a field here, the value in the step's `facts()`, and a higher `FORMAT` in `engine.traces.move`.
+To add a fact: add a field here, set it in the step's `facts()`, and raise `FORMAT` in `engine.traces.move`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from engine.traces.move import PolicyOutcome, Strength, Trigger
 
 
 class Says(NamedTuple):
-    """What a field says, in one sentence, with the unit; `bound`: to what the verifier holds it, beside its type."""
+    """The meaning of a field, with its unit; `bound`: what the verifier checks beyond its type."""
 
     text: str
     bound: str = ""
@@ -38,7 +38,7 @@ class Says(NamedTuple):
 
 FoundBy = Literal["option", "trusted path", "PATH"]
 Ids = Literal["all", "subordinate", "single"]
-#: RFC 3339, with an offset; the reader asks that it is UTC.
+#: RFC 3339 with an offset; the reader requires UTC.
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ else:
 
 
 class Options(TypedDict):
-    """What was asked for."""
+    """The options of the run."""
 
     network: Annotated[str, Says("The value of `--network`.")]
     platform: Annotated[str, Says("The value of `--platform`.")]
@@ -57,7 +57,7 @@ class Options(TypedDict):
     ignore_cgroups: Annotated[bool, Says("Whether runsc makes no cgroups.")]
     exec_policy: Annotated[str, Says("The value of `--exec-policy`.")]
     require_exec_policy: Annotated[bool, Says("Whether a run without the execute policy is refused.")]
-    runsc: Annotated[str | None, Says("The value of `--runsc`; null where none was given.")]
+    runsc: Annotated[str | None, Says("The value of `--runsc`; null if not given.")]
 
 
 class Bundle(TypedDict):
@@ -78,7 +78,7 @@ class Host(TypedDict):
 
 
 class Identity(TypedDict):
-    """Which file it is, and which version of it, fstat(2)."""
+    """A file and its version, fstat(2)."""
 
     device: Annotated[int, Says("The device's number.")]
     inode: Annotated[int, Says("The inode's number.")]
@@ -88,7 +88,7 @@ class Identity(TypedDict):
 
 
 class ResolveFacts(TypedDict):
-    """Which runsc."""
+    """The runsc that was found."""
 
     path: Annotated[str, Says("The path at which runsc was found.", "absolute")]
     found_by: Annotated[
@@ -98,18 +98,18 @@ class ResolveFacts(TypedDict):
 
 
 class ValidateFacts(TypedDict):
-    """The binary, judged and kept open."""
+    """The binary, validated and kept open."""
 
-    path: Annotated[str, Says("Its path, free of links.")]
-    wrapper: Annotated[str | None, Says("The path of the script that named the binary, if one did.")]
-    identity: Annotated[Identity, Says("The file that was judged.")]
+    path: Annotated[str, Says("Its path without symbolic links.")]
+    wrapper: Annotated[str | None, Says("The path of the wrapper script, if there was one.")]
+    identity: Annotated[Identity, Says("The file that was validated.")]
     owner: Annotated[int, Says("The uid that owns it.", "in `trusted_owners`, unless `immutable_store`")]
     mode: Annotated[
-        str, Says("Its permissions, four octal digits.", "executable; not for group or others to write")
+        str, Says("Its permissions, four octal digits.", "executable; not writable by group or others")
     ]
     trusted_owners: Annotated[list[int], Says("The uids that may own it.")]
-    immutable_store: Annotated[bool, Says("Whether it is a file of a Nix store that nobody may write.")]
-    platforms: Annotated[list[str], Says("The platforms compiled in; empty where it does not tell.")]
+    immutable_store: Annotated[bool, Says("Whether it is in a Nix store that nobody can write.")]
+    platforms: Annotated[list[str], Says("The platforms compiled in; empty if unknown.")]
     platform: Annotated[str, Says("The platform that is used.")]
 
 
@@ -119,32 +119,28 @@ class Directory(TypedDict):
     path: Annotated[str, Says("Its absolute path.")]
     owner: Annotated[int, Says("The uid that owns it.", "`user`")]
     mode: Annotated[str, Says("Its permissions, four octal digits.", "`0700`")]
-    created: Annotated[bool, Says("Whether this run made it.")]
+    created: Annotated[bool, Says("Whether this run created it.")]
 
 
 class Sandbox(TypedDict):
     """The sandbox that a pod's container joins."""
 
     id: Annotated[str, Says("Its container id.")]
-    directories: Annotated[
-        list[Directory], Says("Its directory, and the root that runsc is given.", "two of them")
-    ]
+    directories: Annotated[list[Directory], Says("Its directory, and runsc's root.", "two of them")]
     sha256: Annotated[str, Says("SHA-256 of the runsc that it runs, in hexadecimal.")]
 
 
 class SecureRootFacts(TypedDict):
-    """The container's directories, its lock."""
+    """The container's directories and its lock."""
 
     user: Annotated[int, Says("The effective uid.")]
     directories: Annotated[
         list[Directory], Says("Base, container, runsc's root and runtime directory.", "four of them")
     ]
     lock: Annotated[str, Says("The path of the lock that is held.")]
-    cleaned: Annotated[list[str], Says("What an earlier run of this container had left.")]
-    sandbox: NotRequired[Annotated[Sandbox, Says("Of a pod's container alone: what it joins.")]]
-    programs: NotRequired[
-        Annotated[Directory, Says("Where the program lies, if not in the container's own directory.")]
-    ]
+    cleaned: Annotated[list[str], Says("Leftovers of an earlier run of this container, removed.")]
+    sandbox: NotRequired[Annotated[Sandbox, Says("Only for a pod's container: the sandbox that it joins.")]]
+    programs: NotRequired[Annotated[Directory, Says("The program's directory, if not the container's own.")]]
 
 
 class StageFacts(TypedDict):
@@ -152,74 +148,76 @@ class StageFacts(TypedDict):
 
     path: Annotated[str, Says("Its path.", "in `secure_root.programs`, if any, else in runsc's root")]
     sha256: Annotated[
-        str, Says("Its SHA-256, in hexadecimal; another's word unless `hashed`.", "`sandbox.sha256`, if any")
+        str,
+        Says(
+            "Its SHA-256, in hexadecimal; from an earlier run unless `hashed`.",
+            "`sandbox.sha256`, if any",
+        ),
     ]
     size: Annotated[int, Says("Its size in bytes.", "`validate.identity.size`")]
     mode: Annotated[str, Says("Its permissions, four octal digits.", "`0500`")]
-    pinned: Annotated[
-        Identity, Says("The source when the copy was there: still unchanged.", "`validate.identity`")
-    ]
-    from_store: Annotated[bool, Says("Whether it is linked from a copy that an earlier run made.")]
-    made_from: Annotated[Identity, Says("The file that copy was made from.", "`validate.identity`")]
-    shared: Annotated[bool, Says("Whether the store and other containers have the same file.")]
+    pinned: Annotated[Identity, Says("The source after copying: still unchanged.", "`validate.identity`")]
+    from_store: Annotated[bool, Says("Whether it is a link to a copy that an earlier run made.")]
+    made_from: Annotated[Identity, Says("The file that the copy was made from.", "`validate.identity`")]
+    shared: Annotated[bool, Says("Whether the store and other containers share the file.")]
     hashed: Annotated[
         bool,
         Says(
-            "Whether this run computed `sha256`; else an earlier run did, from the same version of the file."
+            "Whether this run computed `sha256`; otherwise an earlier run did, from the same version of the file."
         ),
     ]
     compared: Annotated[
         bool,
         Says(
-            "Whether this run compared all of it with the pinned file.",
+            "Whether this run compared the whole copy with the pinned file.",
             "`from_store`, and the binary is another user's",
         ),
     ]
 
 
 class ApplyPolicyFacts(TypedDict):
-    """What became of the execute policy."""
+    """The outcome of the execute policy."""
 
     outcome: Annotated[PolicyOutcome, Says("Whether it is enforced.", "the header's `options`")]
-    mechanism: Annotated[str | None, Says("What enforces it; null when nothing does.")]
+    mechanism: Annotated[str | None, Says("What enforces it; null if nothing does.")]
     strength: Annotated[
         Strength | None,
-        Says("`host`: no program of the host can be executed where it lies; `sealed`: nor any new file."),
+        Says("`host`: no program of the host can be executed from its place; `sealed`: no new file either."),
     ]
-    allowed: Annotated[list[str], Says("The paths beneath which files can still be executed.")]
+    allowed: Annotated[list[str], Says("The paths below which files can still be executed.")]
     open: Annotated[
         list[str],
         Says(
-            "The ways to execute something else that were seen to be left: `memfd`; `stdin`, `stdout`, `stderr`; "
-            "`allowed`, what is written there; `mount`, a new file system."
+            "The bypasses found: `memfd`; `stdin`, `stdout`, `stderr`; "
+            "`allowed`, files written there; `mount`, a new file system."
         ),
     ]
     ids: Annotated[
         Ids | None,
-        Says("Which ids the supervisor's own user namespace has."),
+        Says("The ids in the supervisor's user namespace."),
     ]
     reason: Annotated[str | None, Says("Why it is not enforced, in words.")]
 
 
 class ExecFacts(TypedDict):
-    """What execve is given."""
+    """The arguments of execve."""
 
     argv: Annotated[list[str], Says("The arguments.", "the first is `stage.path`")]
     environment: Annotated[dict[str, str], Says("All variables.")]
-    bundle: Annotated[Bundle, Says("The bundle, looked at again.", "the header's")]
+    bundle: Annotated[Bundle, Says("The bundle, checked again.", "the header's")]
 
 
 class RefuseFacts(TypedDict):
-    """What was taken back."""
+    """What the refused run removed."""
 
-    cleaned: Annotated[list[str], Says("What this run had made and took back.")]
-    left: Annotated[list[str], Says("What it could not take back, and why.")]
+    cleaned: Annotated[list[str], Says("What this run had created and removed.")]
+    left: Annotated[list[str], Says("What it could not remove, and why.")]
 
 
 class Error(TypedDict):
     """Why the run was refused."""
 
-    step: Annotated[str, Says("What refused: a step, or another part of the engine.", "`state`")]
+    step: Annotated[str, Says("What refused: a step or another part of the engine.", "`state`")]
     reason: Annotated[ReasonCode, Says("The reason, as a code that never changes.", "`state`")]
     what: Annotated[str, Says("What is wrong, in words.")]
     hint: Annotated[str, Says("What to do about it, in words.")]
@@ -243,12 +241,12 @@ class Header(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     format: Annotated[int, Says("The format's number.", "1 or 2")]
     engine: Annotated[str, Says("The engine's version.")]
     spec: Annotated[str, Says("SHA-256 of `specs/GVisorRuntime.tla`, in hexadecimal.", "the verifier's own")]
-    options: Annotated[Options, Says("What was asked for.")]
-    bundle: Annotated[Bundle, Says("What is to be run.")]
-    host: Annotated[Host, Says("Where it was run, and as whom.")]
+    options: Annotated[Options, Says("The options of the run.")]
+    bundle: Annotated[Bundle, Says("The bundle to run.")]
+    host: Annotated[Host, Says("The host, and the user of the run.")]
 
     def known(self) -> Mapping[str, Any]:
-        """What the machine's guards know of it."""
+        """The header's facts for the machine's guards."""
         return {"options": self.options, "bundle": self.bundle, "host": self.host}
 
 
@@ -257,7 +255,7 @@ _Error = TypeVar("_Error", Error, Error1)
 
 
 class Record(msgspec.Struct, Generic[_Facts, _Error], forbid_unknown_fields=True, gc=False):
-    """A move, which is every further line. `facts` are those of its trigger."""
+    """A further line: a move, with the facts of its trigger."""
 
     seq: Annotated[int, Says("The number of the line.", "one more than the line before")]
     time: Annotated[
@@ -267,20 +265,22 @@ class Record(msgspec.Struct, Generic[_Facts, _Error], forbid_unknown_fields=True
     previous: Annotated[
         str, Says("SHA-256 of the line before with its newline, in hexadecimal.", "the line before")
     ]
-    state: Annotated[str, Says("Where the run was.", "the lifecycle")]
-    trigger: Annotated[str, Says("The step that was done, or `refuse`.", "the lifecycle")]
-    next: Annotated[str, Says("Where that leads.", "the lifecycle")]
-    facts: Annotated[_Facts, Says("What the step established: below, by trigger.", "the machine's guards")]
-    error: Annotated[_Error | None, Says("Why it was refused; null of any other move.", "`trigger`")]
+    state: Annotated[str, Says("The state before.", "the lifecycle")]
+    trigger: Annotated[str, Says("The step, or `refuse`.", "the lifecycle")]
+    next: Annotated[str, Says("The state after.", "the lifecycle")]
+    facts: Annotated[
+        _Facts, Says("What the step established; see below, by trigger.", "the machine's guards")
+    ]
+    error: Annotated[_Error | None, Says("Why it was refused; null for any other move.", "`trigger`")]
 
     @property
     def refusal(self) -> Refusal | None:
-        """Why the run was refused; None of any other move."""
+        """Why the run was refused; None for any other move."""
         return None if self.error is None else Refusal.of(self.error)
 
 
 class Refusal(NamedTuple):
-    """Why a run was refused: the step that did, the code (None in format 1, which had none), and the text."""
+    """Why a run was refused: the step, the reason code (None in format 1), and the texts."""
 
     step: str
     reason: str | None
@@ -289,7 +289,7 @@ class Refusal(NamedTuple):
 
     @classmethod
     def of(cls, error: Mapping[str, Any]) -> Refusal:
-        """From the `error` of a trace of either format."""
+        """From the `error` of a trace in either format."""
         said = {"hint": error.get("remedy"), **error}
         step, what, hint = (str(said.get(key) or "not said") for key in ("step", "what", "hint"))
         reason = said.get("reason")

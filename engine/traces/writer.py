@@ -1,8 +1,8 @@
-"""The record of a run: one JSON object a line, each written before the move it records is made.
+"""Write the trace of a run: one JSON object a line, each written before its move is made.
 
-The first line is the header (engine, spec, options, bundle, host); each further one is a move of the
-lifecycle. Lines are kept in memory until there is a place for them and written at once from then on. Each
-carries the SHA-256 of the line before it, so that none can be edited, cut out or moved by itself.
+The first line is the header (engine, spec, options, bundle, host), each further line a move. Lines are buffered until
+the trace has a file, then written at once. Each line has the SHA-256 of the line before it, so none can be edited,
+removed or moved alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def header(engine: str, spec: str, options: RunOptions, bundle: Bundle) -> dict[str, Any]:
-    """What the first line says of this process: which engine, held to which spec, is to run what, and as whom."""
+    """The facts of the first line: engine, spec, options, bundle, host."""
     uname = os.uname()
     host: schema.Host = {"kernel": uname.release, "machine": uname.machine, "user": os.geteuid()}
     return {
@@ -43,7 +43,7 @@ def header(engine: str, spec: str, options: RunOptions, bundle: Bundle) -> dict[
 
 
 def options_facts(options: RunOptions) -> schema.Options:
-    """The choices as they are recorded."""
+    """The options as recorded."""
     return {
         "network": str(options.network),
         "platform": str(options.platform),
@@ -56,7 +56,7 @@ def options_facts(options: RunOptions) -> schema.Options:
 
 
 def bundle_facts(bundle: Bundle) -> schema.Bundle:
-    """Which bundle it is, and how much of it runs outside the sandbox (its hooks)."""
+    """The bundle as recorded, with the number of hooks."""
     hooks = bundle.config.get("hooks", {})
     return {
         "path": bundle.path,
@@ -67,7 +67,7 @@ def bundle_facts(bundle: Bundle) -> schema.Bundle:
 
 
 def identity_facts(identity: Identity) -> schema.Identity:
-    """Which version of which file."""
+    """A file's version as recorded."""
     return {
         "device": identity.device,
         "inode": identity.inode,
@@ -78,7 +78,7 @@ def identity_facts(identity: Identity) -> schema.Identity:
 
 
 class Trace:
-    """The trace of the run of one container, open for appending."""
+    """The trace of one container's run, open for appending."""
 
     def __init__(self, container_id: str, header: Mapping[str, Any]) -> None:
         self._container = container_id
@@ -86,24 +86,24 @@ class Trace:
         self._previous: str | None = None
         self._waiting: list[bytes] = []
         self._descriptor: int | None = None
-        self._whole = 0  # bytes of the file that are whole lines
-        self._torn = False  # whether more than those may be in it
+        self._whole = 0  # bytes of the file in complete lines
+        self._torn = False  # whether the file may have more bytes than that
         self.path: str | None = None
         self._append({"format": FORMAT, **header})
 
     def create(self, path: str) -> None:
-        """Keep the trace in a new file at `path`. A trace never replaces anything. Raises `TraceError`."""
+        """Write the trace to a new file at `path`; an existing file is never replaced. Raises `TraceError`."""
         self._create(path, path, None)
 
     def create_in(self, directory: PrivateDirectory, *, named: str = "trace") -> None:
-        """Keep the trace in a new file in `directory`, unless it has a place. Raises `TraceError`."""
+        """Write the trace to a new file in `directory`, unless it has a file already. Raises `TraceError`."""
         if self._descriptor is None:
             now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
             name = f"{named}-{now}-{os.urandom(4).hex()}.jsonl"
             self._create(name, os.path.join(directory.path, name), directory.descriptor)
 
     def move(self, move: Move) -> None:
-        """Record `move`; the facts of a refusal hold the `error` that caused it. Raises `TraceError`."""
+        """Record `move`; a refusal's facts include its `error`. Raises `TraceError`."""
         facts = dict(move.facts)
         error = facts.pop("error", None)
         self._append(
@@ -116,12 +116,14 @@ class Trace:
             descriptor = os.open(name, flags, 0o600, dir_fd=directory)
         except FileExistsError:
             raise TraceError(
-                f"{path!r} exists", reason=Reason.EXISTS, hint="name a new file: a trace is never overwritten"
+                f"{path!r} exists", reason=Reason.EXISTS, hint="give a new file: a trace is never overwritten"
             ) from None
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error)
             raise TraceError(
-                f"{path!r}: {why}", reason=Reason.FAILURE, hint="name a new file in a directory you can write"
+                f"{path!r}: {why}",
+                reason=Reason.FAILURE,
+                hint="give a new file in a directory that you can write",
             ) from None
         self._descriptor, self.path = descriptor, path
         so_far = list(self._waiting)
@@ -130,7 +132,7 @@ class Trace:
         except TraceError:
             self._descriptor, self.path, self._waiting = None, None, so_far
             self._whole, self._torn = 0, False
-            with contextlib.suppress(OSError):  # what stopped the writing is what is said
+            with contextlib.suppress(OSError):  # the error of the write is reported
                 os.unlink(name, dir_fd=directory)
             with contextlib.suppress(OSError):
                 os.close(descriptor)
@@ -151,13 +153,13 @@ class Trace:
         try:
             self._flush()
         except TraceError:
-            del self._waiting[-1]  # the move is not made: what follows takes its number
+            del self._waiting[-1]  # the move is not made: the next one takes its number
             raise
         self._seq += 1
         self._previous = sha256(line)
 
     def _flush(self) -> None:
-        """Write what waits, each line as a whole or not at all. Raises `TraceError`."""
+        """Write the buffered lines, each completely or not at all. Raises `TraceError`."""
         if self._descriptor is None:
             return
         try:
@@ -171,12 +173,12 @@ class Trace:
                 del self._waiting[0]
         except OSError as error:
             if self._torn:
-                with contextlib.suppress(OSError):  # no line follows a torn one: the next flush cuts it first
+                with contextlib.suppress(OSError):  # the next flush truncates a partial line first
                     self._cut(self._descriptor)
             raise TraceError(
                 f"{self.path!r}: {error.strerror}",
                 reason=Reason.FAILURE,
-                hint=hint_for(error, "name another place with --trace FILE"),
+                hint=hint_for(error, "give another file with --trace FILE"),
             ) from None
 
     def _cut(self, descriptor: int) -> None:
@@ -185,7 +187,7 @@ class Trace:
 
     @property
     def is_lost(self) -> bool:
-        """Whether nobody will read it: its file has no name any more, or cannot even be asked for it."""
+        """Whether nobody can read the trace: its file has no name any more, or fstat(2) fails."""
         if self._descriptor is None:
             return True
         try:

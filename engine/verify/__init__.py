@@ -1,1 +1,1 @@
-"""Whether a trace is one that the engine could have written, and whose signature it bears."""
+"""Check traces against the spec, and their signatures."""

@@ -1,8 +1,8 @@
-"""Files of traces cut into chunks that can be judged apart: some small files, or a part of a large one.
+"""Split files of traces into chunks for workers: several small files, or a part of a large one.
 
-A part begins and ends where a run does, so what is said of its runs is what is said of them in the whole file, but
-for the numbers of their lines: each worker counts from the part's own first line, and `in_order` knows how many
-lines are above. Where the cuts are depends on the files alone, never on who does the work.
+A part begins and ends at a run's boundary, so its results are those of the whole file except for line numbers: a worker
+counts from the part's first line, and `in_order` knows how many lines precede it. The split depends on the files only,
+never on the workers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import BinaryIO, TypeVar
 
 from engine.verify.trace_file import HEADER, open_trace
 
-#: How many bytes a chunk has, about, and of how many files it is at most.
+#: Approximate size of a chunk in bytes, and the largest number of files in it.
 SIZE = 8 << 20
 FILES = 256
 _LOOK = 1 << 16
@@ -25,9 +25,9 @@ _RUN = b"\n" + HEADER
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The whole of each file in `paths`; or of a single one the bytes from `begin` up to `end`, None for its end.
+    """The whole of each file in `paths`; or the bytes from `begin` to `end` (None: the end) of a single file.
 
-    `inode` is of the file that was cut, so that nothing is said of another one that is put in its place meanwhile.
+    `inode`: of the file that was split, to detect that another file took its place.
     """
 
     paths: tuple[str, ...]
@@ -36,13 +36,13 @@ class Chunk:
     inode: int | None = None
 
     def open(self, path: str) -> BinaryIO:
-        """The file `path`, at the chunk's begin, which ends where the chunk does. Raises as `open_trace`."""
+        """Open the file at `path`, limited to the chunk. Raises as `open_trace`."""
         file = open_trace(path)
         if self.inode is None:
             return file
         try:
             if os.fstat(file.fileno()).st_ino != self.inode:
-                raise ValueError("another file was put in its place while it was read")
+                raise ValueError("it was replaced by another file while it was read")
             file.seek(self.begin)
         except BaseException:
             file.close()
@@ -51,7 +51,7 @@ class Chunk:
 
 
 class _Part(io.RawIOBase):
-    """The next `size` bytes of a file, which it closes."""
+    """The next `size` bytes of a file; closes the file."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file = file
@@ -71,9 +71,9 @@ class _Part(io.RawIOBase):
 
 
 def split(paths: Iterable[str], *, runs: bool) -> Iterator[Chunk]:
-    """All that is in the files `paths`, in order. Only a file that holds many `runs` is ever cut.
+    """Split the files `paths`, in order. Only a file with many `runs` is split into parts.
 
-    A file that cannot be looked at is a chunk like any other: whoever reads it says why.
+    A file that stat(2) fails on is also a chunk: its reader reports the error.
     """
     some: list[str] = []
     size = 0
@@ -104,12 +104,12 @@ def _parts(path: str) -> Iterator[Chunk]:
                 yield Chunk((path,), begin, end, inode)
                 begin = end
     except (OSError, ValueError):
-        pass  # who reads on from here says why
+        pass  # the reader reports it
     yield Chunk((path,), begin, None, inode)
 
 
 def _next_run(file: int, at: int) -> int | None:
-    """Where the first run begins that begins not before `at`, which is not 0. Raises `OSError`."""
+    """The offset of the first run that begins at `at` or later; `at` must not be 0. Raises `OSError`."""
     at -= 1  # the newline before it
     while len(piece := os.pread(file, _LOOK, at)) >= len(_RUN):
         if (found := piece.find(_RUN)) >= 0:
@@ -119,16 +119,16 @@ def _next_run(file: int, at: int) -> int | None:
 
 
 _Result = TypeVar("_Result")
-#: Of a file: its path, where the chunk of it begins, what is said of that, and how many lines that has.
+#: For a file: its path, the offset of its chunk, the result, and its number of lines.
 Answer = tuple[str, int, _Result, int]
 
 
 def in_order(
     answers: Iterable[Answer[_Result]], *, is_broken: Callable[[_Result], bool]
 ) -> Iterator[tuple[str, int, _Result]]:
-    """Each answer with its file's path and how many lines of the file are above it.
+    """Each answer with its file's path and the number of lines of the file above it.
 
-    After one that `is_broken` nothing more is taken of that file: who reads it from its start comes no further.
+    After an answer that `is_broken` the rest of the file is skipped, as a reader of the whole file would stop there.
     """
     above, broken = 0, False
     for path, begin, result, lines in answers:

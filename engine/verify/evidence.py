@@ -1,6 +1,6 @@
-"""What a trace proves: the bytes read once, what conformance says of them, and the lines that can be relied on.
+"""Read a trace once, check it, and separate the reliable lines from the rest.
 
-Nothing behind the first bad line counts as evidence: it is only shown as what it is.
+Lines from the first bad one on are not evidence; they are only shown.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from engine.traces.schema import Header, Record, Refusal
 from engine.verify import trace_check
 from engine.verify.trace_check import TraceResult, Verdict
 
-#: The longest trace that is reported on, in bytes. The engine's own are some thousands.
+#: Largest trace in bytes. The engine writes a few thousand.
 MAX_SIZE = 16 << 20
 
-#: Which step is under way in a state.
+#: The step that runs in each state.
 STEP_FROM: Mapping[str, Trigger] = {
     source: row.trigger for row in LIFECYCLE if row.trigger is not Trigger.REFUSE for source in row.sources
 }
 
 
 class ReportError(EngineError):
-    """There is nothing to report on, or the report cannot be written."""
+    """The trace cannot be read, or the report cannot be written."""
 
     step = "report"
 
 
 class Outcome(StrEnum):
-    """How a run ended, as its trace tells."""
+    """How a run ended, according to its trace."""
 
     HANDED_OFF = "handed off"
     REFUSED = "refused"
@@ -51,7 +51,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """One move: when, and how long the step before it took, in seconds."""
+    """One move: its time, and the duration of its step in seconds."""
 
     record: Record[Any, Any]
     seconds: float
@@ -59,7 +59,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Evidence:
-    """A trace as it was read: `header` and `moments` up to the first bad line, `rest` from there on."""
+    """A trace: `header` and `moments` up to the first bad line, `rest` from there on."""
 
     path: str
     sha256: str
@@ -75,12 +75,12 @@ class Evidence:
 
     @property
     def judged(self) -> bool:
-        """Whether conformance says nothing against the trace."""
+        """Whether the trace conforms."""
         return bool(self.result.verdict.is_good)
 
     @cached_property
     def facts(self) -> Mapping[str, Any]:
-        """What was recorded, by trigger, with the header's under `header`: what the guards of the machine take."""
+        """The recorded facts by trigger, with the header's under `header`: the input of the machine's guards."""
         known: dict[str, Any] = {} if self.header is None else {"header": self.header.known()}
         return known | {moment.record.trigger: moment.record.facts for moment in self.moments}
 
@@ -101,7 +101,7 @@ class Evidence:
 
     @property
     def stopped_in(self) -> Trigger | None:
-        """The step in which a run that was not handed off came to its end."""
+        """The step in which the run stopped; None if it was handed off."""
         if self.header is None or self.outcome is Outcome.HANDED_OFF:
             return None
         if not self.moments:
@@ -115,7 +115,7 @@ class Evidence:
 
     @property
     def seconds(self) -> float:
-        """From the header to the last line that counts."""
+        """From the header to the last reliable line."""
         return sum(moment.seconds for moment in self.moments)
 
 
@@ -123,9 +123,9 @@ _STATES = frozenset(State)
 
 
 def read(path: str, graph: SpecGraph) -> tuple[Evidence, bytes]:
-    """Read the trace in the file `path` and hold it against `graph`; answers with its bytes, too.
+    """Read the trace `path` and check it against `graph`; also returns its bytes.
 
-    Raises `ReportError` when the file cannot be read.
+    Raises `ReportError` if the file cannot be read.
     """
     try:
         content = read_named(path, MAX_SIZE)
@@ -134,9 +134,9 @@ def read(path: str, graph: SpecGraph) -> tuple[Evidence, bytes]:
             raise ReportError(
                 f"{path!r} has more than {MAX_SIZE >> 20} MiB",
                 reason=Reason.TOO_LARGE,
-                hint="name the trace of one run (engine trace verify reads archives of many)",
+                hint="give the trace of one run (engine trace verify reads files of many runs)",
             ) from None
-        hint = hint_for(error, "name a trace that you can read")
+        hint = hint_for(error, "give a trace that you can read")
         raise ReportError(f"{path!r}: {error.strerror}", reason=Reason.FAILURE, hint=hint) from None
     return judge(path, content, graph), content
 
@@ -147,7 +147,7 @@ def open_regular(path: str) -> BufferedReader:
 
 
 def judge(path: str, content: bytes, graph: SpecGraph) -> Evidence:
-    """What the bytes of a trace prove."""
+    """Check the bytes of a trace."""
     lines = _lines(content)
     judged = trace_check.judge(path, lines, graph)
     header, moves = judged.header, judged.moves
@@ -175,7 +175,7 @@ def _lines(content: bytes) -> list[bytes]:
 
 
 def _as_they_are(lines: list[bytes]) -> tuple[Header | None, tuple[Record[Any, Any], ...]]:
-    """What has the form of a trace, up to the first line that has not, whatever the spec."""
+    """Parse the lines up to the first malformed one, whatever the spec."""
     header: Header | None = None
     moves: list[Record[Any, Any]] = []
     try:

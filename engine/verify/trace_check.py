@@ -1,7 +1,7 @@
-"""Traces held against the compiled graph of the spec and the guards of the machine: `verify`.
+"""Check traces against the compiled graph of the spec and the machine's guards.
 
-Each file is read once, in pieces, so its size does not matter; what is judged is named by its line. Several processes
-or machines can share the work (`engine.verify.workers`): the answer is the same, and in the same order.
+Each file is read once, in pieces, so its size does not matter. Workers (`engine.verify.workers`) can share the work
+without changing results or order.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Verdict(StrEnum):
-    """What a trace is, as far as it can be told."""
+    """The result of checking a trace."""
 
     CONFORMS = "conforms"
     INCOMPLETE = "incomplete, consistent so far"
@@ -37,13 +37,13 @@ class Verdict(StrEnum):
 
     @property
     def is_good(self) -> bool:
-        """Whether nothing speaks against the run. A run that was killed leaves an incomplete trace."""
+        """Whether the trace conforms as far as it goes. A killed run leaves an incomplete trace."""
         return self in {Verdict.CONFORMS, Verdict.INCOMPLETE}
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """The first bad line: its number (from 1) in the file, what is there, what the spec allows there if it says."""
+    """The first bad line: its number (from 1), what is wrong, and what the spec allows there, if known."""
 
     line: int
     what: str
@@ -56,10 +56,10 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class TraceResult:
-    """What came of one run's trace: `records` lines of the file `path`, from `first_line` on, are as they must be.
+    """The result for one run: `records` lines of the file `path`, from `first_line` on, conform.
 
-    `state` is where the run was after them, None before its header. `fault` goes with every verdict that is not
-    good but `UNREADABLE`, for which it is `why`.
+    `state`: of the run after those lines, None before the header. `fault`: set if the verdict is not good; for
+    `UNREADABLE`, `why` is set instead.
     """
 
     path: str
@@ -84,11 +84,11 @@ def verify(
     graph: SpecGraph | None = None,
     workers: Workers | None = None,
 ) -> Iterator[TraceResult]:
-    """Check the traces in the files `paths`, in order, against `graph` (by default that of this engine's spec).
+    """Check the trace files `paths`, in order, against `graph` (default: this engine's spec).
 
-    A file holds one run's trace. With `runs` it holds any number, one after the other, as `cat` makes it of many,
-    and there is a result for each. `-` is standard input; every other path must lead to a regular file. `workers`
-    share the work, but for standard input. Raises `SpecGraphError`, and `WorkersError` when they fail.
+    A file contains one run's trace. With `runs` it contains any number, concatenated, and there is a result for each.
+    `-` is standard input; any other path must lead to a regular file. `workers` share the work, except for standard
+    input. Raises `SpecGraphError` and `WorkersError`.
     """
     graph = graph or spec_graph()
     if workers is None:
@@ -112,12 +112,12 @@ def _shared(paths: Sequence[str], runs: bool, graph: SpecGraph, workers: Workers
             yield _untold(path, told, above)
 
 
-#: The fields of a `TraceResult` but its path, the fault's own in its place: what is quick to send.
+#: The fields of a `TraceResult` without its path and with the fault's fields: cheap to pickle.
 _Told = tuple[str, int, int, str | None, tuple[int, str, str | None] | None, str | None]
 
 
 def verify_chunk(task: tuple[Chunk, bool, SpecGraph]) -> list[Answer[list[_Told]]]:
-    """What a worker does: the results of each file of a chunk, its lines counted from the chunk's first."""
+    """Run in a worker: the results for each file of a chunk; lines count from the chunk's first."""
     chunk, runs, graph = task
     answers = []
     for path in chunk.paths:
@@ -144,10 +144,10 @@ def _told(result: TraceResult) -> _Told:
 
 
 def _untold(path: str, told: _Told, above: int) -> TraceResult:
-    """The result of a run in the file `path`, of which `above` lines were not counted."""
+    """The result for a run in the file `path`, with `above` lines added to its line numbers."""
     verdict, first, records, state, fault, why = told
     if why is not None:
-        above = 0  # it is said of the file
+        above = 0  # it concerns the whole file
     return TraceResult(
         path,
         Verdict(verdict),
@@ -166,18 +166,18 @@ def _ended_unreadable(results: Sequence[_Told]) -> bool:
 def _verify_file(
     path: str, chunk: Chunk | None, runs: bool, graph: SpecGraph
 ) -> Generator[TraceResult, None, int]:
-    """What came of each run in a file, or in the part of it that `chunk` is; returns how many lines it read."""
+    """The results for the runs in a file, or in its part `chunk`; returns the number of lines read."""
     try:
         with open_trace(path) if chunk is None else chunk.open(path) as file:
             return (yield from _results(path, file, runs, graph))
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
-        yield TraceResult(path, Verdict.UNREADABLE, 1, 0, None, why=f"{why}; name files that you can read")
+        yield TraceResult(path, Verdict.UNREADABLE, 1, 0, None, why=f"{why}; give files that you can read")
         return 0
 
 
 def _results(path: str, file: BinaryIO, runs: bool, graph: SpecGraph) -> Generator[TraceResult, None, int]:
-    """What came of each run in the file, which is one run unless `runs`; returns how many lines it has read."""
+    """The results for the runs in the file (one run unless `runs`); returns the number of lines read."""
     walk = _Walk(graph, 1)
     number = 0
     for number, line in enumerate(lines_of(file), 1):
@@ -193,7 +193,7 @@ def _results(path: str, file: BinaryIO, runs: bool, graph: SpecGraph) -> Generat
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A run's lines held against a graph, and the good ones as they were read."""
+    """The result for a run, and its conforming lines as parsed."""
 
     result: TraceResult
     header: Header | None
@@ -201,7 +201,7 @@ class Judged:
 
 
 def judge(path: str, lines: Iterable[bytes], graph: SpecGraph) -> Judged:
-    """Hold one run's `lines`, each with its newline, against `graph`, up to the first bad one."""
+    """Check one run's `lines`, each with its newline, against `graph`, up to the first bad one."""
     walk = _Walk(graph, 1)
     for line in lines:
         walk.take(line)
@@ -211,7 +211,7 @@ def judge(path: str, lines: Iterable[bytes], graph: SpecGraph) -> Judged:
 
 
 class _OtherSpecError(BadLineError):
-    """The run was made against a spec that this graph is not of."""
+    """The run was made against another spec."""
 
 
 _NEWLINE = ord("\n")
@@ -221,7 +221,7 @@ def _check_size(line: bytes) -> None:
     if len(line.removesuffix(b"\n")) > MAX_LINE:
         raise BadLineError(f"it has more than {MAX_LINE} bytes")
     if not line.endswith(b"\n"):
-        raise BadLineError("it is cut: it does not end with a newline")
+        raise BadLineError("it is truncated: it does not end with a newline")
 
 
 _EXEC, _REFUSE = str(Trigger.EXEC), str(Trigger.REFUSE)
@@ -241,9 +241,9 @@ _STEPS: Mapping[str, State] = {
 
 
 def _check_refusal(state: State, error: Mapping[str, Any]) -> None:
-    """Whether a run may be refused in `state` by this step and for this reason. Raises `BadLineError`.
+    """Check that this step can refuse a run in `state` for this reason. Raises `BadLineError`.
 
-    A step that is not the one of the state is a fault of the engine, which says so.
+    A step that does not belong to the state is allowed for internal errors only.
     """
     if (reason := error.get("reason")) is None:  # format 1
         return
@@ -338,11 +338,9 @@ class _Walk:
                 f"it is of the container {move.container!r}, and the trace of {self._container!r}"
             )
         if move.previous != sha256(self._above).hexdigest():
-            raise BadLineError(
-                "previous is not the SHA-256 of the line above: one of the two was edited, or lines between are gone"
-            )
+            raise BadLineError("previous is not the SHA-256 of the line above: a line was edited or removed")
         if move.time < self._time:
-            raise BadLineError("its time is before that of the line above")
+            raise BadLineError("its time is earlier than the previous line's")
         trigger, state = move.trigger, move.state
         here = self.state
         if self._undoes is not None and trigger == _REFUSE and state == self._undoes:
@@ -350,24 +348,24 @@ class _Walk:
         if state != here or self._graph.edges[state].get(trigger) != move.next:
             raise BadLineError(f"{state} --{trigger}--> {move.next} is not an edge from {self.state}")
         if (move.error is None) == (trigger == _REFUSE):
-            raise BadLineError("a refusal names its error, and no other move has one")
+            raise BadLineError("only a refusal has an error, and it must have one")
         if move.error is not None:
             _check_refusal(State(state), move.error)
         self._known[trigger] = move.facts
         for guard in _GUARDS[trigger]:
             if not _holds(guard, self._known):
                 raise BadLineError(
-                    f"its facts do not permit {trigger}: {guard.otherwise} (guard {guard.name})"
+                    f"its facts do not allow {trigger}: {guard.otherwise} (guard {guard.name})"
                 )
         self._undoes = state if trigger == _EXEC else None
         self._seq, self._time, self.state = move.seq, move.time, move.next
         self.moves.append(move)
 
     def _allowed(self) -> str:
-        """What could have come in the place of a bad line."""
+        """What the spec allows in place of the bad line."""
         if self.state is None:
             return "a header"
         if self._undoes is not None:
             refused = self._graph.edges[self._undoes][_REFUSE]
-            return f"nothing, or from {self._undoes} {_REFUSE} to {refused} (the kernel refused to execute)"
+            return f"nothing, or from {self._undoes} {_REFUSE} to {refused} (execve failed)"
         return self._graph.allowed(self.state)

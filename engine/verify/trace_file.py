@@ -1,4 +1,4 @@
-"""A file of traces: opened only if it is one, and read line by line."""
+"""Open a file of traces and read it line by line."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from engine.linux.regular_files import open_named
 #: Names standard input.
 STDIN = "-"
 
-#: The longest line that is read, in bytes. The engine's own are a few thousand.
+#: Longest line in bytes. The engine's lines have a few thousand.
 MAX_LINE = 1 << 20
 
 _PIECE = 1 << 16
 
-#: How every header that the engine writes begins.
+#: How every header begins.
 HEADER = b'{"seq":0,'
 
 
 def open_trace(path: str) -> BinaryIO:
-    """Open it for reading, or standard input. Raises `OSError`."""
+    """Open a regular file, or standard input, for reading. Raises `OSError`."""
     if path == STDIN:
         return open(0, "rb", buffering=_PIECE, closefd=False)
     return open(open_named(path), "rb", buffering=_PIECE)
 
 
 def lines_of(file: BinaryIO) -> Iterator[bytes]:
-    """Each line with its newline; of one that is too long, as much as shows that it is."""
+    """Each line with its newline; a line that is too long is cut just above the limit."""
     while line := file.readline(MAX_LINE + 2):
         yield line
         if len(line) > MAX_LINE:

@@ -1,7 +1,7 @@
-"""Who does the work of judging many traces: processes of this machine, or those of a Dask cluster.
+"""Share the checking of many traces among processes of this machine or workers of a Dask cluster.
 
-Both answer in the order of the tasks and have only some under way at a time, so that the memory they take does not
-depend on how many there are.
+Results come in the order of the tasks. Only a few tasks are in progress at a time, so memory use does not depend on
+their number.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from engine.lifecycle.spec_files import spec_digest
 
 _Task = TypeVar("_Task")
 _Answer = TypeVar("_Answer")
-_AHEAD = 2  # tasks for each worker: one that it does, one that waits for it
-#: How long a cluster is waited for, in seconds.
+_AHEAD = 2  # tasks for each worker: one in progress, one waiting
+#: Time limit for the cluster's answer, in seconds.
 TIMEOUT = 10
 
 
 class WorkersError(EngineError):
-    """Those who do the work cannot go on."""
+    """The workers failed."""
 
     step = "workers"
 
 
 class Workers(Protocol):
-    """What shares work out."""
+    """Runs tasks."""
 
     def map(self, work: Callable[[_Task], _Answer], tasks: Iterable[_Task]) -> Iterator[_Answer]:
-        """What `work`, a function of a module, makes of each task, in their order. Raises `WorkersError`."""
+        """The results of `work`, a module-level function, in the order of the tasks. Raises `WorkersError`."""
 
 
 class ThisProcess:
-    """One after the other, here."""
+    """Run the tasks one by one in this process."""
 
     def map(self, work: Callable[[_Task], _Answer], tasks: Iterable[_Task]) -> Iterator[_Answer]:
         return map(work, tasks)
 
 
 class Processes:
-    """So many processes of this machine. They end with the one that asked."""
+    """Run the tasks in several processes, which end with this one."""
 
     def __init__(self, number: int) -> None:
         self._number = number
@@ -61,16 +61,16 @@ class Processes:
             yield from _ahead(pool.submit, work, tasks, self._number * _AHEAD)
         except BrokenProcessPool:
             raise WorkersError(
-                "one of the processes was ended from outside",
+                "a worker process was killed",
                 reason=Reason.PROGRAM_FAILED,
-                hint="free memory, or give fewer --jobs",
+                hint="free memory, or use fewer --jobs",
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _begin() -> None:
-    """Leave Ctrl-C to the process that asked, and end when that does, whatever ended it."""
+    """Ignore Ctrl-C, which the parent handles, and exit when the parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     asking = parent_process()
 
@@ -83,7 +83,7 @@ def _begin() -> None:
 
 
 class DaskCluster:
-    """The workers of the Dask scheduler at `address`, each of which reads the files itself, by the same path."""
+    """Run the tasks on the workers of the Dask scheduler at `address`; each reads the files by the same paths."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -106,16 +106,16 @@ class DaskCluster:
             for answer, unlike in _ahead(submit, work, tasks, threads * _AHEAD):
                 if unlike is not None:
                     raise WorkersError(
-                        unlike, reason=Reason.STALE, hint="install this very gvisor-engine where they run"
+                        unlike, reason=Reason.STALE, hint="install the same gvisor-engine on the workers"
                     )
                 yield answer
         except EngineError:
             raise
-        except Exception as error:  # it raises what it likes, and what a worker raises
+        except Exception as error:  # Dask raises any exception of its own or of a worker
             raise WorkersError(
                 f"{self._address}: {type(error).__name__}: {error}",
                 reason=Reason.PROGRAM_FAILED,
-                hint="look at the workers' log; the very same gvisor-engine must be installed where they run",
+                hint="check the workers' log; they need the same gvisor-engine",
             ) from error
         finally:
             with contextlib.suppress(Exception):
@@ -134,26 +134,26 @@ class DaskCluster:
                 hint="pip install 'gvisor-engine[fleet]'",
             ) from None
         for name in ("distributed", "distributed.client"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters is said in one line
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # our error is one line
         try:
             get_address_host_port(
                 self._address, strict=True
-            )  # a client leaves much behind that cannot use its address
+            )  # a client that cannot use its address leaves warnings and tasks behind
             return Client(self._address, timeout=TIMEOUT, set_as_default=False)  # type: ignore[no-untyped-call]
         except (OSError, ValueError) as error:
             raise WorkersError(
                 f"no Dask scheduler answers at {self._address!r} ({error})",
                 reason=Reason.UNAVAILABLE,
-                hint="start one (dask scheduler) and name it, e.g. tcp://host:8786",
+                hint="start one (dask scheduler) and give its address, e.g. tcp://host:8786",
             ) from None
 
 
 def _as_here(same: tuple[str, str], work: Callable[[_Task], _Answer], task: _Task) -> tuple[Any, str | None]:
-    """What `work` makes of `task`, and what speaks against asking this worker: another engine, or another spec."""
+    """The result of `work` on `task`, and why this worker must not be used: another engine or spec."""
     if (here := (__version__, spec_digest())) != same:
         return (
             None,
-            f"a worker has the engine {here[0]} and the spec {here[1]:.12}, and not {same[0]}, {same[1]:.12}",
+            f"a worker has engine {here[0]} and spec {here[1]:.12}, expected {same[0]} and {same[1]:.12}",
         )
     return work(task), None
 
@@ -164,7 +164,7 @@ def _ahead(
     tasks: Iterable[_Task],
     number: int,
 ) -> Iterator[Any]:
-    """The results in order, with `number` tasks under way."""
+    """The results in order, with `number` tasks in progress."""
     waiting: deque[Any] = deque()
     for task in tasks:
         waiting.append(submit(work, task))

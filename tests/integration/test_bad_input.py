@@ -226,7 +226,7 @@ def _rootfs_above(bundle: Path) -> None:
         (_huge, "larger than"),
         (_deep, "nested too deeply"),
         (_cut, "not JSON"),
-        (_with_a_key_twice, "$.hostname is there more than once"),
+        (_with_a_key_twice, "$.hostname is present more than once"),
         (_with_a_nul, "$.hostname holds a NUL"),
         (_of_another_kind, "array"),
         (_without_a_process, "process"),

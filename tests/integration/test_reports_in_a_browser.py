@@ -218,14 +218,14 @@ def test_a_fleet_of_ten_thousand_is_paged_searched_and_counted(show: Callable[..
     assert rows.count() > 0
     assert all("123.jsonl" in row for row in rows.all_inner_texts())
     page.get_by_label("Find in any column").fill("there is no such run")
-    assert shown.inner_text() == "None of 10,000 runs is like that."
+    assert shown.inner_text() == "None of 10,000 runs matches."
     page.get_by_label("Find in any column").fill("")
-    page.get_by_label("What became of it").select_option("handed off")
-    assert shown.inner_text().endswith("runs that are like that, of 10,000 in all.")
+    page.get_by_label("Outcome").select_option("handed off")
+    assert shown.inner_text().endswith("matching runs, of 10,000 in all.")
     assert {row.split("\t")[0].strip() for row in rows.all_inner_texts()} == {"✓ handed off"}
 
 
 def test_a_fleet_says_without_its_script_how_much_it_shows(show: Callable[..., Page]) -> None:
     page = show("large_fleet", java_script_enabled=False)
-    assert "50 of 10,000 runs are shown. The others can be reached" in page.locator("#shown").inner_text()
+    assert "50 of 10,000 runs are shown. The others need JavaScript" in page.locator("#shown").inner_text()
     assert not page.get_by_role("button", name="Next page").is_visible()

@@ -459,7 +459,9 @@ def test_rootfs_replaced_by_a_link_out_is_noticed(place: Path) -> None:
         (place / "rootfs").rename(place.parent / "outside")
         (place / "rootfs").symlink_to("../outside")
         what = bundle.changed()
-        assert what == "config.json: $.root.path is 'rootfs', which leaves the bundle by a symbolic link"
+        assert (
+            what == "config.json: $.root.path is 'rootfs', which leads out of the bundle by a symbolic link"
+        )
 
 
 def test_changed_link_on_the_way_to_the_rootfs_is_noticed(place: Path) -> None:

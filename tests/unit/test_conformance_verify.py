@@ -176,7 +176,7 @@ ONWARD = {
         (put(3, "seq", 7), 4, "seq is 7", "validated"),
         (put(3, "seq", True), 4, "Expected `int`", "validated"),
         (put(3, "container", "other"), 4, "it is of the container 'other'", "validated"),
-        (put(3, "time", "2001-01-01T00:00:00.000000Z"), 4, "its time is before", "validated"),
+        (put(3, "time", "2001-01-01T00:00:00.000000Z"), 4, "its time is earlier", "validated"),
         (put(3, "time", "yesterday"), 4, "RFC3339", "validated"),
         (put(3, "time", "2999-01-01T00:00:00.000000"), 4, "timezone", "validated"),
         (put(3, "time", "2999-01-01T00:00:00.000001+01:00"), 4, "not in UTC", "validated"),
@@ -197,14 +197,14 @@ ONWARD = {
         (
             put(2, "error", {"step": "s", "reason": "failure", "what": "w", "hint": "r"}),
             3,
-            "a refusal names its error",
+            "only a refusal has an error",
             "resolved",
         ),
         (remove(2, "facts"), 3, "missing required field `facts`", "resolved"),
         (put(2, "more", 1), 3, "more", "resolved"),
-        (put(2, "facts.more", 1), 3, "key 'more' is not known", "resolved"),
-        (put(2, "facts.identity.more", 1), 3, "key 'more' is not known", "resolved"),
-        (put(3, "facts.directories.1.more", 1), 4, "key 'more' is not known", "validated"),
+        (put(2, "facts.more", 1), 3, "key 'more' is unknown", "resolved"),
+        (put(2, "facts.identity.more", 1), 3, "key 'more' is unknown", "resolved"),
+        (put(3, "facts.directories.1.more", 1), 4, "key 'more' is unknown", "validated"),
         (put(2, "facts", None), 3, "Expected `object`, got `null`", "resolved"),
         (put(1, "facts.path", "runsc"), 2, "(guard found_a_path)", "start"),
         (put(1, "facts.found_by", "PATH"), 2, "(guard path_is_not_roots)", "start"),
@@ -240,9 +240,9 @@ def test_first_bad_line_is_named_with_what_the_spec_allows(
     [
         (lambda lines: lines.pop(0), "unknown field `state`"),
         (put(0, "seq", 1), "seq is 1, and a header has 0"),
-        (put(0, "format", 3), "format 3 is not known here, 1 to 2 are"),
+        (put(0, "format", 3), "format 3 is unknown"),
         (remove(0, "host"), "missing required field `host`"),
-        (put(0, "options.more", 1), "key 'more' is not known"),
+        (put(0, "options.more", 1), "key 'more' is unknown"),
         (put(0, "options.rootless", "no"), "Expected `bool`"),
     ],
 )
@@ -267,7 +267,7 @@ def test_a_trace_of_another_spec_is_said_to_be_one(good: list[Line], tmp_path: P
 @pytest.mark.parametrize(
     ("story", "what"),
     [
-        (Story(), "nothing, or from policy_settled refuse to refused (the kernel refused to execute)"),
+        (Story(), "nothing, or from policy_settled refuse to refused (execve failed)"),
         (Story(steps=2, end="refused"), "nothing: refused is terminal"),
         (REFUSED_BY_THE_KERNEL, "nothing: refused is terminal"),
     ],
@@ -342,7 +342,7 @@ def test_cut_end_or_edited_last_line_keeps_the_chain(good: list[Line], tmp_path:
         (b'{"seq":1,"\xff":1}', "is not UTF-8: byte 0xff at offset 10"),
         (b'\xef\xbb\xbf{"seq":1}', "starts with a byte order mark"),
         (b'{"seq":NaN}', "$.seq is NaN or Infinity"),
-        (b'{"seq":1,"seq":1}', "$.seq is there more than once"),
+        (b'{"seq":1,"seq":1}', "$.seq is present more than once"),
         (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested too deeply"),
         (b'{"seq":' + b"9" * 5000 + b"}", "$.seq is a number of more than 100 characters"),
     ],
@@ -366,7 +366,7 @@ def test_key_given_twice_is_refused(good: list[Line], tmp_path: Path, twin: byte
     lines[2] = b"{" + twin + lines[2][1:]
     result = check(save(tmp_path / "bad", lines))
     assert result.fault is not None
-    assert (result.fault.line, "is there more than once" in result.fault.what) == (3, True)
+    assert (result.fault.line, "is present more than once" in result.fault.what) == (3, True)
 
 
 def test_a_line_may_be_spaced_and_ordered_as_json_allows(good: list[Line], tmp_path: Path) -> None:
@@ -416,7 +416,7 @@ def test_what_cannot_be_read_is_told_apart_from_what_is_wrong(
     make(tmp_path / "trace")
     result = check(tmp_path / "trace")
     assert (result.verdict, result.fault) == (Verdict.UNREADABLE, None)
-    assert str(result) == f"{tmp_path}/trace: unreadable: {why}; name files that you can read"
+    assert str(result) == f"{tmp_path}/trace: unreadable: {why}; give files that you can read"
 
 
 def test_a_name_that_no_file_can_have_is_unreadable() -> None:
@@ -620,7 +620,7 @@ def test_each_run_is_a_line_and_many_are_counted(files: dict[str, Path]) -> None
             f"{files['bad']}: differs: line 3: resolved --validate--> staged is not an edge from resolved; "
             "the spec allows validate to validated or refuse to refused"
         ),
-        f"{files['none']}: unreadable: No such file or directory; name files that you can read",
+        f"{files['none']}: unreadable: No such file or directory; give files that you can read",
         "4 runs: 1 conforms; 1 incomplete, consistent so far; 1 differs; 1 unreadable",
     ]
 

@@ -185,7 +185,7 @@ def test_replaced_file_gets_no_verdict(tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(path.read_bytes())
     (tmp_path / "other").rename(path)
     assert len(parts) > 1
-    with pytest.raises(ValueError, match="another file was put in its place"):
+    with pytest.raises(ValueError, match="it was replaced by another file"):
         parts[1].open(str(path))
 
 
@@ -357,8 +357,8 @@ def test_list_keeps_gravest_and_newest_and_counts_the_rest(
     many = tmp_path / "many"
     many.write_bytes((good.read_bytes() * 9 + bad.read_bytes()) * 20)
     shown = page([str(many)], runs=True).decode()
-    assert "50 of 200 runs are shown. The others can be reached" in shown
-    assert "The list has the first 60 of them. The other 140 are counted above and not listed." in shown
+    assert "50 of 200 runs are shown. The others need JavaScript" in shown
+    assert "The list has the first 60 of them. The other 140 are counted above but not listed." in shown
     found = re.search(r'id="data">(.*?)</script>', shown, re.DOTALL)
     assert found is not None
     assert found[1].count('"refused"') == 20

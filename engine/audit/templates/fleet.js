@@ -1,5 +1,5 @@
 "use strict";
-// Pages through all runs, which are in the page as JSON. Every value becomes text, never markup.
+// Page through the runs, which are in the page as JSON. Every value becomes text, never markup.
 (() => {
   const { head, page, rows, total } = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
@@ -32,11 +32,11 @@
         make("span", {}, column === 0 ? badge(cell) : cell),
       )))));
     byId("shown").textContent = found.length === 0
-      ? `None of ${listed} is like that.`
+      ? `None of ${listed} matches.`
       : found.length === rows.length
         ? `${number.format(first + 1)} to ${number.format(last)} of ${listed}.`
-        : `${number.format(first + 1)} to ${number.format(last)} of ${number.format(found.length)} runs that are like ` +
-          `that, of ${number.format(rows.length)} ${rows.length < total ? "listed" : "in all"}.`;
+        : `${number.format(first + 1)} to ${number.format(last)} of ${number.format(found.length)} matching ` +
+          `runs, of ${number.format(rows.length)} ${rows.length < total ? "listed" : "in all"}.`;
     byId("before").disabled = first === 0;
     byId("after").disabled = last >= found.length;
   };
