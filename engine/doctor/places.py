@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 
 from engine.doctor.part import Part, Status
+from engine.linux.files import UntrustedPathError
 from engine.state import programs
-from engine.state.base import chosen_base
+from engine.state.base import chosen_base, open_existing_base
 
 _MIB = 1 << 20
+_BASE_HINT = "choose another base: ENGINE_ARTIFACT_BASE for engine run, --root for engine-oci"
 #: Bytes free below which a place is small: for the state of some hundred containers, and for two builds of runsc.
 _STATE_ROOM, _PROGRAMS_ROOM = 16 * _MIB, 128 * _MIB
 
@@ -19,7 +22,12 @@ def where_state_lies(environment: Mapping[str, str]) -> Part:
     name, enables = "state", "containers: their directories, locks and traces"
     try:
         base = chosen_base(environment)
+        with contextlib.suppress(FileNotFoundError):
+            if (opened := open_existing_base(base)) is not None:
+                opened.close()
         total, free, can_execute = _room(base)
+    except UntrustedPathError as error:
+        return Part(name, Status.MISSING, str(error), enables, _BASE_HINT)
     except OSError as error:
         found = f"{error.filename!r}: {error.strerror}"
         return Part(name, Status.MISSING, found, enables, "name an absolute ENGINE_ARTIFACT_BASE")
@@ -38,6 +46,10 @@ def where_programs_lie(environment: Mapping[str, str]) -> Part:
         base = chosen_base(environment)
         place = programs.foresee(base)
         total, free, can_execute = _room(place or base)
+    except UntrustedPathError as error:
+        return Part(
+            name, Status.MISSING, f"{base} is mounted noexec, and {error}", enables, programs.noexec_hint()
+        )
     except OSError as error:
         found = f"{error.filename!r}: {error.strerror}"
         return Part(name, Status.MISSING, found, enables, "name an absolute ENGINE_ARTIFACT_BASE")
@@ -45,7 +57,7 @@ def where_programs_lie(environment: Mapping[str, str]) -> Part:
     detail = {"path": place or base, "bytes": total, "free": free, "noexec": not can_execute}
     if not can_execute:
         default = programs.default_place()
-        found = f"{base} is mounted noexec, and {default or 'a home directory'} cannot be had or is, too"
+        found = f"{base} is mounted noexec, and {f'{default} is, too' if default else 'there is no home directory'}"
         return Part(name, Status.MISSING, found, enables, programs.noexec_hint(), detail)
     found = f"{path}, {free // _MIB} of {_size(total)} free"
     if free < _PROGRAMS_ROOM:

@@ -27,7 +27,7 @@ from engine.runsc.arguments import RUN, RunscArguments, build_argv, build_enviro
 from engine.runsc.execute import SignalGuard
 from engine.state.base import chosen_base, open_base
 from engine.state.container import EXEC_ALLOW, RUNSC_ROOT, RUNTIME, component, open_container
-from engine.state.programs import PROGRAM, foresee
+from engine.state.programs import PROGRAM, foresee, noexec_hint
 from engine.traces.move import PolicyOutcome, Trigger
 from engine.traces.writer import Trace, header
 
@@ -105,6 +105,9 @@ def plan(bundle: Bundle, options: RunOptions, environment: Mapping[str, str]) ->
     """What `run` would do, told by resolving and validating only: nothing is made. Raises `EngineError`."""
     try:
         base = chosen_base(environment)
+        place = foresee(base)
+    except UntrustedPathError as error:
+        raise SecureRootError(str(error), reason=Reason.ROOT_NOT_PRIVATE, hint=noexec_hint()) from None
     except OSError as error:
         raise SecureRootError(
             f"{error.filename!r}: {error.strerror}", reason=Reason.FAILURE, hint="name an absolute base"
@@ -112,7 +115,7 @@ def plan(bundle: Bundle, options: RunOptions, environment: Mapping[str, str]) ->
     binary = validate(resolve(options.runsc, environment), options.platform)
     container = os.path.join(base, component(options.container_id))
     root = os.path.join(container, RUNSC_ROOT)
-    program = os.path.join(foresee(base) or os.path.join(root, EXEC_ALLOW), "stage-*", PROGRAM)
+    program = os.path.join(place or os.path.join(root, EXEC_ALLOW), "stage-*", PROGRAM)
     return Plan(
         binary,
         build_argv(program, root, options, binary.platform, bundle.path),

@@ -25,6 +25,7 @@ class UntrustedPathError(Exception):
 
     def __init__(self, path: str, why: str) -> None:
         super().__init__(f"{path!r} {why}")
+        self.path = path
         self.why = why
 
 

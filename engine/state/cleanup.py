@@ -87,8 +87,9 @@ def remove_programs(container: PrivateDirectory) -> list[str]:
         with programs.opened_place(path) as place:
             if place is not None:
                 with contextlib.suppress(FileNotFoundError):
-                    remove_tree(place, os.path.basename(path))
-                    gone.append(path)
+                    if not programs.is_anothers(place, os.path.basename(path), container):
+                        remove_tree(place, os.path.basename(path))
+                        gone.append(path)
                 store.collect(place)
     os.unlink(PROGRAMS, dir_fd=container.descriptor)
     return gone

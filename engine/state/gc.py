@@ -25,7 +25,7 @@ from engine.state.cleanup import (
     remove_tree,
 )
 from engine.state.container import TRACES, is_component, is_ours, take_lock
-from engine.state.legacy import other_bases
+from engine.state.legacy import is_shared, other_bases
 from engine.state.retention import Old
 
 _HINT = "look at it, and remove it by hand if it is not needed"
@@ -122,14 +122,15 @@ def _swept(base: PrivateDirectory, before: float | None, *, keep_traces: bool) -
 
 def _collect_programs(base: str) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
     """Remove the programs that are nobody's from where those of containers under `base` lie, if that is elsewhere."""
-    path = programs.foresee(base)
-    if path is None:
-        return (), ()
     try:
-        place = open_existing_base(path)
-    except (UntrustedPathError, OSError) as error:
-        why = error.strerror if isinstance(error, OSError) else None
-        return (), ((path, why or str(error)),)
+        path = programs.foresee(base)
+        place = None if path is None else open_existing_base(path)
+    except UntrustedPathError as error:
+        return (), ((error.path, error.why),)
+    except PermissionError:
+        return (), ()  # no run has put anything there
+    except OSError as error:
+        return (), ((str(error.filename), error.strerror or str(error)),)
     if place is None:
         return (), ()
     with contextlib.closing(place):
@@ -170,7 +171,9 @@ class _Sweep:
         with contextlib.closing(
             open_private_directory(self._base.descriptor, self._base.path, name)
         ) as container:
-            if not is_ours(container):
+            if not is_ours(container) or (
+                is_shared(self._base.path) and not os.listdir(container.descriptor)
+            ):
                 raise UntrustedPathError(container.path, "has no lock of this engine's")
             lock = take_lock(container)
             if lock is None:

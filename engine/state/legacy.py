@@ -15,6 +15,11 @@ from engine.state.base import VARIABLE, chosen_base, default_bases_of, ordinary_
 _OLD_NAME = "nucleus-gvisor"
 
 
+def is_shared(base: str) -> bool:
+    """Whether the published engine can have containers in `base`, too: it makes a directory before what is in it."""
+    return os.path.basename(base).startswith(_OLD_NAME)
+
+
 def other_bases(environment: Mapping[str, str]) -> tuple[str, ...]:
     """The bases besides the chosen one; none where `environment` names one. Raises `OSError`."""
     if environment.get(VARIABLE):

@@ -100,22 +100,32 @@ def _open(path: str) -> PrivateDirectory:
 
 
 def foresee(base: str) -> str | None:
-    """As `open_place` for the base at that path, which need not exist: the place's path, and nothing is made."""
+    """As `open_place` for the base at that path, which need not exist: the place's path, and nothing is made.
+
+    Raises `UntrustedPathError` and `OSError` where `open_place` would.
+    """
     can_have_them = _nearest_is_executable(base)
     if can_have_them and base != default_base():
         return None
     place = default_place()
-    with contextlib.suppress(UntrustedPathError, OSError):
-        if place is not None:
-            place = _reached(place)
-            if _nearest_is_executable(place):
-                return place
-    return None
+    if place is None:
+        return None
+    try:
+        place = _reached(place)
+    except (UntrustedPathError, OSError):
+        if can_have_them:
+            return None
+        raise
+    return place if _nearest_is_executable(place) else None
 
 
 def _reached(path: str) -> str:
-    """`path` without links, where what exists of it may be relied on and written."""
-    rest: list[str] = []
+    """`path` with no link above it, where what exists of it may be relied on and written.
+
+    Raises `UntrustedPathError` and `OSError`.
+    """
+    path, name = os.path.split(path)
+    rest = [name]
     while True:
         try:
             found = open_trusted(
@@ -126,9 +136,12 @@ def _reached(path: str) -> str:
             path, name = os.path.split(path)
             rest.append(name)
     os.close(found.descriptor)
-    if rest and not os.access(found.path, os.W_OK):
-        raise PermissionError(found.path)
-    return os.path.join(found.path, *reversed(rest))
+    reached = os.path.join(found.path, *reversed(rest))
+    if (place := open_existing_base(reached)) is not None:
+        place.close()
+    elif not os.access(found.path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), found.path)
+    return reached
 
 
 def _nearest_is_executable(path: str) -> bool:
@@ -257,6 +270,16 @@ def may_go(place: PrivateDirectory, name: str) -> bool:
         if is_earlier:
             return True
         return lock(stage.descriptor) and not _is_executed(stage)
+
+
+def is_anothers(place: PrivateDirectory, name: str, container: PrivateDirectory) -> bool:
+    """Whether the stage directory `name` in `place` is that of another container than this, though this names it, too.
+
+    Raises `UntrustedPathError` and `OSError`.
+    """
+    with contextlib.closing(open_private_directory(place.descriptor, place.path, name)) as stage:
+        state = _link(stage, _STATE)
+    return state is not None and state != container.path and _has(state, os.path.join(place.path, name))
 
 
 def _has(state: str, stage: str) -> bool:

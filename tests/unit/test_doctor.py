@@ -16,13 +16,16 @@ import pytest
 
 from engine.doctor import doctor, kernel, platforms
 from engine.doctor.part import Part, Status
+from engine.doctor.places import where_state_lies
 from engine.doctor.trial import run_limited
-from engine.errors import Reason, ResolveError, ValidateError
+from engine.errors import Reason, ResolveError, SecureRootError, ValidateError
+from engine.lifecycle.secure_root import secure_root
 from engine.lifecycle.trusted_runsc import find_runsc
 from engine.lifecycle.validate import Validated
 from engine.linux import locked_mounts
 from engine.options import Platform
 from engine.spec.java import PACKAGED_JAR_SHA256
+from tests.support.refusals import refuses
 
 #: Stands in for a runsc that hangs: a child in a session of its own, as the sandbox is, with runsc's arguments.
 HANGING = """\
@@ -107,6 +110,30 @@ def test_every_part_that_is_not_ok_has_a_hint_and_all_is_json() -> None:
     again = json.loads(json.dumps([asdict(part) for part in parts]))
     assert again[0]["status"] == "ok"
     assert len(again[0]["detail"]["sha256"]) == 64
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "others can read it"])
+def test_a_base_that_a_run_refuses_is_missing(private: Path, kind: str) -> None:
+    base = private / "base"
+    if kind == "link":
+        base.symlink_to(private)
+    elif kind == "file":
+        base.touch()
+    else:
+        base.mkdir()
+        base.chmod(0o755)
+    environment = {"ENGINE_ARTIFACT_BASE": str(base)}
+    with refuses(SecureRootError, Reason.ROOT_NOT_PRIVATE):
+        secure_root("web", environment)
+    assert where_state_lies(environment).status is Status.MISSING
+
+
+def test_a_base_that_is_made_or_adopted_is_ok(private: Path) -> None:
+    environment = {"ENGINE_ARTIFACT_BASE": str(private / "base")}
+    assert where_state_lies(environment).status is Status.OK
+    assert not (private / "base").exists()
+    secure_root("web", environment).close()
+    assert where_state_lies(environment).status is Status.OK
 
 
 def test_a_termination_signal_leaves_no_process_and_no_file(tmp_path: Path) -> None:

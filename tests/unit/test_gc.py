@@ -167,3 +167,14 @@ def test_what_is_mounted_in_a_container_is_not_entered(private: Path) -> None:
     assert f"something is mounted on {str(point)!r}" in done.stdout.replace('\\"', '"')
     assert (private / "victim" / "precious").exists()
     assert (container / "runsc-root" / "exec-allow" / "stage-1" / "runsc").exists()
+
+
+def test_an_empty_directory_is_left_where_others_make_them(private: Path) -> None:
+    shared, own = private / "nucleus-gvisor", private / "base"
+    for base in (shared, own):
+        left_by_a_run(base)
+        (base / DB).mkdir(mode=0o700)
+    assert gc(shared).foreign == (str(shared / DB),)
+    assert (shared / DB).is_dir()
+    assert gc(own).foreign == ()
+    assert not (own / DB).exists()
