@@ -134,7 +134,7 @@ def stage(binary: Validated, root: SecuredRoot) -> Staged:
             ) from None
         except OSError as error:
             raise StageError(
-                f"{error.filename or root.runsc_root.path!r}: {error.strerror}",
+                f"{error.filename or (root.programs or root.runsc_root).path!r}: {error.strerror}",
                 reason=Reason.FAILURE,
                 hint=hint_for(error, "run again"),
             ) from None

@@ -23,7 +23,7 @@ from engine.lifecycle.validate import Validated, validate
 from engine.linux.boot import boot_id
 from engine.linux.files import PrivateDirectory, UntrustedPathError
 from engine.options import Platform
-from engine.state import store
+from engine.state import programs, store
 from tests.support.refusals import refuses
 
 
@@ -126,6 +126,24 @@ def test_a_write_that_fails_leaves_nothing_half_made(
     with refuses(StageError, Reason.FAILURE, os.strerror(code)):
         stage(pinned, root)
     assert nothing_staged(root)
+
+
+def test_write_that_fails_where_programs_lie_apart_names_that_place(
+    private: Path, pinned: Validated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, base = private / "programs", private / "base"
+    monkeypatch.setattr(programs, "default_place", lambda: str(place))
+    monkeypatch.setattr(programs, "default_base", lambda: str(base))
+    root = secure_root("web", {"ENGINE_ARTIFACT_BASE": str(base)})
+
+    def fail(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "copy_file_range", fail)
+    with refuses(StageError, Reason.FAILURE, f"{str(place)!r}: No space left on device"):
+        stage(pinned, root)
+    assert list(place.iterdir()) == []
+    assert not Path(root.container.path, "programs").is_symlink()
 
 
 @pytest.mark.parametrize("within_one_file_system", [True, False])
