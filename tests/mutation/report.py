@@ -31,7 +31,7 @@ REQUIRED = 90.0
 
 #: mutmut's exit codes of a mutant that a test noticed: it failed, ran into the time limit, or broke the process, as one
 #: does that lets a signal through which it was to hold.
-_KILLED = frozenset({1, 2, 3, 24, 36, 152, 255, -9, -11, -15, -24})
+_KILLED = frozenset({1, 2, 3, 24, 36, 152, 255, -9, -11, -15, -24, -29})
 #: Of one that lives: the tests passed, or there is none that calls the function.
 _ALIVE = frozenset({0, 5, 33})
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from engine.errors import Reason
-from engine.lifecycle.machine import LIFECYCLE, TERMINAL, Lifecycle, NotPermittedError
+from engine.lifecycle.machine import LIFECYCLE, TERMINAL, Lifecycle, NotPermittedError, reason_in_spec
 from engine.traces.move import Move, PolicyOutcome, State, Trigger
 from tests.support.refusals import refuses
 
@@ -378,3 +378,16 @@ def test_stored_copy_of_anothers_binary_must_be_compared(
         Trigger.STAGE: {**GOOD[Trigger.STAGE], "from_store": from_store, "compared": compared},
     }
     assert guard.holds(known) is holds
+
+
+@pytest.mark.parametrize(
+    ("reason", "named"),
+    [
+        (Reason.LOOSE_MODE, "not_trusted"),
+        (Reason.ALIVE, "alive"),
+        (Reason.NOEXEC, "failure"),
+        (Reason.FAILURE, "failure"),
+    ],
+)
+def test_reason_has_the_specs_name(reason: str, named: str) -> None:
+    assert reason_in_spec(reason) == named

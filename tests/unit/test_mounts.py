@@ -20,6 +20,7 @@ from engine.linux.mounts import (
     mounted_beneath,
     set_flags,
     set_flags_everywhere,
+    unmount_namespace,
 )
 from engine.linux.syscall import library_call
 from tests.support.forked import become_ordinary, failure, in_a_child
@@ -133,6 +134,38 @@ def test_mount_points_are_unescaped_and_beneath_the_path(private: Path) -> None:
         return mounted_beneath(str(private / "a b"))
 
     assert in_a_child(act) == [str(private / name) for name in names[:-1]]
+
+
+@pytest.mark.usefixtures("needs_root")
+def test_only_a_namespace_file_is_unmounted(private: Path) -> None:
+    for name in ("net", "other"):
+        (private / name).touch()
+
+    def act() -> list[object]:
+        library_call("unshare", 0x40020000)  # CLONE_NEWNET, CLONE_NEWNS
+        library_call("mount", b"none", b"/", b"", 0x44000, b"")  # MS_REC | MS_PRIVATE
+        bind = 0x1000
+        library_call("mount", b"/proc/self/ns/net", os.fsencode(private / "net"), b"", bind, b"")
+        library_call("mount", b"/proc/version", os.fsencode(private / "other"), b"", bind, b"")
+        directory = os.open(private, os.O_PATH)
+        answers = [unmount_namespace(directory, str(private / name)) for name in ("net", "other", "net")]
+        return [*answers, mounted_beneath(str(private))]
+
+    assert in_a_child(act) == [True, False, False, [str(private / "other")]]
+
+
+def test_a_namespace_file_that_cannot_be_unmounted_is_named(
+    private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = f"1 2 0:3 net:[1] {private}/net rw - nsfs nsfs rw - x\n".encode()
+    paths = {"/proc/self/mountinfo": private / "mountinfo"}
+    paths["/proc/self/mountinfo"].write_bytes(lines)
+    monkeypatch.setattr(mounts, "open", lambda path, mode: paths[path].open(mode), raising=False)
+    directory = os.open(private, os.O_PATH)
+    with pytest.raises(OSError, match="net") as refusal:
+        unmount_namespace(directory, str(private / "net"))
+    os.close(directory)
+    assert refusal.value.filename == str(private / "net")
 
 
 def test_the_fifth_field_of_a_line_is_its_mount_point(

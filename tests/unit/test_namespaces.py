@@ -16,7 +16,7 @@ import pytest
 
 from engine.linux import locked_mounts, namespaces
 from engine.linux.locked_mounts import UnusableError, explain
-from engine.linux.namespaces import IdMaps, Range, possible_maps, subordinate_ids
+from engine.linux.namespaces import IdMaps, Range, outside_uid, possible_maps, subordinate_ids
 from engine.linux.syscall import library_call
 from tests.support.forked import become_ordinary, failure, in_a_child
 
@@ -520,3 +520,20 @@ class TestRealKernel:
             return False
 
         assert in_a_child(act)
+
+
+@pytest.mark.parametrize(
+    ("uid_map", "user", "outside"),
+    [
+        ("0 1000 1\n1 100000 65536\n", 0, 1000),
+        ("0 1000 1\n1 100000 65536\n", 1, 100000),
+        ("0 1000 1\n1 100000 65536\n", 65536, 165535),
+        ("0 1000 1\n1 100000 65536\n", 65537, 65537),
+        ("0 1000 1\n", 1, 1),
+        ("nothing\n0 x 1\n0 1 2 3\n0 1000 1\n", 0, 1000),
+        ("0 \u00b2 1\n0 1000 1\n", 0, 1000),
+        ("", 7, 7),
+    ],
+)
+def test_uid_outside_is_told_by_the_map(uid_map: str, user: int, outside: int) -> None:
+    assert outside_uid(uid_map, user) == outside
