@@ -280,7 +280,8 @@ def _take_away(request: Request, container_id: str, creation: str) -> None:
         with contextlib.suppress(ContainerError):  # the next command on it reports the reason
             remove_partial_create(request, container_id)
     except ContainerError as error:
-        say(f"engine-oci: warning: {error}")
+        if error.reason != Reason.ROOT_NOT_PRIVATE:  # where nothing could be made, nothing is left
+            say(f"engine-oci: warning: {error}")
 
 
 def _make_base(request: Request) -> str:

@@ -19,10 +19,11 @@ import os
 import stat
 import sys
 import tempfile
+import types
 from collections.abc import Callable, Mapping, Sequence
 
-import engine.lifecycle.exec as exec_step
 from engine.linux.syscall import FSOPEN, MOUNT_SETATTR, library_call, system_call
+from engine.runsc import execute
 
 RUNS = "runs"
 TRUE = "/bin/true"
@@ -326,5 +327,7 @@ if __name__ == "__main__":
         _PROGRAM = file.read()
     _SCRATCH = os.environ["ATTEMPTS_SCRATCH"]
     tempfile.mkdtemp(dir=_SCRATCH)
-    vars(exec_step)["replace_process"] = _try_everything
+    own = types.ModuleType("os")
+    vars(own).update(vars(os), execve=_try_everything)
+    vars(execute)["os"] = own  # the attempts themselves execute as ever
     raise SystemExit(main())

@@ -234,8 +234,8 @@ def _rootfs_above(bundle: Path) -> None:
         (_with_an_unknown_namespace, "$.linux.namespaces[0].type"),
         (_without_a_rootfs, "does not exist"),
         (_rootfs_that_is_a_file, "not a directory"),
-        (_rootfs_that_escapes, "leaves the bundle"),
-        (_rootfs_that_escapes_on_the_way, "leaves the bundle"),
+        (_rootfs_that_escapes, "leads out of the bundle"),
+        (_rootfs_that_escapes_on_the_way, "leads out of the bundle"),
         (_rootfs_above, "$.root.path"),
     ],
 )

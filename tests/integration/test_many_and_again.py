@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Callable
@@ -236,6 +237,8 @@ def test_gc_follows_no_link_out_of_a_container(idle_engine: Engine) -> None:
     idle_engine.write(precious / "file", b"precious")
     idle_engine.make_directory("base", 0o700)
     container = idle_engine.make_directory(f"base/{'a' * 32}", 0o700)
+    os.mkfifo(container / "lock", 0o600)  # by it the directory is known as this engine's
+    os.chown(container / "lock", idle_engine.caller.uid, idle_engine.caller.gid)
     (container / "runsc-root").symlink_to(precious)
     inner = idle_engine.make_directory(f"base/{'a' * 32}/more", 0o700)
     (inner / "link").symlink_to(precious)

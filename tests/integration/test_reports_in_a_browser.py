@@ -201,7 +201,7 @@ def test_the_reason_of_a_refusal_is_seen_before_anything_else(show: Callable[...
     assert heading is not None
     assert reason is not None
     assert heading["y"] < reason["y"] < 200
-    assert page.locator("h1").inner_text() == "Refused in stage"
+    assert page.locator("h1").inner_text() == "Refused in stage: failure"
 
 
 def test_a_fleet_of_ten_thousand_is_paged_searched_and_counted(show: Callable[..., Page]) -> None:

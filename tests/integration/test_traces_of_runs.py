@@ -17,7 +17,7 @@ import pytest
 import engine as package
 from engine.errors import Reason
 from engine.lifecycle.spec_files import specs_directory
-from tests.support.harness import REFUSED, WARNING, Engine, listing, read_trace, waiting_program
+from tests.support.harness import REFUSED, WARNING, Engine, Finished, listing, read_trace, waiting_program
 
 KEYS = {"seq", "time", "container", "previous", "state", "trigger", "next", "facts", "error"}
 
@@ -344,11 +344,8 @@ def _only_traces(engine: Engine) -> bool:
     return bool(files) and all(path.name == "lock" or path.name.startswith("trace-") for path in files)
 
 
-def _on_a_tmpfs(engine: Engine, options: str) -> tuple[Path, str, list[dict[str, Any]]]:
-    """A run whose artifact base is on a tmpfs that is mounted with `options` for that run alone.
-
-    Answers with a copy of what was left there, the line of the refusal and the trace.
-    """
+def _on_a_tmpfs(engine: Engine, options: str) -> tuple[Finished, list[dict[str, Any]]]:
+    """A run whose artifact base is on a tmpfs that is mounted with `options` for that run alone, and its trace."""
     container_id = engine.new_id()
     mount = engine.make_directory("mount")
     engine.base = mount / "base"
@@ -364,13 +361,13 @@ def _on_a_tmpfs(engine: Engine, options: str) -> tuple[Path, str, list[dict[str,
             environment={"MOUNT": str(mount), "COPY": str(copy)},
         )
     )
-    line = finished.refusal()
     engine.base = copy / "base"
-    return copy, line, engine.trace(container_id)
+    return finished, engine.trace(container_id)
 
 
 def test_stage_refuses_a_full_file_system_and_removes_the_copy(root_engine: Engine) -> None:
-    _, line, trace = _on_a_tmpfs(root_engine, "size=8m")
+    finished, trace = _on_a_tmpfs(root_engine, "size=8m")
+    line = finished.refusal()
     assert "engine: stage: " in line
     assert "No space left on device" in line
     assert trace[-1]["next"] == "refused"
@@ -378,12 +375,14 @@ def test_stage_refuses_a_full_file_system_and_removes_the_copy(root_engine: Engi
     assert _only_traces(root_engine)
 
 
-def test_stage_refuses_noexec_and_removes_everything(root_engine: Engine) -> None:
-    _, line, trace = _on_a_tmpfs(root_engine, "size=80m,noexec")
-    assert "engine: stage: " in line
-    assert trace[-1]["next"] == "refused"
-    assert (trace[-1]["error"]["step"], trace[-1]["error"]["reason"]) == ("stage", "noexec")
-    assert _only_traces(root_engine)
+def test_run_with_a_noexec_base_has_its_program_elsewhere(root_engine: Engine) -> None:
+    finished, trace = _on_a_tmpfs(root_engine, "size=8m,noexec")
+    assert finished.code == 0, finished
+    place = trace[3]["facts"]["programs"]["path"]
+    staged = Path(trace[4]["facts"]["path"])
+    assert staged.parent.parent == Path(place)
+    assert not staged.is_relative_to(root_engine.base)
+    shutil.rmtree(staged.parent)  # its state went with the file system
 
 
 def test_exec_refuses_what_the_kernel_refuses_and_cleans_up(

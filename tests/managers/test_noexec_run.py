@@ -198,7 +198,7 @@ def test_after_a_boot_state_that_is_left_is_of_what_has_stopped(machine: Arena) 
     file = inside(machine, f"{BASE}/{component('survivor')}/runsc-root/survivor_sandbox:survivor.state")
     told = json.loads(file.read_text())
     for pid in (told["sandbox"]["pid"], told["goferPid"]):
-        machine.run("kill", "-KILL", str(pid)).ok()
+        machine.run("kill", "-KILL", str(pid))  # the gofer may have ended with its sandbox
     # By now another process has the numbers.
     told["sandbox"]["pid"] = told["goferPid"] = other
     file.write_text(json.dumps(told))
