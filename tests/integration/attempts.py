@@ -23,7 +23,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 
 from engine.linux.syscall import FSOPEN, MOUNT_SETATTR, library_call, system_call
-from engine.runsc import execute
+from engine.runsc import execute as execute_step
 
 RUNS = "runs"
 TRUE = "/bin/true"
@@ -329,5 +329,5 @@ if __name__ == "__main__":
     tempfile.mkdtemp(dir=_SCRATCH)
     own = types.ModuleType("os")
     vars(own).update(vars(os), execve=_try_everything)
-    vars(execute)["os"] = own  # the attempts themselves execute as ever
+    vars(execute_step)["os"] = own  # the attempts themselves execute as ever
     raise SystemExit(main())
