@@ -107,6 +107,6 @@ def die_with_parent(parent: int) -> None:
     It stays so over execve(2), and is not passed on to children. Raises `OSError`. Ends this process where the
     parent is gone already.
     """
-    library_call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0, about="PR_SET_PDEATHSIG")
+    library_call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, about="PR_SET_PDEATHSIG")
     if os.getppid() != parent:
         os._exit(128 + signal.SIGKILL)

@@ -194,7 +194,10 @@ def test_after_a_boot_state_that_is_left_is_of_what_has_stopped(machine: Arena) 
     created(machine, "survivor")
     machine.run("engine-oci", "start", "survivor").ok()
     bystander = machine.start("sleep", "1000")
-    (other,) = (pid for pid, command in machine.processes().items() if command == "sleep 1000")
+    other = eventually(
+        "a process of another's",
+        lambda: next((pid for pid, program in machine.processes().items() if program == "sleep 1000"), None),
+    )
     file = inside(machine, f"{BASE}/{component('survivor')}/runsc-root/survivor_sandbox:survivor.state")
     told = json.loads(file.read_text())
     for pid in (told["sandbox"]["pid"], told["goferPid"]):
