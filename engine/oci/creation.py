@@ -23,7 +23,7 @@ from engine.linux.files import PrivateDirectory, UntrustedPathError, make_privat
 from engine.linux.process import die_with_parent, started
 from engine.oci import cgroups, pod
 from engine.oci.container import ContainerError, NoSuchError
-from engine.oci.lookup import find
+from engine.oci.lookup import find, kept_elsewhere
 from engine.oci.network import ANNOTATION, settle
 from engine.oci.removal import remove, remove_partial_create
 from engine.oci.request import Request, say
@@ -152,6 +152,10 @@ def start(request: Request, flags: Sequence[str], *, ends_with_runsc: bool) -> i
     )
     creation = os.urandom(16).hex()
     path = _make_base(request)
+    if request.common.value("root") is None and not request.environment.get(VARIABLE):
+        _require_unique(
+            request, options.container_id
+        )  # the next verb may not say which of two it means either
     if request.common.value("root") is None and path != default_base():
         elsewhere.note(component(options.container_id), path)
     environment = {**request.environment, VARIABLE: path}
@@ -293,6 +297,16 @@ def _make_base(request: Request) -> str:
             reason=Reason.FAILURE,
             hint="create it, or give another with --root",
         ) from None
+
+
+def _require_unique(request: Request, container_id: str) -> None:
+    """Raise `SecureRootError` where a container of this id is in another base, and `ContainerError`."""
+    if other := kept_elsewhere(request, container_id):
+        raise SecureRootError(
+            f"container {container_id!r} exists in {other!r}",
+            reason=Reason.KEPT,
+            hint="delete it, or choose another id",
+        )
 
 
 def _open_traces(base_path: str) -> PrivateDirectory:

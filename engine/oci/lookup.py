@@ -58,6 +58,16 @@ def find_all(request: Request) -> Iterator[Container]:
             yield from _all_in(other, request.verb, _open_if_ours)
 
 
+def kept_elsewhere(request: Request, container_id: str) -> str | None:
+    """The other base in which there is a container of this id; None where there is none. Raises `ContainerError`."""
+    with contextlib.ExitStack() as held:
+        for other in _other_bases(request, held):
+            found = _open_if_ours(request.verb, other, component(container_id), held)
+            if found is not None and found.state().is_kept:
+                return other.path
+    return None
+
+
 def _all_in(base: PrivateDirectory, verb: str, opened: _Opener) -> Iterator[Container]:
     for name in sorted(os.listdir(base.descriptor)):
         with contextlib.ExitStack() as held:
