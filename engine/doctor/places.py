@@ -12,7 +12,10 @@ from engine.state import programs
 from engine.state.base import chosen_base, open_existing_base
 
 _MIB = 1 << 20
-_BASE_HINT = "choose another base: ENGINE_ARTIFACT_BASE for engine run, --root for engine-oci"
+_PRIVATE_HINT = (
+    "make it a directory of your own with mode 0700, or choose another base: ENGINE_ARTIFACT_BASE for engine run, "
+    "--root for engine-oci"
+)
 #: Bytes free below which a place is small: for the state of some hundred containers, and for two builds of runsc.
 _STATE_ROOM, _PROGRAMS_ROOM = 16 * _MIB, 128 * _MIB
 
@@ -27,7 +30,7 @@ def where_state_lies(environment: Mapping[str, str]) -> Part:
                 opened.close()
         total, free, can_execute = _room(base)
     except UntrustedPathError as error:
-        return Part(name, Status.MISSING, str(error), enables, _BASE_HINT)
+        return Part(name, Status.MISSING, str(error), enables, _PRIVATE_HINT)
     except OSError as error:
         found = f"{error.filename!r}: {error.strerror}"
         return Part(name, Status.MISSING, found, enables, "name an absolute ENGINE_ARTIFACT_BASE")
@@ -47,9 +50,7 @@ def where_programs_lie(environment: Mapping[str, str]) -> Part:
         place = programs.foresee(base)
         total, free, can_execute = _room(place or base)
     except UntrustedPathError as error:
-        return Part(
-            name, Status.MISSING, f"{base} is mounted noexec, and {error}", enables, programs.noexec_hint()
-        )
+        return Part(name, Status.MISSING, f"{base} is mounted noexec, and {error}", enables, _PRIVATE_HINT)
     except OSError as error:
         found = f"{error.filename!r}: {error.strerror}"
         return Part(name, Status.MISSING, found, enables, "name an absolute ENGINE_ARTIFACT_BASE")

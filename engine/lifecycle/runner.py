@@ -27,7 +27,7 @@ from engine.runsc.arguments import RUN, RunscArguments, build_argv, build_enviro
 from engine.runsc.execute import SignalGuard
 from engine.state.base import chosen_base, open_base
 from engine.state.container import EXEC_ALLOW, RUNSC_ROOT, RUNTIME, component, open_container
-from engine.state.programs import PROGRAM, foresee, noexec_hint
+from engine.state.programs import PROGRAM, foresee
 from engine.traces.move import PolicyOutcome, Trigger
 from engine.traces.writer import Trace, header
 
@@ -107,7 +107,11 @@ def plan(bundle: Bundle, options: RunOptions, environment: Mapping[str, str]) ->
         base = chosen_base(environment)
         place = foresee(base)
     except UntrustedPathError as error:
-        raise SecureRootError(str(error), reason=Reason.ROOT_NOT_PRIVATE, hint=noexec_hint()) from None
+        raise SecureRootError(
+            str(error),
+            reason=Reason.ROOT_NOT_PRIVATE,
+            hint="make it a directory of your own with mode 0700, or choose another base: ENGINE_ARTIFACT_BASE",
+        ) from None
     except OSError as error:
         raise SecureRootError(
             f"{error.filename!r}: {error.strerror}", reason=Reason.FAILURE, hint="name an absolute base"
