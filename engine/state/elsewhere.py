@@ -1,6 +1,8 @@
 """Which bases that a variable chose have containers of managers: noted in the default base, where every verb looks.
 
-    <default base>/elsewhere/<component>   a link that names the base in which the container is
+    <default base>/elsewhere/<component>@<digest>   a link that names the base in which the container is
+
+The digest is the base's: two bases can each have a container of one id.
 
 A manager gives `ENGINE_ARTIFACT_BASE` to `create`, and to `start` and `delete` perhaps not: podman does so.
 """
@@ -12,6 +14,7 @@ import os
 import time
 from collections.abc import Iterator
 
+from engine.digest import sha256
 from engine.linux.files import (
     PrivateDirectory,
     UntrustedPathError,
@@ -37,8 +40,8 @@ def note(name: str, base: str) -> None:
         contextlib.closing(make_private_directory(here.descriptor, here.path, ELSEWHERE)) as notes,
     ):
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=notes.descriptor)
-        os.symlink(base, name, dir_fd=notes.descriptor)
+            os.unlink(_link_name(name, base), dir_fd=notes.descriptor)
+        os.symlink(base, _link_name(name, base), dir_fd=notes.descriptor)
 
 
 def bases() -> tuple[str, ...]:
@@ -51,7 +54,7 @@ def forget(name: str, base: str) -> None:
     """Take back that the container is in `base`."""
     with _opened() as notes:
         if notes is not None and (name, base) in _noted(notes):
-            os.unlink(name, dir_fd=notes.descriptor)
+            os.unlink(_link_name(name, base), dir_fd=notes.descriptor)
 
 
 def prune() -> None:
@@ -61,9 +64,10 @@ def prune() -> None:
             return
         for name, base in _noted(notes):
             with contextlib.suppress(OSError):
-                noted = os.stat(name, dir_fd=notes.descriptor, follow_symlinks=False).st_ctime
+                link = _link_name(name, base)
+                noted = os.stat(link, dir_fd=notes.descriptor, follow_symlinks=False).st_ctime
                 if time.time() - noted > _CREATION and not os.path.lexists(os.path.join(base, name)):
-                    os.unlink(name, dir_fd=notes.descriptor)
+                    os.unlink(link, dir_fd=notes.descriptor)
 
 
 @contextlib.contextmanager
@@ -81,9 +85,14 @@ def _opened() -> Iterator[PrivateDirectory | None]:
 
 def _noted(notes: PrivateDirectory) -> list[tuple[str, str]]:
     found = []
-    for name in os.listdir(notes.descriptor):
+    for link in os.listdir(notes.descriptor):
         with contextlib.suppress(OSError):
-            base = os.readlink(name, dir_fd=notes.descriptor)
-            if is_component(name) and base.startswith("/"):
+            base = os.readlink(link, dir_fd=notes.descriptor)
+            name = link.partition("@")[0]
+            if is_component(name) and base.startswith("/") and link == _link_name(name, base):
                 found.append((name, base))
     return found
+
+
+def _link_name(name: str, base: str) -> str:
+    return f"{name}@{sha256(os.fsencode(base))[:16]}"
