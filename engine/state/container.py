@@ -68,7 +68,8 @@ def is_ours(container: PrivateDirectory) -> bool:
         os.stat(LOCK, dir_fd=container.descriptor, follow_symlinks=False)
     except FileNotFoundError:
         names = os.listdir(container.descriptor)
-        return not names or any(name == OCI_RECORD or name.startswith("trace-") for name in names)
+        # Another engine may have made the lock since the look.
+        return not names or any(name in (LOCK, OCI_RECORD) or name.startswith("trace-") for name in names)
     return True
 
 
