@@ -214,7 +214,7 @@ RootCanBeMadePrivate(r) ==
     /\ root[id[r]] # "swapped"
     /\ PlacesLeft # {}
 
-\* artifacts.py, `take_lock`.  A stale lock file is nobody's: holding it would mean nothing.
+\* container.py, `take_lock`.  A stale lock file is nobody's: holding it would mean nothing.
 LockIsCurrent(r) == handle[r] = "current"
 LockIsFree(r)    == LockIsCurrent(r) => lock[id[r]] = Nobody
 
@@ -819,21 +819,21 @@ RefusalNamesItsStep ==
     [][\A r \in Runs : state[r] # "refused" /\ state'[r] = "refused"
                        => why'[r] \in ReasonsIn(state[r]) \cup {"failure"}]_vars
 
-\* What an earlier run left is not the new one's.  artifacts.py: `remove_leftovers`.
+\* What an earlier run left is not the new one's.  cleanup.py: `remove_leftovers`.
 StartsClean == \A r \in Runs : Owns(r) => ~leftover[id[r]]
 
-\* Two runs of one container would share a state directory, and either could stage for the other.  artifacts.py:
+\* Two runs of one container would share a state directory, and either could stage for the other.  container.py:
 \* `take_lock`, whose descriptor lives on in runsc.
 OneLiveRunPerContainer == \A r, s \in Runs : r # s /\ id[r] = id[s] => ~(Owns(r) /\ Owns(s))
 
-\* Neither gc nor another run's clean-up may take a live container's directories.  artifacts.py: the lock is held.
+\* Neither gc nor another run's clean-up may take a live container's directories.  cleanup.py: the lock is held.
 TheLivingKeepTheirs ==
     \A r \in Runs : Owns(r) =>
         /\ handle[r] = "current"
         /\ root[id[r]] # "absent"
         /\ state[r] \in Past("staged") => onDisk[r] # Nothing
 
-\* Root that follows a planted link while it removes things is how systems are lost.  artifacts.py: by descriptor.
+\* Root that follows a planted link while it removes things is how systems are lost.  cleanup.py: by descriptor.
 NothingElseIsRemoved == intact
 
 \* A refused run that starts again, or a hand-off taken back, would be a new run without checks.
