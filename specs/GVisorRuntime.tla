@@ -37,7 +37,8 @@ CONSTANTS
     Ids,        \* container ids; Init gives each run one, so runs may share one
     Nobody,     \* holds a lock that is free
     Gc,         \* the garbage collector, as the holder of a lock
-    Files,      \* what may be found at the path of runsc
+    Parts,      \* the files of the program: "runsc", and what it executes from its folder gvisor-bin, if anything
+    Files,      \* what may be found at the path of each
     Rootless, Required, Wanted, AsRoot, FoundBy, Enforceable,   \* the choices Init makes from
     Places,     \* where a run's program may lie: with its state, in the "base", or "apart" from it
     Moves,      \* what the world does beside the engine
@@ -55,28 +56,28 @@ VARIABLES
     state,      \* where it is in the lifecycle
     failed,     \* a system call that it needs has failed, or a signal has come
     why,        \* the reason for its refusal
-    pinned,     \* the file that validate opened and that stays open
+    pinned,     \* of each part, the file that validate opened and that stays open
     validated,  \* the bytes that file had when its facts were read
     handle,     \* its open lock file: "none", the "current" one, or a "stale" one that gc removed
     place,      \* where its program lies, once that is settled: one of Places
-    copied,     \* the bytes behind the descriptor of the staged copy
+    copied,     \* of each part, the bytes behind the descriptor of the staged copy
     probed,     \* what a child that tried the execute policy found
     policy,     \* what became of the execute policy
     seen,       \* what the last look before execve saw
-    ran,        \* the bytes that the kernel executed
+    ran,        \* of each part, the bytes that the kernel executed
     alive,      \* whether the container lives
 
     \* -- the world
-    path,       \* the file at the path of runsc
-    rewritten,  \* its owner wrote the vendor's file anew, in place
+    path,       \* the file at the path of each part
+    rewritten,  \* the parts of which the owner wrote the vendor's file anew, in place
     base,       \* the directories down to the artifact base
     programs,   \* the directories down to the place apart, in which programs lie
     root,       \* each container's own directories below it
     nest,       \* each container's exec-allow directory
     leftover,   \* an earlier run of this container left things behind
-    onDisk,     \* the bytes at the path of each run's staged copy
+    onDisk,     \* the bytes at the path of each run's staged copy of each part
     stored,     \* the kept copies: of each the identity of the file it was made from, its bytes, and those recorded
-    shared,     \* each run's copy is a kept one: the same file, under another name
+    shared,     \* the parts of which each run's copy is a kept one: the same file, under another name
     lock,       \* who holds the lock in each container's directory
     inForce,    \* how far an execute policy confines this run's process, in the kernel
     bundle,     \* each run's bundle, compared with what was validated
@@ -112,9 +113,12 @@ PastEach == [s \in {Steps[n] : n \in DOMAIN Steps} |->
                 {Steps[n] : n \in {m \in DOMAIN Steps : \E k \in 1 .. m : Steps[k] = s}}]
 Past(s)  == PastEach[s]
 
-Nothing == "nothing"
+Nothing   == "nothing"
+NoneOfIt  == [p \in Parts |-> Nothing]
+\* What runsc executes after it was executed itself.  A runsc that is a single file has none.
+Sidecars  == Parts \ {"runsc"}
 
-\* Two files that may be trusted, and one for each fault that validate looks for.
+\* Two files that may be trusted, of two releases, and one for each fault that validate looks for.
 Kinds == {"vendor", "other", "absent", "not_a_program", "loose_mode", "foreign_owner", "loose_chain"}
 
 IsAProgram(f)     == f # "not_a_program"
@@ -123,24 +127,24 @@ OwnerIsTrusted(f) == f # "foreign_owner"
 ChainIsTrusted(f) == f # "loose_chain"
 
 \* The bytes of a file.  Whatever others could have written counts as theirs.
-Bytes(f) ==
-    CASE f = "vendor" -> IF rewritten THEN "vendor_anew" ELSE "vendor"
+Bytes(p, f) ==
+    CASE f = "vendor" -> IF p \in rewritten THEN "vendor_anew" ELSE "vendor"
       [] f = "other"  -> "other"
       [] OTHER        -> "evil"
 
 \* What fstat tells of a file: which it is, and its times, which move when it is written.
-Identity(f) == <<f, f = "vendor" /\ rewritten>>
+Identity(p, f) == <<p, f, f = "vendor" /\ p \in rewritten>>
 
 TrustedBytes == {"vendor", "vendor_anew", "other"}
 AllBytes     == TrustedBytes \cup {"evil", Nothing}
 
 Reasons == {"none", "failure", "not_found", "path_searched_as_root", "not_trusted", "root_not_private", "alive",
             "stage_not_own", "not_what_was_pinned", "policy_not_enforced", "policy_in_part", "bundle_changed",
-            "root_changed"}
+            "root_changed", "copy_changed"}
 
 Options == [rootless: Rootless, required: Required, wanted: Wanted, asRoot: AsRoot, foundBy: FoundBy]
 
-Unseen == [bundle |-> "unseen", root |-> "unseen"]
+Unseen == [bundle |-> "unseen", root |-> "unseen", set |-> "unseen"]
 
 \* stage.py: the binary's owner is the store's owner.  The vendor's file is root's.
 BinaryIsTheStoresOwners(r) == option[r].asRoot
@@ -149,8 +153,8 @@ RecordsAreBelieved == \A r \in Runs : BinaryIsTheStoresOwners(r)
 \* Whoever owns the store could write there what he likes, and record it so.  If he owns the binary too, he could as
 \* well write into that; and like root and the caller elsewhere he is then not the adversary.
 KeptAtFirst ==
-    LET Kept(b) == {[of |-> Identity("vendor"), bytes |-> b, recorded |-> b]}
-    IN {{}, Kept(Bytes("vendor"))} \cup IF "kept" \in Moves /\ ~RecordsAreBelieved THEN {Kept("evil")} ELSE {}
+    LET Kept(b) == {[of |-> Identity("runsc", "vendor"), bytes |-> b, recorded |-> b]}
+    IN {{}, Kept("vendor")} \cup IF "kept" \in Moves /\ ~RecordsAreBelieved THEN {Kept("evil")} ELSE {}
 
 \* The run has its container to itself: it holds the lock, or the container that it became does.
 Owns(r) == state[r] \in Past("root_secured") \ {"handed_off"} \/ alive[r]
@@ -163,26 +167,26 @@ Init ==
     /\ state = [r \in Runs |-> "start"]
     /\ failed = [r \in Runs |-> FALSE]
     /\ why = [r \in Runs |-> "none"]
-    /\ pinned = [r \in Runs |-> Nothing]
-    /\ validated = [r \in Runs |-> Nothing]
+    /\ pinned = [r \in Runs |-> NoneOfIt]
+    /\ validated = [r \in Runs |-> NoneOfIt]
     /\ handle = [r \in Runs |-> "none"]
     /\ place = [r \in Runs |-> "none_yet"]
-    /\ copied = [r \in Runs |-> Nothing]
+    /\ copied = [r \in Runs |-> NoneOfIt]
     /\ policy = [r \in Runs |-> "none_yet"]
     /\ probed = [r \in Runs |-> "untried"]
     /\ seen = [r \in Runs |-> Unseen]
-    /\ ran = [r \in Runs |-> Nothing]
+    /\ ran = [r \in Runs |-> NoneOfIt]
     /\ alive = [r \in Runs |-> FALSE]
-    /\ path = "vendor"
-    /\ rewritten = FALSE
+    /\ path = [p \in Parts |-> "vendor"]
+    /\ rewritten = {}
     /\ base = "trusted"
     /\ programs = "trusted"
     /\ leftover \in [Ids -> BOOLEAN]
     /\ root = [i \in Ids |-> IF leftover[i] THEN "private" ELSE "absent"]
     /\ nest = [i \in Ids |-> "own"]
-    /\ onDisk = [r \in Runs |-> Nothing]
+    /\ onDisk = [r \in Runs |-> NoneOfIt]
     /\ stored \in KeptAtFirst
-    /\ shared = [r \in Runs |-> FALSE]
+    /\ shared = [r \in Runs |-> {}]
     /\ lock = [i \in Ids |-> Nobody]
     /\ inForce = [r \in Runs |-> "nothing"]
     /\ bundle = [r \in Runs |-> "as_validated"]
@@ -193,16 +197,23 @@ Init ==
 (* The guards.                                                             *)
 
 \* resolve.py: the option, a trusted path, or PATH, which root does not search.
-ABinaryIsFound == path # "absent"
+ABinaryIsFound == path["runsc"] # "absent"
 PathIsNotRoots(r) == option[r].foundBy = "PATH" => ~option[r].asRoot
 
 \* validate.py, `_judge` and `open_trusted`: all facts come from one descriptor and the walk that led to it.
-BinaryIsTrusted ==
-    /\ path # "absent"
-    /\ IsAProgram(path)
-    /\ ModeIsTight(path)
-    /\ OwnerIsTrusted(path)
-    /\ ChainIsTrusted(path)
+PartIsTrusted(p) ==
+    /\ path[p] # "absent"
+    /\ IsAProgram(path[p])
+    /\ ModeIsTight(path[p])
+    /\ OwnerIsTrusted(path[p])
+    /\ ChainIsTrusted(path[p])
+
+\* installation.py: runsc and what it executes belong together.  A file that others can write says what they like.
+Releases  == {"vendor", "other"}
+Claims(f) == IF f \in Releases THEN {f} ELSE Releases
+AreOfOneRelease == \E release \in Releases : \A p \in Parts : release \in Claims(path[p])
+
+ProgramIsTrusted == (\A p \in Parts : PartIsTrusted(p)) /\ AreOfOneRelease
 
 \* programs.py, `open_place`: a place apart that others can rewrite is not used.  A state directory where programs can
 \* be executed may have them then; where they cannot, there is none left.
@@ -219,26 +230,29 @@ LockIsCurrent(r) == handle[r] = "current"
 LockIsFree(r)    == LockIsCurrent(r) => lock[id[r]] = Nobody
 
 \* stage.py: from the pinned descriptor.  Without pinning, whatever the path names by then.
-Source(r) == IF Pinning THEN pinned[r] ELSE path
+Source(r, p) == IF Pinning THEN pinned[r][p] ELSE path[p]
 
 \* stage.py, `make_private_directory`: exec-allow is a directory of our own, not a link.
 StageDirIsOwn(r) == nest[id[r]] = "own"
 
 \* stage.py, `pinned != binary.identity`: any write to the pinned file moves its ctime.  An engine that does not
 \* pin has nothing to compare.
-CopyIsWhatWasPinned(r) == Pinning => Bytes(pinned[r]) = validated[r]
+PartIsWhatWasPinned(r, p) == Pinning => Bytes(p, pinned[r][p]) = validated[r][p]
+CopyIsWhatWasPinned(r)    == \A p \in Parts : PartIsWhatWasPinned(r, p)
+IsCopied(r)               == \A p \in Parts : copied[r][p] # Nothing
 
 \* store.py, `find`: made from a file of the very identity that was validated, and as it was recorded, by its own
 \* ctime or else by its digest.  A record that another than the binary's owner could have written tells nothing: the
 \* copy is then compared with the pinned file, byte for byte.
-IdentityValidated(r) == <<pinned[r], validated[r] = "vendor_anew">>
-IsKeptFor(r, kept)   == kept.of = IdentityValidated(r)
-IsGood(r, kept) ==
-    IF BinaryIsTheStoresOwners(r) THEN kept.bytes = kept.recorded ELSE kept.bytes = Bytes(pinned[r])
+IdentityValidated(r, p) == <<p, pinned[r][p], validated[r][p] = "vendor_anew">>
+IsKeptFor(r, p, kept)   == kept.of = IdentityValidated(r, p)
+IsGood(r, p, kept) ==
+    IF BinaryIsTheStoresOwners(r) THEN kept.bytes = kept.recorded ELSE kept.bytes = Bytes(p, pinned[r][p])
 
 \* stage.py, `hold`: the run has a lease on the file until execve, fcntl(2), and from then on it is being executed,
 \* ETXTBSY of open(2); either way nobody can write it.
-IsInUse(kept) == \E r \in Runs : shared[r] /\ IsKeptFor(r, kept) /\ (state[r] \notin Terminal \/ alive[r])
+IsInUse(kept) ==
+    \E r \in Runs : \E p \in shared[r] : IsKeptFor(r, p, kept) /\ (state[r] \notin Terminal \/ alive[r])
 
 \* policy.py.  Confining the process cannot be undone, so it is tried in a child first.
 IsToBeEnforced(r) == option[r].rootless /\ option[r].wanted
@@ -253,6 +267,9 @@ RootIsStillPrivate(r) ==
     /\ base = "trusted"
     /\ ProgramsAreStillPrivate(r)
     /\ root[id[r]] = "private"
+\* stage.py, `changed`: runsc finds what it executes by path, beside its own file, so each name must lead to the copy.
+LookedUp         == IF Sidecars = {} THEN {} ELSE Parts
+SetIsAsStaged(r) == \A p \in LookedUp : onDisk[r][p] = copied[r][p]
 
 -----------------------------------------------------------------------------
 (* The steps.                                                              *)
@@ -265,14 +282,14 @@ Resolve(r) ==
     /\ state' = [state EXCEPT ![r] = "resolved"]
     /\ UNCHANGED <<given, verdict, binary, copies, locks, policies, handOff, source, dirs, bundle, spent>>
 
-\* The file is opened once and stays open: from here on it does not matter what the path names.
+\* Each file is opened once and stays open: from here on it does not matter what its path names.
 Validate(r) ==
     /\ state[r] = "resolved"
     /\ ~failed[r]
-    /\ BinaryIsTrusted
+    /\ ProgramIsTrusted
     /\ state' = [state EXCEPT ![r] = "validated"]
     /\ pinned' = [pinned EXCEPT ![r] = path]
-    /\ validated' = [validated EXCEPT ![r] = Bytes(path)]
+    /\ validated' = [validated EXCEPT ![r] = [p \in Parts |-> Bytes(p, path[p])]]
     /\ UNCHANGED <<given, verdict, copies, locks, policies, handOff, source, dirs, bundle, spent>>
 
 \* The container's directory is made if there is none, and the lock file in it is opened.  Opening is not yet holding:
@@ -298,57 +315,57 @@ SecureRoot(r) ==
     /\ root' = [root EXCEPT ![id[r]] = "private"]
     /\ nest' = [nest EXCEPT ![id[r]] = "own"]
     /\ leftover' = [leftover EXCEPT ![id[r]] = FALSE]
-    /\ onDisk' = [s \in Runs |-> IF id[s] = id[r] THEN Nothing ELSE onDisk[s]]
+    /\ onDisk' = [s \in Runs |-> IF id[s] = id[r] THEN NoneOfIt ELSE onDisk[s]]
     /\ intact' = (intact /\ root[id[r]] # "swapped")
     /\ \E p \in PlacesLeft : place' = [place EXCEPT ![r] = p]
     /\ UNCHANGED <<given, verdict, binary, copied, stored, shared, handle, policies, handOff, source, base, programs,
                    bundle, spent>>
 
-Copy(r) ==
+Copy(r, p) ==
     /\ state[r] = "root_secured"
     /\ ~failed[r]
-    /\ copied[r] = Nothing
+    /\ copied[r][p] = Nothing
     /\ StageDirIsOwn(r)
-    /\ copied' = [copied EXCEPT ![r] = Bytes(Source(r))]
-    /\ onDisk' = [onDisk EXCEPT ![r] = Bytes(Source(r))]
+    /\ copied' = [copied EXCEPT ![r][p] = Bytes(p, Source(r, p))]
+    /\ onDisk' = [onDisk EXCEPT ![r][p] = Bytes(p, Source(r, p))]
     /\ UNCHANGED <<given, state, verdict, binary, stored, shared, locks, policies, handOff, source, dirs, bundle, spent>>
 
 \* A copy that an earlier run made of the same file, linked.  A link lasts when the store lets go of the copy.
-Link(r) ==
+Link(r, p) ==
     /\ state[r] = "root_secured"
     /\ ~failed[r]
-    /\ copied[r] = Nothing
+    /\ copied[r][p] = Nothing
     /\ StageDirIsOwn(r)
     /\ Pinning
     /\ \E kept \in stored :
-          /\ IsKeptFor(r, kept)
-          /\ IsGood(r, kept)
-          /\ copied' = [copied EXCEPT ![r] = kept.bytes]
-          /\ onDisk' = [onDisk EXCEPT ![r] = kept.bytes]
-    /\ shared' = [shared EXCEPT ![r] = TRUE]
+          /\ IsKeptFor(r, p, kept)
+          /\ IsGood(r, p, kept)
+          /\ copied' = [copied EXCEPT ![r][p] = kept.bytes]
+          /\ onDisk' = [onDisk EXCEPT ![r][p] = kept.bytes]
+    /\ shared' = [shared EXCEPT ![r] = @ \cup {p}]
     /\ UNCHANGED <<given, state, verdict, binary, stored, locks, policies, handOff, source, dirs, bundle, spent>>
 
 \* The copy is kept for later runs if it still has a name and the pinned file is the version that was validated.  One
 \* that is not good makes way.
-Keep(r) ==
+Keep(r, p) ==
     /\ state[r] = "root_secured"
     /\ ~failed[r]
-    /\ copied[r] # Nothing
-    /\ ~shared[r]
-    /\ CopyIsWhatWasPinned(r)
+    /\ copied[r][p] # Nothing
+    /\ p \notin shared[r]
+    /\ PartIsWhatWasPinned(r, p)
     /\ Pinning
-    /\ onDisk[r] = copied[r]
-    /\ \A kept \in stored : ~(IsKeptFor(r, kept) /\ IsGood(r, kept))
-    /\ stored' = {kept \in stored : ~IsKeptFor(r, kept)}
-                 \cup {[of |-> IdentityValidated(r), bytes |-> copied[r], recorded |-> copied[r]]}
-    /\ shared' = [shared EXCEPT ![r] = TRUE]
+    /\ onDisk[r][p] = copied[r][p]
+    /\ \A kept \in stored : ~(IsKeptFor(r, p, kept) /\ IsGood(r, p, kept))
+    /\ stored' = {kept \in stored : ~IsKeptFor(r, p, kept)}
+                 \cup {[of |-> IdentityValidated(r, p), bytes |-> copied[r][p], recorded |-> copied[r][p]]}
+    /\ shared' = [shared EXCEPT ![r] = @ \cup {p}]
     /\ UNCHANGED <<given, state, verdict, binary, copied, onDisk, locks, policies, handOff, source, dirs, bundle, spent>>
 
-\* The copy took time.  What was read is what was validated only if the pinned file is still that version.
+\* The copies took time.  What was read is what was validated only if each pinned file is still that version.
 Stage(r) ==
     /\ state[r] = "root_secured"
     /\ ~failed[r]
-    /\ copied[r] # Nothing
+    /\ IsCopied(r)
     /\ CopyIsWhatWasPinned(r)
     /\ state' = [state EXCEPT ![r] = "staged"]
     /\ UNCHANGED <<given, verdict, binary, copies, locks, policies, handOff, source, dirs, bundle, spent>>
@@ -394,20 +411,32 @@ LastLook(r) ==
     /\ seen[r] = Unseen
     /\ BundleIsUnchanged(r)
     /\ RootIsStillPrivate(r)
+    /\ SetIsAsStaged(r)
     /\ seen' = [seen EXCEPT ![r] = [bundle |-> bundle[r],
                                     root |-> IF base = "trusted" /\ (place[r] = "apart" => programs = "trusted")
-                                             THEN root[id[r]] ELSE "loose"]]
+                                             THEN root[id[r]] ELSE "loose",
+                                    set |-> IF \A p \in Parts : Sidecars # {} => onDisk[r][p] = copied[r][p]
+                                            THEN "as_staged" ELSE "changed"]]
     /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, ran, alive, source, dirs, bundle, spent>>
 
-\* execve is given the descriptor of the copy, so what is at its path by now does not matter.
+\* execve is given the descriptor of runsc's copy, so what is at its path by now does not matter.
 Exec(r) ==
     /\ state[r] = "policy_settled"
     /\ ~failed[r]
     /\ seen[r] # Unseen
     /\ state' = [state EXCEPT ![r] = "handed_off"]
-    /\ ran' = [ran EXCEPT ![r] = copied[r]]
+    /\ ran' = [ran EXCEPT ![r]["runsc"] = copied[r]["runsc"]]
     /\ alive' = [alive EXCEPT ![r] = TRUE]
     /\ UNCHANGED <<given, verdict, binary, copies, locks, policies, seen, source, dirs, bundle, spent>>
+
+\* runsc, not the engine, executes the others, by path.  Under an execute policy each is a mount of the copy itself, in
+\* a namespace that nobody else is in.
+StartSidecar(r, p) ==
+    /\ alive[r]
+    /\ p \in Sidecars
+    /\ ran[r][p] = Nothing
+    /\ ran' = [ran EXCEPT ![r][p] = IF IsConfined(r) THEN copied[r][p] ELSE onDisk[r][p]]
+    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, seen, alive, source, dirs, bundle, spent>>
 
 -----------------------------------------------------------------------------
 (* The refusals.  Each removes what its run made, lets go of the lock and  *)
@@ -416,10 +445,10 @@ Exec(r) ==
 Refused(r, reason) ==
     /\ state' = [state EXCEPT ![r] = "refused"]
     /\ why' = [why EXCEPT ![r] = reason]
-    /\ pinned' = [pinned EXCEPT ![r] = Nothing]
-    /\ copied' = [copied EXCEPT ![r] = Nothing]
-    /\ onDisk' = [onDisk EXCEPT ![r] = Nothing]
-    /\ shared' = [shared EXCEPT ![r] = FALSE]
+    /\ pinned' = [pinned EXCEPT ![r] = NoneOfIt]
+    /\ copied' = [copied EXCEPT ![r] = NoneOfIt]
+    /\ onDisk' = [onDisk EXCEPT ![r] = NoneOfIt]
+    /\ shared' = [shared EXCEPT ![r] = {}]
     /\ handle' = [handle EXCEPT ![r] = "none"]
     /\ lock' = [i \in Ids |-> IF lock[i] = r THEN Nobody ELSE lock[i]]
     /\ inForce' = [inForce EXCEPT ![r] = "nothing"]
@@ -433,8 +462,8 @@ RefuseResolve(r) ==
 
 RefuseValidate(r) ==
     /\ state[r] = "resolved"
-    /\ \/ failed[r]        /\ Refused(r, "failure")
-       \/ ~BinaryIsTrusted /\ Refused(r, "not_trusted")
+    /\ \/ failed[r]         /\ Refused(r, "failure")
+       \/ ~ProgramIsTrusted /\ Refused(r, "not_trusted")
 
 RefuseSecureRoot(r) ==
     /\ state[r] = "validated"
@@ -445,8 +474,10 @@ RefuseSecureRoot(r) ==
 RefuseStage(r) ==
     /\ state[r] = "root_secured"
     /\ \/ failed[r] /\ Refused(r, "failure")
-       \/ copied[r] = Nothing /\ ~StageDirIsOwn(r) /\ Refused(r, "stage_not_own")
-       \/ copied[r] # Nothing /\ ~CopyIsWhatWasPinned(r) /\ Refused(r, "not_what_was_pinned")
+       \/ ~IsCopied(r) /\ ~StageDirIsOwn(r) /\ Refused(r, "stage_not_own")
+       \/ \E p \in Parts : /\ copied[r][p] # Nothing
+                          /\ ~PartIsWhatWasPinned(r, p)
+                          /\ Refused(r, "not_what_was_pinned")
 
 RefuseApplyPolicy(r) ==
     /\ state[r] = "staged"
@@ -460,6 +491,7 @@ RefuseExec(r) ==
     /\ \/ failed[r] /\ Refused(r, "failure")
        \/ seen[r] = Unseen /\ ~BundleIsUnchanged(r) /\ Refused(r, "bundle_changed")
        \/ seen[r] = Unseen /\ ~RootIsStillPrivate(r) /\ Refused(r, "root_changed")
+       \/ seen[r] = Unseen /\ ~SetIsAsStaged(r) /\ Refused(r, "copy_changed")
 
 -----------------------------------------------------------------------------
 (* The world beside the engine.                                            *)
@@ -496,7 +528,7 @@ GcRemoves(i) ==
     /\ root[i] # "swapped"
     /\ lock' = [lock EXCEPT ![i] = Nobody]
     /\ handle' = [r \in Runs |-> IF id[r] = i /\ handle[r] = "current" THEN "stale" ELSE handle[r]]
-    /\ onDisk' = [r \in Runs |-> IF id[r] = i THEN Nothing ELSE onDisk[r]]
+    /\ onDisk' = [r \in Runs |-> IF id[r] = i THEN NoneOfIt ELSE onDisk[r]]
     /\ root' = [root EXCEPT ![i] = "absent"]
     /\ nest' = [nest EXCEPT ![i] = "own"]
     /\ leftover' = [leftover EXCEPT ![i] = FALSE]
@@ -508,7 +540,7 @@ GcRemoves(i) ==
 GcForgets ==
     /\ "gc" \in Moves
     /\ \E kept \in stored :
-          /\ \A r \in Runs : ~(shared[r] /\ IsKeptFor(r, kept) /\ onDisk[r] # Nothing)
+          /\ \A r \in Runs : \A p \in shared[r] : ~(IsKeptFor(r, p, kept) /\ onDisk[r][p] # Nothing)
           /\ stored' = stored \ {kept}
     /\ UNCHANGED <<given, state, verdict, binary, copied, onDisk, shared, locks, policies, handOff, source, dirs, bundle,
                    spent>>
@@ -526,24 +558,23 @@ GcDeclines(i) ==
 (* him: writing into a file that he does not own, and reaching into a      *)
 (* directory that is private.                                              *)
 
-\* Once every run is over, nothing he does can matter to one.
+\* Once every run is over, and what it executes is executed, nothing he does can matter to one.
 Spends ==
-    /\ \E r \in Runs : state[r] \notin Terminal
+    /\ \E r \in Runs : state[r] \notin Terminal \/ (alive[r] /\ \E p \in Parts : ran[r][p] = Nothing)
     /\ \/ Tireless /\ UNCHANGED moves
        \/ moves < Budget /\ moves' = moves + 1
 
 SwapBinary ==
     /\ "binary" \in Moves
     /\ Spends
-    /\ path' \in Files \ {path}
+    /\ \E p \in Parts : \E f \in Files \ {path[p]} : path' = [path EXCEPT ![p] = f]
     /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, handOff, rewritten, dirs, bundle>>
 
-\* The owner's doing, not the adversary's: an upgrade that writes into the file instead of replacing it.
+\* The owner's doing, not the adversary's: an upgrade that writes into a file instead of replacing it.
 RewriteBinary ==
     /\ "rewrite" \in Moves
     /\ Spends
-    /\ ~rewritten
-    /\ rewritten' = TRUE
+    /\ \E p \in Parts \ rewritten : rewritten' = rewritten \cup {p}
     /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, handOff, path, dirs, bundle>>
 
 LoosenBase ==
@@ -590,11 +621,12 @@ SwapStageDir(i) ==
 ReplaceCopy(r) ==
     /\ "copy" \in Moves
     /\ Spends
-    /\ onDisk[r] \notin {Nothing, "evil"}
     /\ \/ nest[id[r]] # "own"
        \/ place[r] = "apart" /\ programs # "trusted"
        \/ place[r] = "base" /\ (base # "trusted" \/ root[id[r]] # "private")
-    /\ onDisk' = [onDisk EXCEPT ![r] = "evil"]
+    /\ \E p \in Parts :
+          /\ onDisk[r][p] \notin {Nothing, "evil"}
+          /\ onDisk' = [onDisk EXCEPT ![r][p] = "evil"]
     /\ UNCHANGED <<given, state, verdict, binary, copied, stored, shared, locks, policies, handOff, source, dirs, bundle>>
 
 \* What broke out of a container has the file at hand that it was started from, and writes it when it can; so can one
@@ -606,8 +638,9 @@ SpoilKept ==
           /\ kept.bytes # "evil"
           /\ ~IsInUse(kept)
           /\ stored' = (stored \ {kept}) \cup {[kept EXCEPT !.bytes = "evil"]}
-          /\ copied' = [r \in Runs |-> IF shared[r] /\ IsKeptFor(r, kept) /\ state[r] \notin Terminal THEN "evil"
-                                      ELSE copied[r]]
+          /\ copied' = [r \in Runs |-> [p \in Parts |->
+                            IF p \in shared[r] /\ IsKeptFor(r, p, kept) /\ state[r] \notin Terminal THEN "evil"
+                            ELSE copied[r][p]]]
     /\ UNCHANGED <<given, state, verdict, binary, onDisk, shared, locks, policies, handOff, source, dirs, bundle>>
 
 ChangeBundle(r) ==
@@ -635,7 +668,9 @@ Adversary ==
 
 -----------------------------------------------------------------------------
 Advance(r) ==
-    \/ Resolve(r) \/ Validate(r) \/ OpenLock(r) \/ SecureRoot(r) \/ Copy(r) \/ Link(r) \/ Keep(r) \/ Stage(r)
+    \/ Resolve(r) \/ Validate(r) \/ OpenLock(r) \/ SecureRoot(r)
+    \/ \E p \in Parts : Copy(r, p) \/ Link(r, p) \/ Keep(r, p)
+    \/ Stage(r)
     \/ Probe(r) \/ Confine(r)
     \/ ApplyPolicy(r) \/ LastLook(r) \/ Exec(r)
 
@@ -651,7 +686,7 @@ Finished ==
     /\ UNCHANGED vars
 
 Next ==
-    \/ \E r \in Runs : Engine(r) \/ Fail(r) \/ ContainerEnds(r)
+    \/ \E r \in Runs : Engine(r) \/ Fail(r) \/ ContainerEnds(r) \/ \E p \in Parts : StartSidecar(r, p)
     \/ \E i \in Ids : GcTakes(i) \/ GcRemoves(i) \/ GcDeclines(i)
     \/ GcForgets
     \/ Adversary
@@ -678,27 +713,28 @@ TypeOK ==
     /\ state \in [Runs -> States]
     /\ failed \in [Runs -> BOOLEAN]
     /\ why \in [Runs -> Reasons]
-    /\ pinned \in [Runs -> Kinds \cup {Nothing}]
-    /\ validated \in [Runs -> AllBytes]
+    /\ pinned \in [Runs -> [Parts -> Kinds \cup {Nothing}]]
+    /\ validated \in [Runs -> [Parts -> AllBytes]]
     /\ handle \in [Runs -> {"none", "current", "stale"}]
-    /\ copied \in [Runs -> AllBytes]
+    /\ copied \in [Runs -> [Parts -> AllBytes]]
     /\ policy \in [Runs -> {"none_yet", "enforced", "unavailable", "not_applicable"}]
     /\ probed \in [Runs -> {"untried", "usable", "unusable"}]
     /\ seen \in [Runs -> [bundle: {"unseen", "as_validated", "changed"},
-                          root: {"unseen", "absent", "private", "loose", "swapped"}]]
-    /\ ran \in [Runs -> AllBytes]
+                          root: {"unseen", "absent", "private", "loose", "swapped"},
+                          set: {"unseen", "as_staged", "changed"}]]
+    /\ ran \in [Runs -> [Parts -> AllBytes]]
     /\ alive \in [Runs -> BOOLEAN]
-    /\ path \in Kinds
-    /\ rewritten \in BOOLEAN
+    /\ path \in [Parts -> Kinds]
+    /\ rewritten \subseteq Parts
     /\ base \in {"trusted", "loose"}
     /\ programs \in {"trusted", "loose"}
     /\ place \in [Runs -> Places \cup {"none_yet"}]
     /\ root \in [Ids -> {"absent", "private", "loose", "swapped"}]
     /\ nest \in [Ids -> {"own", "swapped"}]
     /\ leftover \in [Ids -> BOOLEAN]
-    /\ onDisk \in [Runs -> AllBytes]
-    /\ \A kept \in stored : kept \in [of : Kinds \X BOOLEAN, bytes : AllBytes, recorded : AllBytes]
-    /\ shared \in [Runs -> BOOLEAN]
+    /\ onDisk \in [Runs -> [Parts -> AllBytes]]
+    /\ \A kept \in stored : kept \in [of : Parts \X Kinds \X BOOLEAN, bytes : AllBytes, recorded : AllBytes]
+    /\ shared \in [Runs -> SUBSET Parts]
     /\ lock \in [Ids -> Runs \cup {Nobody, Gc}]
     /\ inForce \in [Runs -> {"nothing", "in_part", "whole"}]
     /\ bundle \in [Runs -> {"as_validated", "changed"}]
@@ -711,34 +747,44 @@ StepOrder == [][\A r \in Runs : state'[r] # state[r] => <<state[r], state'[r]>> 
 \* Reaching a state must mean that what it promises was done.  machine.py: a guard reads what its step recorded.
 NoStepSkipped ==
     \A r \in Runs :
-        /\ state[r] \in Past("validated") => pinned[r] # Nothing
+        /\ state[r] \in Past("validated") => \A p \in Parts : pinned[r][p] # Nothing
         /\ state[r] \in Past("root_secured") \ {"handed_off"} => handle[r] # "none"
         /\ state[r] \in Past("root_secured") => place[r] # "none_yet"
-        /\ state[r] \in Past("staged") => copied[r] # Nothing
+        /\ state[r] \in Past("staged") => \A p \in Parts : copied[r][p] # Nothing
         /\ state[r] \in Past("policy_settled") => policy[r] # "none_yet"
-        /\ state[r] = "handed_off" => seen[r] # Unseen /\ ran[r] # Nothing
+        /\ state[r] = "handed_off" => seen[r] # Unseen /\ ran[r]["runsc"] # Nothing
 
 \* A run that goes on with nothing found would be refused later, for a reason that misleads.  resolve.py.
-ResolvedMeansFound == [][\A r \in Runs : state[r] = "start" /\ state'[r] = "resolved" => path # "absent"]_vars
+ResolvedMeansFound == [][\A r \in Runs : state[r] = "start" /\ state'[r] = "resolved" => path["runsc"] # "absent"]_vars
 
 \* Otherwise whoever sets PATH for root chooses what root runs.  resolve.py: `os.geteuid() == 0`.
 NoPathSearchAsRoot ==
     \A r \in Runs : state[r] \in Past("resolved") => ~(option[r].foundBy = "PATH" /\ option[r].asRoot)
 
-\* A file that others can write or replace is theirs, not runsc.  validate.py: `_judge`, `open_trusted`.
-OnlyTrustedBinaries == \A r \in Runs : validated[r] \in TrustedBytes \cup {Nothing}
+\* A file that others can write or replace is theirs, not runsc's.  validate.py: `_judge`, `open_trusted`.
+OnlyTrustedBinaries == \A r \in Runs : \A p \in Parts : validated[r][p] \in TrustedBytes \cup {Nothing}
+
+\* A runsc of one release that starts the sandbox of another is a program that nobody has tried.  installation.py.
+NeverOfTwoReleases == \A r \in Runs : \A p, q \in Parts : pinned[r][p] = pinned[r][q]
 
 \* Checking one file and running another is the oldest trick.  validate.py pins, stage.py copies from the pinned
-\* descriptor and compares, exec.py executes the copy's descriptor.
-OnlyValidatedBytes == \A r \in Runs : ran[r] # Nothing => ran[r] = validated[r]
+\* descriptor and compares, exec.py executes the copy's descriptor, policy.py mounts the copies of the others.
+\* What runsc executes by path without such a mount has a property of its own, below.
+IsBeyondReach(r, p) == p = "runsc" \/ IsConfined(r)
+OnlyValidatedBytes ==
+    \A r \in Runs : \A p \in Parts :
+        ran[r][p] # Nothing /\ IsBeyondReach(r, p) => ran[r][p] = validated[r][p]
+
+\* runsc is not started where a name beside it leads to what was not staged.  stage.py: `changed`.
+NeverWithAChangedSet == \A r \in Runs : state[r] = "handed_off" => seen[r].set = "as_staged"
 
 \* A kept copy that is not what its key says would run in the place of what was validated.  store.py: the identity of
 \* the pinned file, with its ctime, is the key, and a copy is kept only after it was compared.
 KeptCopiesAreWhatTheyAreKeptFor ==
     RecordsAreBelieved => \A kept \in stored :
-        kept.recorded = CASE kept.of = <<"vendor", FALSE>> -> "vendor"
-                          [] kept.of = <<"vendor", TRUE>>  -> "vendor_anew"
-                          [] OTHER                         -> "other"
+        kept.recorded = CASE kept.of[2] = "vendor" /\ ~kept.of[3] -> "vendor"
+                          [] kept.of[2] = "vendor" /\ kept.of[3]  -> "vendor_anew"
+                          [] OTHER                                -> "other"
 
 \* Whoever can write in runsc's state directory can steer it; where the program lies, he chooses what a later command
 \* about the container is.  exec.py: `root.changed()`.
@@ -752,8 +798,10 @@ RootIsSecured ==
                           /\ place'[r] = "apart" => programs' = "trusted"]_vars
 
 \* A copy written through a planted link overwrites somebody's file.  stage.py: `make_private_directory`.
-CopiesGoIntoOurOwn == [][\A r \in Runs : onDisk'[r] # onDisk[r] /\ copied'[r] # copied[r] /\ copied'[r] # Nothing
-                            => nest[id[r]] = "own"]_vars
+CopiesGoIntoOurOwn ==
+    [][\A r \in Runs : \A p \in Parts :
+          onDisk'[r][p] # onDisk[r][p] /\ copied'[r][p] # copied[r][p] /\ copied'[r][p] # Nothing
+              => nest[id[r]] = "own"]_vars
 
 \* A look that is not the last one sees a world that may be gone.  exec.py: `prepare` comes right before `hand_off`.
 LooksLast == \A r \in Runs : seen[r] # Unseen => state[r] \in {"policy_settled", "handed_off", "refused"}
@@ -800,8 +848,8 @@ NoStepAfterAFailure == [][\A r \in Runs : failed[r] /\ Acts(r) => state'[r] = "r
 \* A refused run leaves no second runsc behind and no lock that blocks the next.  secure_root.py, stage.py: `discard`.
 RefusalLeavesNothing ==
     \A r \in Runs : state[r] = "refused" =>
-        /\ onDisk[r] = Nothing
-        /\ pinned[r] = Nothing /\ copied[r] = Nothing
+        /\ onDisk[r] = NoneOfIt
+        /\ pinned[r] = NoneOfIt /\ copied[r] = NoneOfIt
         /\ handle[r] = "none" /\ lock[id[r]] # r
         /\ inForce[r] = "nothing"
         /\ why[r] # "none"
@@ -813,7 +861,7 @@ ReasonsIn(s) ==
       [] s = "validated"      -> {"alive", "root_not_private"}
       [] s = "root_secured"   -> {"stage_not_own", "not_what_was_pinned"}
       [] s = "staged"         -> {"policy_not_enforced", "policy_in_part"}
-      [] s = "policy_settled" -> {"bundle_changed", "root_changed"}
+      [] s = "policy_settled" -> {"bundle_changed", "root_changed", "copy_changed"}
       [] OTHER                -> {}
 RefusalNamesItsStep ==
     [][\A r \in Runs : state[r] # "refused" /\ state'[r] = "refused"
@@ -831,7 +879,7 @@ TheLivingKeepTheirs ==
     \A r \in Runs : Owns(r) =>
         /\ handle[r] = "current"
         /\ root[id[r]] # "absent"
-        /\ state[r] \in Past("staged") => onDisk[r] # Nothing
+        /\ state[r] \in Past("staged") => \A p \in Parts : onDisk[r][p] # Nothing
 
 \* Root that follows a planted link while it removes things is how systems are lost.  cleanup.py: by descriptor.
 NothingElseIsRemoved == intact
@@ -857,6 +905,10 @@ GoodRunsSucceed == \A r \in Runs : Permissible(r) => <>(state[r] = "handed_off")
 BundleUnchangedAtExec ==
     [][\A r \in Runs : state'[r] = "handed_off" /\ state[r] # "handed_off" => bundle[r] = "as_validated"]_vars
 
+\* What runsc executes by path, where no mount of our own holds it: NOT upheld at the moment that runsc does so, by one
+\* who reaches into directories that are private.  GapBeforeSidecars.cfg has TLC show how it fails.
+SidecarsAreValidated == \A r \in Runs : \A p \in Sidecars : ran[r][p] # Nothing => ran[r][p] = validated[r][p]
+
 -----------------------------------------------------------------------------
 (* Refinement.  Each run is one workload of the two-state spec: it is      *)
 (* under gVisor once it was handed off, and gVisor answers its system      *)
@@ -865,7 +917,7 @@ BundleUnchangedAtExec ==
 \* gVisor's own figure for its Sentry without host networking, well below the published bound.
 SentryCalls == 53
 
-IsRunsc(r) == ran[r] # Nothing /\ ran[r] = validated[r]
+IsRunsc(r) == ran[r]["runsc"] # Nothing /\ ran[r]["runsc"] = validated[r]["runsc"]
 
 Kernel(r)      == IF state[r] = "handed_off" THEN "gvisor_kernel" ELSE "native_kernel"
 Intercepted(r) == IF IsRunsc(r) THEN "all" ELSE "none"

@@ -28,7 +28,7 @@ Line = Mapping[str, Any]
 FAILURE = "failure"
 
 _ADVANCE = re.compile(r"^Advance\(r\) ==\n(.*?)\n\n", re.MULTILINE | re.DOTALL)
-_ACTION = re.compile(r"(\w+)\(r\)")
+_ACTION = re.compile(r"(\w+)\(r(?:, p)?\)")
 
 
 class Edge(NamedTuple):

@@ -66,9 +66,8 @@ def test_the_adversary_adds_no_edge_to_the_lifecycle(lifecycle: Graph, adversary
 
 
 def test_every_kind_of_file_is_met_when_the_binary_is_validated(adversary: Graph) -> None:
-    met = {
-        str(state["path"]) for state in adversary.states.values() if str(moment_of(state).place) == "resolved"
-    }
+    moments = map(moment_of, adversary.states.values())
+    met = {now.runsc.path for now in moments if now.place == "resolved"}
     assert met == {
         *("vendor", "other", "absent", "not_a_program", "loose_mode", "foreign_owner", "loose_chain")
     }
@@ -222,7 +221,7 @@ def test_a_guard_that_sees_less_than_the_options_is_named(
     ("find", "put", "said"),
     [
         pytest.param(
-            "    /\\ ModeIsTight(path)\n",
+            "    /\\ ModeIsTight(path[p])\n",
             "",
             "resolved --validate--> validated: the spec goes on and the machine does not (guard binary_is_trusted does "
             "not hold: owner or mode of the binary is not trusted); the shortest way there: Resolve, SwapBinary",

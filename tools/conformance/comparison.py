@@ -228,7 +228,7 @@ def _acts(now: Moment, after: Moment) -> bool:
     """Whether the engine acted and stayed where it is: `Acts` in the spec, but for the state."""
     return (
         (now.handle != "current" and after.handle == "current")
-        or now.copied != after.copied
+        or [part.copied for part in now.parts] != [part.copied for part in after.parts]
         or now.probed != after.probed
         or now.in_force != after.in_force
         or now.seen != after.seen

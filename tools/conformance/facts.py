@@ -10,10 +10,12 @@ from typing import Any
 from engine.errors import Reason
 from engine.options import ExecPolicy
 from engine.spec.errors import CheckError
-from engine.spec.values import Value, flatten
+from engine.spec.values import Value, flatten, format_value
 from engine.traces.move import Facts, PolicyOutcome, Trigger
 
 _PROGRAM = "/usr/bin/runsc"
+#: The part of the spec's program that runsc is; each other is one that it executes.
+_RUNSC = "runsc"
 
 _OWN = "/base/container/runsc-root"
 
@@ -22,6 +24,19 @@ _APART = "/programs"
 _COPIES = {"base": f"{_OWN}/exec-allow/stage-1/runsc", "apart": f"{_APART}/stage-1/runsc"}
 
 _ROOT, _CALLER, _STRANGER = 0, 1000, 12345
+
+
+@dataclass(frozen=True, slots=True)
+class PartMoment:
+    """The variables of the spec about one file of the program."""
+
+    name: str
+    path: str
+    rewritten: bool
+    pinned: str
+    copied: str
+    on_disk: str
+    shared: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +50,8 @@ class Moment:
     wanted: bool
     as_root: bool
     found_by: str
-    path: str
-    rewritten: bool
-    pinned: str
+    runsc: PartMoment
+    sidecars: tuple[PartMoment, ...]
     handle: str
     lock: str
     base: str
@@ -45,12 +59,14 @@ class Moment:
     lies: str
     root: str
     nest: str
-    copied: str
-    shared: bool
     seen: str
     bundle: str
     probed: str
     in_force: str
+
+    @property
+    def parts(self) -> tuple[PartMoment, ...]:
+        return self.runsc, *self.sidecars
 
 
 def moment_of(state: Mapping[str, Value]) -> Moment:
@@ -77,13 +93,37 @@ def moment_of(state: Mapping[str, Value]) -> Moment:
         "in_force": flat[f"inForce{run}"],
         "lock": _name(state["lock"], container),
     }
-    for name in ("failed", "pinned", "handle", "copied", "shared", "probed", "bundle"):
+    for name in ("failed", "handle", "probed", "bundle"):
         by_field[name] = flat[f"{name}{run}"]
     for name in ("root", "nest"):
         by_field[name] = flat[f"{name}{container}"]
-    for name in ("path", "rewritten", "base", "programs"):
+    for name in ("base", "programs"):
         by_field[name] = flat[name]
-    return Moment(**by_field)
+    names = sorted(name.removeprefix("path.") for name in flat if name.startswith("path."))
+    parts = {name: _part(state, flat, run, name) for name in names}
+    return Moment(runsc=parts.pop(_RUNSC), sidecars=tuple(parts.values()), **by_field)
+
+
+def _part(state: Mapping[str, Value], flat: Mapping[str, Any], run: str, name: str) -> PartMoment:
+    return PartMoment(
+        name,
+        flat[f"path.{name}"],
+        _has(state["rewritten"], name),
+        flat[f"pinned{run}.{name}"],
+        flat[f"copied{run}.{name}"],
+        flat[f"onDisk{run}.{name}"],
+        _has(_of_run(state["shared"], run), name),
+    )
+
+
+def _of_run(function: Value, run: str) -> Value:
+    assert isinstance(function, Mapping)
+    return function[run[1:-1]]
+
+
+def _has(names: Value, name: str) -> bool:
+    assert isinstance(names, frozenset)
+    return format_value(name) in names
 
 
 def _name(function: Value, argument: str) -> str:
@@ -117,12 +157,13 @@ def header_of(now: Moment) -> Facts:
 
 
 def _resolve(now: Moment, _: Moment | None) -> Facts:
-    return {"path": "" if now.path == "absent" else _PROGRAM, "found_by": now.found_by}
+    return {"path": "" if now.runsc.path == "absent" else _PROGRAM, "found_by": now.found_by}
 
 
-def _identity(file: str, now: Moment) -> Facts:
+def _identity(file: str, part: PartMoment) -> Facts:
     """Only the vendor's file is ever written anew; each other one is a file of its own."""
-    return {"inode": file, "size": 1, "ctime_ns": int(now.rewritten and file == "vendor")}
+    written = int(part.rewritten and file == "vendor")
+    return {"inode": f"{part.name} {file}", "size": 1, "ctime_ns": written}
 
 
 #: How the facts of a file that must be refused differ from those of one that may be trusted.
@@ -134,15 +175,23 @@ _FAULTS: Mapping[str, Facts] = {
 
 
 def _validate(now: Moment, _: Moment | None) -> Facts:
-    if now.path in {"absent", "loose_chain"}:  # the walk to the file is judged and not recorded
-        raise StepRefusesError
+    if any(part.path in {"absent", "loose_chain"} for part in now.parts):
+        raise StepRefusesError  # the walk to the file is judged and not recorded
+    if {"vendor", "other"} <= {part.path for part in now.parts}:
+        raise StepRefusesError  # so is what release a file says that it is of
+    facts = _judged(now.runsc)
+    sidecars = [{"name": f"gvisor-bin/{part.name}", **_judged(part)} for part in now.sidecars]
+    return {**facts, "sidecars": sidecars} if sidecars else facts
+
+
+def _judged(part: PartMoment) -> Facts:
     return {
-        "identity": _identity(now.path, now),
+        "identity": _identity(part.path, part),
         "owner": _ROOT,
         "mode": "0755",
         "trusted_owners": [_ROOT],
         "immutable_store": False,
-        **_FAULTS.get(now.path, {}),
+        **_FAULTS.get(part.path, {}),
     }
 
 
@@ -168,7 +217,7 @@ def _directories(mode: str, at: Moment | None) -> Facts:
 
 
 def _stage(now: Moment, _: Moment | None) -> Facts:
-    if now.copied == "nothing":
+    if any(part.copied == "nothing" for part in now.parts):
         if now.nest != "own":
             raise StepRefusesError
         raise NotYetError
@@ -180,15 +229,26 @@ def _copy_path(now: Moment) -> str:
 
 
 def _copy(now: Moment) -> Facts:
-    pinned = _identity(now.pinned, now)
+    path = _copy_path(now)
+    facts = {"path": path, **_staged(now.runsc, now)}
+    directory = path.removesuffix("/runsc")
+    sidecars = [
+        {"name": name, "path": f"{directory}/{name}", **_staged(part, now)}
+        for part in now.sidecars
+        for name in (f"gvisor-bin/{part.name}",)
+    ]
+    return {**facts, "sidecars": sidecars} if sidecars else facts
+
+
+def _staged(part: PartMoment, now: Moment) -> Facts:
+    pinned = _identity(part.pinned, part)
     return {
-        "path": _copy_path(now),
         "size": 1,
         "mode": "0500",
         "pinned": pinned,
         "made_from": pinned,
-        "from_store": now.shared,
-        "compared": now.shared and not now.as_root,
+        "from_store": part.shared,
+        "compared": part.shared and not now.as_root,
     }
 
 
@@ -215,6 +275,8 @@ def _exec(now: Moment, _: Moment | None) -> Facts:
     if now.base != "trusted" or now.root != "private":  # looked at, and not recorded
         raise StepRefusesError
     if now.lies == "apart" and now.programs != "trusted":
+        raise StepRefusesError
+    if now.sidecars and any(part.on_disk != part.copied for part in now.parts):
         raise StepRefusesError
     if now.bundle != "as_validated":
         return _hand_off(now, now.bundle)
@@ -260,7 +322,7 @@ def could_report(trigger: Trigger, now: Moment) -> Facts | None:
         case Trigger.SECURE_ROOT:
             return _directories(_MODES[now.root], now) if now.root in _MODES else None
         case Trigger.STAGE:
-            return None if now.pinned == "nothing" else _copy(now)
+            return None if now.runsc.pinned == "nothing" else _copy(now)
         case Trigger.APPLY_POLICY:
             return _policy(now)
         case Trigger.EXEC:

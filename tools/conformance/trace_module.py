@@ -51,8 +51,8 @@ Takes ==
 
 \\* What the line records is what the spec has there.
 Agrees ==
-    CASE Given.trigger = "resolve"      -> (Given.file = "absent") <=> (path = "absent")
-      [] Given.trigger = "validate"     -> Given.file = path
+    CASE Given.trigger = "resolve"      -> (Given.file = "absent") <=> (path["runsc"] = "absent")
+      [] Given.trigger = "validate"     -> Given.file = path["runsc"]
       [] Given.trigger = "secure_root"  -> Given.root = root'[id[Run]] /\\ Given.place = place'[Run]
       [] Given.trigger = "stage"        -> /\\ Given.unchanged <=> CopyIsWhatWasPinned(Run)
                                          /\\ Given.place = place[Run]
@@ -93,7 +93,7 @@ Inner == Advance(Run) /\\ UNCHANGED <<state, trace, line>>
 World ==
     /\\ line < Len(Lines)
     /\\ \\/ Given.trigger = "refuse" /\\ Fail(Run)
-       \\/ Given.trigger \\in {{"resolve", "validate"}} /\\ SwapBinary /\\ path' = Given.file
+       \\/ Given.trigger \\in {{"resolve", "validate"}} /\\ SwapBinary /\\ path'["runsc"] = Given.file
        \\/ Given.trigger = "stage" /\\ ~Given.unchanged /\\ RewriteBinary
        \\/ Given.trigger = "exec" /\\ Given.bundle = "changed" /\\ ChangeBundle(Run)
     /\\ UNCHANGED <<trace, line>>
@@ -110,6 +110,7 @@ CONSTANTS
     Ids = {c1}
     Nobody = Nobody
     Gc = Gc
+    Parts = {"runsc"}
     Files = {"vendor", "absent", "not_a_program", "loose_mode", "foreign_owner"}
     Rootless = {TRUE, FALSE}
     Required = {TRUE, FALSE}
