@@ -1,6 +1,6 @@
 """What has to be done before any test is collected.
 
-Hypothesis's profiles, who sums up the stateful tests, and mounts of our own.
+Hypothesis's profiles, who sums up the stateful tests, mounts of our own, and the runsc that is tested.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
     config.pluginmanager.register(SpecCoverage())
     _leave_the_mounts_of_others()
+    if chosen := os.environ.get("ENGINE_TEST_RUNSC"):
+        from tests.support.chosen_runsc import put_in_place
+
+        try:
+            put_in_place(Path(chosen))
+        except (OSError, ValueError) as error:
+            raise pytest.UsageError(f"ENGINE_TEST_RUNSC: {error}") from None
 
 
 def _leave_the_mounts_of_others() -> None:

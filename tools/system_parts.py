@@ -76,6 +76,7 @@ TEST_PARTS: tuple[Part, ...] = (
     ("iptables", "the firewall rules of podman's networks", lambda: is_there("/usr/sbin/iptables")),
     ("nftables", "the same, where netavark is 1.14 or newer", lambda: is_there("/usr/sbin/nft")),
     ("iproute2", "sets up the networks in which managers are tested", lambda: on_path("ip")),
+    ("binutils", "builds the tests' stand-in for a newer runsc", lambda: on_path("as", "ld")),
     ("openssh-client", "ssh-keygen, which signs traces", lambda: on_path("ssh-keygen")),
     ("containerd", "another manager, the one of Kubernetes", lambda: on_path("containerd", "ctr")),
     (

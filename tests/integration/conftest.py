@@ -27,6 +27,7 @@ from tests.support.harness import (
     waiting_program,
     whoever_runs_the_suite,
 )
+from tests.support.standin import PACKAGED, Installation, build
 from tools.busybox import BUSYBOX_PATHS, static_busybox
 from tools.make_rootfs import make_rootfs
 from tools.system_parts import OLD_RUNSC
@@ -120,6 +121,14 @@ def old_runsc(arena: Path) -> Path:
     shutil.copyfile(OLD_RUNSC, path)
     path.chmod(0o755)
     return path
+
+
+@pytest.fixture(scope="session")
+def standin(arena: Path) -> Installation:
+    """An installation in the layout of 2026, made of Debian's runsc, where every caller may execute it."""
+    if not PACKAGED.exists() or os.uname().machine != "x86_64":
+        pytest.skip(f"needs {PACKAGED} for x86-64, of which a stand-in is made")
+    return build(arena / "standin")
 
 
 @pytest.fixture(scope="session")

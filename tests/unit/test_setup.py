@@ -64,7 +64,7 @@ def test_what_the_tests_lack_is_named_by_package_and_why(
     lacking = system_parts.missing("test")
     assert list(lacking) == [
         *("runsc", "default-jre-headless", "systemd", "uidmap"),
-        *("iptables", "nftables", "iproute2", "openssh-client", "containerd"),
+        *("iptables", "nftables", "iproute2", "binutils", "openssh-client", "containerd"),
     ]
     assert all(lacking.values())
     assert list(system_parts.missing("run")) == ["runsc"]
