@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import stat
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +45,8 @@ def command(engine: Engine, runsc: Path, *, verb: tuple[str, ...]) -> list[str]:
     root = engine.directory / "bare-root"
     if not root.exists():
         engine.make_directory("bare-root", 0o700)
-    flags = ["--root", str(root), "--network", "none", "--platform=systrap", *engine.caller.options]
+    flags = ["--gofer-network-namespace", "new", "--sidecar-release-enforcement-policy=ALWAYS"]
+    flags += ["--root", str(root), "--network", "none", "--platform=systrap", *engine.caller.options]
     return [str(runsc), *flags, *verb]
 
 
@@ -142,6 +144,30 @@ def test_runsc_that_has_no_name_any_more_has_no_sidecars(root_engine: Engine, ow
     os.close(opened)
     assert finished.code == FAILED
     assert "not usable" in finished.stderr
+
+
+@pytest.mark.parametrize("namespace", ["null", "new", None])
+@pytest.mark.parametrize("form", ["value in the flag", "value behind the flag"])
+def test_root_leaves_a_network_namespace_unless_told_otherwise(
+    root_engine: Engine, standin: Installation, namespace: str | None, form: str
+) -> None:
+    root, bundle = root_engine.directory / "made", root_engine.shell("exit 42")
+    where = [f"--root={root}"] if form == "value in the flag" else ["--root", str(root)]
+    given = [] if namespace is None else ["--gofer-network-namespace", namespace]
+    if form == "value in the flag" and given:
+        given = ["=".join(given)]
+    for _ in range(2):
+        flags = [*where, "--network=none", "--platform=systrap", *given]
+        verb = ["run", f"--bundle={bundle}", root_engine.new_id()]
+        assert root_engine.finish(root_engine.start([str(standin.runsc), *flags, *verb])).code == 42
+    left = root / "null-netns"
+    mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    if namespace == "new":
+        assert not left.exists()
+        return
+    assert mounted.count(str(left)) == 1
+    subprocess.run(["umount", left], check=True)
+    assert stat.S_IMODE(left.stat().st_mode) == 0o444
 
 
 def test_each_file_says_its_release(tmp_path: Path) -> None:

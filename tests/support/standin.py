@@ -1,8 +1,9 @@
 """Makes an installation in the layout of 2026 out of Debian's runsc of 2024, for tests where no newer one is to be had.
 
 `python -m tests.support.standin DIRECTORY` makes one by hand. It starts the Sentry as a runsc of 2026 does: from a file
-of its own in `gvisor-bin/` beside runsc, by way of the prewarmer, and refuses where one of the two is missing. What it
-cannot show: release enforcement, new verbs, flags and keys, `null-netns`, the sandbox's pid namespace.
+of its own in `gvisor-bin/` beside runsc, by way of the prewarmer, and refuses where one of the two is missing. Root's
+containers leave `null-netns`, unless it is given `--gofer-network-namespace new`. What it cannot show: that releases
+are compared, new verbs and keys, `features`, the order of hooks, the sandbox's pid namespace, and speed.
 
 The notable thing: runsc itself stays what it is. A small program is put in front of its entry point, in a segment of
 its own, and steps in in one process only: the one that runsc starts to become the Sentry (`standin_asm/runsc.s`).

@@ -1,20 +1,38 @@
-# In front of runsc's entry point: the process that is to become the Sentry executes the sidecars instead.
+# In front of runsc's entry point: what a runsc of 2026 does otherwise than that of 2024.
 #
-# As a runsc of 2026 does, it looks for `gvisor-bin/` beside the resolved /proc/self/exe, and executes
+# The process that is to become the Sentry executes the sidecars instead. It looks for `gvisor-bin/` beside the resolved
+# /proc/self/exe, and executes
 #
 #     gvisor-sentry-prewarmer  gvisor_sentry  argv[0]  argv[1] ...
 #
 # with the environment that it has and one variable more. Every other process goes on at runsc's own entry point, with
-# the registers and the stack as the kernel gave them.
+# the registers and the stack as the kernel gave them, but for two flags that runsc itself does not know:
+#
+#     --sidecar-release-enforcement-policy P   is taken out; nothing is compared
+#     --gofer-network-namespace N              is taken out; without it, or with `null`, the first container that root
+#                                              makes in a --root leaves a network namespace mounted at null-netns there
 #
 # standin.py gives the linker OLD_ENTRY, that entry point, and puts the text `release` at the end of this file.
 
         .intel_syntax noprefix
         .set    SYS_write, 1
+        .set    SYS_open, 2
+        .set    SYS_close, 3
         .set    SYS_access, 21
+        .set    SYS_clone, 56
         .set    SYS_execve, 59
+        .set    SYS_wait4, 61
+        .set    SYS_mkdir, 83
         .set    SYS_readlink, 89
+        .set    SYS_geteuid, 107
+        .set    SYS_mount, 165
         .set    SYS_exit_group, 231
+        .set    SYS_unshare, 272
+        .set    ENOENT, 2
+        .set    NEW_FILE, 0x80 | 0x40           # open(2), O_EXCL | O_CREAT
+        .set    CLONE_NEWNET, 0x40000000
+        .set    MS_BIND, 0x1000
+        .set    WALL, 0x40000000                # wait4(2), __WALL: a child that ends without a signal, too
         .set    EXISTS, 0                       # access(2), F_OK
         .set    EXECUTABLE, 1                   # access(2), X_OK
         .set    PATH_MAX, 4096
@@ -23,12 +41,7 @@
         .text
         .globl  _start
 _start:
-        push    rax
-        push    rbx
-        push    rbp
-        push    rsi
-        push    rdi
-        lea     rbp, [rsp + 5 * 8]              # as the kernel left it: argc, argv, 0, envp, 0
+        mov     rbp, rsp                        # argc, argv, 0, envp, 0
 
         # runsc names this process so, and writes each flag before the verb as one argument, --name=value.
         mov     rdi, [rbp + 8]
@@ -36,7 +49,7 @@ _start:
         jz      go_on
         lea     rsi, [rip + sandbox]
         call    same_text
-        jne     go_on
+        jne     other_process
         lea     rbx, [rbp + 16]
 next_argument:
         mov     rdi, [rbx]
@@ -49,13 +62,170 @@ next_argument:
         call    same_text
         je      become_sentry
 
+# The kernel clears all registers but rsp.
 go_on:
-        pop     rdi
-        pop     rsi
-        pop     rbp
-        pop     rbx
-        pop     rax
+        mov     rsp, rbp
+        xor     eax, eax
+        xor     ebx, ebx
+        xor     ecx, ecx
+        xor     edx, edx
+        xor     esi, esi
+        xor     edi, edi
+        xor     ebp, ebp
+        xor     r8d, r8d
+        xor     r10d, r10d
+        xor     r11d, r11d
+        xor     r12d, r12d
+        xor     r13d, r13d
+        xor     r14d, r14d
+        xor     r15d, r15d
         jmp     OLD_ENTRY
+
+# ---------------------------------------------------------------------------------------------------------------
+
+# Look through the flags before the verb: at rbx is the one looked at, and gathered are
+#   r12  whether the one before was a flag, of which this may be the value
+#   r13  the value of --gofer-network-namespace, r14 that of --root, or 0
+#   r15  whether there is --rootless
+other_process:
+        lea     rbx, [rbp + 16]
+look_at_next:
+        mov     rdi, [rbx]
+        test    rdi, rdi
+        jz      go_on
+        cmp     byte ptr [rdi], '-'
+        je      look_at_flag
+
+        lea     r10, [rip + creating]           # is it a verb that makes a container?
+try_verb:
+        mov     rdi, [rbx]
+        mov     rsi, r10
+        call    same_text
+        je      make_null_netns
+        mov     rsi, r10
+        call    behind_text
+        mov     r10, rsi
+        cmp     byte ptr [r10], 0
+        jne     try_verb
+        test    r12d, r12d
+        jz      go_on                           # it is another verb
+        xor     r12d, r12d
+        add     rbx, 8
+        jmp     look_at_next
+
+look_at_flag:
+        mov     r12d, 1
+        lea     rsi, [rip + policy]
+        call    is_flag
+        je      take_out
+        lea     rsi, [rip + gofer_netns]
+        call    is_flag
+        jne     is_it_root
+        mov     r13, rax
+take_out:                                       # rcx words: what is below them is moved up
+        lea     rdi, [rbx + 8 * rcx - 8]
+        lea     rsi, [rbx - 8]
+move_up:
+        mov     rax, [rsi]
+        mov     [rdi], rax
+        sub     rsi, 8
+        sub     rdi, 8
+        cmp     rsi, rbp
+        jae     move_up
+        lea     rbp, [rbp + 8 * rcx]
+        sub     [rbp], rcx
+        xor     r12d, r12d
+        lea     rbx, [rbx + 8 * rcx]
+        jmp     look_at_next
+is_it_root:
+        lea     rsi, [rip + root]
+        call    is_flag
+        jne     is_it_rootless
+        mov     r14, rax
+        xor     r12d, r12d
+        lea     rbx, [rbx + 8 * rcx]
+        jmp     look_at_next
+is_it_rootless:
+        mov     rdi, [rbx]
+        lea     rsi, [rip + rootless]
+        call    same_text
+        je      is_rootless
+        mov     rdi, [rbx]
+        lea     rsi, [rip + rootless_true]
+        call    same_text
+        jne     look_behind_flag
+is_rootless:
+        mov     r15d, 1
+look_behind_flag:
+        add     rbx, 8
+        jmp     look_at_next
+
+make_null_netns:
+        test    r14, r14
+        jz      go_on
+        test    r15d, r15d
+        jnz     go_on
+        test    r13, r13
+        jz      is_it_there
+        mov     rdi, r13
+        lea     rsi, [rip + null]
+        call    same_text
+        jne     go_on
+is_it_there:
+        mov     eax, SYS_geteuid
+        syscall
+        test    eax, eax
+        jnz     go_on
+        sub     rsp, BUFFER
+        mov     rdi, rsp
+        mov     rsi, r14
+        call    append
+        lea     rsi, [rip + null_netns]
+        call    append
+        call    open_new
+        cmp     rax, -ENOENT
+        jne     is_it_new
+        mov     eax, SYS_mkdir
+        mov     rdi, r14
+        mov     esi, 0711
+        syscall
+        call    open_new
+is_it_new:
+        test    rax, rax
+        js      go_on                           # it was there before
+        mov     edi, eax
+        mov     eax, SYS_close
+        syscall
+        mov     eax, SYS_clone                  # a child with memory of its own
+        xor     edi, edi
+        xor     esi, esi
+        xor     edx, edx
+        xor     r10d, r10d
+        xor     r8d, r8d
+        syscall
+        test    rax, rax
+        jz      mount_null_netns
+        mov     rdi, rax
+        mov     eax, SYS_wait4
+        xor     esi, esi
+        mov     edx, WALL
+        xor     r10d, r10d
+        syscall
+        jmp     go_on
+mount_null_netns:
+        mov     eax, SYS_unshare
+        mov     edi, CLONE_NEWNET
+        syscall
+        mov     eax, SYS_mount
+        lea     rdi, [rip + own_netns]
+        mov     rsi, rsp
+        xor     edx, edx
+        mov     r10d, MS_BIND
+        xor     r8d, r8d
+        syscall
+        xor     edi, edi
+        mov     eax, SYS_exit_group
+        syscall
 
 # ---------------------------------------------------------------------------------------------------------------
 
@@ -212,6 +382,41 @@ skip_prefix:
 skipped:
         ret
 
+# Whether the argument at rbx is the flag with the name at rsi and has a value: then the zero flag is set, the value is
+# at rax, and the two are in rcx arguments.
+is_flag:
+        mov     rdi, [rbx]
+        call    skip_prefix
+        jne     no_flag
+        mov     ecx, 1
+        lea     rax, [rdi + 1]
+        cmp     byte ptr [rdi], '='
+        je      no_flag                         # it is one: the zero flag is set
+        cmp     byte ptr [rdi], 0
+        jne     no_flag
+        mov     ecx, 2
+        mov     rax, [rbx + 8]
+        cmp     rax, 1
+        sbb     edi, edi                        # not 0 where there is no value
+no_flag:
+        ret
+
+# Let rsi be behind the text at rsi and its NUL.
+behind_text:
+        lodsb
+        test    al, al
+        jnz     behind_text
+        ret
+
+# Make a new file at the path that is on the stack, below the return address; rax is its descriptor or an error.
+open_new:
+        mov     eax, SYS_open
+        lea     rdi, [rsp + 8]
+        mov     esi, NEW_FILE
+        mov     edx, 0444
+        syscall
+        ret
+
 # Write to rdi the path of what has the relative path at rsi in this program's directory.
 beside_program:
         mov     rdx, rsi
@@ -241,6 +446,15 @@ boot:           .asciz  "boot"
 own_program:    .asciz  "/proc/self/exe"
 prewarmer:      .asciz  "gvisor-bin/gvisor-sentry-prewarmer"
 sentry:         .asciz  "gvisor-bin/gvisor_sentry"
+creating:       .asciz  "run", "create", "restore", "do", ""
+policy:         .asciz  "--sidecar-release-enforcement-policy"
+gofer_netns:    .asciz  "--gofer-network-namespace"
+root:           .asciz  "--root"
+rootless:       .asciz  "--rootless"
+rootless_true:  .asciz  "--rootless=true"
+null:           .asciz  "null"
+null_netns:     .asciz  "/null-netns"
+own_netns:      .asciz  "/proc/self/ns/net"
 stdio:          .asciz  "--stdio-fds="
 before:         .asciz  "sidecar "
 behind:         .asciz  " not usable: it is not an executable file there\n"
