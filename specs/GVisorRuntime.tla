@@ -6,9 +6,9 @@
 (*   start -> resolved -> validated -> root_secured -> staged              *)
 (*         -> policy_settled -> handed_off             (any) -> refused    *)
 (*                                                                         *)
-(* States and steps bear the names that engine/lifecycle/machine.py gives  *)
-(* them.  The engine's other moves (opening the lock, copying, trying the  *)
-(* policy, confining itself, the last look) leave `state` as it is.        *)
+(* States and steps have the names of engine/lifecycle/machine.py.  The    *)
+(* engine's other moves (opening the lock, copying, trying the policy,     *)
+(* confining itself, the last look) leave `state` as it is.                *)
 (*                                                                         *)
 (* Modelled: every option that decides a step, what the kernel can         *)
 (* enforce, a failure of any system call at any point, several runs that   *)
@@ -22,12 +22,12 @@
 (*   - Nix wrappers: finding the binary a wrapper names is part of Resolve *)
 (*     and Validate; what is judged is the binary.                         *)
 (*   - root and the caller as attackers.  They own the files and could     *)
-(*     replace the engine itself.  That the owner of the binary writes it  *)
-(*     anew in place, as a careless upgrade does, is modelled.             *)
-(*   - The engine being killed outright: its locks fall with it and what   *)
-(*     it made stays, which is how `Init` may find a container.            *)
-(*   - A clean-up that the kernel refuses: the trace names what was left,  *)
-(*     and it is then as if the engine had been killed.                    *)
+(*     replace the engine itself.  But an owner who rewrites the binary in *)
+(*     place, as a careless upgrade does, is modelled.                     *)
+(*   - The engine being killed.  Its locks are released and what it made   *)
+(*     stays, so `Init` may start with leftovers.                          *)
+(*   - A clean-up that fails: the trace names what was left.  The effect   *)
+(*     is that of a killed engine.                                         *)
 (*   - What runsc does once it runs.                                       *)
 (***************************************************************************)
 EXTENDS Naturals, FiniteSets, TLC
@@ -42,8 +42,8 @@ CONSTANTS
     Rootless, Required, Wanted, AsRoot, FoundBy, Enforceable,   \* the choices Init makes from
     Places,     \* where a run's program may lie: with its state, in the "base", or "apart" from it
     Moves,      \* what the world does beside the engine
-    Budget,     \* how often the adversary moves in one behaviour ...
-    Tireless,   \* ... unless he never tires
+    Budget,     \* the adversary's moves in one behaviour, at most
+    Tireless,   \* TRUE: without that limit
     Pinning     \* FALSE: stage opens the path again, as the published engine did
 
 VARIABLES
@@ -59,7 +59,7 @@ VARIABLES
     pinned,     \* of each part, the file that validate opened and that stays open
     validated,  \* the bytes that file had when its facts were read
     handle,     \* its open lock file: "none", the "current" one, or a "stale" one that gc removed
-    place,      \* where its program lies, once that is settled: one of Places
+    place,      \* where its program lies, once chosen: one of Places
     copied,     \* of each part, the bytes behind the descriptor of the staged copy
     probed,     \* what a child that tried the execute policy found
     policy,     \* what became of the execute policy
@@ -76,8 +76,8 @@ VARIABLES
     nest,       \* each container's exec-allow directory
     leftover,   \* an earlier run of this container left things behind
     onDisk,     \* the bytes at the path of each run's staged copy of each part
-    stored,     \* the kept copies: of each the identity of the file it was made from, its bytes, and those recorded
-    shared,     \* the parts of which each run's copy is a kept one: the same file, under another name
+    stored,     \* the store's copies: each has its source's identity, its bytes, and the bytes that its record names
+    shared,     \* the parts of which each run's copy is a hard link to one in the store
     lock,       \* who holds the lock in each container's directory
     inForce,    \* how far an execute policy confines this run's process, in the kernel
     bundle,     \* each run's bundle, compared with what was validated
@@ -118,7 +118,7 @@ NoneOfIt  == [p \in Parts |-> Nothing]
 \* What runsc executes after it was executed itself.  A runsc that is a single file has none.
 Sidecars  == Parts \ {"runsc"}
 
-\* Two files that may be trusted, of two releases, and one for each fault that validate looks for.
+\* Two trusted files, of two releases, and one for each fault that validate looks for.
 Kinds == {"vendor", "other", "absent", "not_a_program", "loose_mode", "foreign_owner", "loose_chain"}
 
 IsAProgram(f)     == f # "not_a_program"
@@ -132,7 +132,7 @@ Bytes(p, f) ==
       [] f = "other"  -> "other"
       [] OTHER        -> "evil"
 
-\* What fstat tells of a file: which it is, and its times, which move when it is written.
+\* What fstat says of a file: its device and inode, and its times, which change when it is written.
 Identity(p, f) == <<p, f, f = "vendor" /\ p \in rewritten>>
 
 TrustedBytes == {"vendor", "vendor_anew", "other"}
@@ -146,17 +146,17 @@ Options == [rootless: Rootless, required: Required, wanted: Wanted, asRoot: AsRo
 
 Unseen == [bundle |-> "unseen", root |-> "unseen", set |-> "unseen"]
 
-\* stage.py: the binary's owner is the store's owner.  The vendor's file is root's.
+\* stage.py: the binary and the store have the same owner.  The vendor's file is root's.
 BinaryIsTheStoresOwners(r) == option[r].asRoot
 RecordsAreBelieved == \A r \in Runs : BinaryIsTheStoresOwners(r)
 
-\* Whoever owns the store could write there what he likes, and record it so.  If he owns the binary too, he could as
-\* well write into that; and like root and the caller elsewhere he is then not the adversary.
+\* The store's owner can write any copy and any record into it.  If he owns the binary too, he could write that as
+\* well: like root and the caller, he is then not the adversary.
 KeptAtFirst ==
     LET Kept(b) == {[of |-> Identity("runsc", "vendor"), bytes |-> b, recorded |-> b]}
     IN {{}, Kept("vendor")} \cup IF "kept" \in Moves /\ ~RecordsAreBelieved THEN {Kept("evil")} ELSE {}
 
-\* The run has its container to itself: it holds the lock, or the container that it became does.
+\* No other run may use the container: this run, or the container it became, holds the lock.
 Owns(r) == state[r] \in Past("root_secured") \ {"handed_off"} \/ alive[r]
 
 -----------------------------------------------------------------------------
@@ -215,42 +215,42 @@ AreOfOneRelease == \E release \in Releases : \A p \in Parts : release \in Claims
 
 ProgramIsTrusted == (\A p \in Parts : PartIsTrusted(p)) /\ AreOfOneRelease
 
-\* programs.py, `open_place`: a place apart that others can rewrite is not used.  A state directory where programs can
-\* be executed may have them then; where they cannot, there is none left.
+\* programs.py, `open_place`: a place apart that others can rewrite is not used.  Programs may then lie with the state,
+\* if they can be executed there; otherwise no place is left.
 PlacesLeft == {p \in Places : p = "apart" => programs = "trusted"}
 
-\* secure_root.py: a loose directory of our own is tightened, a swapped one is refused.
+\* secure_root.py: our own directory with a loose mode gets mode 0700; a swapped one is refused.
 RootCanBeMadePrivate(r) ==
     /\ base = "trusted"
     /\ root[id[r]] # "swapped"
     /\ PlacesLeft # {}
 
-\* container.py, `take_lock`.  A stale lock file is nobody's: holding it would mean nothing.
+\* container.py, `take_lock`.  A lock file that gc removed protects nothing, so it is opened again.
 LockIsCurrent(r) == handle[r] = "current"
 LockIsFree(r)    == LockIsCurrent(r) => lock[id[r]] = Nobody
 
-\* stage.py: from the pinned descriptor.  Without pinning, whatever the path names by then.
+\* stage.py: copy from the pinned descriptor.  Without pinning: from whatever file is then at the path.
 Source(r, p) == IF Pinning THEN pinned[r][p] ELSE path[p]
 
 \* stage.py, `make_private_directory`: exec-allow is a directory of our own, not a link.
 StageDirIsOwn(r) == nest[id[r]] = "own"
 
-\* stage.py, `pinned != binary.identity`: any write to the pinned file moves its ctime.  An engine that does not
-\* pin has nothing to compare.
+\* stage.py, `pinned != binary.identity`: any write to the pinned file changes its ctime.  Without pinning
+\* there is nothing to compare.
 PartIsWhatWasPinned(r, p) == Pinning => Bytes(p, pinned[r][p]) = validated[r][p]
 CopyIsWhatWasPinned(r)    == \A p \in Parts : PartIsWhatWasPinned(r, p)
 IsCopied(r)               == \A p \in Parts : copied[r][p] # Nothing
 
-\* store.py, `find`: made from a file of the very identity that was validated, and as it was recorded, by its own
-\* ctime or else by its digest.  A record that another than the binary's owner could have written tells nothing: the
-\* copy is then compared with the pinned file, byte for byte.
+\* store.py, `get`: the copy was made from a file of the identity that was validated, and is unchanged by its own times
+\* or else by its digest.  If somebody other than the binary's owner could have written the record, it proves nothing:
+\* the copy is then compared with the pinned file, byte for byte.
 IdentityValidated(r, p) == <<p, pinned[r][p], validated[r][p] = "vendor_anew">>
 IsKeptFor(r, p, kept)   == kept.of = IdentityValidated(r, p)
 IsGood(r, p, kept) ==
     IF BinaryIsTheStoresOwners(r) THEN kept.bytes = kept.recorded ELSE kept.bytes = Bytes(p, pinned[r][p])
 
-\* stage.py, `hold`: the run has a lease on the file until execve, fcntl(2), and from then on it is being executed,
-\* ETXTBSY of open(2); either way nobody can write it.
+\* store.py, `take_lease`: until execve the run has a read lease on the file, fcntl(2).  From then on the file is being
+\* executed, so that open(2) for writing fails with ETXTBSY.  Either way nobody can write it.
 IsInUse(kept) ==
     \E r \in Runs : \E p \in shared[r] : IsKeptFor(r, p, kept) /\ (state[r] \notin Terminal \/ alive[r])
 
@@ -282,7 +282,7 @@ Resolve(r) ==
     /\ state' = [state EXCEPT ![r] = "resolved"]
     /\ UNCHANGED <<given, verdict, binary, copies, locks, policies, handOff, source, dirs, bundle, spent>>
 
-\* Each file is opened once and stays open: from here on it does not matter what its path names.
+\* Each file is opened once and stays open: what is at its path later does not matter.
 Validate(r) ==
     /\ state[r] = "resolved"
     /\ ~failed[r]
@@ -292,8 +292,8 @@ Validate(r) ==
     /\ validated' = [validated EXCEPT ![r] = [p \in Parts |-> Bytes(p, path[p])]]
     /\ UNCHANGED <<given, verdict, copies, locks, policies, handOff, source, dirs, bundle, spent>>
 
-\* The container's directory is made if there is none, and the lock file in it is opened.  Opening is not yet holding:
-\* gc may remove both in between, and then they are made again.
+\* Make the container's directory if there is none, and open the lock file in it.  Before the lock is taken gc may
+\* remove both; then they are made again.
 OpenLock(r) ==
     /\ state[r] = "validated"
     /\ ~failed[r]
@@ -303,7 +303,7 @@ OpenLock(r) ==
     /\ UNCHANGED <<given, state, verdict, binary, copies, lock, policies, handOff, source, base, apart, nest, leftover,
                    intact, bundle, spent>>
 
-\* Under the lock, what an earlier run of this container left is removed, and so is anything put in its place.
+\* Under the lock, remove what an earlier run of this container left, and anything put in its place.
 SecureRoot(r) ==
     /\ state[r] = "validated"
     /\ ~failed[r]
@@ -330,7 +330,7 @@ Copy(r, p) ==
     /\ onDisk' = [onDisk EXCEPT ![r][p] = Bytes(p, Source(r, p))]
     /\ UNCHANGED <<given, state, verdict, binary, stored, shared, locks, policies, handOff, source, dirs, bundle, spent>>
 
-\* A copy that an earlier run made of the same file, linked.  A link lasts when the store lets go of the copy.
+\* Link a copy that an earlier run made of the same file.  The link stays when the store removes its own name.
 Link(r, p) ==
     /\ state[r] = "root_secured"
     /\ ~failed[r]
@@ -345,8 +345,8 @@ Link(r, p) ==
     /\ shared' = [shared EXCEPT ![r] = @ \cup {p}]
     /\ UNCHANGED <<given, state, verdict, binary, stored, locks, policies, handOff, source, dirs, bundle, spent>>
 
-\* The copy is kept for later runs if it still has a name and the pinned file is the version that was validated.  One
-\* that is not good makes way.
+\* Add the copy to the store if it still has a name and the pinned file is still the version that was validated.  It
+\* replaces a copy that is not good.
 Keep(r, p) ==
     /\ state[r] = "root_secured"
     /\ ~failed[r]
@@ -361,7 +361,7 @@ Keep(r, p) ==
     /\ shared' = [shared EXCEPT ![r] = @ \cup {p}]
     /\ UNCHANGED <<given, state, verdict, binary, copied, onDisk, locks, policies, handOff, source, dirs, bundle, spent>>
 
-\* The copies took time.  What was read is what was validated only if each pinned file is still that version.
+\* After the copies: the bytes read are those validated only if each pinned file is still that version.
 Stage(r) ==
     /\ state[r] = "root_secured"
     /\ ~failed[r]
@@ -370,7 +370,7 @@ Stage(r) ==
     /\ state' = [state EXCEPT ![r] = "staged"]
     /\ UNCHANGED <<given, verdict, binary, copies, locks, policies, handOff, source, dirs, bundle, spent>>
 
-\* A child tries all of it and is thrown away: the engine's own process is not touched yet.
+\* Try all of it in a child process that then ends: the engine's own process is unchanged.
 Probe(r) ==
     /\ state[r] = "staged"
     /\ ~failed[r]
@@ -379,7 +379,7 @@ Probe(r) ==
     /\ probed' = [probed EXCEPT ![r] = IF enforceable THEN "usable" ELSE "unusable"]
     /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policy, inForce, handOff, source, dirs, bundle, spent>>
 
-\* In earnest.  The kernel's answer may be another by now, and then the process is left confined in part.
+\* Confine the process itself.  If the kernel now refuses, the process is left confined in part.
 Confine(r) ==
     /\ state[r] = "staged"
     /\ ~failed[r]
@@ -403,8 +403,8 @@ ApplyPolicy(r) ==
           /\ policy' = [policy EXCEPT ![r] = "not_applicable"]
     /\ UNCHANGED <<given, verdict, binary, copies, locks, probed, inForce, handOff, source, dirs, bundle, spent>>
 
-\* The bundle and the state directories are looked at once more, as late as can be.  Between this look and the
-\* kernel's execve, and until runsc has read them, there is a gap that no check can close.
+\* Check the bundle and the state directories once more, as late as possible.  No check can close the gap from here to
+\* execve, and until runsc has read them.
 LastLook(r) ==
     /\ state[r] = "policy_settled"
     /\ ~failed[r]
@@ -419,7 +419,7 @@ LastLook(r) ==
                                             THEN "as_staged" ELSE "changed"]]
     /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, ran, alive, source, dirs, bundle, spent>>
 
-\* execve is given the descriptor of runsc's copy, so what is at its path by now does not matter.
+\* execve gets the descriptor of runsc's copy, so what is then at its path does not matter.
 Exec(r) ==
     /\ state[r] = "policy_settled"
     /\ ~failed[r]
@@ -439,7 +439,7 @@ StartSidecar(r, p) ==
     /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, seen, alive, source, dirs, bundle, spent>>
 
 -----------------------------------------------------------------------------
-(* The refusals.  Each removes what its run made, lets go of the lock and  *)
+(* The refusals.  Each removes what its run made, releases the lock and    *)
 (* ends the process; nothing of another run is touched.                    *)
 
 Refused(r, reason) ==
@@ -485,7 +485,7 @@ RefuseApplyPolicy(r) ==
        \/ inForce[r] = "in_part" /\ Refused(r, "policy_in_part")
        \/ IsSettled(r) /\ ~PolicyPermits(r) /\ Refused(r, "policy_not_enforced")
 
-\* A kernel that refuses execve is a failure too: the process is still ours, and it refuses.
+\* A failed execve is a failure too: the process is still the engine, and it refuses.
 RefuseExec(r) ==
     /\ state[r] = "policy_settled"
     /\ \/ failed[r] /\ Refused(r, "failure")
@@ -504,7 +504,7 @@ Fail(r) ==
     /\ failed' = [failed EXCEPT ![r] = TRUE]
     /\ UNCHANGED <<given, state, why, binary, copies, locks, policies, handOff, source, dirs, bundle, spent>>
 
-\* The container is over.  The lock falls with the last process that has it open; what was made stays.
+\* The container ends.  The lock is released with the last process that has it open; what was made stays.
 ContainerEnds(r) ==
     /\ alive[r]
     /\ alive' = [alive EXCEPT ![r] = FALSE]
@@ -514,7 +514,7 @@ ContainerEnds(r) ==
     /\ UNCHANGED <<given, state, verdict, binary, copies, policies, seen, ran, source, base, apart, root, nest,
                    intact, bundle, spent>>
 
-\* engine gc: whoever can take the lock may remove what it guards.
+\* engine gc: whoever can take the lock may remove what it protects.
 GcTakes(i) ==
     /\ "gc" \in Moves
     /\ lock[i] = Nobody
@@ -536,7 +536,7 @@ GcRemoves(i) ==
     /\ UNCHANGED <<given, state, verdict, binary, copied, stored, shared, policies, handOff, source, base, apart, bundle,
                    spent>>
 
-\* What no container links is forgotten, which a run sees as a store that has nothing for it.
+\* gc removes copies that no container links.  A run then finds nothing in the store.
 GcForgets ==
     /\ "gc" \in Moves
     /\ \E kept \in stored :
@@ -545,7 +545,7 @@ GcForgets ==
     /\ UNCHANGED <<given, state, verdict, binary, copied, onDisk, shared, locks, policies, handOff, source, dirs, bundle,
                    spent>>
 
-\* What stands in the place of our directory is not ours to follow or to remove.
+\* What is in the place of our directory is not followed and not removed.
 GcDeclines(i) ==
     /\ lock[i] = Gc
     /\ root[i] = "swapped"
@@ -553,12 +553,11 @@ GcDeclines(i) ==
     /\ UNCHANGED <<given, state, verdict, binary, copies, handle, policies, handOff, source, dirs, bundle, spent>>
 
 -----------------------------------------------------------------------------
-(* The adversary.  He is given more than file permissions would grant him: *)
-(* he may loosen and swap what is not his.  Only two things are beyond     *)
-(* him: writing into a file that he does not own, and reaching into a      *)
-(* directory that is private.                                              *)
+(* The adversary.  He can do more than file permissions allow: he can      *)
+(* loosen and swap what is not his.  Only two things he cannot: write into *)
+(* a file that he does not own, and reach into a private directory.        *)
 
-\* Once every run is over, and what it executes is executed, nothing he does can matter to one.
+\* Once every run is over and has executed all its parts, no move of his matters.
 Spends ==
     /\ \E r \in Runs : state[r] \notin Terminal \/ (alive[r] /\ \E p \in Parts : ran[r][p] = Nothing)
     /\ \/ Tireless /\ UNCHANGED moves
@@ -570,7 +569,7 @@ SwapBinary ==
     /\ \E p \in Parts : \E f \in Files \ {path[p]} : path' = [path EXCEPT ![p] = f]
     /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, handOff, rewritten, dirs, bundle>>
 
-\* The owner's doing, not the adversary's: an upgrade that writes into a file instead of replacing it.
+\* Not the adversary but the owner: an upgrade that writes into a file instead of replacing it.
 RewriteBinary ==
     /\ "rewrite" \in Moves
     /\ Spends
@@ -601,7 +600,7 @@ LoosenRoot(i) ==
     /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, handOff, source, base, apart, nest,
                    leftover, intact, bundle>>
 
-\* A link, or a directory of his own, in the place of one of ours; and the real one put back, to hide it.
+\* He puts a link, or a directory of his own, in the place of one of ours; and puts the real one back, to hide it.
 SwapRoot(i) ==
     /\ "root" \in Moves
     /\ Spends
@@ -617,7 +616,7 @@ SwapStageDir(i) ==
     /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, handOff, source, base, apart, root,
                    leftover, intact, bundle>>
 
-\* Another file under the name of the staged copy; the copy itself, which is open, is not touched.
+\* He puts another file at the path of the staged copy; the copy itself, which is open, is unchanged.
 ReplaceCopy(r) ==
     /\ "copy" \in Moves
     /\ Spends
@@ -629,8 +628,8 @@ ReplaceCopy(r) ==
           /\ onDisk' = [onDisk EXCEPT ![r][p] = "evil"]
     /\ UNCHANGED <<given, state, verdict, binary, copied, stored, shared, locks, policies, handOff, source, dirs, bundle>>
 
-\* What broke out of a container has the file at hand that it was started from, and writes it when it can; so can one
-\* who acts as the store's owner.  Whoever shares that file then has it so.
+\* Code that broke out of a container can reach the file that it was started from, and writes it when it can; so can
+\* whoever acts as the store's owner.  Every run that shares the file then has those bytes.
 SpoilKept ==
     /\ "kept" \in Moves
     /\ Spends
@@ -649,7 +648,7 @@ ChangeBundle(r) ==
     /\ bundle' = [bundle EXCEPT ![r] = IF bundle[r] = "changed" THEN "as_validated" ELSE "changed"]
     /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, handOff, source, dirs>>
 
-\* Nobody's attack: an administrator allows or forbids user namespaces, or their number runs out.
+\* No attack: an administrator allows or forbids user namespaces, or their number runs out.
 KernelChanges ==
     /\ "kernel" \in Moves
     /\ Spends
@@ -680,7 +679,7 @@ Refuse(r) ==
 
 Engine(r) == Advance(r) \/ Refuse(r)
 
-\* So that the end of every run is not taken for a deadlock.
+\* Without this TLC would report the end of every run as a deadlock.
 Finished ==
     /\ \A r \in Runs : state[r] \in Terminal
     /\ UNCHANGED vars
@@ -694,8 +693,8 @@ Next ==
 
 Spec == Init /\ [][Next]_vars
 
-\* What is assumed of the scheduler: a run that can move does so in the end, and a run that keeps finding its lock
-\* file removed by gc gets its turn between two collections.
+\* Assumed of the scheduler: a run that can move moves at some time, and a run whose lock file gc keeps removing gets
+\* a turn between two collections.
 Fairness ==
     /\ \A r \in Runs : WF_vars(Engine(r))
     /\ \A r \in Runs : SF_vars(SecureRoot(r) \/ RefuseSecureRoot(r))
@@ -703,8 +702,8 @@ Fairness ==
 FairSpec == Spec /\ Fairness
 
 -----------------------------------------------------------------------------
-(* What must hold.  With each property, why it matters and what in the     *)
-(* engine upholds it.                                                      *)
+(* What must hold.  Each property says why it matters, and which code      *)
+(* upholds it.                                                             *)
 
 TypeOK ==
     /\ id \in [Runs -> Ids]
@@ -741,10 +740,10 @@ TypeOK ==
     /\ intact \in BOOLEAN
     /\ moves \in 0 .. Budget
 
-\* A step that is skipped is a check that was not made.  machine.py: LIFECYCLE is the only table of edges.
+\* A skipped step is a check that was not made.  machine.py: LIFECYCLE is the only table of edges.
 StepOrder == [][\A r \in Runs : state'[r] # state[r] => <<state[r], state'[r]>> \in Edges]_vars
 
-\* Reaching a state must mean that what it promises was done.  machine.py: a guard reads what its step recorded.
+\* In each state, what its step promises was done.  machine.py: a guard reads what its step recorded.
 NoStepSkipped ==
     \A r \in Runs :
         /\ state[r] \in Past("validated") => \A p \in Parts : pinned[r][p] # Nothing
@@ -754,21 +753,21 @@ NoStepSkipped ==
         /\ state[r] \in Past("policy_settled") => policy[r] # "none_yet"
         /\ state[r] = "handed_off" => seen[r] # Unseen /\ ran[r]["runsc"] # Nothing
 
-\* A run that goes on with nothing found would be refused later, for a reason that misleads.  resolve.py.
+\* A run that continued without a binary would be refused later, with a misleading reason.  resolve.py.
 ResolvedMeansFound == [][\A r \in Runs : state[r] = "start" /\ state'[r] = "resolved" => path["runsc"] # "absent"]_vars
 
-\* Otherwise whoever sets PATH for root chooses what root runs.  resolve.py: `os.geteuid() == 0`.
+\* Otherwise whoever sets root's PATH chooses what root runs.  resolve.py: `os.geteuid() == 0`.
 NoPathSearchAsRoot ==
     \A r \in Runs : state[r] \in Past("resolved") => ~(option[r].foundBy = "PATH" /\ option[r].asRoot)
 
-\* A file that others can write or replace is theirs, not runsc's.  validate.py: `_judge`, `open_trusted`.
+\* Others could make a file that they can write or replace into any program.  validate.py: `_judge`, `open_trusted`.
 OnlyTrustedBinaries == \A r \in Runs : \A p \in Parts : validated[r][p] \in TrustedBytes \cup {Nothing}
 
-\* A runsc of one release that starts the sandbox of another is a program that nobody has tried.  installation.py.
+\* A runsc of one release with a sandbox of another is a program that nobody tested.  installation.py.
 NeverOfTwoReleases == \A r \in Runs : \A p, q \in Parts : pinned[r][p] = pinned[r][q]
 
-\* Checking one file and running another is the oldest trick.  validate.py pins, stage.py copies from the pinned
-\* descriptor and compares, exec.py executes the copy's descriptor, policy.py mounts the copies of the others.
+\* Otherwise one file could be checked and another run.  validate.py pins, stage.py copies from the pinned descriptor
+\* and compares, exec.py executes the copy's descriptor, policy.py mounts the copies of the others.
 \* What runsc executes by path without such a mount has a property of its own, below.
 IsBeyondReach(r, p) == p = "runsc" \/ IsConfined(r)
 OnlyValidatedBytes ==
@@ -778,64 +777,64 @@ OnlyValidatedBytes ==
 \* runsc is not started where a name beside it leads to what was not staged.  stage.py: `changed`.
 NeverWithAChangedSet == \A r \in Runs : state[r] = "handed_off" => seen[r].set = "as_staged"
 
-\* A kept copy that is not what its key says would run in the place of what was validated.  store.py: the identity of
-\* the pinned file, with its ctime, is the key, and a copy is kept only after it was compared.
+\* A copy in the store that is not what its key says would run instead of what was validated.  store.py: the key is the
+\* identity of the pinned file, with its ctime, and a copy is added only after it was compared.
 KeptCopiesAreWhatTheyAreKeptFor ==
     RecordsAreBelieved => \A kept \in stored :
         kept.recorded = CASE kept.of[2] = "vendor" /\ ~kept.of[3] -> "vendor"
                           [] kept.of[2] = "vendor" /\ kept.of[3]  -> "vendor_anew"
                           [] OTHER                                -> "other"
 
-\* Whoever can write in runsc's state directory can steer it; where the program lies, he chooses what a later command
-\* about the container is.  exec.py: `root.changed()`.
+\* Whoever can write in runsc's state directory controls it; whoever can write where the program lies chooses what later
+\* commands about the container execute.  exec.py: `root.changed()`.
 NeverFromAnInsecureRoot == \A r \in Runs : state[r] = "handed_off" => seen[r].root = "private"
 
-\* The directories are private from the moment they are secured, but for what the adversary then does to them.
+\* The directories are private once they are secured, except for what the adversary then does to them.
 \* secure_root.py: `make_private_directory`; programs.py: `open_place`.
 RootIsSecured ==
     [][\A r \in Runs : state'[r] = "root_secured" /\ state[r] # "root_secured"
                        => /\ base' = "trusted" /\ root'[id[r]] = "private" /\ root[id[r]] # "swapped"
                           /\ place'[r] = "apart" => programs' = "trusted"]_vars
 
-\* A copy written through a planted link overwrites somebody's file.  stage.py: `make_private_directory`.
+\* A copy written through a planted link would overwrite somebody's file.  stage.py: `make_private_directory`.
 CopiesGoIntoOurOwn ==
     [][\A r \in Runs : \A p \in Parts :
           onDisk'[r][p] # onDisk[r][p] /\ copied'[r][p] # copied[r][p] /\ copied'[r][p] # Nothing
               => nest[id[r]] = "own"]_vars
 
-\* A look that is not the last one sees a world that may be gone.  exec.py: `prepare` comes right before `hand_off`.
+\* An earlier check can be out of date.  exec.py: `prepare` comes right before `hand_off`.
 LooksLast == \A r \in Runs : seen[r] # Unseen => state[r] \in {"policy_settled", "handed_off", "refused"}
 
-\* A bundle swapped after validation is one that nobody validated.  exec.py: `bundle.changed()`.
+\* A bundle swapped after validation was not validated.  exec.py: `bundle.changed()`.
 NeverWithAChangedBundle == \A r \in Runs : state[r] = "handed_off" => seen[r].bundle = "as_validated"
 
-\* Required must mean required, for every combination of options.  policy.py: `require_exec_policy`.
+\* A required policy is enforced, for every combination of options.  policy.py: `require_exec_policy`.
 RequiredPolicyBeforeExec == \A r \in Runs : state[r] = "handed_off" /\ option[r].required => inForce[r] = "whole"
 
-\* The outcome in the trace must be what the kernel does, or the operator is misled.  policy.py: the backends.
+\* The outcome in the trace is what the kernel enforces; otherwise it misleads the operator.  policy.py: the backends.
 PolicyIsAsStated ==
     \A r \in Runs : state[r] \in Past("policy_settled") =>
         /\ (policy[r] = "enforced") <=> (inForce[r] = "whole")
         /\ (policy[r] = "not_applicable") <=> ~option[r].rootless
         /\ policy[r] = "enforced" => option[r].wanted
 
-\* A process that is in other namespaces, but not shut in, runs neither as it was told to nor as it says.  policy.py:
-\* what `confine` raises is a refusal, required or not.
+\* A process confined in part would run neither as asked for nor as recorded.  policy.py: if `confine` fails the run is
+\* refused, whether the policy is required or not.
 NeverConfinedInPart == \A r \in Runs : state[r] \in Past("policy_settled") => inForce[r] # "in_part"
 
-\* What cannot be undone must not be begun where it cannot be ended: a run that requires no policy would be lost with
-\* it.  locked_mounts.py: `probe`.
+\* Confining cannot be undone.  Without a trial first, a run that requires no policy would have to be refused when it
+\* fails.  locked_mounts.py: `probe`.
 TriedFirst ==
     [][\A r \in Runs : inForce'[r] # inForce[r] /\ inForce'[r] # "nothing" => probed[r] = "usable"]_vars
 
-\* A probe that guesses is none.  locked_mounts.py: the child does all of it, and tries to undo it.
+\* A probe must not guess.  locked_mounts.py: the child does all of it, and tries to undo it.
 TheProbeIsHonest ==
     [][\A r \in Runs : probed'[r] # probed[r] => (probed'[r] = IF enforceable THEN "usable" ELSE "unusable")]_vars
 
-\* A failure that is swallowed turns a check into decoration.  runner.py: every error ends in `refuse`.
+\* A check whose failure is ignored checks nothing.  runner.py: every error ends in `refuse`.
 NoFailureIsSwallowed == \A r \in Runs : state[r] = "handed_off" => ~failed[r]
 
-\* Whatever a run does after a failure rests on something that was not done.  runner.py: the error leaves the step.
+\* After a failure, later moves would rely on something that was not done.  runner.py: the error ends the step.
 Acts(r) ==
     \/ state'[r] # state[r]
     \/ handle'[r] = "current" /\ handle[r] # "current"
@@ -854,7 +853,7 @@ RefusalLeavesNothing ==
         /\ inForce[r] = "nothing"
         /\ why[r] # "none"
 
-\* Whoever reads a refusal must look in the right place.  errors.py: each error names its step.
+\* The reader of a refusal must look in the right place.  errors.py: each error names its step.
 ReasonsIn(s) ==
     CASE s = "start"          -> {"not_found", "path_searched_as_root"}
       [] s = "resolved"       -> {"not_trusted"}
@@ -867,11 +866,11 @@ RefusalNamesItsStep ==
     [][\A r \in Runs : state[r] # "refused" /\ state'[r] = "refused"
                        => why'[r] \in ReasonsIn(state[r]) \cup {"failure"}]_vars
 
-\* What an earlier run left is not the new one's.  cleanup.py: `remove_leftovers`.
+\* A new run must not use what an earlier one left.  cleanup.py: `remove_leftovers`.
 StartsClean == \A r \in Runs : Owns(r) => ~leftover[id[r]]
 
 \* Two runs of one container would share a state directory, and either could stage for the other.  container.py:
-\* `take_lock`, whose descriptor lives on in runsc.
+\* `take_lock`, whose descriptor stays open in runsc.
 OneLiveRunPerContainer == \A r, s \in Runs : r # s /\ id[r] = id[s] => ~(Owns(r) /\ Owns(s))
 
 \* Neither gc nor another run's clean-up may take a live container's directories.  cleanup.py: the lock is held.
@@ -881,27 +880,27 @@ TheLivingKeepTheirs ==
         /\ root[id[r]] # "absent"
         /\ state[r] \in Past("staged") => \A p \in Parts : onDisk[r][p] # Nothing
 
-\* Root that follows a planted link while it removes things is how systems are lost.  cleanup.py: by descriptor.
+\* Root must not follow a planted link while it removes things.  cleanup.py: it works by descriptor.
 NothingElseIsRemoved == intact
 
-\* A refused run that starts again, or a hand-off taken back, would be a new run without checks.
+\* A refused run that started again, or a hand-off taken back, would be a new run without checks.
 TerminalStatesAreFinal == [][\A r \in Runs : state[r] \in Terminal => state'[r] = state[r]]_vars
 
-\* In every other state there is a way on: the next step or a refusal.
+\* In every other state the next step or a refusal is possible.
 NeverStuck == \A r \in Runs : state[r] \notin Terminal => ENABLED Engine(r)
 
-\* An operator who waits for a run waits for something.
+\* Every run ends: an operator does not wait for ever.
 Terminates == \A r \in Runs : <>(state[r] \in Terminal)
 
-\* A failure is answered, not just survived.
+\* A failed run is refused in the end.
 FailureIsRefused == \A r \in Runs : failed[r] ~> state[r] = "refused"
 
-\* Refusing everything would be safe, too.  With no failure and no adversary, what the options allow is done.
+\* Refusing everything would be safe, too.  Without a failure or an adversary, what the options allow is done.
 Permissible(r) == PathIsNotRoots(r) /\ (option[r].required => IsToBeEnforced(r) /\ enforceable)
 GoodRunsSucceed == \A r \in Runs : Permissible(r) => <>(state[r] = "handed_off")
 
-\* The bundle at the very moment of execve: this is NOT upheld, and no check before execve can.  GapBeforeExec.cfg
-\* has TLC show how it fails.
+\* The bundle is unchanged at the moment of execve.  This does NOT hold, and no check before execve can make it hold:
+\* with GapBeforeExec.cfg TLC shows how it fails.
 BundleUnchangedAtExec ==
     [][\A r \in Runs : state'[r] = "handed_off" /\ state[r] # "handed_off" => bundle[r] = "as_validated"]_vars
 
@@ -923,13 +922,13 @@ Kernel(r)      == IF state[r] = "handed_off" THEN "gvisor_kernel" ELSE "native_k
 Intercepted(r) == IF IsRunsc(r) THEN "all" ELSE "none"
 HostCalls(r)   == IF IsRunsc(r) THEN SentryCalls ELSE 350
 
-\* Where there is one run, its refinement is checked as it is defined.
+\* With one run, its refinement is checked as it is defined.
 TheRun == CHOOSE r \in Runs : TRUE
 Nucleus == INSTANCE NucleusGVisor
     WITH kernel <- Kernel(TheRun), intercepted <- Intercepted(TheRun), hostCalls <- HostCalls(TheRun)
 RefinesNucleus == Nucleus!Spec
 
-\* For several, the same is said of each, in the form that TLC takes.
+\* With several, the same is checked of each, in the form that TLC takes.
 NucleusOf(r) == INSTANCE NucleusGVisor
     WITH kernel <- Kernel(r), intercepted <- Intercepted(r), hostCalls <- HostCalls(r)
 EachRefinesNucleus ==

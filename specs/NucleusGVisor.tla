@@ -5,8 +5,7 @@
 (* and from then on all its system calls are intercepted, so that it       *)
 (* reaches fewer than a hundred of the host kernel's.                      *)
 (*                                                                         *)
-(* How a workload gets there safely is not said here.  GVisorRuntime says  *)
-(* it, and refines this.                                                   *)
+(* GVisorRuntime has how a workload gets there safely, and refines this.   *)
 (***************************************************************************)
 EXTENDS Naturals
 
@@ -34,7 +33,7 @@ Enter ==
     /\ intercepted' = "all"
     /\ hostCalls' \in Few
 
-\* There is no way back: that is the other half of the claim.
+\* A workload does not go back to the native kernel: the other half of the claim.
 Done ==
     /\ kernel = "gvisor_kernel"
     /\ UNCHANGED vars
@@ -50,7 +49,7 @@ TypeOK ==
     /\ intercepted \in {"none", "all"}
     /\ hostCalls \in Few \cup {NativeCalls}
 
-\* Why it matters: this is all that an operator is promised.
+\* All that an operator is promised.
 GVisorIntercepts ==
     kernel = "gvisor_kernel" => intercepted = "all" /\ hostCalls \in Few
 =============================================================================

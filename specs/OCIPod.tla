@@ -9,15 +9,16 @@
 (* and any command is killed between any two of its steps.  A member's     *)
 (* lock is taken before the sandbox's, never after it.                     *)
 (*                                                                         *)
-(* A member has no process on the host, so its creation leaves one that    *)
-(* waits for it and ends with its exit code: the waiter.  Managers wait    *)
-(* for that; the engine itself asks runsc, as a waiter can be killed.      *)
+(* A member has no process on the host.  So its creation starts one, which *)
+(* waits for the member and returns its exit code: the waiter (the code's  *)
+(* monitor).  Managers wait for that; the engine itself asks runsc, as a   *)
+(* waiter can be killed.                                                   *)
 (*                                                                         *)
 (* Left out on purpose.                                                    *)
 (*   - What a creation checks, and its steps: GVisorRuntime has them.      *)
 (*   - created, running, paused: OCIRuntime has them; here it is alive.    *)
 (*   - A new creation of an id while the waiter of the last one ends.      *)
-(*   - gc: what it takes is what a delete takes, where runsc has no file.  *)
+(*   - gc: it removes what a delete removes, where runsc has no file.      *)
 (***************************************************************************)
 EXTENDS Naturals
 
@@ -36,7 +37,7 @@ VARIABLES
     alive,      \* by container: it has processes
     root,       \* the sandbox's root is there
     waiter,     \* by member: a process waits for its end
-    told,       \* how the waiter that ended last did: with the member's exit code, or without one
+    told,       \* how the last waiter ended: with the member's exit code, or without one
     crashes     \* how many commands, and waiters, have been killed
 
 vars == <<lock, doing, at, record, file, alive, root, waiter, told, crashes>>
@@ -46,7 +47,7 @@ Sandbox == "sandbox"
 Containers == Members \cup {Sandbox}
 
 HasMembers == \E m \in Members : record[m]
-\* It was deleted, and its record stays as long as its members need its directory.
+\* Deleted; the record stays while members need its directory.
 IsOver == record[Sandbox] /\ ~file[Sandbox] /\ ~alive[Sandbox]
 
 Init ==
@@ -70,7 +71,7 @@ Begin(v, c, what) ==
     /\ Take(v, c)
     /\ Goes(v, what)
     /\ at' = [at EXCEPT ![v] = c]
-\* Whatever it holds.
+\* Release whatever the command holds.
 LetGo(v) ==
     /\ lock' = [c \in Containers |-> IF lock[c] = v THEN Nobody ELSE lock[c]]
     /\ Goes(v, "nothing")
@@ -79,7 +80,7 @@ LetGo(v) ==
 -----------------------------------------------------------------------------
 (* The sandbox is created.                                                 *)
 
-\* Nothing of it lives, and no member of an earlier one is left.  The root is made anew.
+\* Nothing of it is alive, and no member of an earlier one is left.  Make a new root.
 Make(v) ==
     /\ Begin(v, Sandbox, "make")
     /\ ~file[Sandbox] /\ ~alive[Sandbox] /\ ~HasMembers
@@ -103,14 +104,14 @@ Own(v, m) ==
     /\ ~record[m] /\ ~waiter[m]
     /\ UNCHANGED <<record, file, alive, root, crashes, standing>>
 
-\* With the sandbox's lock nobody deletes it meanwhile ...
+\* The sandbox's lock keeps others from deleting it ...
 Join(v) ==
     /\ doing[v] = "own"
     /\ Take(v, Sandbox)
     /\ Goes(v, "join")
     /\ UNCHANGED <<at, record, file, alive, root, crashes, standing>>
 
-\* ... and before that is let go of, the record says who needs its directory.
+\* ... and before it is released, the record says who needs the sandbox's directory.
 Note(v) ==
     /\ doing[v] = "join"
     /\ record[Sandbox] /\ file[Sandbox] /\ alive[Sandbox]
@@ -119,7 +120,7 @@ Note(v) ==
     /\ Goes(v, "create")
     /\ UNCHANGED <<at, file, alive, root, standing, crashes>>
 
-\* There is no such sandbox, or it does not live.
+\* There is no such sandbox, or it is not alive.
 Refuse(v) ==
     /\ doing[v] \in {"own", "join"}
     /\ LetGo(v)
@@ -134,14 +135,14 @@ Enter(v) ==
     /\ Goes(v, "stand")
     /\ UNCHANGED <<lock, at, record, root, crashes, standing>>
 
-\* The keeper leaves the waiter.  Killed before, it leaves none.
+\* The parent starts the waiter.  Killed before, it leaves none.
 Stand(v) ==
     /\ doing[v] = "stand"
     /\ waiter' = [waiter EXCEPT ![at[v]] = TRUE]
     /\ LetGo(v)
     /\ UNCHANGED <<record, file, alive, root, told, crashes>>
 
-\* runsc refuses, or the sandbox died meanwhile: the keeper takes away what there is.
+\* runsc refuses, or the sandbox died meanwhile: the parent removes what there is.
 GiveUp(v) ==
     /\ doing[v] = "create"
     /\ Goes(v, "delete")
@@ -150,7 +151,7 @@ GiveUp(v) ==
 -----------------------------------------------------------------------------
 (* Ends, and deletions.                                                    *)
 
-\* A sandbox takes its members along.
+\* When a sandbox ends, its members end with it.
 End(c) ==
     /\ alive[c]
     /\ alive' = [d \in Containers |-> IF c \in {d, Sandbox} THEN FALSE ELSE alive[d]]
@@ -174,14 +175,14 @@ ForgetMember(v) ==
     /\ Goes(v, "leave")
     /\ UNCHANGED <<lock, at, file, alive, root, crashes, standing>>
 
-\* Whoever deletes the sandbox after this has looked counts the members after that, too.
+\* A command that deletes the sandbox after this check counts the members later still.
 Leave(v) ==
     /\ doing[v] = "leave"
     /\ ~IsOver
     /\ LetGo(v)
     /\ UNCHANGED <<record, file, alive, root, crashes, standing>>
 
-\* A member that finds its sandbox deleted looks after what is left of it.
+\* A member whose sandbox is deleted removes what is left of the sandbox.
 LookAfter(v) ==
     /\ doing[v] = "leave"
     /\ IsOver
@@ -197,7 +198,7 @@ Keep(v) ==
     /\ LetGo(v)
     /\ UNCHANGED <<record, file, alive, root, crashes, standing>>
 
-\* ... and goes when there are none; the record goes last.
+\* ... and is removed when there are none; the record is removed last.
 RemoveRoot(v) ==
     /\ doing[v] = "forget" /\ at[v] = Sandbox
     /\ ~HasMembers
@@ -213,8 +214,8 @@ Forget(v) ==
     /\ UNCHANGED <<file, alive, root, crashes, standing>>
 
 -----------------------------------------------------------------------------
-(* The waiter asks the sandbox, which answers when the member is over, and *)
-(* with its exit code as long as the sandbox lives and runsc knows of it.  *)
+(* The waiter asks the sandbox, which answers when the member has ended,   *)
+(* with its exit code if the sandbox is alive and runsc has its file.      *)
 
 Answers(m) == alive[Sandbox] /\ file[m]
 WaiterEnds(m) ==
@@ -231,11 +232,11 @@ WaiterIsKilled(m) ==
     /\ told' = "killed"
     /\ UNCHANGED <<lock, doing, at, record, file, alive, root>>
 
-\* What `state` finds out of a member that runsc knows of: whether it lives, and by which process.
+\* What `state` says of a member of which runsc has a file: whether it is alive, and its process.
 SaysAlive(m) == record[m] /\ file[m] /\ alive[m]
 
 -----------------------------------------------------------------------------
-(* A command is killed.  Its locks fall with it; all else stays as it is.  *)
+(* A command is killed.  Its locks are released; all else stays.           *)
 
 Crash(v) ==
     /\ doing[v] # "nothing"
@@ -256,8 +257,8 @@ Next ==
 
 Spec == Init /\ [][Next]_vars
 
-\* A command that can go on does, one that waits for a lock gets it, all that lives ends.  A manager deletes every
-\* container that it knows of, and does not ask again for one that is deleted.
+\* Every command that can continue does, every wait for a lock ends, and everything alive ends.  A manager deletes every
+\* container that it created, and does not ask again for a deleted one.
 Fairness ==
     /\ \A v \in Commands :
         /\ WF_vars(Up(v) \/ Stand(v) \/ Forget(v)) /\ WF_vars(Note(v) \/ Refuse(v)) /\ WF_vars(Enter(v) \/ GiveUp(v))
@@ -282,37 +283,37 @@ TypeOK ==
     /\ told \in {"code", "killed"}
     /\ crashes \in 0 .. Crashes
 
-\* Without it runsc could neither act on the member nor delete it.
+\* Without the root runsc could neither act on the member nor delete it.
 MembersHaveTheirRoot == HasMembers => root /\ record[Sandbox]
 
-\* What runsc knows of a container it knows until it has deleted that container, whatever is done to the others.
+\* runsc's file about a container stays until runsc has deleted that container, whatever happens to the others.
 OnlyADeleteTakesAFile ==
     [][\A c \in Containers : file[c] /\ ~file'[c] => \E v \in Commands : doing[v] = "delete" /\ at[v] = c]_vars
 
-\* What was created without a sandbox, or goes on after it, is nowhere.
+\* A member cannot exist without its sandbox, nor outlive it.
 MembersLiveInTheSandbox == \A m \in Members : alive[m] => alive[Sandbox]
 
-\* What nobody can find, nobody can end or remove.
+\* Without a record nobody could find it, and so nobody could end or remove it.
 NoOrphan == \A c \in Containers : alive[c] \/ file[c] => record[c]
 
-\* Whoever acts on a container is alone with it.
+\* Only one command at a time acts on a container.
 OneAtATime == \A v \in Commands : doing[v] # "nothing" => lock[at[v]] = v
 
-\* `state` is right whether or not a waiter was left, and was killed.
+\* `state` is right with a waiter, without one, and after one was killed.
 StateNeedsNoWaiter == \A m \in Members : file[m] => (SaysAlive(m) <=> alive[m])
 
-\* A manager takes the waiter's end for the member's, so unless it is killed it comes no sooner ...
+\* To a manager the waiter's end is the member's.  So unless the waiter is killed it ends no sooner ...
 NoWaiterEndsEarly ==
     [][\A m \in Members : waiter[m] /\ ~waiter'[m] /\ crashes' = crashes => ~alive[m]]_vars
 
-\* ... with the exit code, where that can be known ...
+\* ... returns the exit code, where that can be known ...
 NoExitCodeIsLost ==
     [][\A m \in Members : waiter[m] /\ ~waiter'[m] /\ crashes' = crashes /\ alive[Sandbox] /\ file[m]
            => told' = "code"]_vars
 
-\* ... and it comes.
+\* ... and does end.
 NoWaiterIsLeft == \A m \in Members : waiter[m] ~> ~waiter[m]
 
-\* Whichever is deleted first, nothing is left when all are, unless a new sandbox has taken the place.
+\* In whatever order they are deleted, nothing is left in the end, unless there is a new sandbox by then.
 NothingIsLeft == IsOver ~> ~IsOver
 =============================================================================

@@ -8,20 +8,20 @@
 (*                 |           \          |        /                       *)
 (*              deleted <-------------- stopped                            *)
 (*                                                                         *)
-(* `deleted` is also what no container of that id has ever been.           *)
+(* Before its first creation a container counts as `deleted`, too.         *)
 (*                                                                         *)
-(* `state` is what is true; `Reported` is what the verb `state` finds out  *)
+(* `state` is what is true; `Reported` is what the verb `state` works out  *)
 (* from what a crash cannot take back: the record, runsc's own state file, *)
 (* whether the process that creates it lives, and whether any process      *)
 (* executes the staged copy of runsc.  That the two never differ is the    *)
-(* heart of it.  engine/state/oci_lifecycle.py has the same table of verbs, and a  *)
-(* test compares the two in every state.                                   *)
+(* main property.  engine/state/oci_lifecycle.py has the same table of     *)
+(* verbs, and a test compares the two in every state.                      *)
 (*                                                                         *)
-(* start, pause and resume are runsc's, and take it two steps: first the   *)
-(* sandbox does it, then runsc writes its file anew, which is empty in     *)
-(* between.  Killed there, runsc leaves a file that is wrong, or cannot be *)
-(* read, and it believes that file ever after.  So the engine notes what   *)
-(* it is about to have done, and the next command finds out what was.      *)
+(* start, pause and resume are runsc's, which takes two steps: first the   *)
+(* sandbox does it, then runsc rewrites its file, which is empty in        *)
+(* between.  Killed there, runsc leaves a file that is wrong or cannot be  *)
+(* read, and relies on it from then on.  So the engine records what runsc  *)
+(* is about to do, and the next command finds out whether it was done.     *)
 (*                                                                         *)
 (* Modelled: several commands at once on one id, a refusal at every step,  *)
 (* a runsc that fails at create or start, a container that ends by itself, *)
@@ -34,7 +34,7 @@
 (*   - Other ids and roots: each pair has a directory and a lock of its    *)
 (*     own.                                                                *)
 (*   - A crash inside kill: a signal is sent or not.                       *)
-(*   - A message to the sandbox that is on its way when its sender dies.   *)
+(*   - A message on its way to the sandbox when its sender dies.           *)
 (***************************************************************************)
 EXTENDS Naturals
 
@@ -51,7 +51,7 @@ VARIABLES
     record,     \* the engine's record of the container is there
     file,       \* what runsc's own state file says; "none" when there is no such file, "cut" when it is empty
     inside,     \* what the sandbox does, as long as it lives
-    attempt,    \* which of start, pause and resume the engine noted last; "none" before the first
+    attempt,    \* which of start, pause and resume the engine recorded last; "none" before the first
     alive,      \* some process executes the staged copy of runsc
     handedOff,  \* the run of this very container was handed off
     killed,     \* somebody has sent it a signal that ends it
@@ -59,7 +59,7 @@ VARIABLES
 
 vars == <<state, run, lock, doing, record, file, inside, attempt, alive, handedOff, killed, crashes>>
 
-\* There is one; it has a name so that the state graph can be read as GVisorRuntime's is.
+\* Only one; it has a name so that the state graph reads like GVisorRuntime's.
 Containers == {"c"}
 Now   == state["c"]
 RunAt == run["c"]
@@ -79,23 +79,23 @@ Edges ==
     \cup {<<s, "stopped">> : s \in Live}
 
 -----------------------------------------------------------------------------
-\* The process that the record names as the creator lives, first as the engine, then as `runsc create`.
+\* The process that the record names as creator is alive, first as the engine, then as `runsc create`.
 BeingCreated == \E v \in Commands : doing[v] = "create"
 
-\* start, pause or resume is being done: noted, done by the sandbox, its file empty.  They wait for one another.
+\* start, pause or resume is in progress: recorded, done by the sandbox, or the file empty.  Only one at a time.
 Trying == {"try", "tell", "write"}
 BeingTried == \E v \in Commands : doing[v] \in Trying
 From(verb) == CASE verb = "start" -> "created" [] verb = "pause" -> "running" [] verb = "resume" -> "paused"
 To(verb)   == CASE verb = "start" -> "running" [] verb = "pause" -> "paused"  [] verb = "resume" -> "running"
 
-\* An empty file was emptied after the sandbox had done what was noted.  One that is as it was before says nothing of
-\* whether the sandbox has, once nobody does it any more: the sandbox is asked.
+\* An empty file means that the sandbox has done what was recorded.  If the file is unchanged and the command is dead,
+\* the file does not tell: the sandbox is asked.
 Known ==
     IF file = "cut" THEN To(attempt)
     ELSE IF attempt # "none" /\ ~BeingTried /\ file = From(attempt) THEN inside
     ELSE file
 
-\* What the verb `state` says.  A container without runsc's file is one that is being made, or that nobody goes on making.
+\* What the verb `state` says.  A container without runsc's file is being created, or its creation was interrupted.
 Reported ==
     IF file # "none" THEN IF alive THEN Known ELSE "stopped"
     ELSE IF record /\ (alive \/ BeingCreated) THEN "creating"
@@ -139,7 +139,7 @@ Validate(v) ==
     /\ RunComesTo("validated")
     /\ UNCHANGED <<state, lock, doing, record, file, inside, attempt, alive, handedOff, killed, crashes>>
 
-\* The lock is free and nothing of this id lives; only then is the record written.
+\* Write the record only when the lock is free and nothing of this id is alive.
 Vacant == file = "none" /\ ~alive
 
 Create(v) ==
@@ -191,14 +191,14 @@ Complete(v) ==
     /\ LetGo(v)
     /\ UNCHANGED <<record, attempt, alive, handedOff, killed, crashes>>
 
-\* A run that is refused before it holds the lock has made nothing.
+\* A run refused before it has the lock has made nothing.
 RefuseRun(v) ==
     /\ doing[v] = "begin"
     /\ RunComesTo("refused")
     /\ doing' = [doing EXCEPT ![v] = "nothing"]
     /\ UNCHANGED <<state, lock, record, file, inside, attempt, alive, handedOff, killed, crashes>>
 
-\* Afterwards it takes the record back.
+\* Refused later, it removes the record.
 Refuse(v) ==
     /\ doing[v] = "create" /\ RunAt # "handed_off"
     /\ RunComesTo("refused")
@@ -207,8 +207,8 @@ Refuse(v) ==
     /\ LetGo(v)
     /\ UNCHANGED <<file, inside, attempt, alive, handedOff, killed, crashes>>
 
-\* runsc refuses: it ends what it started.  The record stays for the keeper, which is one more command that deletes,
-\* or, if that is killed, for the next.
+\* runsc refuses, and ends what it started.  The record stays for the parent, which is one more command that deletes, or
+\* if that is killed, for the next command.
 RefuseCreate(v) ==
     /\ doing[v] = "create" /\ RunAt = "handed_off"
     /\ alive' = FALSE
@@ -224,10 +224,10 @@ Ended ==
     /\ UNCHANGED <<state, lock, doing, record, file, inside, attempt, alive, handedOff, killed, crashes>>
 
 -----------------------------------------------------------------------------
-(* start, pause and resume: the engine notes it and becomes runsc.         *)
+(* start, pause and resume: the engine records it and becomes runsc.       *)
 
-\* One at a time.  What an earlier one that was killed left untold in runsc's file is told first: runsc goes by its file,
-\* and a sandbox that is paused twice, or let go on when it is not paused, is lost.
+\* One at a time.  First repair the file if an earlier command was killed: runsc relies on its file, and a sandbox that
+\* is paused twice, or resumed when it is not paused, is lost.
 Try(v, verb) ==
     /\ doing[v] = "nothing"
     /\ ~BeingTried
@@ -286,21 +286,21 @@ RefuseStart(v) ==
 -----------------------------------------------------------------------------
 (* The other verbs that are runsc's alone.                                 *)
 
-\* Whatever goes by runsc's file has it put right first.
+\* Every verb that relies on runsc's file repairs it first.
 Mend ==
     /\ ~BeingTried
     /\ alive /\ file \notin {"none", Known}
     /\ file' = Known
     /\ UNCHANGED <<state, run, lock, doing, record, inside, attempt, alive, handedOff, killed, crashes>>
 
-\* runsc sends no signal to what is paused.
+\* runsc sends no signal to a paused container.
 Kill ==
     /\ alive /\ Reported \in {"created", "running"}
     /\ ~killed
     /\ killed' = TRUE
     /\ UNCHANGED <<state, run, lock, doing, record, file, inside, attempt, alive, handedOff, crashes>>
 
-\* Killed, out of its own, or because it is being deleted.
+\* The container ends: killed, by itself, or because it is being deleted.
 End ==
     /\ file # "none" /\ alive
     /\ alive' = FALSE
@@ -310,7 +310,7 @@ End ==
 -----------------------------------------------------------------------------
 (* delete and gc.                                                          *)
 
-\* delete is for what is over, or was never started.
+\* delete is for a container that has ended or was never started.
 TakeToDelete(v) ==
     /\ doing[v] = "nothing"
     /\ lock = Nobody
@@ -320,14 +320,14 @@ TakeToDelete(v) ==
     /\ doing' = [doing EXCEPT ![v] = "delete"]
     /\ UNCHANGED <<state, run, record, file, inside, attempt, alive, handedOff, killed, crashes>>
 
-\* runsc looks again, under its own lock, whether it was started meanwhile: then it is not deleted ...
+\* runsc checks again, under its own lock: a container started meanwhile is not deleted ...
 Decline(v) ==
     /\ doing[v] = "delete"
     /\ alive /\ file \in {"running", "paused", "cut"}
     /\ LetGo(v)
     /\ UNCHANGED <<state, run, record, file, inside, attempt, alive, handedOff, killed, crashes>>
 
-\* ... and else it is ended first.
+\* ... otherwise it is ended first.
 EndCreated(v) ==
     /\ doing[v] = "delete"
     /\ alive /\ file = "created"
@@ -335,7 +335,7 @@ EndCreated(v) ==
     /\ Becomes("stopped")
     /\ UNCHANGED <<run, lock, doing, record, file, inside, attempt, handedOff, killed, crashes>>
 
-\* delete --force ends whatever it finds.
+\* delete --force ends whatever is running.
 TakeByForce(v) ==
     /\ doing[v] = "nothing"
     /\ lock = Nobody
@@ -345,7 +345,7 @@ TakeByForce(v) ==
     /\ killed' = TRUE
     /\ UNCHANGED <<state, run, record, file, inside, attempt, alive, handedOff, crashes>>
 
-\* gc, and another creation of this id, take away what a creation that was killed left, and nothing that is somebody's.
+\* gc, and another creation of this id, remove what a killed creation left, and nothing that is in use.
 Collect(v) ==
     /\ doing[v] = "nothing"
     /\ lock = Nobody
@@ -355,8 +355,8 @@ Collect(v) ==
     /\ doing' = [doing EXCEPT ![v] = "collect"]
     /\ UNCHANGED <<state, run, record, file, inside, attempt, alive, handedOff, killed, crashes>>
 
-\* What runsc knows of, runsc deletes once it is over, and not while another runsc writes its file.  Processes that a
-\* creation left without a file are ended, and so is a runsc that was to start, pause or resume it.
+\* If runsc has a file about the container, runsc deletes it once it has ended, and not while another runsc writes that
+\* file.  Processes that a creation left without a file are ended, and so is a runsc that was to start, pause or resume.
 Delete(v) ==
     /\ doing[v] = "delete"
     /\ \A w \in Commands : doing[w] \notin {"tell", "write"}
@@ -368,7 +368,7 @@ Delete(v) ==
     /\ doing' = [w \in Commands |-> IF doing[w] = "try" THEN "nothing" ELSE doing[w]]
     /\ UNCHANGED <<run, lock, record, inside, attempt, handedOff, killed, crashes>>
 
-\* The record goes last: as long as anything is left, the next command can find it.
+\* Remove the record last: while anything is left, the next command can find it.
 Forget(v) ==
     /\ doing[v] \in {"delete", "collect"}
     /\ Vacant
@@ -377,7 +377,7 @@ Forget(v) ==
     /\ UNCHANGED <<state, run, file, inside, attempt, alive, handedOff, killed, crashes>>
 
 -----------------------------------------------------------------------------
-(* A command is killed.  Its lock falls with it; all else stays as it is.  *)
+(* A command is killed.  Its lock is released; all else stays.             *)
 
 HoldsTheRun(v) == doing[v] \in {"begin", "create"}
 
@@ -403,7 +403,8 @@ Next ==
 
 Spec == Init /\ [][Next]_vars
 
-\* A command that can go on does, also one that waits for runsc's lock.  What was killed ends.  A manager that wants a container gone asks until it is.
+\* Every command that can continue does, also one that waits for runsc's lock.  What was killed ends.  A manager that
+\* wants a container deleted asks until it is.
 Fairness ==
     /\ \A v \in Commands :
         /\ WF_vars(Resolve(v) \/ Validate(v) \/ RefuseRun(v))
@@ -431,38 +432,38 @@ TypeOK ==
     /\ killed \in BOOLEAN
     /\ crashes \in 0 .. Crashes
 
-\* A manager acts on what it is told, whatever was killed before it asked.  While a verb is being done, what was before it
-\* is as true as what is after it.
+\* `state` tells a manager the truth, whatever was killed before.  While a verb is in progress, both the status before
+\* it and the one after it count as true.
 StateIsTruthful == Reported = Now \/ (BeingTried /\ Now = To(attempt) /\ Reported = From(attempt))
 
-\* runsc goes by its file and asks nobody.
+\* runsc relies on its file alone.
 RunscIsNotMisled == \A v \in Commands : doing[v] = "try" /\ alive => file = inside
 
-\* What nobody can find, nobody can end.  The record is written first and removed last.
+\* Without a record nobody could find the container, and so nobody could end it.  It is written first, removed last.
 NoOrphan == alive \/ file # "none" => record
 
-\* A container that did not come through the lifecycle was checked by nobody.  Only Exec hands off.
+\* A container that did not pass the lifecycle's steps was not checked.  Only Exec hands off.
 NeverWithoutHandOff == alive => handedOff
 
-\* A second creation, or gc, that removed a live container's directory would leave it beyond reach.
+\* If a second creation or gc removed a live container's directory, nobody could reach the container.
 TheLivingKeepTheirs == [][alive /\ alive' => record']_vars
 
-\* Whoever may end and remove a container is alone with it.
+\* Only one command at a time may end and remove a container.
 OneAtATime == \A v \in Commands : doing[v] \in {"create", "delete", "collect"} => lock = v
 
-\* A container that ended is its manager's until it is deleted: gc that took it would leave the manager without an answer.
+\* A container that ended stays until its manager deletes it: if gc removed it, the manager would get no answer.
 GcTakesNobodys == \A v \in Commands : doing[v] = "collect" => Now = "deleted"
 
-\* The OCI runtime specification's lifecycle, and no edge more.
+\* The OCI runtime specification's lifecycle, and no other edge.
 OnlyTheseEdges == [][Now # state'["c"] => <<Now, state'["c"]>> \in Edges]_vars
 
-\* Refused, failed or deleted, an id may be used again: what is left is taken away by the next command.
+\* After a refusal, a failure or a deletion an id can be used again: the next command removes what is left.
 TheIdIsFreeInTheEnd == []<>(Now = "deleted")
 
-\* A lock that is never let go of blocks the container for good.
+\* A lock that is never released would block the container for good.
 LocksFall == \A v \in Commands : lock = v ~> lock # v
 
-\* What runs is the run's business first: here it is one of GVisorRuntime's, edge by edge.
+\* The run inside a creation follows GVisorRuntime, edge by edge.
 RunEdges == {<<Steps[n], Steps[n + 1]>> : n \in 1 .. 6} \cup {<<Steps[n], "refused">> : n \in 1 .. 6}
             \cup {<<"none", "start">>} \cup {<<r, "none">> : r \in Runs}
 RunIsGVisorRuntimes == [][run' # run => <<RunAt, run'["c"]>> \in RunEdges]_vars
