@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from engine.bundle.bundle import Bundle
 from engine.errors import ExecError, Reason, hint_for
-from engine.lifecycle.secure_root import SecuredRoot
+from engine.lifecycle.secure_root import StateDirs
 from engine.lifecycle.stage import Staged
 from engine.options import Platform, RunOptions
 from engine.records import TYPE_CHECKING, dataclass
@@ -41,7 +41,7 @@ class HandOff:
 
 def prepare(
     bundle: Bundle,
-    root: SecuredRoot,
+    root: StateDirs,
     staged: Staged,
     options: RunOptions,
     platform: Platform,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Policy:
     """What came of the policy. `mechanism` enforces it; None when nothing does, and `reason` says why.
 
-    `allowed`: the paths beneath which files can still be executed. `open`: the ways to execute something else that
+    `allowed`: the paths beneath which files can still be executed. `bypasses`: the ways to execute something else that
     were seen to be left. `ids`: which ids the supervisor's own user namespace has, where it was given one.
     """
 
@@ -33,7 +33,7 @@ class Policy:
     mechanism: str | None = None
     strength: Strength | None = None
     allowed: tuple[str, ...] = ()
-    open: tuple[str, ...] = ()
+    bypasses: tuple[str, ...] = ()
     ids: Ids | None = None
     reason: str | None = None
     hint: str = "run without --require-exec-policy"
@@ -44,7 +44,7 @@ class Policy:
             "mechanism": self.mechanism,
             "strength": self.strength,
             "allowed": list(self.allowed),
-            "open": list(self.open),
+            "open": list(self.bypasses),
             "ids": self.ids,
             "reason": self.reason,
         }
@@ -112,7 +112,7 @@ def _locked_mounts(bundle: Bundle) -> Policy:
         str(ExecPolicy.LOCKED_MOUNTS),
         Strength.SEALED if sealed else Strength.HOST,
         allowed=tuple(tree.path for tree in trees),
-        open=left,
+        bypasses=left,
         ids=maps.kind,
     )
 

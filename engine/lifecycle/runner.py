@@ -16,7 +16,7 @@ from engine.lifecycle.exec import HandOff, hand_off, prepare
 from engine.lifecycle.machine import Lifecycle
 from engine.lifecycle.policy import apply_policy
 from engine.lifecycle.resolve import resolve
-from engine.lifecycle.secure_root import PodSandbox, SecuredRoot, secure_root
+from engine.lifecycle.secure_root import PodSandbox, StateDirs, secure_root
 from engine.lifecycle.spec_graph import SpecLifecycle, spec_graph
 from engine.lifecycle.stage import Staged, stage
 from engine.lifecycle.validate import Validated, validate
@@ -57,10 +57,10 @@ if TYPE_CHECKING:
         def join(self, base: PrivateDirectory) -> PodSandbox | None:
             """The sandbox under `base` that the container is to be part of, if any. Raises as `secure_root` catches."""
 
-        def secured(self, root: SecuredRoot, trace: str | None) -> Undoable:
+        def secured(self, root: StateDirs, trace: str | None) -> Undoable:
             """The container's directory is there and locked. Raises `EngineError`."""
 
-        def about_to_hand_off(self, root: SecuredRoot, staged: Staged, platform: Platform) -> None:
+        def about_to_hand_off(self, root: StateDirs, staged: Staged, platform: Platform) -> None:
             """The last moment before the run is recorded as handed off. Raises `EngineError`."""
 
 
@@ -216,7 +216,7 @@ class _Run:
         self._made.append(made)
         return made
 
-    def _secure_root(self) -> SecuredRoot:
+    def _secure_root(self) -> StateDirs:
         join = self._manager.join if self._manager is not None else lambda _: None
         root = self._keep(secure_root(self._options.container_id, self._environment, join))
         self._trace.create_in(root.container)
@@ -224,7 +224,7 @@ class _Run:
             self._keep(self._manager.secured(root, self._trace.path))
         return root
 
-    def _prepare(self, root: SecuredRoot, staged: Staged, platform: Platform) -> HandOff:
+    def _prepare(self, root: StateDirs, staged: Staged, platform: Platform) -> HandOff:
         runsc_arguments = RUN
         if self._manager is not None:
             self._manager.about_to_hand_off(root, staged, platform)

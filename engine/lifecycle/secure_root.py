@@ -50,7 +50,7 @@ class PodSandbox:
 
 
 @dataclass(frozen=True, slots=True)
-class SecuredRoot:
+class StateDirs:
     """The container's directories, open, its lock, held by the descriptor `lock`, and the sandbox that it joined.
 
     `programs` is the directory that has its stage directory and the store, where these lie apart from the state.
@@ -133,7 +133,7 @@ def secure_root(
     container_id: str,
     environment: Mapping[str, str],
     join: Callable[[PrivateDirectory], PodSandbox | None] = lambda _: None,
-) -> SecuredRoot:
+) -> StateDirs:
     """Make or adopt `<base>/<component>/runsc-root/runtime` and take the container's lock.
 
     What an earlier run of the same id left is removed first: the lock says that run is over. Then the place for
@@ -178,7 +178,7 @@ def secure_root(
                 hint=hint_for(error, _HINT),
             ) from None
         undo.pop_all()
-    return SecuredRoot(base, container, runsc_root, runtime, lock, tuple(cleaned), sandbox, programs)
+    return StateDirs(base, container, runsc_root, runtime, lock, tuple(cleaned), sandbox, programs)
 
 
 def _make(parent: PrivateDirectory, name: str, undo: contextlib.ExitStack) -> PrivateDirectory:

@@ -13,14 +13,15 @@ import os
 import stat
 
 from engine.errors import Reason, StageError, hint_for
-from engine.lifecycle.secure_root import SecuredRoot
+from engine.lifecycle.secure_root import StateDirs
 from engine.lifecycle.validate import Validated
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
+from engine.linux.locks import has_lease
 from engine.linux.regular_files import Identity
 from engine.records import TYPE_CHECKING, dataclass
 from engine.state import programs, store
 from engine.state.container import EXEC_ALLOW
-from engine.state.store import Kept
+from engine.state.store import CacheEntry
 from engine.traces.writer import identity_facts
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Staged:
     shared: bool
     hashed: bool
     compared: bool
-    root: SecuredRoot
+    root: StateDirs
 
     def facts(self) -> StageFacts:
         return {
@@ -73,7 +74,7 @@ class Staged:
 
     def changed(self) -> str | None:
         """What has become of the copy, in one phrase; None when it is what was staged."""
-        if self.shared and not store.is_held(self.descriptor):
+        if self.shared and not has_lease(self.descriptor):
             return f"{self.path!r}, which other containers share, was opened for writing"
         return None
 
@@ -93,7 +94,7 @@ class Staged:
             os.close(descriptor)
 
 
-def stage(binary: Validated, root: SecuredRoot) -> Staged:
+def stage(binary: Validated, root: StateDirs) -> Staged:
     """Link or copy the pinned `binary` to `stage-*/runsc`, mode 0500, in `root`'s place for programs.
 
     Without such a place that is `exec-allow` in runsc's own directory.
@@ -142,12 +143,12 @@ def stage(binary: Validated, root: SecuredRoot) -> Staged:
     return staged
 
 
-def _home(root: SecuredRoot) -> PrivateDirectory:
+def _home(root: StateDirs) -> PrivateDirectory:
     """The directory that has the store."""
     return root.programs or root.base
 
 
-def _open_nest(root: SecuredRoot) -> PrivateDirectory:
+def _open_nest(root: StateDirs) -> PrivateDirectory:
     """The directory that has the stage directories."""
     if root.programs is None:
         return make_private_directory(root.runsc_root.descriptor, root.runsc_root.path, EXEC_ALLOW)
@@ -155,67 +156,67 @@ def _open_nest(root: SecuredRoot) -> PrivateDirectory:
 
 
 def _make(
-    binary: Validated, root: SecuredRoot, exec_allow: PrivateDirectory, directory: PrivateDirectory
+    binary: Validated, root: StateDirs, exec_allow: PrivateDirectory, directory: PrivateDirectory
 ) -> Staged:
     """The staged file in `directory`: a link to the kept copy of these bytes, or a copy that is then kept."""
-    kept, from_store, shared = _link_or_copy(binary, _home(root), directory)
+    entry, from_store, shared = _link_or_copy(binary, _home(root), directory)
     try:
-        status, pinned = os.fstat(kept.descriptor), Identity.of(os.fstat(binary.descriptor))
+        status, pinned = os.fstat(entry.descriptor), Identity.of(os.fstat(binary.descriptor))
         if pinned != binary.identity:
             raise _changed(binary)
     except BaseException:
-        os.close(kept.descriptor)
+        os.close(entry.descriptor)
         raise
     return Staged(
         exec_allow=exec_allow,
         directory=directory,
-        descriptor=kept.descriptor,
+        descriptor=entry.descriptor,
         path=os.path.join(directory.path, PROGRAM),
-        digest=kept.digest,
+        digest=entry.digest,
         size=status.st_size,
         mode=stat.S_IMODE(status.st_mode),
         pinned=pinned,
         from_store=from_store,
-        made_from=kept.made_from,
+        made_from=entry.made_from,
         shared=shared,
-        hashed=kept.hashed,
-        compared=kept.compared,
+        hashed=entry.hashed,
+        compared=entry.compared,
         root=root,
     )
 
 
 def _link_or_copy(
     binary: Validated, home: PrivateDirectory, directory: PrivateDirectory
-) -> tuple[Kept, bool, bool]:
+) -> tuple[CacheEntry, bool, bool]:
     """The staged file, open; whether it came from the store; and whether it is shared with it."""
     with store.opened(home) as kept_copies:
         if kept_copies is None:
             return _copy(binary, directory), False, False
-        if kept := _link(binary, kept_copies, directory):
-            return kept, True, True
+        if entry := _link(binary, kept_copies, directory):
+            return entry, True, True
         copy = _copy(binary, directory)
-        return copy, False, store.keep(kept_copies, copy)
+        return copy, False, store.add(kept_copies, copy)
 
 
-def _link(binary: Validated, kept_copies: PrivateDirectory, directory: PrivateDirectory) -> Kept | None:
+def _link(binary: Validated, kept_copies: PrivateDirectory, directory: PrivateDirectory) -> CacheEntry | None:
     """Link the kept copy of the pinned bytes; None where there is none, or it takes no more links."""
     # Whoever owns the store could not have written a binary of another's, and must not be able to through the store.
     pinned = None if binary.owner == os.geteuid() else binary.descriptor
-    kept = store.find(kept_copies, binary.identity, pinned)
-    if kept is None:
+    entry = store.get(kept_copies, binary.identity, pinned)
+    if entry is None:
         return None
     try:
-        store.link(kept, directory, PROGRAM)
+        store.link(entry, directory, PROGRAM)
     except OSError as error:
-        os.close(kept.descriptor)
+        os.close(entry.descriptor)
         if error.errno in (errno.EMLINK, errno.EXDEV, errno.EPERM, errno.ENOENT):
             return None
         raise
-    store.note(kept_copies, kept)
-    return kept
+    store.update(kept_copies, entry)
+    return entry
 
 
-def _copy(binary: Validated, directory: PrivateDirectory) -> Kept:
+def _copy(binary: Validated, directory: PrivateDirectory) -> CacheEntry:
     """A copy of the pinned bytes."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     target = os.open(PROGRAM, flags, 0o500, dir_fd=directory.descriptor)
@@ -247,7 +248,7 @@ def _copy(binary: Validated, directory: PrivateDirectory) -> Kept:
     except BaseException:
         os.close(descriptor)
         raise
-    return Kept(descriptor, binary.identity, digest, hashed=True)
+    return CacheEntry(descriptor, binary.identity, digest, hashed=True)
 
 
 def _changed(binary: Validated) -> StageError:
@@ -277,7 +278,7 @@ def _copy_bytes(source: int, target: int) -> int:
     return offset
 
 
-def _remove(root: SecuredRoot, exec_allow: PrivateDirectory, directory: PrivateDirectory) -> list[str]:
+def _remove(root: StateDirs, exec_allow: PrivateDirectory, directory: PrivateDirectory) -> list[str]:
     if root.programs is not None:
         is_own = directory.is_named_in(exec_allow.descriptor)
         programs.remove_stage(exec_allow, root.container, directory)
@@ -290,13 +291,13 @@ def _remove(root: SecuredRoot, exec_allow: PrivateDirectory, directory: PrivateD
     return [directory.path]
 
 
-def _remove_what_can_be(root: SecuredRoot, exec_allow: PrivateDirectory, directory: PrivateDirectory) -> None:
+def _remove_what_can_be(root: StateDirs, exec_allow: PrivateDirectory, directory: PrivateDirectory) -> None:
     with contextlib.suppress(
         OSError
     ):  # on the way out of a refusal, which must stay what is said; gc has the rest
         _remove(root, exec_allow, directory)
 
 
-def _empty_the_store(root: SecuredRoot) -> None:
+def _empty_the_store(root: StateDirs) -> None:
     with contextlib.suppress(OSError, UntrustedPathError):  # as above
         store.collect(_home(root))

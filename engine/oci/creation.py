@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from engine.bundle.bundle import Bundle, open_bundle
 from engine.errors import EngineError, ExecError, Reason, SecureRootError, UsageError, hint_for
 from engine.lifecycle.runner import run
-from engine.lifecycle.secure_root import PodSandbox, SecuredRoot
+from engine.lifecycle.secure_root import PodSandbox, StateDirs
 from engine.lifecycle.stage import Staged
 from engine.linux.boot import boot_id
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
@@ -101,14 +101,14 @@ class _Creation:
         self._record = replace(self._record, sandbox=noted)
         return joined
 
-    def secured(self, root: SecuredRoot, trace: str | None) -> _Recorded:
+    def secured(self, root: StateDirs, trace: str | None) -> _Recorded:
         self._record = replace(self._record, trace=trace)
         self._write(root, SecureRootError)
         if self._joining is not None:
             os.close(self._joining)  # from here on the record protects the sandbox's directory
         return _Recorded(root.base, root.container)
 
-    def about_to_hand_off(self, root: SecuredRoot, staged: Staged, platform: Platform) -> None:
+    def about_to_hand_off(self, root: StateDirs, staged: Staged, platform: Platform) -> None:
         status = os.fstat(staged.descriptor)
         program = Program(
             path=staged.path if root.programs else os.path.relpath(staged.path, root.container.path),
@@ -124,7 +124,7 @@ class _Creation:
         self._record = replace(self._record, program=program, flags=(*flags, *own), cgroups=made)
         self._write(root, ExecError)
 
-    def _write(self, root: SecuredRoot, refusal: type[SecureRootError | ExecError]) -> None:
+    def _write(self, root: StateDirs, refusal: type[SecureRootError | ExecError]) -> None:
         try:
             record.write(root.container, self._record)
         except OSError as error:

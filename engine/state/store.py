@@ -35,13 +35,14 @@ import stat
 import time
 from collections.abc import Iterator
 
+from engine.linux import locks
 from engine.linux.files import (
     PrivateDirectory,
     UntrustedPathError,
     make_private_directory,
     open_private_directory,
 )
-from engine.linux.locks import has_lease, lock, take_lease
+from engine.linux.locks import lock
 from engine.linux.regular_files import Identity, open_own, read_own, replace_own
 from engine.records import dataclass
 
@@ -59,7 +60,7 @@ _MAX_RECORD = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class CacheEntry:
     """A copy, open for reading on `descriptor`: made from the file `made_from`, its SHA-256 in hexadecimal.
 
     `hashed` says whether this run read it for that, or has it from the record of an earlier one; `compared`, whether
@@ -90,25 +91,20 @@ def opened(base: PrivateDirectory) -> Iterator[PrivateDirectory | None]:
                 return
 
 
-def hold(kept: int) -> bool:
-    """Keep others from writing the file open on `kept` as long as it is; False where that cannot be."""
+def take_lease(descriptor: int) -> bool:
+    """Make later writers of the open file wait until it is closed here; False where there is a writer already."""
     try:
-        take_lease(kept)
-    except OSError:  # open for writing, or a file system that knows no leases
+        locks.take_lease(descriptor)
+    except OSError:  # open for writing, or the file system has no leases
         return False
     return True
 
 
-def is_held(kept: int) -> bool:
-    """Whether nobody has asked to write the file since `hold`."""
-    return has_lease(kept)
+def get(store: PrivateDirectory, identity: Identity, pinned: int | None) -> CacheEntry | None:
+    """The copy of the file with this `identity`, leased. A copy that is not good is removed, and the answer is None.
 
-
-def find(store: PrivateDirectory, identity: Identity, pinned: int | None) -> Kept | None:
-    """The kept copy of the file with this `identity`, held; None, and nothing left of it, where there is no good one.
-
-    `pinned` is open on that file where the copy is to be compared with it, None where its record is believed. A
-    directory in its place is left for gc to name: the run has a copy of its own. Raises `OSError`.
+    `pinned`: a descriptor of that file, to compare the copy with it; None where its record is trusted. A directory in
+    the copy's place stays, and gc reports it. Raises `OSError`.
     """
     key = _key(identity)
     try:
@@ -119,7 +115,7 @@ def find(store: PrivateDirectory, identity: Identity, pinned: int | None) -> Kep
         _remove(store, key)
         return None
     try:
-        if hold(descriptor) and (good := _judge(store, identity, descriptor, pinned)):
+        if take_lease(descriptor) and (good := _judge(store, identity, descriptor, pinned)):
             return good
         _remove(store, key)
     except BaseException:
@@ -129,42 +125,42 @@ def find(store: PrivateDirectory, identity: Identity, pinned: int | None) -> Kep
     return None
 
 
-def keep(store: PrivateDirectory, made: Kept) -> bool:
-    """Keep the copy that was `made` for the next run, and hold it. Says whether it did.
+def add(store: PrivateDirectory, entry: CacheEntry) -> bool:
+    """Put the copy `entry` into the store for the next run, and lease it. Says whether it did.
 
-    Not a copy of a file that was changed just now, nor one that has no name any more.
+    A copy of a file that was changed just now is not added, nor one that has no name any more.
     """
-    if time.time_ns() - made.made_from.ctime_ns < SETTLED_NS or not hold(made.descriptor):
+    if time.time_ns() - entry.made_from.ctime_ns < SETTLED_NS or not take_lease(entry.descriptor):
         return False
     try:
-        link(made, store, _key(made.made_from))
-    except OSError:  # a file system without links, or no room: the next run copies, too
+        link(entry, store, _key(entry.made_from))
+    except OSError:  # a file system without links, or a full one: the next run copies, too
         return False
-    note(store, made)
+    update(store, entry)
     return True
 
 
-def link(kept: Kept, directory: PrivateDirectory, name: str) -> None:
-    """Give the very file that is open another name, by the kernel's link to it, proc(5). Raises `OSError`."""
-    os.link(f"/proc/self/fd/{kept.descriptor}", name, dst_dir_fd=directory.descriptor, follow_symlinks=True)
+def link(entry: CacheEntry, directory: PrivateDirectory, name: str) -> None:
+    """Make `name` in `directory` a hard link to the open file, through /proc/self/fd. Raises `OSError`."""
+    os.link(f"/proc/self/fd/{entry.descriptor}", name, dst_dir_fd=directory.descriptor, follow_symlinks=True)
 
 
-def note(store: PrivateDirectory, kept: Kept) -> None:
-    """Record what the copy is, and that it now is as it should be: called after each link.
+def update(store: PrivateDirectory, entry: CacheEntry) -> None:
+    """Write the copy's record with its present identity: to be called after each link, which changes its ctime.
 
-    Where that cannot be written the next run asks the digest, or copies.
+    Without a record the next run checks the digest, or copies.
     """
     with contextlib.suppress(OSError):
-        _write_record(store, kept)
+        _write_record(store, entry)
 
 
-def _write_record(store: PrivateDirectory, kept: Kept) -> None:
+def _write_record(store: PrivateDirectory, entry: CacheEntry) -> None:
     record = {
-        "made_from": kept.made_from.facts(),
-        "sha256": kept.digest,
-        "copy": Identity.of(os.fstat(kept.descriptor)).facts(),
+        "made_from": entry.made_from.facts(),
+        "sha256": entry.digest,
+        "copy": Identity.of(os.fstat(entry.descriptor)).facts(),
     }
-    replace_own(store, f"{_key(kept.made_from)}.json", json.dumps(record).encode())
+    replace_own(store, f"{_key(entry.made_from)}.json", json.dumps(record).encode())
 
 
 def collect(base: PrivateDirectory) -> list[str]:
@@ -220,7 +216,9 @@ def _key(identity: Identity) -> str:
     return "-".join(f"{number:x}" for number in identity.facts().values())
 
 
-def _judge(store: PrivateDirectory, identity: Identity, descriptor: int, pinned: int | None) -> Kept | None:
+def _judge(
+    store: PrivateDirectory, identity: Identity, descriptor: int, pinned: int | None
+) -> CacheEntry | None:
     """The copy open on `descriptor` where it still is what it should be, else None."""
     status = os.fstat(descriptor)
     if stat.S_IMODE(status.st_mode) != 0o500 or status.st_size != identity.size:
@@ -231,11 +229,11 @@ def _judge(store: PrivateDirectory, identity: Identity, descriptor: int, pinned:
     if pinned is not None:
         if not _have_equal_bytes(descriptor, pinned):
             return None
-        return Kept(descriptor, identity, record.digest, hashed=False, compared=True)
+        return CacheEntry(descriptor, identity, record.digest, hashed=False, compared=True)
     hashed = record.copy != Identity.of(status).facts()
     if hashed and digest_of(descriptor) != record.digest:
         return None
-    return Kept(descriptor, identity, record.digest, hashed)
+    return CacheEntry(descriptor, identity, record.digest, hashed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.harness import (
-    PATIENCE,
+    TIMEOUT,
     Caller,
     Engine,
     cgroups_of,
@@ -168,7 +168,7 @@ def new_engine(
         for process in engine.processes:
             if process.poll() is None:
                 process.kill()
-            process.communicate(timeout=PATIENCE)
+            process.communicate(timeout=TIMEOUT)
         strays = _strays(engine.directory)
         _remove(engine.directory)
         assert not strays
@@ -200,7 +200,7 @@ def _removed(cgroups: list[Path]) -> bool:
 
 def _strays(directory: Path) -> dict[int, str]:
     """The processes that outlive what they belong to by more than a moment."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while (strays := processes_about(directory)) and time.monotonic() < end:
         time.sleep(0.01)
     return strays
@@ -284,7 +284,7 @@ def _try_platform(engine: Engine, runsc: Path, name: str) -> str | None:
     try:
         finished = engine.finish(trial)
     except subprocess.TimeoutExpired:
-        return f"it took more than {PATIENCE:.0f} s"
+        return f"it took more than {TIMEOUT:.0f} s"
     return None if finished.code == 0 else finished.stderr.strip() or f"exit code {finished.code}"
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.harness import PATIENCE, Engine, Finished, processes_about, wait_for
+from tests.support.harness import TIMEOUT, Engine, Finished, processes_about, wait_for
 
 
 @pytest.mark.parametrize("code", [0, 1, 42])
@@ -110,7 +110,7 @@ def _in_a_terminal(engine: Engine, bundle: Path, text: str, answer: str | signal
     shown, answered = b"", 0
     # The read fails with EIO when the last process that has the terminal open is gone.
     with contextlib.suppress(OSError), open(ours, "r+b", buffering=0) as terminal:
-        while select.select([terminal], [], [], PATIENCE)[0]:
+        while select.select([terminal], [], [], TIMEOUT)[0]:
             shown += terminal.read(4096)
             while answered < shown.count(text.encode()):
                 answered += 1

@@ -13,7 +13,7 @@ import pytest
 
 from engine.errors import Reason
 from tests.support.harness import (
-    PATIENCE,
+    TIMEOUT,
     Engine,
     cgroups_of,
     listing,
@@ -85,7 +85,7 @@ def test_gc_beside_refused_runs_of_one_id_fails_neither(idle_engine: Engine) -> 
     idle_engine.make_directory("base", 0o700)
     python = [idle_engine.caller.python, "-P", "-c"]
     processes = [idle_engine.start([*python, code]) for code in (_SECURE_AND_DISCARD, _COLLECT, _COLLECT)]
-    ends = [process.communicate(timeout=PATIENCE)[1].decode() for process in processes]
+    ends = [process.communicate(timeout=TIMEOUT)[1].decode() for process in processes]
     assert ends == ["", "", ""]
     assert idle_engine.leftovers() == []
 

@@ -18,7 +18,7 @@ import pytest
 
 from engine.state.store import STORE
 from tests.integration.oci_runtime import Oci, kill
-from tests.support.harness import PATIENCE, Engine, executable, processes_about, wait_for
+from tests.support.harness import TIMEOUT, Engine, executable, processes_about, wait_for
 
 FOREVER = "while :; do sleep 1000; done"
 #: How many containers are created and deleted at once, and in all. ENGINE_TEST_CHURN is for more.
@@ -235,7 +235,7 @@ def test_containers_that_come_and_go_by_the_dozen_leave_nothing(oci: Oci, root_e
         container_id = root_engine.new_id()
         assert call("create", "--bundle", bundle, container_id) == (0, "")
         assert call("start", container_id) == (0, "")
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while (answer := call("delete", container_id)) != (0, ""):
             assert "is running" in answer[1], answer
             assert time.monotonic() < deadline

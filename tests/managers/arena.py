@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 #: Seconds that one command of a manager may take, on two cores that are busy.
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 #: Where managers and runtimes keep what must not be found by, or mixed with, the machine's own.
 _PRIVATE = ("/dev/shm", "/var/lib/cni", "/var/lib/containers", "/etc/cni/net.d")
@@ -107,7 +107,7 @@ class Arena:
                 env=dict(self.environment),
                 cwd=self.directory,
                 text=True,
-                timeout=PATIENCE,
+                timeout=TIMEOUT,
             )
             return Done([*map(str, command)], process.returncode, _content(out), _content(err))
 
@@ -154,9 +154,9 @@ class Arena:
 
     def close(self) -> None:
         """End the holder, and so, as it is the first process of its namespace, everything here."""
-        self.holder.communicate(timeout=PATIENCE)
+        self.holder.communicate(timeout=TIMEOUT)
         for process in self.started:
-            process.wait(timeout=PATIENCE)
+            process.wait(timeout=TIMEOUT)
         for cgroup in self.cgroups():
             eventually("the end of a cgroup", lambda cgroup=cgroup: remove_cgroup(cgroup))  # type: ignore[misc]
 
@@ -174,7 +174,7 @@ def open_arena(directory: Path) -> Arena:
     )
     assert holder.stdout is not None
     if holder.stdout.readline() != "ready\n":
-        raise RuntimeError(holder.communicate(timeout=PATIENCE)[1].strip())
+        raise RuntimeError(holder.communicate(timeout=TIMEOUT)[1].strip())
     path = f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     return Arena(directory, holder, {"PATH": path, "HOME": str(directory), "TMPDIR": str(directory)})
 
@@ -201,7 +201,7 @@ def said_on_a_terminal(start: Callable[[int], subprocess.Popen[str]]) -> bytes:
                 said += piece
         except OSError:  # EIO: the other side is closed, pty(7)
             pass
-        assert process.wait(timeout=PATIENCE) == 0, said
+        assert process.wait(timeout=TIMEOUT) == 0, said
     finally:
         os.close(ours)
     return said

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.managers.arena import PATIENCE, Done, cgroups_named, eventually, remove_cgroup
+from tests.managers.arena import TIMEOUT, Done, cgroups_named, eventually, remove_cgroup
 
 SYSTEMD = Path("/usr/lib/systemd/systemd")
 
@@ -145,7 +145,7 @@ class Booted:
         given = ["env", "-i", "PATH=/usr/sbin:/usr/bin", *environment]
         asked = [*enter, "--", *given, *map(str, command)]
         done = subprocess.run(
-            asked, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=PATIENCE
+            asked, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=TIMEOUT
         )
         return Done(asked, done.returncode, done.stdout, done.stderr)
 
@@ -249,7 +249,7 @@ def boot(directory: Path, units: Sequence[Path]) -> Iterator[Booted]:
             yield booted
         finally:
             holder.kill()  # and with it, by --kill-child, systemd and all beneath
-            holder.communicate(timeout=PATIENCE)
+            holder.communicate(timeout=TIMEOUT)
     finally:
         for left in cgroups_named(cgroup):
             eventually(f"the end of {left}", lambda left=left: remove_cgroup(left))  # type: ignore[misc]

@@ -15,7 +15,7 @@ from cri_api.v1.api_pb2 import DESCRIPTOR
 from google.protobuf import json_format, message_factory
 
 #: Seconds for one call.
-_PATIENCE = 50.0
+_TIMEOUT = 50.0
 
 
 def main(socket: str, method: str, request: str) -> int:
@@ -25,7 +25,7 @@ def main(socket: str, method: str, request: str) -> int:
     with grpc.insecure_channel(f"unix://{socket}") as channel:
         try:
             stub = api_pb2_grpc.RuntimeServiceStub(channel)  # type: ignore[no-untyped-call]
-            answer = getattr(stub, method)(message, timeout=_PATIENCE)
+            answer = getattr(stub, method)(message, timeout=_TIMEOUT)
         except grpc.RpcError as error:
             print(f"{error.code().name}: {error.details()}", file=sys.stderr)
             return 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
-from tests.managers.arena import PATIENCE, eventually, said_on_a_terminal
+from tests.managers.arena import TIMEOUT, eventually, said_on_a_terminal
 from tests.managers.conftest import Refuse
 from tests.managers.containerd import Containerd
 
@@ -95,7 +95,7 @@ def test_stdin_reaches_the_container(containerd: Containerd) -> None:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
-    assert process.communicate("a line\n", timeout=PATIENCE)[0] == "a line\n"
+    assert process.communicate("a line\n", timeout=TIMEOUT)[0] == "a line\n"
 
 
 def test_a_terminal_is_one(containerd: Containerd) -> None:

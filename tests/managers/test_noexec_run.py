@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from engine.state.container import component
-from tests.managers.arena import PATIENCE, Arena, Done, eventually
+from tests.managers.arena import TIMEOUT, Arena, Done, eventually
 from tests.managers.conftest import nothing_is_left
 from tests.managers.image import NAME
 from tests.managers.podman import Podman
@@ -211,7 +211,7 @@ def test_after_a_boot_state_that_is_left_is_of_what_has_stopped(machine: Arena) 
     assert other in machine.processes()
     assert everything_in(machine, PLACE) == set()
     machine.run("kill", "-KILL", str(other)).ok()
-    bystander.wait(timeout=PATIENCE)
+    bystander.wait(timeout=TIMEOUT)
 
 
 def test_after_a_boot_without_state_the_programs_are_collected(machine: Arena) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.managers.arena import PATIENCE, Arena, said_on_a_terminal
+from tests.managers.arena import TIMEOUT, Arena, said_on_a_terminal
 from tests.managers.conftest import Refuse, verify_traces
 from tests.managers.image import NAME
 from tests.managers.podman import Podman
@@ -240,7 +240,7 @@ def test_descriptors_are_passed_on(podman: Podman, arena: Arena, gvisor_cannot: 
         env=dict(arena.environment),
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         stdin=subprocess.DEVNULL,
     )
     os.close(given)
@@ -352,7 +352,7 @@ def test_many_at_once(podman: Podman) -> None:
     started = [
         podman.start("run", *run, NAME, "echo", str(number), stdout=subprocess.PIPE) for number in range(4)
     ]
-    assert [process.communicate(timeout=PATIENCE)[0] for process in started] == ["0\n", "1\n", "2\n", "3\n"]
+    assert [process.communicate(timeout=TIMEOUT)[0] for process in started] == ["0\n", "1\n", "2\n", "3\n"]
 
 
 @pytest.mark.parametrize("name", ["same"])

@@ -32,7 +32,7 @@ from tests.model_based.two_steps import (
 #: A run makes some 150 calls; one that makes this many goes round in circles.
 _RUNAWAY = 5_000
 #: Seconds after which an engine that says nothing hangs.
-_PATIENCE = 60.0
+_TIMEOUT = 60.0
 
 #: Which functions of os are stopped at; `flock`, `fcntl`, `openat2` and the built-in `open` of a step are, too.
 OS_CALLS = (
@@ -158,7 +158,7 @@ def _install(stops: _Stops, job: Message) -> None:
         from tests.model_based.sabotage import SABOTAGES
 
         SABOTAGES[sabotage]()
-    real_perform, real_changed = machine.Lifecycle.perform, secure_root.SecuredRoot.changed
+    real_perform, real_changed = machine.Lifecycle.perform, secure_root.StateDirs.changed
 
     def perform(self: Any, trigger: Any, act: Any, commit: Any = None) -> Any:
         stops.phase = str(trigger)
@@ -177,7 +177,7 @@ def _install(stops: _Stops, job: Message) -> None:
         return real_changed(self)
 
     _replace(machine.Lifecycle, "perform", perform)
-    _replace(secure_root.SecuredRoot, "changed", changed)
+    _replace(secure_root.StateDirs, "changed", changed)
     _replace(runner, "resolve", partial(resolve.resolve, trusted_paths=job.get("trusted_paths", [])))
     make_staging_small(_replace, settled=job.get("settled", True))
     if job.get("anothers"):
@@ -309,7 +309,7 @@ class ForkServer:
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        self._control.settimeout(_PATIENCE)
+        self._control.settimeout(_TIMEOUT)
         #: What engines ignore from their start, by the will of whoever started the suite, a bit each.
         self.ignored = _ignored_by_a_new_process()
         for number in _AS_BY_DEFAULT:
@@ -354,7 +354,7 @@ class Engine:
         self.ended: Message | None = None
         self.became_runsc = False
         self.exit_code: int | None = None
-        asks.settimeout(_PATIENCE)
+        asks.settimeout(_TIMEOUT)
         self._hear()
 
     def go(self, calls: int, **order: Any) -> None:

@@ -17,7 +17,7 @@ from engine.lifecycle import resolve, runner, secure_root, stage, validate
 from engine.lifecycle.stage import Staged
 from engine.linux.files import Opened
 from engine.state import store
-from engine.state.store import Kept
+from engine.state.store import CacheEntry
 from engine.traces.move import Trigger
 from engine.traces.writer import Trace
 
@@ -48,7 +48,7 @@ def validation_is_moved_after_staging() -> None:
     def validated(found: Any, platform: Any) -> validate.Validated:
         return replace(real_validate(found, platform), mode=0o755, owner=0)
 
-    def copy_and_judge(*given: Any) -> Kept:
+    def copy_and_judge(*given: Any) -> CacheEntry:
         copied = copy(*given)
         try:
             for judged in postponed:
@@ -68,7 +68,7 @@ def stage_reopens_the_pinned_binary_by_its_path() -> None:
     copy, copy_bytes = stage._copy, stage._copy_bytes
     paths: list[str] = []
 
-    def remember(binary: validate.Validated, *directories: Any) -> Kept:
+    def remember(binary: validate.Validated, *directories: Any) -> CacheEntry:
         paths.append(binary.path)
         return copy(binary, *directories)
 
@@ -109,40 +109,40 @@ def a_trace_that_cannot_be_written_is_passed_over() -> None:
 
 
 def the_lock_is_not_kept() -> None:
-    real = secure_root.SecuredRoot.facts
+    real = secure_root.StateDirs.facts
 
     def facts(root: Any) -> Any:
         os.dup2(os.open("/dev/null", os.O_RDONLY), root.lock)
         return real(root)
 
-    _spoil(secure_root.SecuredRoot, "facts", facts)
+    _spoil(secure_root.StateDirs, "facts", facts)
 
 
 def a_kept_copy_is_linked_unread() -> None:
     """What its record says is taken for what it is."""
 
-    def believe(directory: Any, identity: Any, descriptor: int, _pinned: int | None) -> Kept | None:
+    def believe(directory: Any, identity: Any, descriptor: int, _pinned: int | None) -> CacheEntry | None:
         record = store._read_record(directory, identity)
-        return None if record is None else Kept(descriptor, identity, record.digest, hashed=False)
+        return None if record is None else CacheEntry(descriptor, identity, record.digest, hashed=False)
 
     _spoil(store, "_judge", believe)
 
 
 def a_record_of_anothers_is_believed() -> None:
     """And said to have been compared."""
-    real = store.find
+    real = store.get
 
-    def find(directory: Any, identity: Any, _pinned: int | None) -> Kept | None:
+    def get(directory: Any, identity: Any, _pinned: int | None) -> CacheEntry | None:
         kept = real(directory, identity, None)
         return None if kept is None else replace(kept, compared=True)
 
-    _spoil(store, "find", find)
+    _spoil(store, "get", get)
 
 
 def a_kept_copy_is_not_held() -> None:
     """It was judged, and may be written between that and execve."""
-    _spoil(store, "hold", lambda _kept: True)
-    _spoil(store, "is_held", lambda _kept: True)
+    _spoil(store, "take_lease", lambda _descriptor: True)
+    _spoil(stage, "has_lease", lambda _descriptor: True)
 
 
 def a_refusal_leaves_the_copy() -> None:

@@ -48,9 +48,9 @@ def _was_probed(line: Mapping[str, Any], wanted: bool) -> bool:
 #: or (None) with any, is answered by another way to the same promise, or by saying that there is less.
 DISPENSABLE: Mapping[tuple[str, str], Collection[int] | None] = {
     # Without the store, or its record, or a lease, or a further name for the file, a run has a copy of its own.
-    ("engine.state.store", "hold"): None,
-    ("engine.state.store", "keep"): None,
-    ("engine.state.store", "note"): None,
+    ("engine.state.store", "take_lease"): None,
+    ("engine.state.store", "add"): None,
+    ("engine.state.store", "update"): None,
     ("engine.state.store", "_read_record"): None,
     ("engine.state.store", "opened"): {errno.ENOENT},
     ("engine.state.store", "_remove"): {errno.ENOENT},

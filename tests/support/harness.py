@@ -33,7 +33,7 @@ from tests.support.bundles import NAMESPACES, PROC, write_config
 from tests.support.refusals import one_line, refusal_of
 
 #: Seconds that anything waited for may take. Two cores that run two tests at once are slow at times.
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 REFUSED = 125
 WARNING = "engine: warning: "
@@ -46,12 +46,12 @@ _Found = TypeVar("_Found")
 
 def wait_for(what: str, look: Callable[[], _Found | None], *, interval: float = 0.01) -> _Found:
     """What `look` finds, asked again every `interval` seconds. Raises `TimeoutError` naming `what`."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while time.monotonic() < end:
         if found := look():
             return found
         time.sleep(interval)
-    raise TimeoutError(f"{what}: nothing within {PATIENCE:.0f} s")
+    raise TimeoutError(f"{what}: nothing within {TIMEOUT:.0f} s")
 
 
 # --- Who calls ------------------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ class Caller:
                 check=False,
                 capture_output=True,
                 text=True,
-                timeout=PATIENCE,
+                timeout=TIMEOUT,
                 env=self.environment,
                 cwd="/",
                 **self.identity,
@@ -343,7 +343,7 @@ class Engine:
     @staticmethod
     def finish(process: subprocess.Popen[bytes], given: bytes | None = None) -> Finished:
         """Wait for the end. There is never a traceback: what the engine says is for its users."""
-        stdout, stderr = process.communicate(given, timeout=PATIENCE)
+        stdout, stderr = process.communicate(given, timeout=TIMEOUT)
         finished = Finished(
             process.returncode, stdout or b"", (stderr or b"").decode(errors="backslashreplace")
         )

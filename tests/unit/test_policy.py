@@ -122,7 +122,7 @@ def test_writable_root_is_not_sealed_and_is_reported(private: Path, kernel: list
     settled = apply_policy(options(), opened(private, root={"path": "rootfs"}))
     [(_, [tree], sealed)] = kernel
     assert (tree.read_only, sealed) == (False, False)
-    assert (settled.strength, settled.open) == (Strength.HOST, ("memfd", "allowed", "mount"))
+    assert (settled.strength, settled.bypasses) == (Strength.HOST, ("memfd", "allowed", "mount"))
 
 
 @pytest.mark.parametrize("chosen", [ExecPolicy.AUTO, ExecPolicy.LOCKED_MOUNTS])
@@ -173,7 +173,7 @@ def test_the_trial_is_of_what_is_then_done(
     monkeypatch.setattr(policy_step, "_open_standard_files", lambda: iter(("stdin",)))
     settled = apply_policy(options(), bundle)
     assert tried == kernel
-    assert settled.open == ("memfd", "stdin")
+    assert settled.bypasses == ("memfd", "stdin")
 
 
 def test_policy_applied_in_part_is_refused(
@@ -211,7 +211,7 @@ def test_memfd_is_closed_where_the_system_forbids_to_execute_one(
     bundle: Bundle, kernel: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(policy_step, "sysctl", {"vm.memfd_noexec": "2"}.get)
-    assert apply_policy(options(), bundle).open == ()
+    assert apply_policy(options(), bundle).bypasses == ()
 
 
 def test_a_regular_file_as_standard_input_is_a_way_left_open(private: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from engine.errors import SecureRootError
 from engine.lifecycle import secure_root as secure_root_step
 from engine.lifecycle.resolve import Resolved
-from engine.lifecycle.secure_root import SecuredRoot, secure_root
+from engine.lifecycle.secure_root import StateDirs, secure_root
 from engine.lifecycle.stage import Staged, stage
 from engine.lifecycle.validate import validate
 from engine.linux.boot import boot_id
@@ -27,13 +27,13 @@ def place(private: Path) -> Path:
 
 
 @pytest.fixture
-def root(private: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> SecuredRoot:
+def root(private: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> StateDirs:
     monkeypatch.setattr(secure_root_step, "open_place", lambda _: open_base(str(place)))
     return secure_root("web", {"ENGINE_ARTIFACT_BASE": str(private / "base")})
 
 
 @pytest.fixture
-def staged(root: SecuredRoot, binary: Path) -> Staged:
+def staged(root: StateDirs, binary: Path) -> Staged:
     return stage(validate(Resolved(str(binary), "option"), Platform.AUTO), root)
 
 
@@ -41,7 +41,7 @@ def stages(place: Path) -> list[str]:
     return [name for name in os.listdir(place) if name != "staged"]
 
 
-def test_the_place_is_recorded_with_owner_and_mode(root: SecuredRoot, place: Path) -> None:
+def test_the_place_is_recorded_with_owner_and_mode(root: StateDirs, place: Path) -> None:
     assert root.facts()["programs"] == {
         "path": str(place),
         "owner": os.geteuid(),
@@ -50,7 +50,7 @@ def test_the_place_is_recorded_with_owner_and_mode(root: SecuredRoot, place: Pat
     }
 
 
-def test_a_place_that_was_moved_is_a_change(root: SecuredRoot, place: Path) -> None:
+def test_a_place_that_was_moved_is_a_change(root: StateDirs, place: Path) -> None:
     assert root.changed() is None
     place.rename(place.with_name("elsewhere"))
     said = root.changed()
@@ -58,7 +58,7 @@ def test_a_place_that_was_moved_is_a_change(root: SecuredRoot, place: Path) -> N
     assert str(place) in said
 
 
-def test_closing_the_root_closes_the_place(root: SecuredRoot) -> None:
+def test_closing_the_root_closes_the_place(root: StateDirs) -> None:
     assert root.programs is not None
     root.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
@@ -83,7 +83,7 @@ def test_a_refusal_closes_the_place(private: Path, place: Path, monkeypatch: pyt
 
 
 def test_container_and_stage_directory_name_each_other(
-    root: SecuredRoot, staged: Staged, place: Path, binary: Path
+    root: StateDirs, staged: Staged, place: Path, binary: Path
 ) -> None:
     (name,) = stages(place)
     assert NAME.fullmatch(name)
@@ -95,7 +95,7 @@ def test_container_and_stage_directory_name_each_other(
     assert not staged.exec_allow.created
 
 
-def test_discarding_takes_both_links_and_the_program(root: SecuredRoot, staged: Staged, place: Path) -> None:
+def test_discarding_takes_both_links_and_the_program(root: StateDirs, staged: Staged, place: Path) -> None:
     (name,) = stages(place)
     gone = staged.discard()
     assert gone[0] == str(place / name)
@@ -112,7 +112,7 @@ def test_discarding_leaves_another_directory_in_the_place(staged: Staged, place:
     assert (place / name / "runsc").exists()
 
 
-def test_closing_the_staged_copy_leaves_the_place_open(root: SecuredRoot, staged: Staged) -> None:
+def test_closing_the_staged_copy_leaves_the_place_open(root: StateDirs, staged: Staged) -> None:
     staged.close()
     assert root.programs is not None
     os.fstat(root.programs.descriptor)

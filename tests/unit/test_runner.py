@@ -21,7 +21,7 @@ from engine.lifecycle import policy
 from engine.lifecycle import stage as stage_step
 from engine.lifecycle.resolve import Resolved, resolve
 from engine.lifecycle.runner import plan, run
-from engine.lifecycle.secure_root import PodSandbox, SecuredRoot, secure_root
+from engine.lifecycle.secure_root import PodSandbox, StateDirs, secure_root
 from engine.lifecycle.stage import Staged
 from engine.linux.files import PrivateDirectory, open_private_directory
 from engine.options import ExecPolicy, Platform, RunOptions
@@ -63,11 +63,11 @@ class Manager:
         digest = hashlib.sha256(self._world.binary.read_bytes()).hexdigest()
         return PodSandbox(self._sandbox, container, open_runsc_root(container), digest)
 
-    def secured(self, root: SecuredRoot, trace: str | None) -> Manager:
+    def secured(self, root: StateDirs, trace: str | None) -> Manager:
         self.told.append(("secured", root.container.path, trace))
         return self
 
-    def about_to_hand_off(self, root: SecuredRoot, staged: Staged, platform: Platform) -> None:
+    def about_to_hand_off(self, root: StateDirs, staged: Staged, platform: Platform) -> None:
         self.told.append(("hand off", root.container.path, staged.path, platform))
 
     def discard(self) -> list[str]:

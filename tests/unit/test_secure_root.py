@@ -11,7 +11,7 @@ import pytest
 
 from engine.errors import Reason, SecureRootError
 from engine.lifecycle import secure_root as secure_root_module
-from engine.lifecycle.secure_root import PodSandbox, SecuredRoot, secure_root
+from engine.lifecycle.secure_root import PodSandbox, StateDirs, secure_root
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.state.container import component, open_runsc_root
 from tests.support.refusals import refuses
@@ -19,7 +19,7 @@ from tests.support.refusals import refuses
 COMPONENT = component("web")
 
 
-def secure(base: Path, container_id: str = "web") -> SecuredRoot:
+def secure(base: Path, container_id: str = "web") -> StateDirs:
     return secure_root(container_id, {"ENGINE_ARTIFACT_BASE": str(base)})
 
 
@@ -365,7 +365,7 @@ def join_pod(base: PrivateDirectory) -> PodSandbox:
     return PodSandbox("pod", container, open_runsc_root(container), "d" * 64)
 
 
-def secure_in_pod(base: Path) -> SecuredRoot:
+def secure_in_pod(base: Path) -> StateDirs:
     secure_root("pod", {"ENGINE_ARTIFACT_BASE": str(base)}).close()
     return secure_root("web", {"ENGINE_ARTIFACT_BASE": str(base)}, join_pod)
 

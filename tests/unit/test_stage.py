@@ -17,7 +17,7 @@ import pytest
 from engine.errors import Reason, StageError
 from engine.lifecycle import stage as stage_step
 from engine.lifecycle.resolve import Resolved
-from engine.lifecycle.secure_root import PodSandbox, SecuredRoot, secure_root
+from engine.lifecycle.secure_root import PodSandbox, StateDirs, secure_root
 from engine.lifecycle.stage import stage
 from engine.lifecycle.validate import Validated, validate
 from engine.linux.boot import boot_id
@@ -28,7 +28,7 @@ from tests.support.refusals import refuses
 
 
 @pytest.fixture
-def root(private: Path) -> SecuredRoot:
+def root(private: Path) -> StateDirs:
     return secure_root("web", {"ENGINE_ARTIFACT_BASE": str(private / "base")})
 
 
@@ -37,12 +37,12 @@ def pinned(binary: Path) -> Validated:
     return validate(Resolved(str(binary), "option"), Platform.AUTO)
 
 
-def nothing_staged(root: SecuredRoot) -> bool:
+def nothing_staged(root: StateDirs) -> bool:
     return not list(Path(root.runsc_root.path).rglob("stage-*"))
 
 
 def test_the_copy_is_private_and_holds_the_pinned_bytes(
-    root: SecuredRoot, pinned: Validated, binary: Path
+    root: StateDirs, pinned: Validated, binary: Path
 ) -> None:
     staged = stage(pinned, root)
     path = Path(staged.path)
@@ -57,12 +57,12 @@ def test_the_copy_is_private_and_holds_the_pinned_bytes(
     assert staged.facts()["size"] == path.stat().st_size
 
 
-def test_each_copy_has_a_directory_of_its_own(root: SecuredRoot, pinned: Validated) -> None:
+def test_each_copy_has_a_directory_of_its_own(root: StateDirs, pinned: Validated) -> None:
     assert stage(pinned, root).path != stage(pinned, root).path
 
 
 def test_a_binary_swapped_at_the_path_is_not_what_is_staged(
-    root: SecuredRoot, pinned: Validated, binary: Path
+    root: StateDirs, pinned: Validated, binary: Path
 ) -> None:
     content = binary.read_bytes()
     binary.parent.rename(binary.parent.with_name("old"))  # moves the directory: the file's ctime stays
@@ -71,7 +71,7 @@ def test_a_binary_swapped_at_the_path_is_not_what_is_staged(
     assert Path(stage(pinned, root).path).read_bytes() == content
 
 
-def test_binary_replaced_by_rename_is_not_staged(root: SecuredRoot, pinned: Validated, binary: Path) -> None:
+def test_binary_replaced_by_rename_is_not_staged(root: StateDirs, pinned: Validated, binary: Path) -> None:
     trojan = binary.with_name("trojan")
     trojan.write_bytes(b"\x7fELF trojan")
     trojan.rename(binary)
@@ -80,7 +80,7 @@ def test_binary_replaced_by_rename_is_not_staged(root: SecuredRoot, pinned: Vali
     assert nothing_staged(root)
 
 
-def test_a_binary_rewritten_in_place_is_refused(root: SecuredRoot, pinned: Validated, binary: Path) -> None:
+def test_a_binary_rewritten_in_place_is_refused(root: StateDirs, pinned: Validated, binary: Path) -> None:
     with binary.open("r+b") as file:
         file.seek(100)
         file.write(b"trojan")
@@ -89,7 +89,7 @@ def test_a_binary_rewritten_in_place_is_refused(root: SecuredRoot, pinned: Valid
     assert nothing_staged(root)
 
 
-def test_a_binary_truncated_in_place_is_refused(root: SecuredRoot, pinned: Validated, binary: Path) -> None:
+def test_a_binary_truncated_in_place_is_refused(root: StateDirs, pinned: Validated, binary: Path) -> None:
     os.truncate(binary, 1000)
     with pytest.raises(StageError):
         stage(pinned, root)
@@ -97,7 +97,7 @@ def test_a_binary_truncated_in_place_is_refused(root: SecuredRoot, pinned: Valid
 
 
 def test_a_linked_staging_directory_is_refused_and_not_followed(
-    root: SecuredRoot, pinned: Validated, private: Path
+    root: StateDirs, pinned: Validated, private: Path
 ) -> None:
     (private / "victim").mkdir()
     Path(root.runsc_root.path, "exec-allow").symlink_to(private / "victim")
@@ -107,7 +107,7 @@ def test_a_linked_staging_directory_is_refused_and_not_followed(
 
 
 @pytest.mark.usefixtures("needs_root")
-def test_a_foreign_staging_directory_is_refused(root: SecuredRoot, pinned: Validated) -> None:
+def test_a_foreign_staging_directory_is_refused(root: StateDirs, pinned: Validated) -> None:
     path = Path(root.runsc_root.path, "exec-allow")
     path.mkdir()
     os.chown(path, 4242, 4242)
@@ -117,7 +117,7 @@ def test_a_foreign_staging_directory_is_refused(root: SecuredRoot, pinned: Valid
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
 def test_a_write_that_fails_leaves_nothing_half_made(
-    root: SecuredRoot, pinned: Validated, monkeypatch: pytest.MonkeyPatch, code: int
+    root: StateDirs, pinned: Validated, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     def copy(*_: int) -> int:
         raise OSError(code, os.strerror(code))
@@ -148,7 +148,7 @@ def test_write_that_fails_where_programs_lie_apart_names_that_place(
 
 @pytest.mark.parametrize("within_one_file_system", [True, False])
 def test_a_write_that_takes_a_part_is_continued(
-    root: SecuredRoot,
+    root: StateDirs,
     pinned: Validated,
     binary: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -167,7 +167,7 @@ def test_a_write_that_takes_a_part_is_continued(
 
 
 def test_a_read_that_ends_early_is_a_short_copy_and_refused(
-    root: SecuredRoot, pinned: Validated, monkeypatch: pytest.MonkeyPatch
+    root: StateDirs, pinned: Validated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = os.copy_file_range
     monkeypatch.setattr(
@@ -180,14 +180,14 @@ def test_a_read_that_ends_early_is_a_short_copy_and_refused(
     assert nothing_staged(root)
 
 
-def test_a_copy_can_be_taken_back(root: SecuredRoot, pinned: Validated) -> None:
+def test_a_copy_can_be_taken_back(root: StateDirs, pinned: Validated) -> None:
     staged = stage(pinned, root)
     assert staged.discard() == [staged.directory.path, os.path.join(root.base.path, "staged")]
     staged.close()
     assert nothing_staged(root)
 
 
-def test_what_was_staged_is_recorded(root: SecuredRoot, pinned: Validated, binary: Path) -> None:
+def test_what_was_staged_is_recorded(root: StateDirs, pinned: Validated, binary: Path) -> None:
     facts = dict(stage(pinned, root).facts())
     nest = re.escape(os.path.join(root.runsc_root.path, "exec-allow"))
     assert re.fullmatch(rf"{nest}/stage-{boot_id()}-[0-9a-f]{{16}}/runsc", str(facts.pop("path")))
@@ -219,7 +219,7 @@ def before_opening_the_copy(
     monkeypatch.setattr("os.open", opening)
 
 
-def refused(root: SecuredRoot, pinned: Validated, reason: str, *facts: object) -> None:
+def refused(root: StateDirs, pinned: Validated, reason: str, *facts: object) -> None:
     """Staging is refused, for this reason; nothing of it is left."""
     with refuses(StageError, reason, *facts) as refusal:
         stage(pinned, root)
@@ -229,7 +229,7 @@ def refused(root: SecuredRoot, pinned: Validated, reason: str, *facts: object) -
 
 @pytest.mark.parametrize("link", [False, True])
 def test_file_in_the_place_of_the_copy_is_not_written(
-    root: SecuredRoot, pinned: Validated, private: Path, monkeypatch: pytest.MonkeyPatch, link: bool
+    root: StateDirs, pinned: Validated, private: Path, monkeypatch: pytest.MonkeyPatch, link: bool
 ) -> None:
     victim = private / "victim"
     victim.write_text("mine")
@@ -246,7 +246,7 @@ def test_file_in_the_place_of_the_copy_is_not_written(
 
 
 def test_copy_exchanged_before_it_is_reopened_is_refused(
-    root: SecuredRoot, pinned: Validated, binary: Path, monkeypatch: pytest.MonkeyPatch
+    root: StateDirs, pinned: Validated, binary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def exchange(directory: int) -> None:
         os.unlink("runsc", dir_fd=directory)
@@ -260,7 +260,7 @@ def test_copy_exchanged_before_it_is_reopened_is_refused(
 
 
 def test_copy_turned_into_a_link_is_refused(
-    root: SecuredRoot, pinned: Validated, binary: Path, monkeypatch: pytest.MonkeyPatch
+    root: StateDirs, pinned: Validated, binary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def exchange(directory: int) -> None:
         os.unlink("runsc", dir_fd=directory)
@@ -271,7 +271,7 @@ def test_copy_turned_into_a_link_is_refused(
 
 
 def test_copy_is_never_more_open_than_its_final_mode(
-    root: SecuredRoot, pinned: Validated, monkeypatch: pytest.MonkeyPatch
+    root: StateDirs, pinned: Validated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     modes: list[int] = []
     change = os.fchmod
@@ -291,7 +291,7 @@ def test_copy_is_never_more_open_than_its_final_mode(
 
 
 def test_binary_of_many_pieces_is_copied_whole(
-    root: SecuredRoot, pinned: Validated, binary: Path, monkeypatch: pytest.MonkeyPatch
+    root: StateDirs, pinned: Validated, binary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = os.copy_file_range
     offsets: list[int] = []
@@ -312,7 +312,7 @@ def test_binary_of_many_pieces_is_copied_whole(
 
 
 def test_each_refusal_has_its_reason_and_says_where(
-    root: SecuredRoot, pinned: Validated, binary: Path, private: Path, monkeypatch: pytest.MonkeyPatch
+    root: StateDirs, pinned: Validated, binary: Path, private: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nest = Path(root.runsc_root.path, "exec-allow")
     nest.symlink_to(private)
@@ -346,7 +346,7 @@ def test_each_refusal_has_its_reason_and_says_where(
 
 
 def test_a_clean_up_that_fails_does_not_hide_why_it_was_refused(
-    root: SecuredRoot, pinned: Validated, monkeypatch: pytest.MonkeyPatch
+    root: StateDirs, pinned: Validated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read_only(*_: Any, **__: Any) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
@@ -364,7 +364,7 @@ def test_a_clean_up_that_fails_does_not_hide_why_it_was_refused(
     "error", [OSError(errno.EIO, os.strerror(errno.EIO)), UntrustedPathError("/there", "is a symbolic link")]
 )
 def test_store_that_cannot_be_emptied_hides_no_refusal(
-    root: SecuredRoot, pinned: Validated, binary: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    root: StateDirs, pinned: Validated, binary: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def collect(base: PrivateDirectory) -> list[str]:
         assert base == root.base
@@ -376,7 +376,7 @@ def test_store_that_cannot_be_emptied_hides_no_refusal(
         stage(pinned, root)
 
 
-def test_a_copy_that_is_gone_already_is_taken_back_all_the_same(root: SecuredRoot, pinned: Validated) -> None:
+def test_a_copy_that_is_gone_already_is_taken_back_all_the_same(root: StateDirs, pinned: Validated) -> None:
     staged = stage(pinned, root)
     os.unlink(staged.path)
     assert staged.discard() == [staged.directory.path, os.path.join(root.base.path, "staged")]
@@ -385,7 +385,7 @@ def test_a_copy_that_is_gone_already_is_taken_back_all_the_same(root: SecuredRoo
 
 
 def test_only_the_runsc_that_runs_the_sandbox_joins_it(
-    root: SecuredRoot, pinned: Validated, binary: Path
+    root: StateDirs, pinned: Validated, binary: Path
 ) -> None:
     digest = hashlib.sha256(binary.read_bytes()).hexdigest()
     pod = replace(root, sandbox=PodSandbox("pod", root.container, root.runsc_root, digest))

@@ -406,7 +406,7 @@ def test_binary_changed_while_its_copy_is_linked_is_refused(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.stage()
-    monkeypatch.setattr(store, "note", lambda *_: world.binary.chmod(0o700))
+    monkeypatch.setattr(store, "update", lambda *_: world.binary.chmod(0o700))
     with refuses(StageError, Reason.NOT_WHAT_WAS_PINNED, repr(str(world.binary))):
         world.stage()
     links = Path("/proc/self/fd")
