@@ -1,1 +1,1 @@
-"""What is kept on disk of each container, and who may touch it when."""
+"""Containers' state on disk: who may change it, and what may be removed."""

@@ -1,4 +1,4 @@
-"""What an earlier boot left: runsc's files name processes that are gone, and whose numbers others may have by now."""
+"""State of an earlier boot: runsc's files name processes that are gone, and whose pids others may have by now."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from engine.state.record import LIMIT
 
 
 def forget_processes(root: PrivateDirectory, name: str) -> None:
-    """Take the processes out of runsc's file `name` in `root`: runsc kills the ones it names when it deletes.
+    """Set the pids in runsc's file `name` in `root` to 0, as runsc kills those processes when it deletes.
 
-    A file that is not there, or that runsc cannot read either, is left. Raises `OSError` and `UntrustedPathError`.
+    An absent file, or one that runsc cannot read either, stays as it is. Raises `OSError` and `UntrustedPathError`.
     """
     try:
         fields = json.loads(read_own(root, name, LIMIT))

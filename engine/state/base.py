@@ -1,4 +1,4 @@
-"""The artifact base: the directory that has the state of a user's containers, made or adopted by descriptor."""
+"""The artifact base: the directory with the state of a user's containers, opened by descriptor."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ VARIABLE = "ENGINE_ARTIFACT_BASE"
 def ordinary_user() -> int | None:
     """The uid, outside of this user namespace, of the ordinary user that this process acts for; None for root.
 
-    Root is who has uid 0 and owns /run: so is the root of a system container. In a user namespace that an ordinary
-    user made, as podman's rootless one, /run is another's. Raises `OSError` where there is no /run.
+    Root has uid 0 and owns /run, also in a system container. In a user namespace of an ordinary user, such as rootless
+    podman's, somebody else owns /run. Raises `OSError` where there is no /run.
     """
     user = os.geteuid()
     if user == 0 and os.stat("/run").st_uid == 0:
@@ -34,9 +34,9 @@ def ordinary_user() -> int | None:
 
 
 def default_base() -> str:
-    """Where the state of this user's containers is, if nobody chose: told by the uid alone, never by a variable.
+    """Where the state of this user's containers is by default. It depends on the uid alone, not on the environment.
 
-    A manager gives its variables to one verb and not to the next, podman to `create` and not to `start`.
+    A manager may give its environment to one verb and not to the next, as podman does with `create` and `start`.
     """
     user = ordinary_user()
     if user is None:
@@ -45,10 +45,10 @@ def default_base() -> str:
 
 
 def default_bases_of(user: int) -> tuple[str, str]:
-    """Both places where the state of an ordinary `user` can be, the one to use now first.
+    """Both possible default bases of an ordinary `user`, the one to use now first.
 
-    /run/user/UID is there from the first login to the last logout, pam_systemd(8), and for good with
-    `loginctl enable-linger`.
+    /run/user/UID exists from the first login to the last logout, pam_systemd(8), or always with `loginctl
+    enable-linger`.
     """
     session, otherwise = f"/run/user/{user}", f"/tmp/{NAME}-{user}"  # noqa: S108 (private, and judged when opened)
     base = f"{session}/{NAME}"
@@ -61,9 +61,9 @@ def default_bases_of(user: int) -> tuple[str, str]:
 
 
 def chosen_base(environment: Mapping[str, str]) -> str:
-    """The absolute path under which every container of this user has its directory, `ENGINE_ARTIFACT_BASE` if set.
+    """The absolute path of the artifact base: `ENGINE_ARTIFACT_BASE` if set, else the default.
 
-    Raises `FileNotFoundError` where that is relative and the current directory is gone, and `OSError`.
+    Raises `OSError`; `FileNotFoundError` where the path is relative and the current directory is gone.
     """
     base = environment.get(VARIABLE) or default_base()
     if base.startswith("/"):
@@ -75,11 +75,11 @@ def chosen_base(environment: Mapping[str, str]) -> str:
 
 
 def open_base(path: str) -> PrivateDirectory:
-    """Make or adopt the artifact base at `path`, every directory above which must exist.
+    """Open the artifact base at `path`, or make it; its parent directory must exist.
 
-    One that exists must be private already: a base that was named by mistake is not changed. Raises
-    `UntrustedPathError` for a link or `..` on the way or a directory that others can rewrite, and `OSError`.
-    As the host's root every directory must be root's; otherwise root's or the effective user's.
+    A directory that exists must be private already: one named by mistake is not changed. Raises `OSError`, and
+    `UntrustedPathError` for a link, `..` or a directory that others can rewrite. All directories must be owned by root
+    or the effective user.
     """
     parent, name = _open_parent(path)
     try:
@@ -89,7 +89,7 @@ def open_base(path: str) -> PrivateDirectory:
 
 
 def open_existing_base(path: str) -> PrivateDirectory | None:
-    """As `open_base`, but nothing is made or changed: None where there is no base."""
+    """As `open_base`, but makes and changes nothing: None where there is no base."""
     try:
         parent, name = _open_parent(path)
     except FileNotFoundError:
@@ -110,7 +110,7 @@ def open_existing_base(path: str) -> PrivateDirectory | None:
 
 
 def base_changed(base: PrivateDirectory) -> str | None:
-    """What has become of the base since it was opened, in one phrase; None when its path still names it."""
+    """How the base has changed since it was opened, in one phrase; None if its path still names it."""
     try:
         parent, _ = _open_parent(base.path)
     except (OSError, UntrustedPathError) as error:
@@ -122,10 +122,9 @@ def base_changed(base: PrivateDirectory) -> str | None:
 
 
 def reach_base(path: str, *, make: bool) -> str:
-    """The path of the base at `path` without links; with `make` the directories above it that are missing are made.
+    """The path of the base at `path` without links; with `make`, missing directories above it are made.
 
-    A link on the way is followed where nobody untrusted could have put it there, as `/var/run` is. Raises
-    `UntrustedPathError` and `OSError` as `open_base`.
+    Follows a link only if nobody untrusted could have made it: /var/run, for example. Raises as `open_base`.
     """
     parent_path, name = os.path.split(path.rstrip("/"))
     owners = {0, os.geteuid()}
@@ -155,7 +154,7 @@ def reach_base(path: str, *, make: bool) -> str:
 
 
 def _open_parent(path: str) -> tuple[Opened, str]:
-    """The judged directory that holds the base, and the base's name in it."""
+    """The directory that contains the base, checked and open, and the base's name in it."""
     if "\0" in path:
         raise UntrustedPathError(path, "has a NUL character")
     parent_path, name = os.path.split(path.rstrip("/"))

@@ -1,4 +1,4 @@
-"""Removes what is over of a container: what its runsc left, its directories, its record, and its sandbox's.
+"""Removes the leftovers of a finished container: those of runsc, its directories, its record, and its sandbox's.
 
 The caller holds the container's lock throughout.
 """
@@ -29,30 +29,30 @@ from engine.state.container import (
 if TYPE_CHECKING:
     from engine.state.record import Record, Sandbox
 
-#: How runsc names the state of a container that is the first of its sandbox, as all are but a pod's further ones.
+#: runsc's state file of a container with a sandbox of its own: all but the members of a pod.
 _STATE_FILE = r"([A-Za-z0-9_][A-Za-z0-9_.+-]*)_sandbox:\1\.state"
 #: Seconds to wait for a command that creates or deletes the sandbox.
 _TIMEOUT = 10.0
 
 
 def in_use_reason(base: PrivateDirectory, container: PrivateDirectory) -> str | None:
-    """Why only its manager may delete what is in there; None where anybody may. The caller holds the lock.
+    """Why only its manager may delete the container; None if anybody may. The caller holds the lock.
 
-    Raises `UntrustedPathError`, and `OSError`.
+    Raises `UntrustedPathError` and `OSError`.
     """
     if not has_record(container):
         return None
-    from engine.state import status  # only where a manager was
+    from engine.state import status  # only for managers' containers
 
     return status.in_use_reason(base, container)
 
 
 def remove_leftovers(base: PrivateDirectory, container: PrivateDirectory) -> list[str]:
-    """Remove what a run that is over left in `container`, but not its traces. The caller holds the lock.
+    """Remove what a finished run left in `container`, except its traces: what was removed. The caller holds the lock.
 
-    What a supervisor that was killed left elsewhere (cgroups, a file of its overlay in the root file system) only
-    runsc knows, so its own copy is asked to delete the container first. Says what was removed. A link or foreign
-    thing in the place of our directory stays for the caller to refuse. Raises `OSError`.
+    First runsc's staged copy deletes the container: only runsc knows what a killed supervisor left elsewhere (cgroups,
+    an overlay file in the root file system). A link or foreign entry in the place of our directory stays, for the
+    caller to refuse. Raises `OSError`.
     """
     gone = []
     try:
@@ -71,7 +71,7 @@ def remove_leftovers(base: PrivateDirectory, container: PrivateDirectory) -> lis
 
 
 def remove_programs(container: PrivateDirectory) -> list[str]:
-    """Remove the stage directory that `container` names, and then the name: what is gone.
+    """Remove the stage directory that `container` names, and then the link: what was removed.
 
     Raises `UntrustedPathError` and `OSError`.
     """
@@ -79,7 +79,7 @@ def remove_programs(container: PrivateDirectory) -> list[str]:
         os.stat(PROGRAMS, dir_fd=container.descriptor, follow_symlinks=False)
     except FileNotFoundError:
         return []
-    from engine.state import programs, store  # only where they lie apart
+    from engine.state import programs, store  # only if they lie apart
 
     path = programs.named(container)
     gone = []
@@ -96,13 +96,13 @@ def remove_programs(container: PrivateDirectory) -> list[str]:
 
 
 def _forget(base: PrivateDirectory, container: PrivateDirectory) -> None:
-    """Remove the record, after what it is about."""
+    """Remove the record, if there is one."""
     if has_record(container):
         forget(base, container)
 
 
 def _delete_the_killed(base: PrivateDirectory, container: PrivateDirectory) -> None:
-    """Have the staged runsc delete each container whose state is still in its root, or in its sandbox's.
+    """Let the staged runsc delete each container whose state is still in its root, or in its sandbox's.
 
     Raises `OSError`.
     """
@@ -116,7 +116,7 @@ def _delete_the_killed(base: PrivateDirectory, container: PrivateDirectory) -> N
             killed += left_in_sandbox(base, container)
         if not killed:
             return
-        from engine.runsc.command import delete  # only after a kill: it is costly to import
+        from engine.runsc.command import delete  # only after a kill: a slow import
 
         for program, is_of_earlier_boot in _staged_copies(container, root):
             try:
@@ -134,7 +134,7 @@ def _delete_the_killed(base: PrivateDirectory, container: PrivateDirectory) -> N
 def _staged_copies(container: PrivateDirectory, root: PrivateDirectory) -> Iterator[tuple[int, bool]]:
     """Each staged copy of runsc, open, and whether it was staged in an earlier boot.
 
-    A copy is a file of our own that nobody else could write.
+    Only regular files of the effective user that nobody else can write.
     """
     from engine.state import programs
 
@@ -161,11 +161,11 @@ def _staged_copies(container: PrivateDirectory, root: PrivateDirectory) -> Itera
 
 
 def remove_tree(directory: PrivateDirectory, name: str) -> None:
-    """Remove the tree `name` in `directory` without following links and without entering what is mounted there.
+    """Remove the tree `name` in `directory`. Links are not followed, and mounts are not entered.
 
-    Raises `OSError`: EBUSY, before anything is removed, where something is mounted in the tree.
+    Raises `OSError`: EBUSY, before anything is removed, if something is mounted in the tree.
     """
-    import shutil  # only where there is something to remove: both are costly to import
+    import shutil  # only if there is something to remove: slow imports
 
     from engine.linux.mounts import mounted_beneath
 
@@ -180,7 +180,7 @@ def remove_runsc_root(container: PrivateDirectory) -> None:
 
     Raises `OSError`.
     """
-    from engine.runsc.left_behind import unmount_null_netns  # only where there is something to remove
+    from engine.runsc.left_behind import unmount_null_netns  # only if there is something to remove
 
     with contextlib.closing(open_private_directory(container.descriptor, container.path, RUNSC_ROOT)) as root:
         unmount_null_netns(root.descriptor, root.path)
@@ -188,17 +188,17 @@ def remove_runsc_root(container: PrivateDirectory) -> None:
 
 
 def remove_if_unused(base: PrivateDirectory, container: PrivateDirectory) -> bool:
-    """Remove `container` if it holds nothing but the lock, which the caller holds. Says whether it did."""
+    """Remove `container` if only the lock is in it, which the caller holds: whether it was removed."""
     if os.listdir(container.descriptor) != [LOCK]:
         return False
     return remove_container(base, container)
 
 
 def remove_container(base: PrivateDirectory, container: PrivateDirectory) -> bool:
-    """Remove all that is in `container`, the lock last, and then itself. The caller holds the lock.
+    """Remove all that is in `container`, the lock last, and then the directory. The caller holds the lock.
 
-    Says whether the directory is gone: not when another engine has made its lock in it by then, or when its
-    name is another directory's, which is left alone. Raises `OSError`.
+    Returns whether the directory is gone. It stays if another engine has made its lock in it meanwhile, or if its name
+    is now another directory's. Raises `OSError`.
     """
     remove_leftovers(base, container)
     for name in os.listdir(container.descriptor):
@@ -222,7 +222,7 @@ def remove_container(base: PrivateDirectory, container: PrivateDirectory) -> boo
 
 
 def left_in_sandbox(base: PrivateDirectory, container: PrivateDirectory) -> list[tuple[str, str]]:
-    """The root in which runsc still has a file about a member, and the member's id. Raises `OSError`."""
+    """The sandbox's runsc root and the member's id, while runsc has a file about the member. Raises `OSError`."""
     from engine.state import record, status
 
     noted = record.read(container)
@@ -237,7 +237,7 @@ def left_in_sandbox(base: PrivateDirectory, container: PrivateDirectory) -> list
 
 
 def purge_runsc_state(base: PrivateDirectory, container: PrivateDirectory, noted: Record) -> None:
-    """Remove runsc's own files about a container that runsc will not delete. Raises `OSError`."""
+    """Remove runsc's files about a container that runsc cannot delete. Raises `OSError`."""
     from engine.state import status
 
     with contextlib.closing(status.open_state_root(base, container, noted)) as root:
@@ -247,9 +247,9 @@ def purge_runsc_state(base: PrivateDirectory, container: PrivateDirectory, noted
 
 
 def forget(base: PrivateDirectory, container: PrivateDirectory) -> bool:
-    """Remove the record, and say whether there was one. With the last member's goes what is left of its sandbox.
+    """Remove the record; whether there was one. The caller holds the lock of `container`.
 
-    The caller holds the lock of `container`. Raises `OSError`.
+    Removing the last member's record also removes the deleted sandbox's directory. Raises `OSError`.
     """
     from engine.state import record
 
@@ -263,9 +263,10 @@ def forget(base: PrivateDirectory, container: PrivateDirectory) -> bool:
 
 
 def _leave(base: PrivateDirectory, sandbox: Sandbox) -> None:
-    """Take away the directory of a sandbox that was deleted before its last member was.
+    """Remove the directory of a sandbox that was deleted before its last member.
 
-    Whoever deletes it after this looked counts its members after that, and does it itself.
+    A command that deletes the sandbox after this check counts its members later still, and removes the directory
+    itself.
     """
     try:
         directory = open_private_directory(base.descriptor, base.path, component(sandbox.id))

@@ -1,19 +1,22 @@
-"""Where the engine keeps what belongs to one container, and who may touch it when.
+"""The directory of one container, and its lock.
 
-    <base>/<component>/lock                       held, by flock(2), for as long as the supervisor lives
-    <base>/<component>/trace-<time>-<random>.jsonl   the record of a run
-    <base>/<component>/oci.json                   the record of a container that a manager created
+    <base>/<component>/lock                       held, by flock(2), while the supervisor lives
+    <base>/<component>/trace-<time>-<random>.jsonl   the trace of a run
+    <base>/<component>/oci.json                   the record of a manager's container
     <base>/<component>/runsc-root/                runsc's own state (`--root`)
                        runsc-root/runtime/        TMPDIR and XDG_RUNTIME_DIR of runsc
-                       runsc-root/exec-allow/stage-*/runsc   its program, where that lies with the state, or
+                       runsc-root/exec-allow/stage-*/runsc   its program, if that lies with the state, or
     <base>/<component>/programs                   a link that names its stage directory elsewhere (`programs`)
-    <base>/traces/<id>-<time>-<random>.jsonl      the traces of containers that managers create, which outlive them
+    <base>/traces/<id>-<time>-<random>.jsonl      the traces of managers' containers, which outlive them
 
-The lock's descriptor survives execve into the supervisor, `runsc run`, whose end takes the container with it.
-So the kernel itself says whether the container is alive: whoever can take the lock may remove what it guards.
-A manager's container lives longer than `runsc create`, which holds its lock: there the record is asked as well
-(`engine.oci.record`), and whoever has the lock may remove only what it does not say is kept.
-It is a FIFO: a regular file could be written and executed by that descriptor, whatever the execute policy.
+The lock's descriptor stays open over execve into the supervisor, `runsc run`, which ends with its container. So the
+kernel says whether the container is alive: whoever can take the lock may remove what it protects.
+
+A manager's container outlives `runsc create`, which holds its lock. There the record decides as well
+(`engine.state.record`): the holder of the lock may remove only what is not in use.
+
+The lock is a FIFO: through the descriptor of a regular file runsc could write a program and execute it, whatever the
+execute policy.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from engine.linux.files import (
 from engine.linux.locks import lock
 
 _HEXADECIMAL = frozenset("0123456789abcdefABCDEF")
-#: Compiled where it is first used: a run does without it.
+#: Not compiled here: a run does not need it.
 _COMPONENT = r"[0-9A-Fa-f]{32}|id-[0-9a-f]{32}"
 
 LOCK = "lock"
@@ -48,35 +51,35 @@ PROGRAMS = "programs"
 
 
 def component(container_id: str) -> str:
-    """The directory name of one container: its id when that is 32 hexadecimal digits, else a digest of it."""
+    """The directory name of a container: its id if that is 32 hexadecimal digits, else a digest of it."""
     if len(container_id) == 32 and _HEXADECIMAL.issuperset(container_id):
         return container_id
     return "id-" + sha256(container_id.encode())[:32]
 
 
 def is_component(name: str) -> bool:
-    """Whether `name` is one that `component` gives; anything else under the base is not ours to remove."""
+    """Whether `component` can return `name`; any other entry of the base is not ours to remove."""
     return re.fullmatch(_COMPONENT, name) is not None
 
 
 def is_ours(container: PrivateDirectory) -> bool:
-    """Whether an engine of ours made what is in `container`: it makes a lock first, and writes a trace.
+    """Whether this engine made what is in `container`: it makes a lock first, and writes a trace.
 
-    The published engine, whose directories have the same names, does neither. Raises `OSError`.
+    The published engine uses the same names and does neither. Raises `OSError`.
     """
     try:
         os.stat(LOCK, dir_fd=container.descriptor, follow_symlinks=False)
     except FileNotFoundError:
         names = os.listdir(container.descriptor)
-        # Another engine may have made the lock since the look.
+        # Another engine may have made the lock since the stat.
         return not names or any(name in (LOCK, OCI_RECORD) or name.startswith("trace-") for name in names)
     return True
 
 
 def open_container(base: PrivateDirectory, name: str) -> tuple[PrivateDirectory, int | None]:
-    """Make or adopt the container directory `name` and take its lock; None for the lock if it is alive.
+    """Open or make the container directory `name` and take its lock; None for the lock if the container is alive.
 
-    Raises `UntrustedPathError` and `OSError`; what it made and could not lock is removed again if it is empty.
+    Raises `UntrustedPathError` and `OSError`; then a new directory is removed again if it is empty.
     """
     while True:
         container = make_private_directory(base.descriptor, base.path, name)
@@ -85,22 +88,21 @@ def open_container(base: PrivateDirectory, name: str) -> tuple[PrivateDirectory,
                 raise UntrustedPathError(container.path, "is not this engine's: there is no lock in it")
             return container, take_lock(container)
         except FileNotFoundError:
-            # Another process held the lock and removed the directory under our feet: make it anew.
+            # Another process, which held the lock, removed the directory: make it again.
             os.close(container.descriptor)
         except BaseException:
             os.close(container.descriptor)
             if container.created:
-                with contextlib.suppress(OSError):  # once there is a lock in it, it may be another engine's
+                with contextlib.suppress(OSError):  # with a lock in it, it may be another engine's
                     os.rmdir(name, dir_fd=base.descriptor)
             raise
 
 
 def take_lock(container: PrivateDirectory, seconds: float = 0.0) -> int | None:
-    """Take the lock in `container`; None when a live container, or another engine, still holds it after `seconds`.
+    """Take the lock in `container`: its descriptor, or None if somebody else still holds it after `seconds`.
 
-    Answers with a descriptor that holds it. A lock file that was removed between the opening and the taking
-    guards nothing, so it is opened anew; so is one that is no FIFO, once nobody holds it. Raises
-    `UntrustedPathError` when the lock is not a file of our own.
+    If the lock file was removed meanwhile, or is no FIFO, it is replaced and taken again. Raises `UntrustedPathError`
+    if it is not a file of the effective user, and `OSError`.
     """
     path = os.path.join(container.path, LOCK)
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -132,12 +134,12 @@ def take_lock(container: PrivateDirectory, seconds: float = 0.0) -> int | None:
 
 
 def open_runsc_root(container: PrivateDirectory) -> PrivateDirectory:
-    """runsc's directory in `container`. Raises `FileNotFoundError`, other `OSError`s and `UntrustedPathError`."""
+    """Open runsc's directory in `container`. Raises `FileNotFoundError`, other `OSError`s and `UntrustedPathError`."""
     return open_private_directory(container.descriptor, container.path, RUNSC_ROOT)
 
 
 def has_record(container: PrivateDirectory) -> bool:
-    """Whether a manager created what is in `container`. Raises `OSError`."""
+    """Whether `container` is a manager's. Raises `OSError`."""
     try:
         os.stat(OCI_RECORD, dir_fd=container.descriptor, follow_symlinks=False)
     except FileNotFoundError:
@@ -146,7 +148,7 @@ def has_record(container: PrivateDirectory) -> bool:
 
 
 def _make_lock(container: PrivateDirectory, path: str) -> None:
-    """Make it, unless another engine does. Raises `OSError`: ENOENT where the directory is gone itself."""
+    """Make the lock unless it exists. Raises `OSError`: ENOENT if the directory itself is gone."""
     try:
         os.mkfifo(LOCK, 0o600, dir_fd=container.descriptor)
     except FileExistsError:

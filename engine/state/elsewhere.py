@@ -1,10 +1,10 @@
-"""Which bases that a variable chose have containers of managers: noted in the default base, where every verb looks.
+"""Links in the default base to containers in bases that a variable chose, so that every verb finds them.
 
-    <default base>/elsewhere/<component>@<digest>   a link that names the base in which the container is
+    <default base>/elsewhere/<component>@<digest>   a link that names the container's base
 
-The digest is the base's: two bases can each have a container of one id.
+`<digest>` is of the base's path: two bases can each have a container of the same id.
 
-A manager gives `ENGINE_ARTIFACT_BASE` to `create`, and to `start` and `delete` perhaps not: podman does so.
+podman, for example, gives `ENGINE_ARTIFACT_BASE` to `create`, but not to `start` and `delete`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from engine.state.base import default_base, open_base, open_existing_base
 from engine.state.container import is_component
 
 ELSEWHERE = "elsewhere"
-#: Seconds between the note and the container's directory, at most.
+#: Seconds, at most, from the note to the container's directory.
 _CREATION = 60.0
 
 
 def note(name: str, base: str) -> None:
     """Note that the container whose directory is `name` is in `base`.
 
-    Where the default base cannot be had, only a verb that is given the variable finds it.
+    If the default base cannot be opened, only a verb that gets the variable finds the container.
     """
     with (
         contextlib.suppress(OSError, UntrustedPathError),
@@ -45,20 +45,20 @@ def note(name: str, base: str) -> None:
 
 
 def bases() -> tuple[str, ...]:
-    """The bases that are noted."""
+    """All bases that are noted."""
     with _opened() as notes:
         return () if notes is None else tuple(sorted({base for _, base in _noted(notes)}))
 
 
 def forget(name: str, base: str) -> None:
-    """Take back that the container is in `base`."""
+    """Remove the note that the container is in `base`."""
     with _opened() as notes:
         if notes is not None and (name, base) in _noted(notes):
             os.unlink(_link_name(name, base), dir_fd=notes.descriptor)
 
 
 def prune() -> None:
-    """Forget each container that is not where it is noted to be, unless it was noted just now, to be created."""
+    """Remove notes of containers that do not exist, except new ones: those are about to be created."""
     with _opened() as notes:
         if notes is None:
             return
@@ -72,7 +72,7 @@ def prune() -> None:
 
 @contextlib.contextmanager
 def _opened() -> Iterator[PrivateDirectory | None]:
-    """The notes; None where there are none that may be relied on."""
+    """The directory of notes; None if there is none, or it is not private."""
     with contextlib.ExitStack() as held:
         notes = None
         with contextlib.suppress(OSError, UntrustedPathError):

@@ -1,7 +1,6 @@
-"""Removes what containers that are over left under the artifact base, and never touches a live one's.
+"""`engine gc`: removes what finished containers left, and nothing of a live one.
 
-Who is alive is not guessed: a live container's supervisor holds the lock of its directory, and what is
-removed here is removed while holding that lock.
+A live container's supervisor holds the lock of its directory. gc removes a directory only while it holds that lock.
 """
 
 from __future__ import annotations
@@ -28,25 +27,22 @@ from engine.state.container import TRACES, is_component, is_ours, take_lock
 from engine.state.legacy import is_shared, other_bases
 from engine.state.retention import Old
 
-_HINT = "look at it, and remove it by hand if it is not needed"
-#: The store is emptied last; managers' traces stay for as long as is asked, as their containers are over sooner than
-#: anybody has read about them.
+_HINT = "check that path, and remove it by hand if it is not needed"
+#: Handled apart: the store last, and managers' traces by age only, so that they can be read after their container.
 _NO_CONTAINERS = frozenset({store.STORE, TRACES, elsewhere.ELSEWHERE})
 
 
 class GcError(EngineError):
-    """The artifact base itself cannot be looked through safely."""
+    """The artifact base cannot be read safely."""
 
     step = "gc"
 
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What became of each entry of the artifact `base` and of the other places, by path.
+    """What happened to each entry of the artifact `base` and of the other bases, by path.
 
-    `failed` pairs a path with the reason.
-
-    The store of staged copies belongs to no container: it is named only where it is foreign or failed.
+    `failed`: pairs of path and reason. The store of staged copies is listed only if it is foreign or failed.
     """
 
     base: str
@@ -59,14 +55,13 @@ class Collected:
 def collect(
     environment: Mapping[str, str], *, keep_traces: bool = False, traces_older_than: float | None = None
 ) -> Collected:
-    """Remove every container directory under the artifact base whose lock can be taken.
+    """Remove every container directory under the artifact base whose lock can be taken, then unused programs.
 
-    Then the programs whose container has no state any more. Where nobody chose a base the other places are looked
-    through, too, where containers of this user can be (`engine.state.legacy`).
+    Unless a base was chosen, also in this user's other bases (`engine.state.legacy`).
 
-    With `keep_traces` the traces stay, and with them the directory. With `traces_older_than`, in seconds, so do the
-    younger ones, while the older go, those of managers' containers too. Entries that are not the engine's are left
-    and named. Raises `GcError` when the base may not be relied on.
+    `keep_traces`: traces stay, and their directory with them. `traces_older_than`: seconds; younger traces stay, older
+    ones go, also those of managers' containers. Entries that are not the engine's stay and are listed. Raises `GcError`
+    if the base cannot be trusted.
     """
     path, base = _open_base(environment)
     before = None if traces_older_than is None else time.time() - traces_older_than
@@ -98,7 +93,7 @@ def collect(
 
 
 def _swept(base: PrivateDirectory, before: float | None, *, keep_traces: bool) -> _Sweep:
-    """The collection of what is in `base`, which is closed. Raises `GcError`."""
+    """Collect what is in `base`, and close it. Raises `GcError`."""
     with contextlib.closing(base):
         try:
             names = sorted(os.listdir(base.descriptor))
@@ -116,19 +111,19 @@ def _swept(base: PrivateDirectory, before: float | None, *, keep_traces: bool) -
                 sweep.foreign.append(os.path.join(base.path, name))
         if before is not None:
             sweep.do(TRACES, sweep.managers_traces)
-        sweep.do(store.STORE, sweep.store)  # last: now nothing links to what only finished containers used
+        sweep.do(store.STORE, sweep.store)  # last: by now only live containers have links to it
     return sweep
 
 
 def _collect_programs(base: str) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
-    """Remove the programs that are nobody's from where those of containers under `base` lie, if that is elsewhere."""
+    """Remove unused programs where the programs of `base` lie, if that is apart from the state."""
     try:
         path = programs.foresee(base)
         place = None if path is None else open_existing_base(path)
     except UntrustedPathError as error:
         return (), ((error.path, error.why),)
     except PermissionError:
-        return (), ()  # no run has put anything there
+        return (), ()  # so no run of this user could write there
     except OSError as error:
         return (), ((str(error.filename), error.strerror or str(error)),)
     if place is None:
@@ -143,7 +138,7 @@ def _collect_programs(base: str) -> tuple[tuple[str, ...], tuple[tuple[str, str]
 
 
 class _Sweep:
-    """One collection of what is in `base`, and what became of each. Traces written `before` then go, time(2)."""
+    """One collection in `base`. Traces written before the time `before` are removed, time(2)."""
 
     def __init__(self, base: PrivateDirectory, before: float | None, *, keep_traces: bool) -> None:
         self._base = base
@@ -155,19 +150,19 @@ class _Sweep:
         self.failed: list[tuple[str, str]] = []
 
     def do(self, name: str, collect: Callable[[str], None]) -> None:
-        """Have the entry `name` of the base collected, and note why it was not."""
+        """Collect the entry `name`, and note the reason if that fails."""
         where = os.path.join(self._base.path, name)
         try:
             collect(name)
         except UntrustedPathError:
             self.foreign.append(where)
         except FileNotFoundError:
-            pass  # another engine collected it meanwhile
+            pass  # another process removed it
         except OSError as error:
             self.failed.append((where, error.strerror or str(error)))
 
     def container(self, name: str) -> None:
-        """Remove one container's directory, or all but traces that stay, unless it is alive."""
+        """Remove a container's directory, or all but its traces, unless it is alive."""
         with contextlib.closing(
             open_private_directory(self._base.descriptor, self._base.path, name)
         ) as container:
@@ -203,7 +198,7 @@ class _Sweep:
             self.removed += self._noted(old_traces.remove_of_managers(self._base, self._before))
 
     def stage(self, name: str) -> None:
-        """Remove a stage directory that is nobody's any more."""
+        """Remove a stage directory that nobody uses."""
         if programs.may_go(self._base, name):
             remove_tree(self._base, name)
             self.removed.append(os.path.join(self._base.path, name))
@@ -212,14 +207,14 @@ class _Sweep:
         store.collect(self._base)
 
     def _noted(self, old: Old) -> tuple[str, ...]:
-        """What is gone of old traces, when the rest has been noted."""
+        """Add the foreign and failed ones to this sweep; the removed ones are returned."""
         self.foreign += old.foreign
         self.failed += old.failed
         return old.removed
 
 
 def _open_base(environment: Mapping[str, str]) -> tuple[str, PrivateDirectory | None]:
-    """The artifact base's path, and the base; None when there is none. Raises `GcError`."""
+    """The path of the artifact base, and the base, or None. Raises `GcError`."""
     path = ""
     try:
         path = chosen_base(environment)

@@ -1,7 +1,7 @@
-"""Where else a user's containers can be: the other default place, and what engines before 2026-12 used by default.
+"""Other bases of a user: the other default base, and the defaults of engines before 2026-12.
 
-Nothing new is put there but for the second place of an ordinary user. The old places are also those of the published
-engine that this one descends from, so what lies there is only ours where it has a lock of ours.
+Only an ordinary user's other default base still gets new containers. The published engine uses the old bases too, so a
+directory there is ours only if it has our lock.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _OLD_NAME = "nucleus-gvisor"
 
 
 def is_shared(base: str) -> bool:
-    """Whether the published engine can have containers in `base`, too: it makes a directory before what is in it."""
+    """Whether the published engine also uses `base`. It makes a directory before the files in it."""
     return os.path.basename(base).startswith(_OLD_NAME)
 
 
 def other_bases(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """The bases besides the chosen one; none where `environment` names one. Raises `OSError`."""
+    """The bases besides the chosen one; none if `environment` names one. Raises `OSError`."""
     if environment.get(VARIABLE):
         return ()
     user = ordinary_user()

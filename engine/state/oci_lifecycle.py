@@ -1,8 +1,8 @@
-"""The OCI lifecycle as a table: which verb is permitted where, and where it leads.
+"""The OCI lifecycle as a table: the statuses in which each verb is permitted, and the status after it.
 
-Nothing here touches the system. `OCI_LIFECYCLE` is what specs/OCIRuntime.tla models; a test compares the two in
-every state that TLC reaches. It is asked before each verb, and no `transitions` machine is made of it: a command
-takes one step of it and ends, and the import would double the time of `state`.
+`OCI_LIFECYCLE` is what specs/OCIRuntime.tla models; a test compares the two in every state that TLC reaches. Each
+command checks one row and ends. No `transitions` machine is made of it: the import would double the time of `state`.
+
 Source: OCI runtime specification, runtime.md (State, Lifecycle, Operations).
 """
 
@@ -15,7 +15,7 @@ from engine.records import dataclass
 
 
 class Status(StrEnum):
-    """Where a container is. `paused` is runc's and runsc's, `deleted` also what no container ever was."""
+    """The status of a container. `paused` is from runc and runsc; `deleted` includes one that never existed."""
 
     CREATING = "creating"
     CREATED = "created"
@@ -26,7 +26,7 @@ class Status(StrEnum):
 
 
 class Verb(StrEnum):
-    """What a manager asks for."""
+    """A command of a manager."""
 
     CREATE = "create"
     START = "start"
@@ -43,7 +43,7 @@ class Verb(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """From any of `sources`, `verb` leads to `target`; None when it moves nothing itself."""
+    """From any of `sources`, `verb` leads to `target`; None: the verb itself changes no status."""
 
     verb: Verb
     sources: frozenset[Status]
@@ -74,7 +74,7 @@ OCI_LIFECYCLE: tuple[Row, ...] = (
 
 
 class Event(StrEnum):
-    """What moves a container besides a verb that is runsc's: the parts of a creation, an end, and a deletion."""
+    """What changes a status besides runsc's verbs: parts of a creation, an end, a deletion."""
 
     CREATE = "create"
     COMPLETE = "complete"
@@ -84,7 +84,7 @@ class Event(StrEnum):
     DELETE = "delete"
 
 
-#: Every edge there is, by what takes it.
+#: Every edge: source, verb or event, target.
 EDGES: frozenset[tuple[Status, Verb | Event, Status]] = frozenset(
     {
         (_S.DELETED, Event.CREATE, _S.CREATING),
@@ -106,10 +106,10 @@ EDGES: frozenset[tuple[Status, Verb | Event, Status]] = frozenset(
 
 
 def status(*, known: str | None, lives: bool, is_being_created: bool) -> Status:
-    """Where a container is, from what a crash cannot take back; the spec's `Reported`.
+    """The status, from what survives a killed command; the spec's `Reported`.
 
-    `known` is what runsc's file says, None without one. Without one, `lives` is whether any process executes the
-    copy of runsc that was staged for it; with one, whether the sandbox does.
+    `known`: the status in runsc's file; None if there is no file. `lives`: with a file, whether the sandbox lives;
+    without one, whether any process executes the staged copy of runsc.
     """
     if known is not None:
         return Status(known) if lives else Status.STOPPED
@@ -120,7 +120,7 @@ _ROWS = {row.verb: row for row in OCI_LIFECYCLE}
 
 
 class NotPermittedError(EngineError):
-    """The verb is not permitted in the status that the container has. The words are those managers look for."""
+    """The verb is not permitted in this status. Managers look for these words."""
 
     exit_code = 1
 
@@ -139,6 +139,6 @@ class NotPermittedError(EngineError):
 
 
 def require(verb: Verb, status: Status, container_id: str) -> None:
-    """Raises `NotPermittedError` where the table does not have `verb` in `status`."""
+    """Raises `NotPermittedError` if the table does not permit `verb` in `status`."""
     if status not in _ROWS[verb].sources:
         raise NotPermittedError(verb, status, container_id)

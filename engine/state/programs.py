@@ -1,16 +1,16 @@
-"""Where staged programs lie: apart from the state, so that these may be on a file system where nothing is executed.
+"""Where staged programs lie: apart from the state, so that the state may be on a noexec file system.
 
-    <place>/stage-<boot>-<random>/runsc   what one container runs
+    <place>/stage-<boot>-<random>/runsc   the program of one container
                                   state   a link that names the container's directory
     <place>/staged/                       the copies that containers share (`store`)
     <base>/<component>/programs           a link that names the container's stage directory
 
-State is small and of this boot, and /run is mounted noexec by initramfs-tools; programs are large and can be executed
-here. A base that was chosen has them itself, in each container's directory, where it can be executed.
+State is small and lasts one boot; initramfs-tools mounts /run noexec. Programs are large and must be executable. With a
+chosen base that is executable, they lie in each container's directory.
 
-The links are only read, and what they name is opened by descriptor and judged. A container names its stage directory
-before that is made, so what a killed run leaves is found through its state. What a reboot, or a logout that removes
-/run/user/UID, leaves without state is for `collect`.
+The links are only read; what they name is opened by descriptor and checked. A container names its stage directory
+before that is made, so that leftovers of a killed run are found through its state. `collect` removes programs whose
+state is gone, after a reboot or a logout that removed /run/user/UID.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ _STAGE = r"stage-([0-9a-f]{32})-[0-9a-f]{16}"
 
 
 def default_place() -> str | None:
-    """Where the programs of this user's containers lie, and outlive a boot; None for a user without a home."""
+    """Where the programs of this user's containers lie by default; None for a user without a home."""
     user = ordinary_user()
     if user is None:
         return f"/var/lib/{NAME}/{_PLACE}"
-    import pwd  # by ordinary users alone
+    import pwd  # only for ordinary users
 
     try:
         home = pwd.getpwuid(user).pw_dir
@@ -55,7 +55,7 @@ def default_place() -> str | None:
 
 
 def noexec_hint() -> str:
-    """What helps where programs can be executed in no place."""
+    """The hint where programs cannot be executed anywhere."""
     return (
         f"let {default_place() or 'a home directory'} be on one where programs can be executed, or choose a base on "
         "such a one: ENGINE_ARTIFACT_BASE=DIR for engine run, --root DIR for engine-oci"
@@ -63,15 +63,15 @@ def noexec_hint() -> str:
 
 
 def is_executable(directory: int) -> bool:
-    """Whether programs can be executed on the file system that has the open `directory`. Raises `OSError`."""
+    """Whether the file system of the open `directory` permits execution. Raises `OSError`."""
     return not os.fstatvfs(directory).f_flag & os.ST_NOEXEC
 
 
 def open_place(base: PrivateDirectory) -> PrivateDirectory | None:
-    """Make or adopt the place for the programs of containers under `base`; None where they lie in `base` itself.
+    """Open or make the place for programs of containers under `base`; None if they lie in `base` itself.
 
-    A base that was chosen has them where it can be executed; else the default place has them; and where that
-    cannot be had, the base if it can be executed. Raises `UntrustedPathError` and `OSError` where nothing else is left.
+    A chosen base has its own programs if it is executable; otherwise the default place has them. If that cannot be
+    opened, the base has them if it is executable. Raises `UntrustedPathError` and `OSError` if no place is left.
     """
     can_have_them = is_executable(base.descriptor)
     if can_have_them and base.path != default_base():
@@ -95,12 +95,12 @@ def _open(path: str) -> PrivateDirectory:
     try:
         return open_base(path)
     except (FileNotFoundError, UntrustedPathError):
-        # Directories above it are missing, or one of them is a link that may be followed.
+        # A directory above it is missing, or is a link that may be followed.
         return open_base(reach_base(path, make=True))
 
 
 def foresee(base: str) -> str | None:
-    """As `open_place` for the base at that path, which need not exist: the place's path, and nothing is made.
+    """The path that `open_place` would choose for the base at that path, which need not exist. Makes nothing.
 
     Raises `UntrustedPathError` and `OSError` where `open_place` would.
     """
@@ -120,7 +120,7 @@ def foresee(base: str) -> str | None:
 
 
 def _reached(path: str) -> str:
-    """`path` with no link above it, where what exists of it may be relied on and written.
+    """`path` without links above it, checked as far as it exists: trusted, and writable.
 
     Raises `UntrustedPathError` and `OSError`.
     """
@@ -156,21 +156,20 @@ def is_stage(name: str) -> bool:
 
 
 def new_name() -> str:
-    """The name of a new stage directory, which tells the boot that it is of. Raises `OSError`."""
+    """The name of a new stage directory, which contains the id of this boot. Raises `OSError`."""
     return f"stage-{boot_id()}-{os.urandom(8).hex()}"
 
 
 def is_of_earlier_boot(name: str) -> bool:
-    """Whether a stage directory of this `name` was made before the machine was booted. Raises `OSError`."""
+    """Whether a stage directory of this `name` was made in an earlier boot. Raises `OSError`."""
     found = re.fullmatch(_STAGE, name)
     return found is not None and found[1] != boot_id()
 
 
 def make_stage(place: PrivateDirectory, container: PrivateDirectory, name: str) -> PrivateDirectory:
-    """Make the stage directory `name` of `container` in `place`, each named by the other.
+    """Make the stage directory `name` of `container` in `place`; each has a link that names the other.
 
-    It is locked for as long as its descriptor is open: until then nobody collects it. Raises as
-    `make_private_directory`.
+    It stays locked while its descriptor is open, so that nobody collects it. Raises as `make_private_directory`.
     """
     path = os.path.join(place.path, name)
     os.symlink(path, PROGRAMS, dir_fd=container.descriptor)
@@ -192,7 +191,7 @@ def make_stage(place: PrivateDirectory, container: PrivateDirectory, name: str) 
 
 
 def remove_stage(place: PrivateDirectory, container: PrivateDirectory, stage: PrivateDirectory) -> None:
-    """Take back `make_stage`, and the program. What is in its place by now is left. Raises `OSError`."""
+    """Undo `make_stage`, and remove the program. Another directory in its place stays. Raises `OSError`."""
     for inside in (PROGRAM, _STATE):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(inside, dir_fd=stage.descriptor)
@@ -203,7 +202,7 @@ def remove_stage(place: PrivateDirectory, container: PrivateDirectory, stage: Pr
 
 
 def named(container: PrivateDirectory) -> str | None:
-    """The path of the stage directory that `container` names; None where it names none.
+    """The path of the stage directory that `container` names; None if it names none.
 
     Raises `UntrustedPathError` and `OSError`.
     """
@@ -216,7 +215,7 @@ def named(container: PrivateDirectory) -> str | None:
 
 
 def _link(directory: PrivateDirectory, name: str) -> str | None:
-    """What the link `name` in `directory` says; None where there is none."""
+    """The target of the link `name` in `directory`; None if there is none."""
     try:
         return os.readlink(name, dir_fd=directory.descriptor)
     except FileNotFoundError:
@@ -225,7 +224,7 @@ def _link(directory: PrivateDirectory, name: str) -> str | None:
 
 @contextlib.contextmanager
 def opened_place(path: str) -> Iterator[PrivateDirectory | None]:
-    """The place in which the stage directory `path` is, open; None where it is gone.
+    """The place that contains the stage directory `path`, open; None if it is gone.
 
     Raises `UntrustedPathError` and `OSError`.
     """
@@ -250,12 +249,12 @@ def opened_stage(path: str) -> Iterator[PrivateDirectory]:
 
 
 def may_go(place: PrivateDirectory, name: str) -> bool:
-    """Whether the stage directory `name` in `place` is nobody's any more.
+    """Whether nobody uses the stage directory `name` in `place`.
 
-    Not while the container's directory that it names has it, nor while that cannot be told. One of this boot whose
-    state is gone, as after a logout, may still be a live container's: so not while anybody starts a container with
-    it, nor while any process executes the file, which other containers may share.
-    Raises `UntrustedPathError` and `OSError`.
+    It is in use while the container's directory that it names also names it, or while that is unknown. If that
+    directory is gone in this boot, as after a logout, the container may still live: then it is in use while anybody
+    starts a container with it, or any process executes the file, which containers may share. Raises
+    `UntrustedPathError` and `OSError`.
     """
     found = re.fullmatch(_STAGE, name)
     if found is None:
@@ -264,7 +263,7 @@ def may_go(place: PrivateDirectory, name: str) -> bool:
     with contextlib.closing(open_private_directory(place.descriptor, place.path, name)) as stage:
         state = _link(stage, _STATE)
         if state is None:
-            return is_earlier  # one of this boot is being made, or was when its run was killed, whose state has it
+            return is_earlier  # in this boot: it is being made, or a killed run's state names it
         if not state.startswith("/") or _has(state, os.path.join(place.path, name)):
             return False
         if is_earlier:
@@ -273,7 +272,7 @@ def may_go(place: PrivateDirectory, name: str) -> bool:
 
 
 def is_anothers(place: PrivateDirectory, name: str, container: PrivateDirectory) -> bool:
-    """Whether the stage directory `name` in `place` is that of another container than this, though this names it, too.
+    """Whether the stage directory `name` in `place` belongs to another container, although `container` names it, too.
 
     Raises `UntrustedPathError` and `OSError`.
     """
@@ -283,7 +282,7 @@ def is_anothers(place: PrivateDirectory, name: str, container: PrivateDirectory)
 
 
 def _has(state: str, stage: str) -> bool:
-    """Whether the container's directory at `state` is there and names `stage` as its own."""
+    """Whether the container's directory at `state` exists and names `stage` as its own."""
     base = open_existing_base(os.path.dirname(state))
     if base is None:
         return False

@@ -1,8 +1,7 @@
-"""The record of a container of a manager's: `oci.json` in its directory, there from before anything runs until last.
+"""The record of a manager's container: `oci.json` in its directory, written before anything runs and removed last.
 
-`runsc create` ends while the container lives on, so the lock of its directory does not say that it is alive. What
-does is this record, runsc's own state file, and which processes execute the staged copy of runsc. None of the three
-is lost when a command is killed, so the next one finds out the truth.
+`runsc create` ends while the container lives, so the lock does not say whether it is alive. This record does, with
+runsc's own state file and the processes that execute the staged copy. All three survive a killed command.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from engine.state.container import OCI_RECORD
 from engine.state.oci_lifecycle import OCI_LIFECYCLE, Status, Verb
 
 FORMAT = 1
-#: Bytes of the longest record, or file of runsc's about a container, that is read; runsc's has all of config.json.
+#: Bytes, at most, of a record or of runsc's state file, which contains all of config.json.
 LIMIT = 1 << 26
-#: The verbs that move a container, each from one status to another.
+#: The verbs that change a status: from which, to which.
 MOVES = {
     str(row.verb): (source, row.target)
     for row in OCI_LIFECYCLE
@@ -33,10 +32,10 @@ MOVES = {
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """The staged copy of runsc: where it is, beneath the container's directory unless absolute, and which file it is.
+    """The staged copy of runsc; `path` is relative to the container's directory unless absolute.
 
-    Any write to it would give it another `modified` time, inode(7), which only the owner can put back. When its
-    inode was changed does not tell: another container that shares the file links it.
+    Any write changes `modified`, which only the owner can set back, inode(7). ctime is not recorded: it also changes
+    when another container links the same file.
     """
 
     path: str
@@ -47,7 +46,7 @@ class Program:
     modified: int
 
     def is_file(self, status: os.stat_result) -> bool:
-        """Whether `status` is that very file's, and nobody changed it."""
+        """Whether `status` is of this file, unchanged."""
         return (
             status.st_dev,
             status.st_ino,
@@ -58,7 +57,7 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """The sandbox that a container of a pod has joined: the container `id`, as created by `creation`, and its copy."""
+    """The sandbox of a pod's member: its container `id`, the `creation` of that, and its copy of runsc."""
 
     id: str
     creation: str
@@ -67,9 +66,9 @@ class Sandbox:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """`verb` (start, pause or resume) was noted to be done by the process `who`: its id, and when it started.
+    """A recorded start, pause or resume (`verb`) by the process `who`: its pid and start time.
 
-    `file` is what runsc's file said before.
+    `file`: the content of runsc's file before.
     """
 
     verb: str
@@ -78,35 +77,35 @@ class Attempt:
 
     @property
     def source(self) -> Status:
-        """Where the container was before."""
+        """The status before it."""
         return MOVES[self.verb][0]
 
     @property
     def target(self) -> Status:
-        """Where it is once that is done."""
+        """The status after it."""
         return MOVES[self.verb][1]
 
     @property
     def goes_on(self) -> bool:
-        """Whether it is still being done."""
+        """Whether that process is still alive."""
         return started(self.who[0]) == self.who[1]
 
     def file_saying(self, status: Status) -> str:
-        """runsc's file as it is in this status."""
+        """runsc's file with this status."""
         return json.dumps({**json.loads(self.file), "status": str(status)}, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Who the container is. `program` and `flags` (runsc's global ones) are there from when it is handed off.
+    """What the engine must know of the container after a command has ended.
 
-    `sandbox` is there for one that lives in another's sandbox, in whose runsc root runsc's file about it is; `waiter`
-    is then its monitor process, and when that started.
+    `creation` is unique to each creation; `creator` is the process that takes the run's steps and becomes `runsc
+    create`: its pid and start time. `created` is RFC 3339, UTC. `cgroups`: those that runsc is to make. `program` and
+    `flags` (runsc's global ones) are set before the hand-off.
 
-    `creation` tells two creations of one id apart; `creator` is the process that takes the run's steps and becomes
-    `runsc create`, and when it started; `created` is RFC 3339, UTC; `cgroups` are those that runsc is to make.
-    `attempt` is the last of start, pause and resume. `boot` is the boot that it was created in, unknown of what an
-    older engine created: all processes that an earlier boot had are gone, whoever has their numbers now.
+    `sandbox`: of a pod's member, whose state file is in the sandbox's runsc root; `waiter` is then its monitor process:
+    pid and start time. `attempt`: the last start, pause or resume. `boot`: the boot of its creation, None in records of
+    older engines. After another boot none of its processes is left, and others may have their pids.
     """
 
     id: str
@@ -127,25 +126,25 @@ class Record:
 
     @property
     def is_of_earlier_boot(self) -> bool:
-        """Whether the machine was booted since it was created. Raises `OSError`."""
+        """Whether the machine was rebooted after its creation. Raises `OSError`."""
         return self.boot is not None and self.boot != boot_id()
 
     @property
     def state_file(self) -> str:
-        """How runsc names its file about it."""
+        """The name of runsc's file about it."""
         return f"{self.id}_sandbox:{self.sandbox.id if self.sandbox else self.id}.state"
 
 
 def write(container: PrivateDirectory, record: Record) -> None:
-    """Put `record` in the place of the one that is there, as a whole or not at all. Raises `OSError`."""
-    from dataclasses import asdict  # by verbs that write alone
+    """Replace the record, all or nothing. Raises `OSError`."""
+    from dataclasses import asdict  # only where a record is written
 
     data = json.dumps({"format": FORMAT, **asdict(record)}, separators=(",", ":")).encode() + b"\n"
     replace_own(container, OCI_RECORD, data)
 
 
 def remove(container: PrivateDirectory) -> bool:
-    """Remove the record, and say whether there was one. Raises `OSError`."""
+    """Remove the record; whether there was one. Raises `OSError`."""
     try:
         os.unlink(OCI_RECORD, dir_fd=container.descriptor)
     except FileNotFoundError:
@@ -154,7 +153,7 @@ def remove(container: PrivateDirectory) -> bool:
 
 
 def read(container: PrivateDirectory) -> Record | None:
-    """The record in `container`; None where there is none. Raises `UntrustedPathError` and `OSError`."""
+    """The record in `container`; None if there is none. Raises `UntrustedPathError` and `OSError`."""
     path = os.path.join(container.path, OCI_RECORD)
     try:
         data = read_own(container, OCI_RECORD, LIMIT)

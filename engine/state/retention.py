@@ -1,6 +1,6 @@
-"""Traces that have not been written for so long, and their removal: of containers that are over, and of nothing else.
+"""Removes traces that were not written for a given time, once their container is gone.
 
-The notable thing: a trace is looked at through its open file, and the kernel itself says whether anybody writes it.
+A trace that anybody has open for writing stays: the kernel gives no lease on it.
 
 Sources: fcntl(2) (leases), inode(7), signal(7).
 """
@@ -26,13 +26,13 @@ _WRITTEN_LENGTH = len("-20260101T000000Z-01234567.jsonl")
 #: As `Trace.create_in` names them: in a container's own directory, and in the one of managers' containers.
 _IN_CONTAINER = re.compile(rf"trace-{_WRITTEN}", re.ASCII)
 _OF_MANAGER = re.compile(rf"([A-Za-z0-9_][A-Za-z0-9_.+-]*)-{_WRITTEN}", re.ASCII)
-#: What `engine trace sign` puts beside one, which goes with it.
+#: The signature by `engine trace sign`: removed with its trace.
 _SIGNATURE = ".sig"
 
 
 @dataclass(frozen=True, slots=True)
 class Old:
-    """What became of the traces of one directory, by path; those that stay are in neither."""
+    """What happened to the traces of one directory, by path; those that stay are not listed."""
 
     removed: tuple[str, ...]
     foreign: tuple[str, ...]
@@ -40,15 +40,15 @@ class Old:
 
 
 def remove_in_container(container: PrivateDirectory, before: float) -> Old:
-    """Remove the traces in `container` that were last written `before` then, time(2). The caller holds its lock."""
+    """Remove the traces in `container` last written before the time `before`, time(2). The caller holds its lock."""
     names = sorted(filter(_IN_CONTAINER.fullmatch, os.listdir(container.descriptor)))
     return _remove(container, names, before, lambda _: True)
 
 
 def remove_of_managers(base: PrivateDirectory, before: float) -> Old:
-    """Remove those under `traces` whose container is over.
+    """Remove those in `traces` whose container is gone.
 
-    Raises `UntrustedPathError` and `OSError` where that directory cannot be looked through.
+    Raises `UntrustedPathError` and `OSError` if that directory cannot be read.
     """
     try:
         traces = open_private_directory(base.descriptor, base.path, TRACES)
@@ -75,7 +75,7 @@ def _remove(
         path = os.path.join(directory.path, name)
         try:
             with closing(_Own(directory, name)) as trace:
-                # Asked in this order: what is no longer written has been handed off, so its container can be found.
+                # In this order: once nobody writes it the run is handed off, so that its container can be found.
                 if trace.status.st_mtime >= before or trace.is_written() or not is_over(name):
                     continue
                 trace.unlink()
@@ -88,16 +88,16 @@ def _remove(
         except UntrustedPathError:
             foreign.append(path)
         except FileNotFoundError:
-            pass  # another engine removed it meanwhile
+            pass  # another process removed it
         except OSError as error:
             failed.append((path, error.strerror or str(error)))
     return Old(tuple(removed), tuple(foreign), tuple(failed))
 
 
 class _Own:
-    """A regular file of the effective user's own, open for reading.
+    """A regular file of the effective user, open for reading.
 
-    Raises `UntrustedPathError` for anything else by that name, and `OSError`.
+    Raises `UntrustedPathError` for anything else, and `OSError`.
     """
 
     def __init__(self, directory: PrivateDirectory, name: str) -> None:
@@ -110,7 +110,7 @@ class _Own:
         os.close(self._descriptor)
 
     def is_written(self) -> bool:
-        """Whether anybody has it open for writing: the kernel then gives no read lease. Raises `OSError`."""
+        """Whether anybody has it open for writing: then no read lease is possible. Raises `OSError`."""
         try:
             take_lease(self._descriptor)
         except BlockingIOError:
@@ -119,28 +119,28 @@ class _Own:
         return False
 
     def unlink(self) -> None:
-        """Remove the name, if it still is this file's. Raises `OSError`."""
+        """Remove the name if it is still this file's. Raises `OSError`."""
         named = os.stat(self._name, dir_fd=self._directory.descriptor, follow_symlinks=False)
         if os.path.samestat(named, self.status):
             os.unlink(self._name, dir_fd=self._directory.descriptor)
 
 
 def _is_over(base: PrivateDirectory, name: str) -> bool:
-    """Whether the container that the trace `name` is about is over, or its id a later one's. Raises `OSError`."""
+    """Whether the container of the trace `name` is gone, or its id is a later container's. Raises `OSError`."""
     where = component(name[:-_WRITTEN_LENGTH])
     try:
         container = open_private_directory(base.descriptor, base.path, where)
     except FileNotFoundError:
         return True
     except UntrustedPathError:
-        return False  # nobody can tell, and the collection names it
+        return False  # unknown, and gc reports the directory
     with closing(container):
         if (lock := take_lock(container)) is None:
             return False
         try:
             if in_use_reason(base, container) is None:
                 return True
-            from engine.state import record  # only where a manager's container is
+            from engine.state import record  # only for managers' containers
 
             noted = record.read(container)
             return noted is not None and noted.trace is not None and os.path.basename(noted.trace) != name

@@ -1,6 +1,6 @@
-"""What is true of a manager's container, whatever command about it was killed.
+"""The real status of a manager's container, whichever command was killed.
 
-Its record, runsc's own state file and which processes execute the staged copy of runsc say it together.
+It follows from the record, runsc's own state file, and the processes that execute the staged copy of runsc.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from engine.state.container import OCI_RECORD, RUNSC_ROOT, component, is_compone
 from engine.state.oci_lifecycle import Status, status
 from engine.state.record import LIMIT, Attempt, Record, read
 
-#: Seconds. runsc writes its state file in place; whoever looks meanwhile looks again.
+#: Seconds to wait for a complete state file, as runsc writes it in place ...
 _MID_WRITE = 2.0
-#: The same where nobody is known to write it.
+#: ... and where no writer is known.
 _AT_REST = 0.1
-#: By what runsc's own processes of a container are told from commands about it, which execute the same file.
+#: Arguments of a container's own runsc processes; commands about it execute the same file.
 _PARTS = frozenset({b"boot", b"gofer", b"umount"})
 
 
 @dataclass(frozen=True, slots=True)
 class StateFile:
-    """What runsc's own state file says: `status` is what it was when last written."""
+    """The content of runsc's state file: the `status` when it was last written, and the sandbox's pid."""
 
     status: str
     pid: int
 
 
 def open_state_root(base: PrivateDirectory, container: PrivateDirectory, record: Record) -> PrivateDirectory:
-    """Where runsc's file about the container is: its own root, or its sandbox's. Raises as `artifacts`' own."""
+    """Open the root with runsc's file about the container: its own, or its sandbox's. Raises as `open_runsc_root`."""
     if record.sandbox is None:
         return containers.open_runsc_root(container)
     name = component(record.sandbox.id)
@@ -45,9 +45,9 @@ def open_state_root(base: PrivateDirectory, container: PrivateDirectory, record:
 
 
 def argv_markers(base: PrivateDirectory, container: PrivateDirectory, record: Record) -> tuple[str, ...]:
-    """By which arguments its processes are told from others that execute the same file.
+    """The arguments that tell its processes from others that execute the same file.
 
-    They are given runsc's root, and those of a pod, which are given the same one, each their bundle.
+    These are runsc's root and, as the members of a pod share that, a member's bundle.
     """
     if record.sandbox is None:
         return (os.path.join(container.path, RUNSC_ROOT),)
@@ -56,13 +56,13 @@ def argv_markers(base: PrivateDirectory, container: PrivateDirectory, record: Re
 
 
 class CutShortError(UntrustedPathError):
-    """runsc's file is empty, or not whole: whoever wrote it was killed."""
+    """runsc's file is empty or incomplete: its writer was killed."""
 
 
 def state_file(
     runsc_root: PrivateDirectory, name: str, seconds: float = _MID_WRITE
 ) -> tuple[StateFile, str] | None:
-    """What runsc's file `name` says, and the file; None where there is none. Looks again for so many `seconds`.
+    """What runsc's file `name` says, and its text; None if there is none. Retries an incomplete file for `seconds`.
 
     Raises `OSError`, `UntrustedPathError`, and of that `CutShortError`.
     """
@@ -88,15 +88,14 @@ def _parsed(data: bytes | str) -> StateFile:
 
 @dataclass(frozen=True, slots=True)
 class ContainerState:
-    """What is true of a recorded container.
+    """The real state of a recorded container.
 
-    `doubt` is an attempt that nobody makes any more, and of which runsc's file does not tell whether the sandbox did
-    it; `is_told` says whether runsc's file says what is `known`.
+    `known`: the status in runsc's file; None if runsc has no file about it (yet, or any more). `sandbox`: the sandbox's
+    pid; None if it does not run. `processes`: those of it that live, searched only without a file. `is_being_created`:
+    its creator lives. `monitor`: the pid of its monitor while that lives.
 
-    `known` is what runsc's file says, None when runsc does not know of it (yet, or any more); `sandbox` is the
-    sandbox's process, None when it does not run; `processes` are the parts of it that live, looked
-    for only where runsc does not know of the container; `is_being_created`: its creator lives; `monitor` is there while
-    it waits.
+    `doubt`: an interrupted attempt of which runsc's file does not say whether the sandbox did it. `is_told`: whether
+    runsc's file says what is `known`.
     """
 
     known: str | None
@@ -109,7 +108,7 @@ class ContainerState:
 
     @property
     def status(self) -> Status:
-        """Where the container is."""
+        """The status of the container."""
         return status(
             known=self.known,
             lives=bool(self.processes) if self.known is None else self.sandbox is not None,
@@ -118,23 +117,22 @@ class ContainerState:
 
     @property
     def pid(self) -> int:
-        """The process that stands for the container on the host; 0 when it does not run."""
+        """The host process that represents the container; 0 if it does not run."""
         return (self.monitor or self.sandbox or 0) if self.sandbox else 0
 
     @property
     def is_kept(self) -> bool:
-        """Whether it is still somebody's: runsc knows of it, or processes of it live."""
+        """Whether it is in use: runsc has a file about it, or it has live processes."""
         return self.known is not None or bool(self.processes)
 
 
 def inspect(base: PrivateDirectory, container: PrivateDirectory, record: Record) -> ContainerState:
-    """Find out what is true of the container. Raises `OSError` and `UntrustedPathError`."""
+    """Find out the real state of the container. Raises `OSError` and `UntrustedPathError`."""
     if record.is_of_earlier_boot:
         return _after_a_boot(base, container, record)
     pid, start = record.creator
-    is_being_created = (
-        started(pid) == start
-    )  # asked first: what a creator that is gone has not made, is not made
+    # Check this first: a dead creator cannot create anything later.
+    is_being_created = started(pid) == start
     attempt = record.attempt
     was_killed = attempt is not None and not attempt.goes_on
     file, is_told = None, True
@@ -147,7 +145,7 @@ def inspect(base: PrivateDirectory, container: PrivateDirectory, record: Record)
                 file = found and found[0]
             except CutShortError:
                 is_told = False
-                if attempt is not None:  # the sandbox had done it: only then runsc writes
+                if attempt is not None:  # runsc writes only after the sandbox has done it
                     file = StateFile(str(attempt.target), _parsed(attempt.file).pid)
     program = (record.program.device, record.program.inode) if record.program else None
     if file is None or file.status == Status.CREATING:
@@ -171,7 +169,7 @@ def inspect(base: PrivateDirectory, container: PrivateDirectory, record: Record)
 
 
 def _after_a_boot(base: PrivateDirectory, container: PrivateDirectory, record: Record) -> ContainerState:
-    """What was created in an earlier boot has ended, whatever runsc's file says of it and its process."""
+    """A container of an earlier boot has ended, whatever runsc's file says."""
     known = None
     with (
         contextlib.suppress(FileNotFoundError),
@@ -188,9 +186,10 @@ def _after_a_boot(base: PrivateDirectory, container: PrivateDirectory, record: R
 
 
 def members(base: PrivateDirectory, sandbox: Record) -> list[str]:
-    """The ids of the containers that have joined this very sandbox and have a record.
+    """The ids of the recorded containers that have joined this sandbox.
 
-    What cannot be read is none of them: nobody could have created it here. Raises `OSError` where the base cannot be.
+    A directory that cannot be read is not a member: it was not created here. Raises `OSError` if the base cannot be
+    read.
     """
     found = []
     for name in os.listdir(base.descriptor):
@@ -199,7 +198,7 @@ def members(base: PrivateDirectory, sandbox: Record) -> list[str]:
         with contextlib.suppress(OSError, UntrustedPathError):
             with contextlib.closing(open_private_directory(base.descriptor, base.path, name)) as container:
                 if sandbox.creation.encode() not in read_own(container, OCI_RECORD, LIMIT):
-                    continue  # a hundred of them are to be passed over quickly
+                    continue  # cheaper than parsing a hundred records
                 noted = read(container)
             if noted is not None and noted.sandbox is not None and noted.sandbox.creation == sandbox.creation:
                 found.append(noted.id)
@@ -207,9 +206,9 @@ def members(base: PrivateDirectory, sandbox: Record) -> list[str]:
 
 
 def in_use_reason(base: PrivateDirectory, container: PrivateDirectory) -> str | None:
-    """Why only `delete` may take away what a manager has there, in one phrase. The caller holds the lock.
+    """Why only `delete` may remove a manager's container, in one phrase. The caller holds the lock.
 
-    None where there is no record, and where what was being created never came to be. Raises as `inspect`.
+    None if there is no record, or its creation was interrupted. Raises as `inspect`.
     """
     record = read(container)
     if record is None:

@@ -1,29 +1,29 @@
-"""Binaries that were staged before, kept to be linked instead of copied: `<base>/staged/`.
+"""Staged copies of runsc, kept to be linked by later runs: `<base>/staged/`.
 
     <base>/staged/<key>         a staged copy, mode 0500; each container that runs it has a hard link to it
-    <base>/staged/<key>.json    what it is: the file it was made from, its SHA-256, its own identity when last used
+    <base>/staged/<key>.json    its record: the file it was made from, its SHA-256, its own identity when last used
 
-`<key>` is the identity of the pinned file: device, inode, size, mtime and ctime. Any write to that file moves its
-ctime (but see `SETTLED_NS`), so equal keys mean equal bytes. The copy has an identity too, recorded after each link,
-as a link moves its ctime: while that is as it was recorded nobody has written it; otherwise its digest decides. Where
-the record is not to be believed (below), each run compares the copy with the pinned file, byte for byte.
+`<key>` is the identity of the pinned file: device, inode, size, mtime and ctime. Any write to that file changes its
+ctime (but see `SETTLED_NS`), so equal keys mean equal bytes. The copy's own identity is recorded after each link, which
+changes its ctime: if it is as recorded, nobody has written the copy; otherwise its digest decides. If the record is not
+trusted (below), each run compares the copy with the pinned file, byte for byte.
 
-A link is another name for one file, so it is no weaker than a copy only if nobody can write that file:
+A link is as safe as a copy only if nobody can write the file:
 
 - Other users cannot reach it: it lies in 0700 directories of the effective user.
-- What broke out of a container still has the program at hand that it was started from, /proc/self/exe. While any
-  container executes it, open(2) answers ETXTBSY. From before it is judged until execve a run holds a read lease on it,
-  fcntl(2), which there is none of while it is open for writing, and for which whoever opens it for writing waits.
-  A write in between moves its ctime, and the record of that is out of reach, so the digest is asked and differs.
-- One who acts as its owner, outside of any confinement, can write the record as well. So a record is only believed
-  where he could as well write the binary itself: where that is the effective user's own (`stage`). Elsewhere it tells
-  no more than the digest that the trace then names; what runs was compared, after the lease was had.
+- Code that broke out of a container can reach its program as /proc/self/exe. While any container executes it, open(2)
+  fails with ETXTBSY. From before the check until execve a run holds a read lease on it, fcntl(2): F_SETLEASE fails
+  while a writer exists; later writers block until the lease is released. A write between runs changes the ctime, and
+  the record of that is out of reach, so the digest is checked and differs.
+- A process of its owner, outside of any sandbox, can write the record as well. So a record is trusted only if the
+  binary is the effective user's own, who could change that as well (`stage`). Otherwise the copy is compared, after the
+  lease was taken, and the record only supplies the digest for the trace.
 
 Linux 6.11, and 6.12 before 6.12.2, let a program be written while it is executed; update those.
 
-Whoever uses the store holds the lock of its directory, flock(2), so of many first starts one copies and the others
-link, and nothing is removed while it is linked. No fsync: after a crash of the machine a record that is torn, or a
-copy that is not what its record says, is made anew.
+Every user of the store holds the lock of its directory, flock(2): of many first starts one copies and the others link,
+and nothing is removed while it is being linked. No fsync: after a crash of the machine, a torn record or a copy that
+differs from its record is made again.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ from engine.linux.regular_files import Identity, open_own, read_own, replace_own
 from engine.records import dataclass
 
 STORE = "staged"
-#: Nanoseconds. The kernel's clock for ctime ticks every few milliseconds, so a file that was written in this very
-#: tick can be written again and keep its identity; one that has been left alone for this long cannot.
+#: Nanoseconds. ctime advances in steps of a few milliseconds: two writes within a step leave the same identity. A file
+#: that has not changed for this long is safe from that.
 SETTLED_NS = 2_000_000_000
 
-#: Seconds that a run waits for another that has the store: a copy takes hundredths of one.
+#: Seconds to wait for the store's lock; a copy takes hundredths of one.
 TIMEOUT = 2.0
 
 _CHUNK = 1 << 18
-#: Bytes: ten numbers and a digest take some four hundred.
+#: Bytes; a record has about 400.
 _MAX_RECORD = 4096
 
 
@@ -63,8 +63,8 @@ _MAX_RECORD = 4096
 class CacheEntry:
     """A copy, open for reading on `descriptor`: made from the file `made_from`, its SHA-256 in hexadecimal.
 
-    `hashed` says whether this run read it for that, or has it from the record of an earlier one; `compared`, whether
-    this run read it to compare it with the pinned file.
+    `hashed`: this run computed the digest; otherwise it is from the record. `compared`: this run compared the copy with
+    the pinned file.
     """
 
     descriptor: int
@@ -76,9 +76,9 @@ class CacheEntry:
 
 @contextlib.contextmanager
 def opened(base: PrivateDirectory) -> Iterator[PrivateDirectory | None]:
-    """The store under `base`, made if there is none, locked while entered; None where another keeps it too long.
+    """The store under `base`, made if there is none, and locked meanwhile; None if it stays locked for too long.
 
-    Raises `UntrustedPathError` where it is a link, foreign or no directory, and `OSError`.
+    Raises `UntrustedPathError` if it is a link, foreign or no directory, and `OSError`.
     """
     deadline = time.monotonic() + TIMEOUT
     while True:
@@ -86,7 +86,7 @@ def opened(base: PrivateDirectory) -> Iterator[PrivateDirectory | None]:
             if not lock(store.descriptor, deadline):
                 yield None
                 return
-            if store.is_named_in(base.descriptor):  # else gc removed it while we waited
+            if store.is_named_in(base.descriptor):  # else gc removed it meanwhile
                 yield store
                 return
 
@@ -164,9 +164,9 @@ def _write_record(store: PrivateDirectory, entry: CacheEntry) -> None:
 
 
 def collect(base: PrivateDirectory) -> list[str]:
-    """Remove each copy that no container has a link to, and the store when that empties it: what is gone.
+    """Remove each copy that no container has a link to, and the store if it is then empty: what was removed.
 
-    Nothing where another keeps the store too long: whoever collects next has it. Raises `UntrustedPathError` and
+    Removes nothing if the store stays locked for too long; the next collection does. Raises `UntrustedPathError` and
     `OSError`.
     """
     try:
@@ -189,11 +189,11 @@ def collect(base: PrivateDirectory) -> list[str]:
 
 
 def digest_of(descriptor: int) -> str:
-    """The SHA-256, in hexadecimal, of all that is open on `descriptor`. Raises `OSError`."""
-    import hashlib  # only where there is much to read: it is costly to import
+    """The SHA-256, in hexadecimal, of the file open on `descriptor`. Raises `OSError`."""
+    import hashlib  # only here: a slow import
 
     digest = hashlib.sha256()
-    buffer = memoryview(bytearray(_CHUNK))  # one buffer: a new one a turn costs more than the hashing
+    buffer = memoryview(bytearray(_CHUNK))  # allocating one for each read would cost more than the hash
     offset = 0
     while count := os.preadv(descriptor, [buffer], offset):
         digest.update(buffer[:count])
@@ -202,7 +202,7 @@ def digest_of(descriptor: int) -> str:
 
 
 def _have_equal_bytes(one: int, other: int) -> bool:
-    """Whether two files are the same to their ends. Read, not mapped: one that is cut short then ends nobody."""
+    """Whether two files have equal bytes. Use read(2): a truncated mapped file would raise SIGBUS."""
     piece, another = bytearray(_CHUNK), bytearray(_CHUNK)
     offset = 0
     while count := os.preadv(one, [piece], offset):
@@ -219,7 +219,7 @@ def _key(identity: Identity) -> str:
 def _judge(
     store: PrivateDirectory, identity: Identity, descriptor: int, pinned: int | None
 ) -> CacheEntry | None:
-    """The copy open on `descriptor` where it still is what it should be, else None."""
+    """The copy open on `descriptor` if it is still unchanged, else None."""
     status = os.fstat(descriptor)
     if stat.S_IMODE(status.st_mode) != 0o500 or status.st_size != identity.size:
         return None
@@ -243,7 +243,7 @@ class _Record:
 
 
 def _read_record(store: PrivateDirectory, identity: Identity) -> _Record | None:
-    """What was recorded of the file with this `identity`; None where that is nothing, or not to be read."""
+    """The record of the file with this `identity`; None if there is none, or it cannot be read."""
     try:
         record = json.loads(read_own(store, f"{_key(identity)}.json", _MAX_RECORD))
         if record["made_from"] != identity.facts() or not _is_digest(record["sha256"]):
