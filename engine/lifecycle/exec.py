@@ -1,4 +1,4 @@
-"""Step `exec`: the argument vector and the environment that runsc is given, and the hand-off itself."""
+"""Step `exec`: runsc's arguments and environment, and the hand-off itself."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class HandOff:
-    """What execve is given: the open `program`, `argv` and `environment`; `kept` stay open in runsc."""
+    """The arguments of execve: the open `program`, `argv`, `environment`; the descriptors `kept` stay open in runsc."""
 
     program: int
     argv: tuple[str, ...]
@@ -47,9 +47,9 @@ def prepare(
     platform: Platform,
     runsc_arguments: RunscArguments = RUN,
 ) -> HandOff:
-    """Look once more at what runsc will read by path, and put together what it is given.
+    """Check once more what runsc will read by path, and build its arguments and environment.
 
-    Raises `ExecError` when the bundle, a state directory or the staged copy is no longer what was checked.
+    Raises `ExecError` if the bundle, a state directory or the staged copy has changed since it was checked.
     """
     if what := bundle.changed():
         raise ExecError(
@@ -79,7 +79,7 @@ def prepare(
 
 
 def hand_off(given: HandOff, process: SignalGuard) -> NoReturn:
-    """Become runsc. Raises `ExecError`: the kernel refused, and this process is still ours."""
+    """Become runsc. Raises `ExecError` if execve fails: this process is then still the engine."""
     try:
         become_runsc(given.program, given.argv, given.environment, process, given.kept)
     except OSError as error:

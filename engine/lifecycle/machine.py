@@ -1,8 +1,7 @@
 """The lifecycle: one table of states, triggers and guards, and the `transitions` machine made from it.
 
-Nothing here touches the system. `LIFECYCLE` is what the spec (specs/GVisorRuntime.tla) models, what the
-diagrams draw and what a trace is checked against. A guard reads only recorded facts, so that whoever reads a
-trace later can ask it again.
+Nothing here touches the system. The spec (specs/GVisorRuntime.tla) models `LIFECYCLE`, the diagrams draw it, and traces
+are checked against it. A guard reads only recorded facts, so that it can be evaluated again on a trace.
 """
 
 from __future__ import annotations
@@ -22,19 +21,19 @@ if TYPE_CHECKING:
     from typing import Any, Protocol, TypeVar
 
     class HasFacts(Protocol):
-        """What a step establishes; `facts` is the part of it that is recorded."""
+        """The result of a step; `facts` is the part of it that is recorded."""
 
         def facts(self) -> Facts: ...
 
     Established = TypeVar("Established", bound=HasFacts)
 
-#: What has been recorded so far: the header's fields under `header`, each step's facts under its trigger.
+#: The facts recorded so far: the header's under `header`, each step's under its trigger.
 Known = Mapping[str, Facts]
 
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """A condition on what has been recorded, without which the machine does not move."""
+    """A condition on the recorded facts; the machine moves only if it holds."""
 
     name: str
     holds: Callable[[Known], bool]
@@ -43,9 +42,9 @@ class Guard:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """A row of the lifecycle: from any of `sources`, `trigger` leads to `target` when every guard holds.
+    """A row of the lifecycle: from any of `sources`, `trigger` leads to `target` if every guard holds.
 
-    `reasons` are those for which this step alone may refuse.
+    `reasons`: why this step may refuse, besides the reasons of every step.
     """
 
     trigger: Trigger
@@ -130,13 +129,13 @@ def _executes_the_staged_copy(known: Known) -> bool:
     )
 
 
-#: What the spec calls `not_trusted`, by its kinds of files.
+#: The spec's `not_trusted`, by its kinds of files.
 _NOT_TRUSTED = frozenset(
     {Reason.ABSENT, Reason.NOT_A_PROGRAM, Reason.LOOSE_MODE, Reason.FOREIGN_OWNER, Reason.LOOSE_CHAIN}
 )
-#: A fault of the engine: a step was tried in a state that is not its own.
+#: A fault of the engine: a step was tried in the wrong state.
 OUT_OF_PLACE = frozenset({Reason.NOT_PERMITTED, Reason.NOT_IN_SPEC})
-#: For which any step may refuse. The spec has one word for all of them.
+#: Reasons of every step. The spec has one name for them.
 _ANYWHERE = OUT_OF_PLACE | {Reason.FAILURE, Reason.STOPPED, Reason.UNEXPECTED}
 
 _STEPS: tuple[Transition, ...] = (
@@ -220,7 +219,7 @@ _STEPS: tuple[Transition, ...] = (
     ),
 )
 
-#: Every edge there is. `refuse` leaves each state that a step leaves, so only `handed_off` and `refused` end.
+#: Every edge. `refuse` leaves each state that a step leaves, so only `handed_off` and `refused` are terminal.
 LIFECYCLE: tuple[Transition, ...] = (
     *_STEPS,
     Transition(
@@ -233,11 +232,11 @@ LIFECYCLE: tuple[Transition, ...] = (
     ),
 )
 
-#: For which reasons a run may be refused, by the state that it is in.
+#: The reasons for which a run may be refused, by its state.
 REASONS: Mapping[State, frozenset[str]] = {
     state: row.reasons | _ANYWHERE for row in _STEPS for state in row.sources
 }
-#: The reasons that the spec has, each under its own name.
+#: The reasons that have the same name in the spec.
 _IN_SPEC = frozenset(
     {
         *(Reason.NOT_FOUND, Reason.PATH_SEARCHED_AS_ROOT, Reason.ROOT_NOT_PRIVATE, Reason.ALIVE),
@@ -253,7 +252,7 @@ _IN_SPEC = frozenset(
 
 
 def reason_in_spec(reason: str) -> str:
-    """What the spec calls `reason` when a run is refused for it."""
+    """The spec's name for `reason`."""
     if reason in _NOT_TRUSTED:
         return "not_trusted"
     return str(reason if reason in _IN_SPEC else Reason.FAILURE)
@@ -275,10 +274,10 @@ class NotPermittedError(StepError):
 
 
 class Lifecycle:
-    """One run's walk through the table. `perform` is the only way on.
+    """One run through the table; only `perform` moves it.
 
-    `header` is what was known before the first step; `record` is called with each move after its guards held
-    and before the state changes: if it raises, the state stays.
+    `header`: what is known before the first step. `record` is called with each move, after its guards held and before
+    the state changes; if it raises, the state stays.
     """
 
     def __init__(self, header: Facts, record: Callable[[Move], None]) -> None:
@@ -297,7 +296,7 @@ class Lifecycle:
 
     @property
     def state(self) -> State:
-        """Where this run is."""
+        """The state of this run."""
         return self._walk.state
 
     def perform(
@@ -306,11 +305,11 @@ class Lifecycle:
         act: Callable[[], Established],
         commit: Callable[[Established], None] | None = None,
     ) -> Established:
-        """Run the step `act` if the table has `trigger` in this state, and move on if the guards then hold.
+        """Run the step `act` if the table has `trigger` in this state, and move if the guards then hold.
 
-        `commit` runs after the move was recorded and before the state changes: the hand-off, from which a
-        good run does not return. Raises `NotPermittedError` (before `act` where there is no such edge) and
-        whatever `act` and `commit` raise; the state is then what it was.
+        `commit` runs after the move was recorded and before the state changes: the hand-off, which does not return if
+        it succeeds. Raises `NotPermittedError` (before `act` if there is no such edge) and whatever `act` and `commit`
+        raise; then the state is unchanged.
         """
         if self._busy:
             raise NotPermittedError(trigger, f"{trigger} was triggered from within another step")
@@ -351,7 +350,7 @@ class Lifecycle:
 
 
 class _Walk:
-    """The model that `transitions` moves; it adds `trigger` and sets `state`."""
+    """The model that `transitions` moves: it adds `trigger` and sets `state`."""
 
     state: State
     trigger: Callable[..., bool]

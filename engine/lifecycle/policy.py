@@ -1,7 +1,7 @@
-"""Step `apply_policy`: what keeps a supervisor that was broken out of from executing the host's programs.
+"""Step `apply_policy`: keeps a compromised supervisor from executing the host's programs.
 
-It concerns rootless runs, where runsc's own supervisor keeps the caller's identity. Two backends, each of which
-answers with what came of it: `locked_mounts`, which `auto` takes, and `off`. docs/exec-policy.md has what is stopped.
+Only for rootless runs, where runsc's supervisor keeps the caller's identity. Two backends: `locked_mounts`, which
+`auto` takes, and `off`. docs/exec-policy.md says what is stopped.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What came of the policy. `mechanism` enforces it; None when nothing does, and `reason` says why.
+    """The policy's outcome. `mechanism`: what enforces it; None if nothing does, and `reason` says why.
 
-    `allowed`: the paths beneath which files can still be executed. `bypasses`: the ways to execute something else that
-    were seen to be left. `ids`: which ids the supervisor's own user namespace has, where it was given one.
+    `allowed`: paths beneath which files can still be executed. `bypasses`: other ways to execute something that were
+    found. `ids`: which ids the supervisor's own user namespace has, if it got one.
     """
 
     outcome: PolicyOutcome
@@ -62,7 +62,7 @@ def apply_policy(
 ) -> Policy:
     """Keep this process, which becomes the supervisor, from executing the host's programs, as `options` say.
 
-    Raises `PolicyError` when the policy is required and is not enforced, and when it was applied in part.
+    Raises `PolicyError` if the policy is required and not enforced, or was applied only in part.
     """
     if options.rootless:
         policy = (backends or BACKENDS)[options.exec_policy](bundle)
@@ -81,8 +81,8 @@ def apply_policy(
 
 
 def _locked_mounts(bundle: Bundle) -> Policy:
-    """Every mount noexec but those of the bundle's files, and sealed where these are read-only."""
-    from engine.bundle.executable import executable_trees  # by rootless runs alone
+    """Every mount noexec except those of the bundle's files, and sealed if these are read-only."""
+    from engine.bundle.executable import executable_trees  # only for rootless runs
     from engine.linux import locked_mounts, seccomp
     from engine.linux.locked_mounts import UnusableError
 
@@ -98,7 +98,7 @@ def _locked_mounts(bundle: Bundle) -> Policy:
     except UnusableError as error:
         return _unavailable(error.why, error.hint)
     except OSError as error:
-        return _unavailable(f"{error.filename}: {error.strerror}", "look at what it names")
+        return _unavailable(f"{error.filename}: {error.strerror}", "check that path")
     left = (*_open_everywhere(), *_open_standard_files(), *(() if sealed else ("allowed", "mount")))
     try:
         locked_mounts.confine(maps, trees, sealed=sealed)
@@ -133,13 +133,13 @@ def _unavailable(reason: str, hint: str) -> Policy:
 
 
 def _open_everywhere() -> tuple[str, ...]:
-    """A file in memory is on no mount. vm.memfd_noexec, per PID namespace, can forbid to execute it."""
+    """A file in memory is on no mount. vm.memfd_noexec, a setting of each PID namespace, can forbid to execute it."""
     value = sysctl("vm.memfd_noexec")
     return () if value == "2" else ("memfd",)
 
 
 def _open_standard_files() -> Iterator[str]:
-    """Which of the caller's own descriptors is on a mount of the caller's: a file can be executed by it."""
+    """The standard descriptors on an executable mount of the caller's: through them a file can be executed."""
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             mode = os.fstat(descriptor).st_mode

@@ -1,4 +1,4 @@
-"""Step `resolve`: which file is runsc. It looks, it does not judge: `validate` does, on what it opens itself."""
+"""Step `resolve`: which file is runsc. Whether it can be trusted is checked by `validate`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INSTALL = "install gVisor (on Debian and Ubuntu the package is runsc), or name 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """`path` is absolute; `found_by` says how: `option`, `trusted path` or `PATH`."""
+    """`path` is absolute; `found_by`: `option`, `trusted path` or `PATH`."""
 
     path: str
     found_by: FoundBy
@@ -33,8 +33,8 @@ def resolve(
 ) -> Resolved:
     """Find runsc: the `chosen` path, else the first trusted path that is an executable file, else on PATH.
 
-    PATH is not searched as root: whoever sets root's environment would choose what runs as root. Entries of
-    PATH that are not absolute are passed over. Raises `ResolveError`.
+    Root does not search PATH: whoever sets root's environment would choose what runs as root. Entries of PATH that are
+    not absolute are skipped. Raises `ResolveError`.
     """
     if chosen is not None:
         if "\0" in chosen:

@@ -1,6 +1,6 @@
-"""Drives the six steps through the machine, writes the trace, and undoes what a refused run made.
+"""Takes a run through the six steps of the machine, writes the trace, and undoes what a refused run made.
 
-The machine decides what may happen; a step does it; only here do the two meet.
+The machine says what may happen, the steps do it; only here are the two combined.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from engine.traces.schema import Error, RefuseFacts
 
     class Undoable(Protocol):
-        """What a run made: it can be taken back, and then let go of."""
+        """What a run made: `discard` removes it, `close` closes its descriptors."""
 
         def discard(self) -> list[str]: ...
 
@@ -46,22 +46,22 @@ if TYPE_CHECKING:
     Made = TypeVar("Made", bound=Undoable)
 
     class Manager(Protocol):
-        """Whoever starts the container and manages it from then on: what it asks of runsc and keeps of the run."""
+        """The manager of the container, beyond the run: its arguments for runsc, and what it records of the run."""
 
         @property
         def runsc_arguments(self) -> RunscArguments: ...
 
         def keep_trace(self, trace: Trace) -> None:
-            """Give the trace its place, before the first step. Raises `EngineError`."""
+            """Create the trace's file, before the first step. Raises `EngineError`."""
 
         def join(self, base: PrivateDirectory) -> PodSandbox | None:
-            """The sandbox under `base` that the container is to be part of, if any. Raises as `secure_root` catches."""
+            """The sandbox under `base` that the container joins, if any. Raises what `secure_root` catches."""
 
         def secured(self, root: StateDirs, trace: str | None) -> Undoable:
-            """The container's directory is there and locked. Raises `EngineError`."""
+            """The container's directory exists and is locked. Raises `EngineError`."""
 
         def about_to_hand_off(self, root: StateDirs, staged: Staged, platform: Platform) -> None:
-            """The last moment before the run is recorded as handed off. Raises `EngineError`."""
+            """Called just before the run is recorded as handed off. Raises `EngineError`."""
 
 
 def run(
@@ -73,11 +73,10 @@ def run(
     manager: Manager | None = None,
     warn: Callable[[str], None] = lambda _: None,
 ) -> NoReturn:
-    """Take the bundle through the lifecycle; a good run ends as runsc and never returns.
+    """Take the bundle through the lifecycle; a successful run becomes runsc and never returns.
 
-    `environment` is the caller's, from which only the artifact base and (not as root) PATH are taken.
-    `warn` is told in one line what the caller should know of a run that goes on. Raises `EngineError`, after
-    the refusal was recorded and what this run made was removed.
+    `environment`: the caller's; only the artifact base and (not as root) PATH are read from it. `warn` gets one line
+    about a run that continues. Raises `EngineError`, after the refusal was recorded and what this run made was removed.
     """
     graph = spec_graph()
     known = header(__version__, graph.spec, options, bundle)
@@ -94,7 +93,7 @@ def run(
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run would hand to runsc; `argv[0]` has a `*` where each run has a name of its own."""
+    """What a run would execute; `argv[0]` has a `*` in the place of each run's own name."""
 
     runsc: Validated
     argv: tuple[str, ...]
@@ -102,7 +101,7 @@ class Plan:
 
 
 def plan(bundle: Bundle, options: RunOptions, environment: Mapping[str, str]) -> Plan:
-    """What `run` would do, told by resolving and validating only: nothing is made. Raises `EngineError`."""
+    """What `run` would do, by resolving and validating only: nothing is made. Raises `EngineError`."""
     try:
         base = chosen_base(environment)
         place = foresee(base)
@@ -114,7 +113,7 @@ def plan(bundle: Bundle, options: RunOptions, environment: Mapping[str, str]) ->
         ) from None
     except OSError as error:
         raise SecureRootError(
-            f"{error.filename!r}: {error.strerror}", reason=Reason.FAILURE, hint="name an absolute base"
+            f"{error.filename!r}: {error.strerror}", reason=Reason.FAILURE, hint="give an absolute base"
         ) from None
     binary = validate(resolve(options.runsc, environment), options.platform)
     container = os.path.join(base, component(options.container_id))
@@ -212,7 +211,7 @@ class _Run:
         )
 
     def _keep(self, made: Made) -> Made:
-        """Remember what to take back if the run is refused, from the moment it exists."""
+        """Remember what to remove if the run is refused."""
         self._made.append(made)
         return made
 
@@ -232,7 +231,7 @@ class _Run:
         return prepare(self._bundle, root, staged, self._options, platform, runsc_arguments)
 
     def _refuse(self, error: EngineError) -> None:
-        """Take back what was made, record the refusal, and only then let go of the lock."""
+        """Remove what was made, record the refusal, and only then release the lock."""
         cleaned: list[str] = []
         left: list[str] = []
         for made in reversed(self._made):
@@ -253,9 +252,9 @@ class _Run:
                 self._warn(f"no trace of this refusal was kept: {lost.what}; {lost.hint}")
 
     def _find_a_place_for_the_trace(self, held: contextlib.ExitStack) -> None:
-        """A run refused before it had directories is recorded where they would have been.
+        """Record a run that was refused before it had directories where they would have been.
 
-        Where the container's lock is free it is held meanwhile, so that gc keeps off.
+        The container's lock is taken if it is free, so that gc does not interfere.
         """
         try:
             base = open_base(chosen_base(self._environment))
@@ -269,5 +268,5 @@ class _Run:
             raise TraceError(
                 str(error),
                 reason=Reason.FAILURE if isinstance(error, OSError) else Reason.ROOT_NOT_PRIVATE,
-                hint="name a place with --trace FILE",
+                hint="give a path with --trace FILE",
             ) from None

@@ -1,7 +1,7 @@
-"""Step `secure_root`: this container's own directories, made or adopted by descriptor, and its lock taken.
+"""Step `secure_root`: makes or opens this container's directories, by descriptor, and takes its lock.
 
-Every directory from `/` down to the artifact base is opened without following links and judged; below the
-base everything is made by mkdirat(2) in a directory that is already open. Nothing is looked up twice.
+Every directory from `/` to the artifact base is opened without following links and checked. Below the base, each
+directory is made by mkdirat(2) in one that is already open. No path is looked up twice.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _HINT = (
 
 @dataclass(frozen=True, slots=True)
 class PodSandbox:
-    """The live sandbox `id` that a pod's container becomes part of, its directories open.
+    """The live sandbox `id` that a pod's container joins, its directories open.
 
-    `digest` is the SHA-256, in hexadecimal, of the copy of runsc that it runs.
+    `digest`: the SHA-256, in hexadecimal, of its copy of runsc.
     """
 
     id: str
@@ -51,9 +51,9 @@ class PodSandbox:
 
 @dataclass(frozen=True, slots=True)
 class StateDirs:
-    """The container's directories, open, its lock, held by the descriptor `lock`, and the sandbox that it joined.
+    """The container's directories, open; the descriptor `lock` that holds its lock; and the sandbox that it joined.
 
-    `programs` is the directory that has its stage directory and the store, where these lie apart from the state.
+    `programs`: the directory of its stage directory and the store, if these lie apart from the state.
     """
 
     base: PrivateDirectory
@@ -72,7 +72,7 @@ class StateDirs:
 
     @property
     def used_root(self) -> PrivateDirectory:
-        """The one that runsc is given with `--root`: where it keeps its state of the whole sandbox."""
+        """The directory for runsc's `--root`, with the state of the whole sandbox."""
         return self.sandbox.runsc_root if self.sandbox else self.runsc_root
 
     def facts(self) -> SecureRootFacts:
@@ -89,10 +89,9 @@ class StateDirs:
         return facts
 
     def changed(self) -> str | None:
-        """What has become of the directories, in one phrase; None when each path still names what was secured.
+        """How the directories have changed, in one phrase; None if each path still names what was secured.
 
-        runsc is given its root by path, so it is the paths that are asked again, each from its parent's
-        descriptor.
+        runsc gets its root by path, so each path is looked up again, from its parent's descriptor.
         """
         chains = [self.directories]
         if self.sandbox:
@@ -104,7 +103,7 @@ class StateDirs:
         return base_changed(self.base) or (base_changed(self.programs) if self.programs else None)
 
     def discard(self) -> list[str]:
-        """Remove what this run made and nothing else uses, and say what is gone. Raises `OSError`."""
+        """Remove what this run made and nothing else uses: what was removed. Raises `OSError`."""
         gone = []
         if _remove_if_empty(self.runsc_root.descriptor, EXEC_ALLOW):
             gone.append(os.path.join(self.runsc_root.path, EXEC_ALLOW))
@@ -118,7 +117,7 @@ class StateDirs:
         return gone
 
     def close(self) -> None:
-        """Close every descriptor, which also lets go of the lock."""
+        """Close every descriptor, which also releases the lock."""
         for directory in self.directories:
             os.close(directory.descriptor)
         if self.sandbox:
@@ -134,13 +133,14 @@ def secure_root(
     environment: Mapping[str, str],
     join: Callable[[PrivateDirectory], PodSandbox | None] = lambda _: None,
 ) -> StateDirs:
-    """Make or adopt `<base>/<component>/runsc-root/runtime` and take the container's lock.
+    """Make or open `<base>/<component>/runsc-root/runtime` and take the container's lock.
 
-    What an earlier run of the same id left is removed first: the lock says that run is over. Then the place for
-    programs is made or adopted, where that lies apart (`engine.state.programs`). `join` is given the base, and finds
-    there the sandbox that the container is to be part of, if any.
-    Raises `SecureRootError`: a link, a foreign owner, something that is no directory, `..` in the base, a
-    parent that others can rewrite, or a container of this id that is alive.
+    First the leftovers of an earlier run of this id are removed: with the lock, that run is known to be over. Then the
+    place for programs is made or opened, if that lies apart (`engine.state.programs`). `join` gets the base and returns
+    the sandbox that the container joins, if any.
+
+    Raises `SecureRootError`: a link, a foreign owner, not a directory, `..` in the base, a parent that others can
+    rewrite, or a live container of this id.
     """
     with contextlib.ExitStack() as undo:
         try:
@@ -159,7 +159,7 @@ def secure_root(
                 raise SecureRootError(
                     f"container {container_id!r} {why}",
                     reason=Reason.KEPT,
-                    hint="delete what is named, or choose another id",
+                    hint="delete it, or choose another id",
                 )
             undo.callback(_remove_if_unused, base, container)
             cleaned = remove_leftovers(base, container)
@@ -190,16 +190,14 @@ def _make(parent: PrivateDirectory, name: str, undo: contextlib.ExitStack) -> Pr
 
 
 def _remove_if_unused(base: PrivateDirectory, container: PrivateDirectory) -> None:
-    with contextlib.suppress(
-        OSError
-    ):  # on the way out of a refusal, which must stay what is said; gc has the rest
+    with contextlib.suppress(OSError):  # the refusal is what to report; gc removes the rest
         remove_if_unused(base, container)
 
 
 def _remove_if_empty(parent: int, name: str) -> bool:
     try:
         os.rmdir(name, dir_fd=parent)
-    except OSError:  # gone already, or not empty: what something else put there is not ours to remove
+    except OSError:  # gone already, or not empty
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""Where the TLA+ specs are, and the digest by which a trace says which of them it was run against."""
+"""Where the TLA+ specs are, and the digest that identifies the spec in a trace."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import os
 from engine.digest import sha256
 
 _ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-#: In an installed package the specs are in it; in a checkout, beside it.
+#: In an installed package the specs are inside it; in a checkout, beside it.
 _PLACES = (os.path.join(_ENGINE, "specs"), os.path.join(os.path.dirname(_ENGINE), "specs"))
 
 LIFECYCLE_SPEC = "GVisorRuntime.tla"
 
 
 def specs_directory() -> str:
-    """The directory that holds the specs. Raises `FileNotFoundError` when the installation has lost them."""
+    """The directory of the specs. Raises `FileNotFoundError` if the installation has none."""
     for place in _PLACES:
         if os.path.isfile(os.path.join(place, LIFECYCLE_SPEC)):
             return place

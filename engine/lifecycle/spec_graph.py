@@ -1,7 +1,7 @@
 """The lifecycle as TLC found it in the spec, compiled to data, and a machine that keeps to it.
 
-`spec_graph.json` is written by `tools.compile_spec` from TLC's state graph. It knows nothing of the
-machine's table, so a run that keeps to both keeps to the spec even where the table is wrong.
+`tools.compile_spec` writes `spec_graph.json` from TLC's state graph, without the machine's table. So a run that keeps
+to both keeps to the spec even if the table is wrong.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _REINSTALL = "install the engine again; in a checkout: ./just compile"
 
 @dataclass(frozen=True, slots=True)
 class SpecGraph:
-    """The edges of the lifecycle that are reachable in the spec whose SHA-256 is `spec`.
+    """The reachable edges of the lifecycle in the spec whose SHA-256 is `spec`.
 
-    `edges` leads from a state to what may be triggered there and where that leads; a state without any is
-    terminal. `start` is where every run begins.
+    `edges`: for each state, its triggers and where they lead; a state without any is terminal. Every run begins in
+    `start`.
     """
 
     spec: str
@@ -37,7 +37,7 @@ class SpecGraph:
     edges: Mapping[str, Mapping[str, str]]
 
     def is_terminal(self, state: str) -> bool:
-        """Whether the spec has no way on from `state`."""
+        """Whether no edge leaves `state`."""
         return not self.edges[state]
 
     def allowed(self, state: str) -> str:
@@ -48,13 +48,13 @@ class SpecGraph:
 
 
 class SpecGraphError(EngineError):
-    """The compiled graph is missing, damaged or stale, so nothing can be held against the spec."""
+    """The compiled graph is missing, damaged or stale, so nothing can be checked against the spec."""
 
     step = "spec"
 
 
 class NotInSpecError(StepError):
-    """A run was about to take an edge that the spec does not have."""
+    """A run was about to take an edge that is not in the spec."""
 
     def __init__(self, step: str, what: str) -> None:
         self.step = str(step)
@@ -66,7 +66,7 @@ class NotInSpecError(StepError):
 
 
 def spec_graph() -> SpecGraph:
-    """The compiled graph of this engine's spec. Raises `SpecGraphError`, also when it is another spec's."""
+    """The compiled graph of this engine's spec. Raises `SpecGraphError`, also if it is of another spec."""
     graph = load_spec_graph(SPEC_GRAPH)
     if graph.spec != (digest := spec_digest()):
         raise SpecGraphError(
@@ -101,10 +101,10 @@ def load_spec_graph(path: str) -> SpecGraph:
 
 
 class SpecLifecycle(Lifecycle):
-    """A lifecycle that asks the spec as well as its own table, and of the two the spec first.
+    """A lifecycle that checks the spec before its own table.
 
-    Before a step acts, its trigger must be one that the spec has where the run is; before a move is recorded, it
-    must be the spec's edge. Where the run is, is kept here, apart from what the machine says of it.
+    Before a step acts, the spec must have its trigger in this state; before a move is recorded, the spec must have that
+    edge. The state is tracked here, apart from the machine's.
     """
 
     def __init__(self, header: Facts, record: Callable[[Move], None], graph: SpecGraph) -> None:
@@ -124,7 +124,7 @@ class SpecLifecycle(Lifecycle):
         act: Callable[[], Established],
         commit: Callable[[Established], None] | None = None,
     ) -> Established:
-        """As the machine's. Raises `NotInSpecError`, too: before `act` where the spec has no such trigger."""
+        """As `Lifecycle.perform`. Also raises `NotInSpecError`: before `act` if the spec has no such trigger here."""
         onward = self._graph.edges[self._place]
         if trigger not in onward:
             raise self._not_in_spec(trigger, f"{self._place} --{trigger}-->")

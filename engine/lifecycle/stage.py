@@ -1,8 +1,8 @@
-"""Step `stage`: a private copy of the pinned bytes, which is what will be executed.
+"""Step `stage`: a private copy of the pinned bytes, to be executed.
 
-The bytes come from the descriptor that `validate` pinned, never from the path; or from a copy that an earlier run made
-from a file of the very same identity and kept in the store, which is compared with the pinned file unless that is the
-effective user's own. No fsync: nothing here has to survive a crash of the machine, as no container does.
+The bytes come from the descriptor that `validate` pinned, never from the path; or from a copy in the store, which an
+earlier run made of a file with the same identity. That is compared with the pinned file unless the effective user owns
+the binary. No fsync: a container does not survive a crash of the machine either.
 """
 
 from __future__ import annotations
@@ -28,19 +28,18 @@ if TYPE_CHECKING:
     from engine.traces.schema import StageFacts
 
 PROGRAM = programs.PROGRAM
-#: Bytes that one system call is asked to copy: all of a runsc, as a rule.
+#: Bytes to copy in one system call: usually all of runsc.
 _PIECE = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """The copy: `descriptor` is open on it for reading, and is what execve is given.
+    """The copy, open for reading on `descriptor`, which execve gets.
 
-    `digest` is the SHA-256, in hexadecimal, of its bytes. It was made from the file `made_from`, by this run or,
-    `from_store`, by an earlier one. `pinned` is the identity that the pinned file still had when it was there.
-    Where it is `shared` the store has it under another name, and so have other containers. `hashed` says whether this
-    run read all of it for the digest; if not, that is known from an earlier run of the same file. `compared` says
-    whether this run read all of it to compare it with the pinned file.
+    `digest`: its SHA-256, in hexadecimal. `made_from`: the file it was made from, by this run or (`from_store`) by an
+    earlier one. `pinned`: the pinned file's identity after the copy was made. `shared`: the store and other containers
+    have it under other names. `hashed`: this run computed the digest; otherwise it is from an earlier run. `compared`:
+    this run compared the copy with the pinned file.
     """
 
     exec_allow: PrivateDirectory
@@ -73,18 +72,16 @@ class Staged:
         }
 
     def changed(self) -> str | None:
-        """What has become of the copy, in one phrase; None when it is what was staged."""
+        """How the copy has changed, in one phrase; None if it is as staged."""
         if self.shared and not has_lease(self.descriptor):
             return f"{self.path!r}, which other containers share, was opened for writing"
         return None
 
     def discard(self) -> list[str]:
-        """Remove the copy and its directory, and what it brought to the store: what is gone. Raises `OSError`."""
+        """Remove the copy, its directory, and what it added to the store: what was removed. Raises `OSError`."""
         gone = _remove(self.root, self.exec_allow, self.directory)
         if not self.from_store:
-            with contextlib.suppress(
-                UntrustedPathError
-            ):  # what is in the store's place by now is not this run's
+            with contextlib.suppress(UntrustedPathError):  # something else is in the store's place
                 gone += store.collect(_home(self.root))
         return gone
 
@@ -97,11 +94,10 @@ class Staged:
 def stage(binary: Validated, root: StateDirs) -> Staged:
     """Link or copy the pinned `binary` to `stage-*/runsc`, mode 0500, in `root`'s place for programs.
 
-    Without such a place that is `exec-allow` in runsc's own directory.
+    Without such a place: in `exec-allow` in runsc's own directory.
 
-    Raises `StageError` when a directory is linked or foreign or nothing can be executed there, when the pinned
-    file is no longer what was validated, on a short copy, when there is no space, and where the sandbox to be joined
-    runs another runsc; nothing half-made stays.
+    Raises `StageError`: a linked or foreign directory, a noexec file system, a pinned file that has changed, a short
+    copy, no space, or another runsc than that of the sandbox to join. Then nothing is left behind.
     """
     if not programs.is_executable((root.programs or root.runsc_root).descriptor):
         raise StageError(
@@ -144,12 +140,12 @@ def stage(binary: Validated, root: StateDirs) -> Staged:
 
 
 def _home(root: StateDirs) -> PrivateDirectory:
-    """The directory that has the store."""
+    """The directory that contains the store."""
     return root.programs or root.base
 
 
 def _open_nest(root: StateDirs) -> PrivateDirectory:
-    """The directory that has the stage directories."""
+    """The directory that contains the stage directories."""
     if root.programs is None:
         return make_private_directory(root.runsc_root.descriptor, root.runsc_root.path, EXEC_ALLOW)
     return PrivateDirectory(os.dup(root.programs.descriptor), root.programs.path, created=False)
@@ -158,7 +154,7 @@ def _open_nest(root: StateDirs) -> PrivateDirectory:
 def _make(
     binary: Validated, root: StateDirs, exec_allow: PrivateDirectory, directory: PrivateDirectory
 ) -> Staged:
-    """The staged file in `directory`: a link to the kept copy of these bytes, or a copy that is then kept."""
+    """The staged file in `directory`: a link to the store's copy of these bytes, or a copy that is then added to it."""
     entry, from_store, shared = _link_or_copy(binary, _home(root), directory)
     try:
         status, pinned = os.fstat(entry.descriptor), Identity.of(os.fstat(binary.descriptor))
@@ -199,8 +195,8 @@ def _link_or_copy(
 
 
 def _link(binary: Validated, kept_copies: PrivateDirectory, directory: PrivateDirectory) -> CacheEntry | None:
-    """Link the kept copy of the pinned bytes; None where there is none, or it takes no more links."""
-    # Whoever owns the store could not have written a binary of another's, and must not be able to through the store.
+    """Link the store's copy of the pinned bytes; None if there is none, or no more links are possible."""
+    # The store's owner could not write another owner's binary, so must not be able to do so through the store.
     pinned = None if binary.owner == os.geteuid() else binary.descriptor
     entry = store.get(kept_copies, binary.identity, pinned)
     if entry is None:
@@ -235,7 +231,7 @@ def _copy(binary: Validated, directory: PrivateDirectory) -> CacheEntry:
             reason=Reason.NOT_WHAT_WAS_PINNED,
             hint="run again",
         )
-    # Open for writing, a file cannot be executed (ETXTBSY); so it is opened again, and must be the same one.
+    # A file open for writing cannot be executed (ETXTBSY): open it again, and check that it is the same file.
     descriptor = os.open(PROGRAM, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.descriptor)
     try:
         reopened = os.fstat(descriptor)
@@ -260,10 +256,10 @@ def _changed(binary: Validated) -> StageError:
 
 
 def _copy_bytes(source: int, target: int) -> int:
-    """Copy all of `source`, from its start, to `target`, within the kernel: the number of the bytes copied.
+    """Copy all of `source`, from its start, to `target`, within the kernel: the number of bytes copied.
 
-    copy_file_range(2) shares the blocks where the file system can (reflink); across file systems, and where it
-    knows no such thing, sendfile(2) copies.
+    copy_file_range(2) shares the blocks if the file system can (reflink); sendfile(2) copies across file systems, and
+    where the former is not supported.
     """
     offset = 0
     try:
@@ -286,15 +282,13 @@ def _remove(root: StateDirs, exec_allow: PrivateDirectory, directory: PrivateDir
     with contextlib.suppress(FileNotFoundError):
         os.unlink(PROGRAM, dir_fd=directory.descriptor)
     if not directory.is_named_in(exec_allow.descriptor):
-        return []  # its name is another directory's by now, which is not ours to remove
+        return []  # another directory has its name
     os.rmdir(os.path.basename(directory.path), dir_fd=exec_allow.descriptor)
     return [directory.path]
 
 
 def _remove_what_can_be(root: StateDirs, exec_allow: PrivateDirectory, directory: PrivateDirectory) -> None:
-    with contextlib.suppress(
-        OSError
-    ):  # on the way out of a refusal, which must stay what is said; gc has the rest
+    with contextlib.suppress(OSError):  # the refusal is what to report; gc removes the rest
         _remove(root, exec_allow, directory)
 
 

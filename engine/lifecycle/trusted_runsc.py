@@ -1,4 +1,4 @@
-"""The runsc that a run would use, for whoever only asks it something."""
+"""The runsc that a run would use, for commands that only ask it something."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Step `validate`: open the binary once, judge what is open, and keep it open: it is pinned from here on.
+"""Step `validate`: opens the binary once, checks it by that descriptor, and keeps it open: it is pinned.
 
-Everything said about the binary is read from that one descriptor. A file swapped in at the path later is
-another inode and is never looked at; one rewritten in place shows in `Identity`, which staging compares.
+A file put at the path later is another inode and is never read. A rewrite in place changes `Identity`, which staging
+compares.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _ELF = b"\x7fELF"
 _SCRIPT = b"#!"
-#: A Nix wrapper is a few lines; anything longer is some other script.
+#: Bytes; a Nix wrapper has a few lines.
 _MAX_WRAPPER = 4096
 _OWN_COPY = "install runsc from a package, or copy it where only root or you can write, owned so, mode 0755"
 
@@ -33,8 +33,8 @@ _OWN_COPY = "install runsc from a package, or copy it where only root or you can
 class Validated:
     """The pinned binary. `descriptor` is open for reading; `path` is free of links.
 
-    `wrapper` is the script that named the binary, if one did. `platforms` are those this build has (empty
-    when it does not tell), `platform` the one that will be used.
+    `wrapper`: the script that names the binary, if any. `platforms`: those of this build, empty if unknown; `platform`:
+    the one to use.
     """
 
     descriptor: int
@@ -61,7 +61,7 @@ class Validated:
         }
 
     def discard(self) -> list[str]:
-        """Nothing was made, so nothing is gone."""
+        """Nothing was made."""
         return []
 
     def close(self) -> None:
@@ -70,17 +70,17 @@ class Validated:
 
 
 def validate(resolved: Resolved, platform: Platform) -> Validated:
-    """Open what `resolve` found, following a Nix wrapper to the binary it starts, and judge it.
+    """Open the file that `resolve` found, or the binary that this Nix wrapper starts, and check it.
 
-    Trusted is a regular executable ELF file, not writable by group or world, owned by root or the effective
-    user (or an immutable Nix store artefact), on a path of which no other user can rewrite any part.
-    `platform` is the one asked for: `auto` becomes systrap where the build has it, else ptrace.
-    Raises `ValidateError`, also when the build is known not to have the platform.
+    Trusted: a regular executable ELF file, not writable by group or world, owned by root or the effective user (or an
+    immutable Nix store file), on a path of which no other user can rewrite any part. `platform`: the one asked for;
+    `auto` becomes systrap if the build has it, else ptrace. Raises `ValidateError`, also if the build lacks the
+    platform.
     """
     owners = {0, os.geteuid()}
     if resolved.path in TRUSTED_PATHS and (unmapped := unmapped_uid()) is not None:
-        # Where the host's root is not mapped it shows as this uid, and so does every other user of the host.
-        # On the paths that are trusted because only root writes there, it is taken for root.
+        # An unmapped root of the host appears as this uid, as does every other unmapped user. On the trusted paths,
+        # where only root can write, it counts as root.
         owners.add(unmapped)
     binary = _pin(resolved.path, tuple(sorted(owners)), platform)
     try:
@@ -106,7 +106,7 @@ def validate(resolved: Resolved, platform: Platform) -> Validated:
 
 
 def _pin(path: str, owners: tuple[int, ...], platform: Platform) -> Validated:
-    """Open and judge the file at `path`; its content is not looked at yet."""
+    """Open and check the file at `path`; its content is not read yet."""
     try:
         opened = open_trusted(path, owners, follow_links=True)
     except UntrustedPathError as error:
@@ -122,7 +122,7 @@ def _pin(path: str, owners: tuple[int, ...], platform: Platform) -> Validated:
     try:
         status = os.fstat(opened.descriptor)
         _judge(opened, status, owners)
-        # The kernel's own link from a descriptor to what it is open on: not a second look-up by name, proc(5).
+        # The kernel's link to the open file, proc(5): not a second look-up by name.
         descriptor = os.open(f"/proc/self/fd/{opened.descriptor}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise ValidateError(
@@ -175,7 +175,7 @@ def _judge(opened: Opened, status: os.stat_result, owners: tuple[int, ...]) -> N
 
 
 def _is_immutable_artefact(opened: Opened, status: os.stat_result) -> bool:
-    """A Nix store file that nobody has the mode to write, in a directory that nobody has either."""
+    """Whether this is a Nix store file that nobody can write, in a directory that nobody can write."""
     return (
         is_immutable_store_entry(opened.path, status)
         and opened.parent is not None
@@ -184,9 +184,9 @@ def _is_immutable_artefact(opened: Opened, status: os.stat_result) -> bool:
 
 
 def _wrapped_binary(script: Validated) -> str | None:
-    """The absolute path with `runsc` in it that the last `exec` line of a short wrapper script starts.
+    """The absolute path with `runsc` in it in the last `exec` line of a short wrapper script.
 
-    Such a line reads `exec -a "$0" "/nix/store/…/.runsc-wrapped" "$@"`.
+    Such a line: `exec -a "$0" "/nix/store/…/.runsc-wrapped" "$@"`.
     """
     if script.identity.size > _MAX_WRAPPER:
         return None

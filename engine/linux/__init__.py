@@ -1,1 +1,1 @@
-"""Thin, typed bindings to what Linux offers: walks by descriptor, namespaces, process state."""
+"""Thin, typed bindings to Linux: path walks by descriptor, namespaces, processes."""

@@ -1,9 +1,9 @@
-"""Which boot of the machine this is, random(4)."""
+"""The id of this boot of the machine, random(4)."""
 
 from __future__ import annotations
 
 
 def boot_id() -> str:
-    """32 hexadecimal digits that no other boot has. Raises `OSError`."""
+    """32 hexadecimal digits, unique to this boot. Raises `OSError`."""
     with open("/proc/sys/kernel/random/boot_id", "rb", buffering=0) as file:
         return file.read().decode("ascii").strip().replace("-", "")

@@ -1,4 +1,4 @@
-"""A function run in a forked child, for what a process cannot undo: enter a namespace, or confine itself."""
+"""Runs a function in a forked child, for what a process cannot undo: entering a namespace, confining itself."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import errno
 import os
 from collections.abc import Callable
 
-#: Bytes before an answer that say how long it is: one that is cut short is none.
+#: Bytes before an answer, for its length: a truncated answer is refused.
 _LENGTH = 8
 _ANSWERED, _FAILED = b"=", b"!"
 
 
 class Child:
-    """A forked child that runs `function`; what that answers is asked for later. Raises `OSError`."""
+    """A forked child that runs `function`. Raises `OSError`."""
 
     def __init__(self, function: Callable[[], bytes | None]) -> None:
         answer, told = os.pipe()
         with open(told, "wb") as tell:
-            self._answer = open(answer, "rb")  # noqa: SIM115 (until it is asked for)
+            self._answer = open(answer, "rb")  # noqa: SIM115 (closed by `answer`)
             try:
                 self._pid = os.fork()
             except OSError:
@@ -30,17 +30,17 @@ class Child:
                     tell.write(len(content).to_bytes(_LENGTH, "little") + kind + content)
                     tell.flush()
                 finally:
-                    os._exit(0)  # whatever was raised: a child may not go on as its parent
+                    os._exit(0)  # after any exception: the child must not continue as its parent
 
     def answer(self) -> bytes:
-        """Wait for the child's end: what the function returned. To be called once.
+        """Wait for the child's end; what the function returned. Call it once.
 
-        Raises the `OSError` that the function raised, and EIO where the child ended without an answer, because it was
-        killed or something else was raised.
+        Raises the `OSError` that the function raised, and EIO if the child ended without an answer, because it was
+        killed or raised something else.
         """
         with self._answer:
             told = self._answer.read()
-        with contextlib.suppress(ChildProcessError):  # where SIGCHLD is ignored it is gone already, wait(2)
+        with contextlib.suppress(ChildProcessError):  # with SIGCHLD ignored it was reaped already, wait(2)
             os.waitpid(self._pid, 0)
         kind, content = told[_LENGTH : _LENGTH + 1], told[_LENGTH + 1 :]
         if not kind or len(content) != int.from_bytes(told[:_LENGTH], "little"):
@@ -52,7 +52,7 @@ class Child:
 
 
 def ask_child(function: Callable[[], bytes | None]) -> bytes:
-    """What `function` returns in a forked child. Raises as `Child.answer`, and `OSError` where none can be forked."""
+    """What `function` returns in a forked child. Raises as `Child.answer`, and `OSError` if the fork fails."""
     return Child(function).answer()
 
 

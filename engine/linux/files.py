@@ -1,7 +1,7 @@
-"""Walks by descriptor: every directory on the way is opened without following links, then judged.
+"""Path walks by descriptor: every directory on the way is opened without following links, then checked.
 
-A path that was checked and is then used again by name may name something else by then. So each function
-here answers with an open descriptor of the very thing it judged. Sources: openat(2), fstat(2), inode(7).
+A path that was checked may name something else when it is used again. So each function here returns an open descriptor
+of what it checked. Sources: openat(2), fstat(2), inode(7).
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from collections.abc import Collection
 
 from engine.records import dataclass
 
-#: As the kernel's own limit for one resolution, path_resolution(7).
+#: As the kernel's own limit, path_resolution(7).
 MAX_LINKS = 40
 
 _NIX_STORE = "/nix/store"
 
 
 class UntrustedPathError(Exception):
-    """Something on a path may not be relied on: `path` is that thing, `why` says what is wrong with it."""
+    """Something on a path cannot be trusted: `path` says which, `why` says what is wrong with it."""
 
     def __init__(self, path: str, why: str) -> None:
         super().__init__(f"{path!r} {why}")
@@ -39,7 +39,7 @@ class Opened:
 
 
 def is_loosely_writable(status: os.stat_result) -> bool:
-    """Whether users other than the owner can replace entries: group- or world-writable and not sticky.
+    """Whether others than the owner can replace entries: writable by group or world, and not sticky.
 
     A POSIX ACL that lets another user write shows in the group bits, acl(5).
     """
@@ -47,12 +47,12 @@ def is_loosely_writable(status: os.stat_result) -> bool:
 
 
 def is_immutable_store_entry(path: str, status: os.stat_result) -> bool:
-    """Whether this is a Nix store artefact that nobody, its owner included, has the mode to write."""
+    """Whether this is a Nix store entry whose mode lets nobody write, not even its owner."""
     return path.startswith(_NIX_STORE + "/") and not status.st_mode & 0o222
 
 
 def distrust(path: str, status: os.stat_result, owners: Collection[int | None]) -> str | None:
-    """Why an untrusted user could rewrite the directory or link at `path`, or None when none could."""
+    """Why an untrusted user could rewrite the directory or link at `path`; None if none could."""
     if status.st_uid not in owners and not is_immutable_store_entry(path, status):
         wanted = " or ".join(f"uid {uid}" for uid in sorted(uid for uid in owners if uid is not None))
         return f"is owned by uid {status.st_uid} (expected {wanted})"
@@ -71,15 +71,14 @@ def open_trusted(  # noqa: PLR0912 (one walk)
     unmapped: int | None = None,
     directory: bool = False,
 ) -> Opened:
-    """Open what the absolute `path` names, judging every directory and link on the way from the root.
+    """Open the absolute `path`, checking every directory and link on the way from the root.
 
-    `owners` are the uids that may own them. With `follow_links` a link is followed after it was judged
-    itself, by reading the link that was opened; without it any link is refused, and so is `..`. The last
-    component is opened but, unless it is a link, not judged: that is the caller's, but for a `directory`, which
-    is judged as those above it. `unmapped` is a uid that may own directories too, but none that lies in a directory
-    of the effective user's own.
+    `owners`: uids that may own them. `follow_links`: a link is checked and then followed, by reading the link that was
+    opened; otherwise links and `..` are refused. The last component is opened but, unless it is a link, left for the
+    caller to check; with `directory` it is checked like those above it. `unmapped`: a uid that may also own
+    directories, but none inside a directory of the effective user.
 
-    Raises `UntrustedPathError`, `FileNotFoundError` and other `OSError`s naming the part that failed.
+    Raises `UntrustedPathError`, `FileNotFoundError` and other `OSError`s that name the part that failed.
     """
     if not path.startswith("/"):
         raise ValueError(f"{path!r} is not absolute")
@@ -133,12 +132,12 @@ def open_trusted(  # noqa: PLR0912 (one walk)
 
 
 def _components(path: str) -> list[str]:
-    """The names in `path`, last first, so that `pop` gives the next one."""
+    """The names in `path`, last first, so that `pop` returns the next one."""
     return [name for name in reversed(path.split("/")) if name not in ("", ".")]
 
 
 def _judge_directory(opened: Opened, owners: Collection[int | None]) -> os.stat_result:
-    """The status of what is `opened`, which must be a directory that only `owners` can rewrite.
+    """The status of `opened`, which must be a directory that only `owners` can rewrite.
 
     Raises `UntrustedPathError`, and `NotADirectoryError`.
     """
@@ -156,7 +155,7 @@ def _located(error: OSError, path: str) -> OSError:
 
 @dataclass(frozen=True, slots=True)
 class PrivateDirectory:
-    """A directory that is the effective user's alone: mode 0700, not a link. `descriptor` is open on it."""
+    """A directory of the effective user alone: mode 0700, not a link, open on `descriptor`."""
 
     descriptor: int
     path: str
@@ -164,7 +163,7 @@ class PrivateDirectory:
 
     @property
     def identity(self) -> tuple[int, int]:
-        """Device and inode, which tell two directories at one path apart, inode(7)."""
+        """Device and inode, inode(7)."""
         status = os.fstat(self.descriptor)
         return status.st_dev, status.st_ino
 
@@ -173,7 +172,7 @@ class PrivateDirectory:
         os.close(self.descriptor)
 
     def is_named_in(self, parent: int) -> bool:
-        """Whether its name in the open `parent` is still its own, and not another's. Raises `OSError`."""
+        """Whether its name in the open `parent` is still its own. Raises `OSError`."""
         try:
             status = os.stat(os.path.basename(self.path), dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
@@ -181,7 +180,7 @@ class PrivateDirectory:
         return (status.st_dev, status.st_ino) == self.identity
 
     def changed(self, parent: int) -> str | None:
-        """What has become of it in the open `parent`, in one phrase; None when it still is what it was."""
+        """How it has changed in the open `parent`, in one phrase; None if it has not."""
         try:
             if not self.is_named_in(parent):
                 return f"{self.path!r} is gone or was replaced"
@@ -196,11 +195,11 @@ class PrivateDirectory:
 def make_private_directory(
     parent: int, parent_path: str, name: str, *, tighten: bool = True
 ) -> PrivateDirectory:
-    """Make or adopt the directory `name` in `parent`, owned by the effective user, mode exactly 0700.
+    """Make or open the directory `name` in `parent`, owned by the effective user, with mode 0700.
 
-    An existing directory of our own with another mode is tightened, or refused without `tighten`. Raises
-    `UntrustedPathError` for a link, for anything but a directory, for another owner and for such a mode;
-    `OSError` where the kernel refuses. What it made and could not open is removed again.
+    An existing directory of our own with another mode gets this one, or is refused without `tighten`. Raises
+    `UntrustedPathError` for a link, anything but a directory, another owner, or such a mode; `OSError` if the kernel
+    refuses. If it made the directory and could not open it, it removes it again.
     """
     path = os.path.join(parent_path, name)
     while True:
@@ -214,7 +213,7 @@ def make_private_directory(
         try:
             return _adopt(parent, path, name, created=created, tighten=tighten or created)
         except FileNotFoundError:
-            continue  # another engine removed it meanwhile; where the parent is gone, mkdir says so
+            continue  # another engine removed it; if the parent is gone, mkdir fails
         except BaseException:
             if created:
                 with contextlib.suppress(OSError):
@@ -223,7 +222,7 @@ def make_private_directory(
 
 
 def open_private_directory(parent: int, parent_path: str, name: str) -> PrivateDirectory:
-    """Open the directory `name` in `parent`, which must be the effective user's own; its mode is not touched.
+    """Open the directory `name` in `parent`, owned by the effective user; its mode is not changed.
 
     Raises as `make_private_directory`, and `FileNotFoundError`.
     """
@@ -262,7 +261,7 @@ def _open_own_directory(parent: int, path: str, name: str) -> int:
 
 
 def _refused_kind(error: OSError, parent: int, name: str, path: str) -> Exception:
-    """What stood in the way of opening a directory; the look is for the message only, openat has decided."""
+    """Why openat(2) refused a directory; the stat is for the message only."""
     if error.errno not in (errno.ELOOP, errno.ENOTDIR):
         return _located(error, path)
     status = os.stat(name, dir_fd=parent, follow_symlinks=False)

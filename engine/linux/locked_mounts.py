@@ -1,11 +1,11 @@
-"""An execute allowlist out of mount flags: everything `noexec,nosuid` but a few trees, and no way to take it back.
+"""An execute allowlist by mount flags: every mount `noexec,nosuid` except a few trees, irreversibly.
 
-Two user and mount namespaces, one in the other. In the first, every mount is given the flags; the second, being less
-privileged, gets a copy whose flags the kernel has locked, mount_namespaces(7). This leaves
-mount(2) to runsc, which a Landlock domain would take away, and it needs no privilege.
+Two user and mount namespaces, one in the other. In the first, every mount gets the flags; the second, which is less
+privileged, gets a copy whose flags the kernel has locked, mount_namespaces(7). runsc can still call mount(2), which a
+Landlock domain would forbid, and no privilege is needed.
 
-What was opened before keeps the mount it was opened on, which is how a program can still be executed from a
-descriptor that was opened in time, and nothing else of where it lies.
+A descriptor keeps the mount that it was opened on. So a program opened before can still be executed, but nothing else
+of its directory.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _LOCKED = MountFlag.NO_EXEC | MountFlag.NO_SUID
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A directory or file that keeps what flags its mount has, or is made `read_only` as well.
+    """A directory or file whose mount keeps its flags, or is also made `read_only`.
 
-    `identity` is the device and inode that its path must lead to.
+    `identity`: the device and inode that its path must lead to.
     """
 
     path: str
@@ -45,7 +45,7 @@ class Tree:
 
 
 class UnusableError(Exception):
-    """This kernel, or its configuration, does not let this process confine itself: why, and what would help."""
+    """This kernel, or its configuration, does not let this process confine itself: why, and a hint."""
 
     def __init__(self, why: str, hint: str) -> None:
         super().__init__(why)
@@ -54,7 +54,7 @@ class UnusableError(Exception):
 
 
 def probe(trees: Sequence[Tree], *, sealed: bool) -> IdMaps:
-    """Try it in a child that is thrown away, and try there to undo it. Answers with the ids that can be mapped.
+    """Try `confine` in a child, and try to undo it there. Returns the ids that can be mapped.
 
     Raises `UnusableError`.
     """
@@ -71,10 +71,10 @@ def probe(trees: Sequence[Tree], *, sealed: bool) -> IdMaps:
 
 
 def confine(maps: IdMaps, trees: Sequence[Tree], *, sealed: bool) -> None:
-    """From here on this process and its children execute nothing by path but what lies in `trees`.
+    """Forbid this process and its children to execute by path anything that is not in `trees`.
 
-    With `sealed`, nor do they mount anything to execute from. Irreversible. Raises `OSError`; the process may be
-    confined in part by then.
+    With `sealed`, also to mount anything executable. Irreversible. Raises `OSError`; the process may then be confined
+    in part.
     """
     _lock(maps, trees)
     _forbid_more(sealed=sealed)
@@ -84,9 +84,7 @@ def _lock(maps: IdMaps, trees: Sequence[Tree]) -> None:
     namespaces.enter(maps)
     with contextlib.ExitStack() as opened:
         cloned = []
-        for tree in sorted(
-            trees, key=lambda tree: tree.path.count("/")
-        ):  # what is inside another comes after it
+        for tree in sorted(trees, key=lambda tree: tree.path.count("/")):  # outer trees first
             place = _open(tree)
             opened.callback(os.close, place)
             clone = clone_tree(place, tree.path)
@@ -96,24 +94,24 @@ def _lock(maps: IdMaps, trees: Sequence[Tree]) -> None:
             cloned.append((clone, tree))
         set_flags_everywhere(_LOCKED)
         for clone, tree in cloned:
-            place = _open(tree)  # anew: what was mounted before may hold it
+            place = _open(tree)  # again: a tree mounted before may contain it
             opened.callback(os.close, place)
             attach_tree(clone, place, tree.path)
     namespaces.enter(namespaces.possible_maps()[0])
 
 
 def _open(tree: Tree) -> int:
-    """Open the tree on a mount of the namespace that this process is in by now."""
+    """Open the tree on a mount of the present namespace."""
     place = os.open(tree.path, os.O_PATH)
     status = os.fstat(place)
     if (status.st_dev, status.st_ino) != tree.identity:
         os.close(place)
-        raise OSError(errno.ESTALE, "it was replaced meanwhile", tree.path)
+        raise OSError(errno.ESTALE, "it was replaced", tree.path)
     return place
 
 
 def _try(maps: IdMaps, trees: Sequence[Tree], *, sealed: bool) -> None:
-    """In a child: do what `confine` does, and try to undo it. Raises `OSError`."""
+    """In a child: confine, and try to undo it. Raises `OSError`."""
     _lock(maps, trees)
     with contextlib.suppress(OSError):
         clear_flags("/", MountFlag.NO_EXEC)
@@ -129,10 +127,10 @@ def _forbid_more(*, sealed: bool) -> None:
 
 
 def explain(error: OSError) -> UnusableError:
-    """What the kernel meant, and the hint."""
+    """The kernel's error in words, and the hint."""
     what = f"{error.filename}: {error.strerror}"
     if error.errno == errno.ENOSYS:
-        return UnusableError(f"{what}; it takes Linux 5.12", "boot a newer kernel")
+        return UnusableError(f"{what}; it needs Linux 5.12", "boot a newer kernel")
     if error.errno == errno.EINVAL and error.filename == "a new user namespace":
         return UnusableError(f"{what}: this process has threads", "start the run from a process of its own")
     for name, value, hint in namespaces.BANS:

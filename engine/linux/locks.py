@@ -1,4 +1,4 @@
-"""Waiting for others who have a file: locks with a deadline, flock(2), and leases, fcntl(2)."""
+"""Locks with a deadline, flock(2), and read leases, fcntl(2)."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import fcntl
 import signal
 import time
 
-#: Seconds between two tries: at first, and at most.
+#: Seconds between two attempts: at first, and at most.
 _FIRST_WAIT, _MAX_WAIT = 0.001, 0.01
 
 
 def lock(descriptor: int, until: float = 0.0) -> bool:
-    """Lock the open file for this process alone; False where another has it still.
+    """Lock the open file for this process alone; False if another process still has it at `until`.
 
-    `until` is when to give up, time.monotonic(); 0 tries once. Closing all copies of the descriptor unlocks it. Raises
-    `OSError`.
+    `until`: time.monotonic(); 0 tries once. Closing all copies of the descriptor unlocks it. Raises `OSError`.
     """
     wait = _FIRST_WAIT
     while True:
@@ -30,15 +29,15 @@ def lock(descriptor: int, until: float = 0.0) -> bool:
 
 
 def take_lease(descriptor: int) -> None:
-    """Make who opens the file for writing wait until it is closed here, or until `has_lease` is false.
+    """Block later writers of the open file until it is closed here, or the kernel breaks the lease.
 
-    Raises `BlockingIOError` where somebody has it open for writing, and other `OSError`s where there are no leases.
+    Raises `BlockingIOError` while a writer exists, and other `OSError`s if the file system has no leases.
     """
-    # The kernel sends SIGIO to the holder when it is to let go, which ends a process; nobody need notice this signal.
+    # When the kernel breaks a lease it signals the holder. The default, SIGIO, would end the process.
     fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
     fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
 
 
 def has_lease(descriptor: int) -> bool:
-    """Whether nobody has asked to write the file since `take_lease`."""
+    """Whether nobody has tried to open the file for writing since `take_lease`."""
     return fcntl.fcntl(descriptor, fcntl.F_GETLEASE) == fcntl.F_RDLCK

@@ -1,7 +1,7 @@
-"""What is mounted where, proc(5), and mount trees that are taken, changed and put in place by descriptor.
+"""Mount points, proc(5), and mount trees that are cloned, changed and attached by descriptor.
 
-The notable thing: what open_tree(2) clones keeps the flags it had, whatever is then done to the tree it was cloned
-from. So an exception is made by cloning it first, never by taking a flag away.
+A clone by open_tree(2) keeps its flags, whatever is then done to the original. So an exception is made by cloning its
+tree first, never by clearing a flag.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 
 
 class MountFlag(IntFlag):
-    """The flags of a mount that mount_setattr(2) can change."""
+    """The mount flags that mount_setattr(2) can change."""
 
     READ_ONLY = 0x1
     NO_SUID = 0x2
@@ -32,14 +32,14 @@ class MountFlag(IntFlag):
 
 
 def mounted_beneath(path: str) -> list[str]:
-    """The mount points at `path`, which is absolute and free of links, and beneath it. Raises `OSError`."""
+    """The mount points at and beneath `path`, which is absolute and free of links. Raises `OSError`."""
     return [point for point, _ in _mounts() if point == path or point.startswith(path + "/")]
 
 
 def unmount_namespace(directory: int, path: str) -> bool:
     """Unmount the namespace file, nsfs of namespaces(7), that is mounted on `path` in the open `directory`.
 
-    Says whether there was one. Any other mount stays. Raises `OSError`.
+    Returns whether there was one. Any other mount stays. Raises `OSError`.
     """
     if (path, b"nsfs") not in _mounts():
         return False
@@ -49,7 +49,7 @@ def unmount_namespace(directory: int, path: str) -> bool:
 
 
 def _mounts() -> list[tuple[str, bytes]]:
-    """Each mount point of this mount namespace and the type of its file system, proc_pid_mountinfo(5)."""
+    """Each mount point of this mount namespace and its file system's type, proc_pid_mountinfo(5)."""
     with open("/proc/self/mountinfo", "rb") as file:
         lines = [line.partition(b" - ") for line in file]
     return [
@@ -66,10 +66,10 @@ def _unescape(match: re.Match[bytes]) -> bytes:
 
 
 def clone_tree(directory: int, about: str) -> int:
-    """What is mounted at the open `directory` (or file) and beneath it, cloned and not mounted anywhere yet.
+    """Clone what is mounted at and beneath the open `directory` (or file); the clone is not mounted anywhere yet.
 
-    Answers with its descriptor. Raises `OSError` that names `about`, as do the functions below: EPERM without
-    CAP_SYS_ADMIN over the mount namespace, ENOSYS before Linux 5.2.
+    Returns its descriptor. Raises `OSError` that names `about`, as do the functions below: EPERM without CAP_SYS_ADMIN
+    over the mount namespace, ENOSYS before Linux 5.2.
     """
     flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_EMPTY_PATH | _AT_RECURSIVE
     return system_call(OPEN_TREE, directory, b"", flags, about=about)
@@ -82,17 +82,17 @@ def attach_tree(tree: int, directory: int, about: str) -> None:
 
 
 def set_flags(tree: int, flags: MountFlag, about: str) -> None:
-    """Set `flags` on the cloned `tree` and all that is beneath it. ENOSYS before Linux 5.12."""
+    """Set `flags` on the cloned `tree` and all mounts beneath it. ENOSYS before Linux 5.12."""
     _set_attributes(tree, b"", _AT_EMPTY_PATH, flags, about)
 
 
 def set_flags_everywhere(flags: MountFlag) -> None:
-    """Set `flags` on every mount of this mount namespace, and let none of them hear of another's any more."""
+    """Set `flags` on every mount of this mount namespace, and make all of them private."""
     _set_attributes(_AT_FDCWD, b"/", 0, flags, "/", propagation=_MS_PRIVATE)
 
 
 def clear_flags(path: str, flags: MountFlag) -> None:
-    """Take `flags` from the mount at `path`. EPERM where they are locked, mount_namespaces(7)."""
+    """Clear `flags` of the mount at `path`. EPERM if they are locked, mount_namespaces(7)."""
     attributes = struct.pack("QQQQ", 0, flags, 0, 0)
     system_call(MOUNT_SETATTR, _AT_FDCWD, os.fsencode(path), 0, attributes, len(attributes), about=path)
 

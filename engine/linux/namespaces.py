@@ -1,8 +1,8 @@
-"""User namespaces, user_namespaces(7): what one makes of root, and how to enter one of our own with its mounts.
+"""User namespaces, user_namespaces(7): which ids they map, and how to enter one with a mount namespace.
 
-The notable thing: uid 0 in here may be an ordinary user outside. Whoever enters one has every capability over it
-and none over what is outside; a second one inside it is then less privileged than the first, and the kernel locks
-what mounts it is given, mount_namespaces(7).
+uid 0 in a user namespace may be an ordinary user outside. A process that enters one has every capability over it and
+none outside. A second one inside is less privileged than the first, so the kernel locks the flags of its mounts,
+mount_namespaces(7).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
 _CAP_SETGID, _CAP_SETUID = 6, 7
-#: newuidmap(1) and newgidmap(1) are looked for where only root can put them.
+#: Where newuidmap(1) and newgidmap(1) are searched: only root can write there.
 _SYSTEM_PATHS = ("/usr/bin", "/bin", "/usr/local/bin")
 
-#: What forbids user namespaces: a sysctl, the value by which it does, and how to allow them; user_namespaces(7)
-#: and the release notes of Debian and Ubuntu.
+#: What forbids user namespaces: a sysctl, its value, and the hint; user_namespaces(7) and the release notes of Debian
+#: and Ubuntu.
 BANS = (
     ("user.max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"),
     ("kernel.unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"),
@@ -39,7 +39,7 @@ BANS = (
 def root_maps_to_unprivileged(uid_map: str) -> bool:
     """Whether `uid_map` (the text of /proc/PID/uid_map) maps uid 0 to a host uid other than 0.
 
-    Lines that are not three numbers are passed over, as is an empty range; the first that maps uid 0 decides.
+    Empty ranges and lines that are not three numbers are skipped; the first that maps uid 0 decides.
     """
     for line in uid_map.splitlines():
         fields = line.split()
@@ -52,9 +52,9 @@ def root_maps_to_unprivileged(uid_map: str) -> bool:
 
 
 def outside_uid(uid_map: str, user: int) -> int:
-    """Which uid `user` is one user namespace further out, by the text of /proc/PID/uid_map; `user` where it is none.
+    """The uid of `user` in the parent user namespace, by the text of /proc/PID/uid_map; `user` if it is not mapped.
 
-    Lines that are not three numbers are passed over.
+    Lines that are not three numbers are skipped.
     """
     for line in uid_map.splitlines():
         fields = line.split()
@@ -67,7 +67,7 @@ def outside_uid(uid_map: str, user: int) -> int:
 
 
 def read_uid_map() -> str:
-    """The text of /proc/self/uid_map; empty where there is no /proc or no such file."""
+    """The text of /proc/self/uid_map; empty if it cannot be read."""
     try:
         with open("/proc/self/uid_map", encoding="utf-8") as file:
             return file.read()
@@ -76,10 +76,10 @@ def read_uid_map() -> str:
 
 
 def unmapped_uid() -> int | None:
-    """The uid that stands for every owner that is not mapped, where the host's root is one of them; else None.
+    """The uid that stands for unmapped owners, if the host's root is one of them; else None.
 
-    In there the host's root and any other user of the host look the same, user_namespaces(7). A map tells only what
-    root is one namespace further out; where that is root again, it is the owner of `/` who tells.
+    The host's root and its other users then look the same, user_namespaces(7). The map only says who root is in the
+    parent namespace; if that is root again, the owner of `/` decides.
     """
     uid_map = read_uid_map()
     if uid_map.split() == ["0", "0", str(0xFFFFFFFF)]:
@@ -90,7 +90,7 @@ def unmapped_uid() -> int | None:
 
 
 def sysctl(name: str) -> str | None:
-    """The value of the kernel parameter `name`; None where this kernel has none of that name."""
+    """The value of the kernel parameter `name`; None if this kernel does not have it."""
     try:
         with open(f"/proc/sys/{name.replace('.', '/')}", encoding="utf-8") as file:
             return file.read().strip()
@@ -100,7 +100,7 @@ def sysctl(name: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """`size` ids, of which the first is `inside` the new namespace and `outside` it."""
+    """`size` ids; the first is `inside` the new namespace and `outside` it."""
 
     inside: int
     outside: int
@@ -109,7 +109,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class IdMaps:
-    """Which ids a new user namespace has, and who may say so: `kind` is how."""
+    """The ids of a new user namespace; `kind` says who maps them."""
 
     uids: tuple[Range, ...]
     gids: tuple[Range, ...]
@@ -120,15 +120,15 @@ class IdMaps:
 
 
 def possible_maps() -> list[IdMaps]:
-    """The maps that this process may try to give a new user namespace, that with the most ids first.
+    """The maps that this process may give a new user namespace, those with the most ids first.
 
-    Raises `OSError` where /proc cannot be read.
+    Raises `OSError` if /proc cannot be read.
     """
     single = IdMaps((Range(0, os.geteuid(), 1),), (Range(0, os.getegid(), 1),), "single")
     if os.geteuid() == 0 and _may_set_ids():
         everything = IdMaps(_present("uid_map"), _present("gid_map"), "all")
         if (everything.uids, everything.gids) == (single.uids, single.gids):
-            return [single]  # there is no other id, and for one's own nobody outside is needed
+            return [single]  # its own id is the only one, which it can map itself
         return [everything, single]
     newuidmap, newgidmap = _find("newuidmap"), _find("newgidmap")
     uids, gids = (subordinate_ids(f"/etc/{kind}", os.geteuid()) for kind in ("subuid", "subgid"))
@@ -152,7 +152,7 @@ def _may_set_ids() -> bool:
 
 
 def _present(name: str) -> tuple[Range, ...]:
-    """Each id of this namespace as itself."""
+    """Each id of this namespace, mapped to itself."""
     with open(f"/proc/self/{name}", encoding="utf-8") as file:
         ranges = [Range(*map(int, line.split())) for line in file]
     return tuple(Range(given.inside, given.inside, given.size) for given in ranges)
@@ -164,9 +164,9 @@ def _find(program: str) -> str | None:
 
 
 def subordinate_ids(path: str, uid: int) -> list[tuple[int, int]]:
-    """The first id and the number of each range that subuid(5) or subgid(5) at `path` gives the user.
+    """The ranges (first id, number of ids) of the user in subuid(5) or subgid(5) at `path`.
 
-    A user may stand there as name or number. A file that is absent gives none.
+    The user may be listed by name or number. An absent file has none.
     """
     import pwd
 
@@ -194,10 +194,10 @@ def _after_root(ranges: Iterable[tuple[int, int]]) -> list[Range]:
 
 
 def enter(maps: IdMaps) -> None:
-    """Leave the present user and mount namespace for new ones, in which this process is root as far as `maps` go.
+    """Enter a new user and mount namespace, in which this process is root, with the ids of `maps`.
 
-    Irreversible, and for a process with one thread: EINVAL otherwise. Raises `OSError` that says what failed; the
-    process may be in the new namespaces by then, without ids.
+    Irreversible. EINVAL for a process with threads. Raises `OSError`; the process may then be in the new namespaces
+    without ids.
     """
     if maps.kind == "single":
         _unshare()
@@ -208,9 +208,9 @@ def enter(maps: IdMaps) -> None:
         ):
             _write(f"/proc/self/{name}", text)
         return
-    from engine.linux.child import Child  # by rootless runs alone
+    from engine.linux.child import Child  # only for rootless runs
 
-    # Only a process that stays outside may map more than its own id.
+    # Only a process outside may map more than its own id.
     go, gone = os.pipe()
     child = Child(lambda: _map_from_outside(maps, go, gone))
     os.close(go)
@@ -227,10 +227,10 @@ def _unshare() -> None:
 
 
 def _map_from_outside(maps: IdMaps, go: int, gone: int) -> None:
-    """In the child: map the parent's ids as soon as it is in its new namespace. Raises `OSError`."""
+    """In the child: map the parent's ids once it is in its new namespace. Raises `OSError`."""
     os.close(gone)
     if not os.read(go, 1):
-        return  # the parent did not get there
+        return  # the parent failed
     parent = os.getppid()
     for name, ranges, program in zip(
         ("uid_map", "gid_map"), (maps.uids, maps.gids), maps.programs or (None, None), strict=True
@@ -258,7 +258,7 @@ def _text(ranges: Iterable[Range]) -> str:
 
 
 def _write(path: str, text: str) -> None:
-    """In one write(2), as the kernel wants it."""
+    """In one write(2), as the kernel requires."""
     descriptor = os.open(path, os.O_WRONLY)
     try:
         os.write(descriptor, text.encode())

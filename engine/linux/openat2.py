@@ -1,6 +1,6 @@
-"""openat2(2): opens a path while the kernel holds the whole walk to a rule, such as not to leave a directory.
+"""openat2(2): opens a path under a rule for the whole walk, such as not to leave a directory.
 
-The notable thing: libc has no wrapper, so this is the bare system call.
+libc has no wrapper, so this is the bare system call.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ import struct
 
 from engine.linux.syscall import OPENAT2, system_call
 
-#: `resolve`: refuse the links of /proc that lead where no path does.
+#: `resolve`: refuse magic links of /proc.
 RESOLVE_NO_MAGICLINKS = 0x02
-#: `resolve`: refuse, with EXDEV, absolute links and `..` that lead out of the directory the walk began in.
+#: `resolve`: refuse, with EXDEV, absolute links and `..` that leave the starting directory.
 RESOLVE_BENEATH = 0x08
-#: `resolve`: take the directory the walk began in for the root, also for absolute links and `..`.
+#: `resolve`: the starting directory is the root, also for absolute links and `..`.
 RESOLVE_IN_ROOT = 0x10
 
 _ATTEMPTS = 32
 
 
 def openat2(directory: int, path: str, flags: int, *, resolve: int) -> int:
-    """Open the existing `path`, relative to the descriptor `directory`; answers a close-on-exec descriptor.
+    """Open the existing `path`, relative to the descriptor `directory`; returns a close-on-exec descriptor.
 
-    A walk under RESOLVE_BENEATH that passes `..` fails with EAGAIN while anything on the system is renamed or
-    mounted, and a signal may interrupt one: both are tried again a bounded number of times.
-    Raises `OSError`: ENOSYS before Linux 5.6, EXDEV and ELOOP where `resolve` forbids, else as open(2).
+    Under RESOLVE_BENEATH a walk through `..` fails with EAGAIN while anything on the system is renamed or mounted, and
+    a signal may interrupt it: both are tried again, up to a limit. Raises `OSError`: ENOSYS before Linux 5.6, EXDEV and
+    ELOOP where `resolve` forbids, else as open(2).
     """
     name = os.fsencode(path)
     if b"\0" in name:

@@ -1,4 +1,4 @@
-"""Processes: which ones execute a given file, and how they end."""
+"""Processes: which of them execute a file, and how to end them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ _PR_SET_PDEATHSIG = 1
 
 
 def runs(pid: int, program: tuple[int, int], argv_markers: tuple[str, ...]) -> bool:
-    """Whether process `pid` lives, executes the file `program` (device and inode), and was given all `argv_markers`.
+    """Whether process `pid` lives, executes the file `program` (device and inode), and has all `argv_markers`.
 
-    Containers may share the file, so each path in `argv_markers` must be one of the arguments, or the value of one,
-    proc_pid_exe(5), proc_pid_cmdline(5). A process that ended and was not waited for yet executes nothing, and a
-    number that was given to another process since does not deceive. One that this user may not look at is not one of
-    this user's containers.
+    Containers may share the file, so each path in `argv_markers` must be an argument or the value of one,
+    proc_pid_exe(5), proc_pid_cmdline(5). A zombie executes nothing, and a reused pid does not match. A process that
+    this user may not inspect is not of this user's containers.
     """
     try:
         status = os.stat(f"/proc/{pid}/exe")
@@ -37,9 +36,9 @@ def runs(pid: int, program: tuple[int, int], argv_markers: tuple[str, ...]) -> b
 
 
 def started(pid: int) -> int | None:
-    """When process `pid` started, in clock ticks since boot, proc_pid_stat(5): it tells it from a later one.
+    """When process `pid` started, in clock ticks since boot, proc_pid_stat(5): this tells it from a reused pid.
 
-    None when it has ended, waited for or not.
+    None if it has ended, reaped or not.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
@@ -50,7 +49,7 @@ def started(pid: int) -> int | None:
 
 
 def arguments(pid: int) -> list[bytes]:
-    """The arguments that process `pid` was started with; none when it has ended."""
+    """The arguments of process `pid`; none if it has ended."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             return file.read().split(b"\0")
@@ -59,7 +58,7 @@ def arguments(pid: int) -> list[bytes]:
 
 
 def executing(program: tuple[int, int], argv_markers: tuple[str, ...]) -> list[int]:
-    """The processes that `runs` is true of."""
+    """The processes for which `runs` is true."""
     return _all(lambda pid: runs(pid, program, argv_markers))
 
 
@@ -68,10 +67,9 @@ def _all(is_one: Callable[[int], bool]) -> list[int]:
 
 
 def end_all(is_one: Callable[[int], bool], *, seconds: float) -> list[int]:
-    """Kill every process that `is_one`, and wait for their ends; those that remain after `seconds`.
+    """Kill every process for which `is_one` is true, and wait for their ends; those left after `seconds`.
 
-    Each is held by a pidfd before it is looked at again, so that none is killed in the place of another,
-    pidfd_open(2).
+    Each is opened as a pidfd and then checked again, so that no process with a reused pid is killed, pidfd_open(2).
     """
     deadline = time.monotonic() + seconds
     while remaining := _all(is_one):
@@ -94,18 +92,18 @@ def end_all(is_one: Callable[[int], bool], *, seconds: float) -> list[int]:
 
 
 def end_group(leader: Popen[Any]) -> None:
-    """Kill the process group that `leader` leads, unless that was waited for, and wait for it."""
-    if leader.returncode is None:  # so its number is still that of this group
+    """Kill and reap the process group of `leader`, unless that was reaped."""
+    if leader.returncode is None:  # not reaped: its pid is still the group's
         with contextlib.suppress(ProcessLookupError):
             os.killpg(leader.pid, signal.SIGKILL)
     leader.wait()
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when `parent`, its parent, ends, whatever ends that, PR_SET_PDEATHSIG(2const).
+    """Let the kernel kill this process when its parent, `parent`, ends, PR_SET_PDEATHSIG(2const).
 
-    It stays so over execve(2), and is not passed on to children. Raises `OSError`. Ends this process where the
-    parent is gone already.
+    This lasts over execve(2), and children do not inherit it. Raises `OSError`. Ends this process if the parent is
+    already gone.
     """
     library_call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, about="PR_SET_PDEATHSIG")
     if os.getppid() != parent:

@@ -1,7 +1,7 @@
-"""One regular file, by its name in an open directory: opened and judged, read to its end, replaced as a whole.
+"""Regular files, by their name in an open directory: opened and checked, read, replaced as a whole.
 
-What is open is judged, never a name: a link, a FIFO or another user's file in the place of a file is refused, and does
-not make the engine wait. Sources: open(2), rename(2), inode(7).
+The open file is checked, never a name. A link, a FIFO or another user's file is refused, and does not block the engine.
+Sources: open(2), rename(2), inode(7).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _KINDS = {
     stat.S_IFBLK: "a block device",
     stat.S_IFSOCK: "a socket",
 }
-#: A FIFO opens without a writer, to be refused; a terminal does not become this process's own.
+#: A FIFO opens without waiting for a writer; a terminal does not become the controlling one.
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What tells one version of one file from another: any write, chmod or link moves `ctime_ns`.
+    """Identifies a version of a file: any write, chmod or link changes `ctime_ns`.
 
     Device, inode, size in bytes, and the times in nanoseconds.
     """
@@ -44,7 +44,7 @@ class Identity:
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
     def facts(self) -> dict[str, int]:
-        """The five by name, as they are recorded."""
+        """The five by name, as recorded in a trace."""
         return {
             "device": self.device,
             "inode": self.inode,
@@ -71,12 +71,12 @@ def open_regular(name: str, directory: int, path: str, *, owner: int | None = No
 
 
 def open_named(path: str) -> int:
-    """Open the regular file that somebody named by `path` for reading; links are followed.
+    """Open the regular file at a user's `path` for reading; links are followed.
 
     Raises `OSError` that names `path`: EINVAL for anything else.
     """
     try:
-        _judge(os.stat(path), path)  # before it is opened: opening some devices does something
+        _judge(os.stat(path), path)  # before open(2), which has effects on some devices
         return _judged(os.open(path, _READ), path)
     except UntrustedPathError as error:
         raise OSError(errno.EINVAL, f"it {error.why}", path) from None
@@ -85,7 +85,7 @@ def open_named(path: str) -> int:
 
 
 def _judged(descriptor: int, path: str, owner: int | None = None) -> int:
-    """`descriptor`, once what is open on it is a regular file; else it is closed."""
+    """`descriptor`, if it is of a regular file; otherwise it is closed."""
     try:
         status = os.fstat(descriptor)
         _judge(status, path)
@@ -107,26 +107,26 @@ def _not_regular(kind: str) -> str:
 
 
 def open_own(directory: PrivateDirectory, name: str) -> int:
-    """Open a regular file of the effective user's for reading. Raises as `open_regular`."""
+    """Open a regular file of the effective user for reading. Raises as `open_regular`."""
     path = os.path.join(directory.path, name)
     return open_regular(name, directory.descriptor, path, owner=os.geteuid())
 
 
 def read_regular(name: str, directory: int, path: str, limit: int, *, owner: int | None = None) -> bytes:
-    """All of such a file. Raises as `open_regular`, and `OSError` EFBIG where it has more than `limit` bytes."""
+    """Read all of a file. Raises as `open_regular`, and `OSError` EFBIG if it has more than `limit` bytes."""
     return _all_of(open_regular(name, directory, path, owner=owner), path, limit)
 
 
 def read_named(path: str, limit: int) -> bytes:
-    """All of such a file. Raises as `open_named`, and `OSError` EFBIG where it has more than `limit` bytes."""
+    """Read all of a file. Raises as `open_named`, and `OSError` EFBIG if it has more than `limit` bytes."""
     return _all_of(open_named(path), path, limit)
 
 
 def _all_of(descriptor: int, path: str, limit: int) -> bytes:
-    """All of the file that is open, which is then closed."""
+    """Read all of the open file, and close it."""
     try:
         size, data = os.fstat(descriptor).st_size, bytearray()
-        while max(size, len(data)) <= limit:  # it may grow meanwhile
+        while max(size, len(data)) <= limit:  # it may grow
             piece = os.read(descriptor, _PIECE)
             if not piece:
                 return bytes(data)
@@ -139,35 +139,35 @@ def _all_of(descriptor: int, path: str, limit: int) -> bytes:
 
 
 def read_own(directory: PrivateDirectory, name: str, limit: int) -> bytes:
-    """All of a regular file of the effective user's. Raises as `read_regular`."""
+    """Read all of a regular file of the effective user. Raises as `read_regular`."""
     path = os.path.join(directory.path, name)
     return read_regular(name, directory.descriptor, path, limit, owner=os.geteuid())
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of `data`, however little the kernel takes at once. Raises `OSError`: some may be written by then."""
+    """Write all of `data`. Raises `OSError`: some of it may then be written."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
 
 
 def replace_own(directory: PrivateDirectory, name: str, data: bytes, *, mode: int = 0o600) -> None:
-    """Make `data` the content of the file `name`, as a whole or not at all. The caller holds the directory's lock.
+    """Replace the content of the file `name`, all or nothing. The caller holds the directory's lock.
 
-    Whatever stands in its place is replaced, but for a directory. Raises `OSError` that names it; then it is as it was.
-    No fsync: it outlives the process, not a crash of the machine.
+    Anything but a directory is replaced. Raises `OSError` that names it; then it is unchanged. No fsync: the file
+    survives the process, not a crash of the machine.
     """
     new, path = f"{name}.new", os.path.join(directory.path, name)
     try:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(new, dir_fd=directory.descriptor)  # of one who was killed
+            os.unlink(new, dir_fd=directory.descriptor)  # left by a killed process
         _replace(directory.descriptor, new, name, data, mode)
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from None
 
 
 def replace_file(path: str, data: bytes, *, mode: int = 0o666) -> None:
-    """As `replace_own`, in a directory that others may use as well: a link at `path` is replaced, not followed.
+    """As `replace_own`, in a directory that others may use too: a link at `path` is replaced, not followed.
 
     Raises `OSError` that names `path`.
     """
@@ -194,6 +194,6 @@ def _replace(directory: int, new: str, name: str, data: bytes, mode: int) -> Non
             os.close(descriptor)
         os.replace(new, name, src_dir_fd=directory, dst_dir_fd=directory)
     except BaseException:
-        with contextlib.suppress(OSError):  # what stopped it is what is said
+        with contextlib.suppress(OSError):  # report the first error
             os.unlink(new, dir_fd=directory)
         raise

@@ -1,8 +1,8 @@
-"""A seccomp filter under which no file system becomes executable that was not: seccomp(2).
+"""A seccomp filter that keeps file systems from becoming executable: seccomp(2).
 
-The notable thing: runsc makes its root directories read-only by a remount that leaves the noexec flag out, and
-takes an error for fatal. Such a remount is answered with success and not made. So the filter is for a process whose
-root file system is read-only already; the other one, of the sandbox's empty root, then stays writable and noexec.
+runsc remounts its root directories read-only without the noexec flag, and exits if that fails. The filter answers such
+a remount with success and does not make it. So it is for a process whose root file system is read-only already; the
+other root, the sandbox's empty one, stays writable and noexec.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from engine.records import dataclass
 
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 
-#: For each machine: its number in seccomp's data, audit(7), and that of its mount(2).
+#: For each machine: its audit(7) architecture, and the number of mount(2).
 _MACHINES = {"x86_64": (0xC000003E, 165), "aarch64": (0xC00000B7, 40)}
 _X32 = 0x40000000
 
 _READ_ONLY, _NO_EXEC, _REMOUNT, _BIND, _MOVE = 0x1, 0x8, 0x20, 0x1000, 0x2000
 _PROPAGATION = 0xF << 17
-#: What mount(2) takes the upper half of its flags for when it has this value: nothing.
+#: mount(2) ignores the upper half of its flags if it has this value.
 _MAGIC, _MAGIC_MASK = 0xC0ED0000, 0xFFFF0000
 
 # Classic BPF over struct seccomp_data, whose members lie at these offsets (little-endian machines only).
@@ -41,7 +41,7 @@ _ALLOW, _ERROR = 0x7FFF0000, 0x00050000
 
 @dataclass(frozen=True, slots=True)
 class _Jump:
-    """To the label `then` where the condition holds, else `otherwise`; None is the next instruction."""
+    """To the label `then` if the condition holds, else `otherwise`; None is the next instruction."""
 
     code: int
     value: int
@@ -50,21 +50,21 @@ class _Jump:
 
 
 def set_no_new_privileges() -> None:
-    """From here on no execve(2) of this process and its children gives privileges. Raises `OSError`."""
+    """No later execve(2) of this process or its children gains privileges. Raises `OSError`."""
     library_call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, about="PR_SET_NO_NEW_PRIVS")
 
 
 def is_known_machine() -> bool:
-    """Whether the filter is written for this machine."""
+    """Whether the filter supports this machine."""
     return os.uname().machine in _MACHINES
 
 
 def forbid_executable_mounts() -> None:
-    """From here on this process and its children mount nothing that programs can be executed from.
+    """Forbid this process and its children to mount anything executable.
 
-    mount(2) of a file system without MS_NOEXEC is EPERM, and so is a remount without it, but for one that makes
-    read-only, which is not made. The calls of the newer mount API are ENOSYS, as before Linux 5.2, and so is all
-    that comes in by another architecture's entry. Raises `OSError`.
+    mount(2) without MS_NOEXEC fails with EPERM, and so does a remount without it, except a read-only remount, which
+    does nothing. The newer mount API fails with ENOSYS, as before Linux 5.2, and so do all calls of another
+    architecture. Raises `OSError`.
     """
     code = _program()
     # struct sock_fprog: the number of instructions of 8 bytes, and where they are.
@@ -105,7 +105,7 @@ def _program() -> bytes:
 
 
 def _assemble(*lines: tuple[int, int] | _Jump | str) -> bytes:
-    """struct sock_filter for each instruction; a string is the label of the one after it."""
+    """struct sock_filter for each instruction; a string is the label of the next one."""
     labels: dict[str | None, int] = {}
     instructions: list[tuple[int, int] | _Jump] = []
     for line in lines:

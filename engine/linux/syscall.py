@@ -1,13 +1,13 @@
-"""System calls that libc has no wrapper for, or Python no name: syscall(2).
+"""System calls without a wrapper in libc or a name in Python: syscall(2).
 
-`ctypes` costs milliseconds to import, so it is imported when called.
+`ctypes` takes milliseconds to import, so it is imported when called.
 """
 
 from __future__ import annotations
 
 import os
 
-#: The same on every architecture that gVisor runs on, as are all that came after Linux 5.0.
+#: The same on every architecture of gVisor, as are all since Linux 5.0.
 OPEN_TREE = 428
 MOVE_MOUNT = 429
 FSOPEN = 430
@@ -19,7 +19,7 @@ OPEN_TREE_ATTR = 467
 
 
 def system_call(number: int, *arguments: int | bytes, about: str | None = None) -> int:
-    """Make it: an integer is passed as a long, bytes as their address. Raises `OSError` that names `about`."""
+    """Make it: integers are passed as longs, bytes as their address. Raises `OSError` that names `about`."""
     import ctypes
 
     call = ctypes.CDLL(None, use_errno=True).syscall
@@ -29,7 +29,7 @@ def system_call(number: int, *arguments: int | bytes, about: str | None = None) 
 
 
 def library_call(name: str, *arguments: int | bytes, about: str | None = None) -> int:
-    """As `system_call`, for one whose number differs between architectures and which libc knows by `name`."""
+    """As `system_call`, by libc's `name`, for calls whose number differs between architectures."""
     import ctypes
 
     call = getattr(ctypes.CDLL(None, use_errno=True), name)
@@ -38,7 +38,7 @@ def library_call(name: str, *arguments: int | bytes, about: str | None = None) -
 
 
 def address_of(data: bytes) -> int:
-    """Where the kernel finds `data` for a structure that points to it. The caller keeps `data` until then."""
+    """The address of `data`, for a structure that points to it. The caller keeps `data` meanwhile."""
     import ctypes
 
     return ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value or 0
