@@ -1,7 +1,7 @@
-"""One family of errors. Each has the step that refused, a `Reason`, what is wrong and where, and a hint.
+"""All errors of the engine. Each has the step that refused, a `Reason`, what is wrong and where, and a hint.
 
-The text is one line, safe to print on a terminal: control characters in names that came from outside are
-escaped. It never carries the content of a file or of the environment.
+The text is one line, safe to print on a terminal: control characters in names are escaped. It never shows the content
+of a file or of the environment.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def printable(text: str) -> str:
-    """`text` on one line, with everything a terminal might act on (and unpaired surrogates) escaped."""
+    """`text` on one line, with control characters and unpaired surrogates escaped."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
@@ -32,15 +32,15 @@ _HINTS = {
 
 
 def hint_for(error: OSError, otherwise: str) -> str:
-    """What helps against what the system said, errno(3); `otherwise` where it depends on what was done."""
+    """The hint for an error of the system, errno(3); else `otherwise`."""
     return _HINTS.get(error.errno or 0, otherwise)
 
 
 class Reason:
-    """Why something was refused, as a code that never changes: text may be reworded, this is what programs compare.
+    """Why something was refused, as a code that never changes: text may be reworded, programs compare this.
 
-    The first two groups are the reasons of specs/GVisorRuntime.tla; `engine.lifecycle.machine` says at which step.
-    Each is a plain string: an enumeration of fifty members costs every start 4 million instructions.
+    The first two groups are the reasons of specs/GVisorRuntime.tla; `engine.lifecycle.machine` has their steps. Plain
+    strings: an enumeration of fifty members would cost every start 4 million instructions.
     """
 
     # The spec's `Reasons`.
@@ -164,10 +164,10 @@ def all_reasons() -> tuple[str, ...]:
 
 
 class EngineError(Exception):
-    """Something the engine refuses.
+    """A refusal by the engine.
 
-    `step` is the part that refused, `reason` the code, `what` what is wrong and where, `hint` what to do about it;
-    `exit_code` is what the process returns.
+    `step`: the part that refused; `reason`: the code; `what`: what is wrong and where; `hint`: what to do about it;
+    `exit_code`: the exit code of the process.
     """
 
     step: str = "engine"
@@ -181,12 +181,12 @@ class EngineError(Exception):
 
 
 def as_refusal(error: Exception) -> EngineError:
-    """What a user is told of an error that nothing foresaw: one line, with `error` as its cause for `--debug`."""
+    """The refusal for an unexpected error: one line, with `error` as its cause for `--debug`."""
     if isinstance(error, EngineError):
         return error
     if isinstance(error, OSError):
         refusal = EngineError(
-            f"cannot go on: {error}", reason=Reason.FAILURE, hint=hint_for(error, "look at what it names")
+            f"cannot go on: {error}", reason=Reason.FAILURE, hint=hint_for(error, "check that path")
         )
     else:
         refusal = EngineError(
@@ -199,16 +199,16 @@ def as_refusal(error: Exception) -> EngineError:
 
 
 class UsageError(EngineError):
-    """The command line is wrong; nothing was looked at."""
+    """The command line is wrong; nothing was done."""
 
     step = "usage"
     exit_code = 2
 
 
 class BundleError(EngineError):
-    """The bundle is not one that may be run; no lifecycle was started.
+    """The bundle may not be run; no lifecycle was started.
 
-    `member` is the path of the member of config.json that is wrong, such as `$.root.path`.
+    `member`: the path of the wrong member of config.json, such as `$.root.path`.
     """
 
     step = "bundle"
@@ -219,7 +219,7 @@ class BundleError(EngineError):
 
 
 class TraceError(EngineError):
-    """The record of the run cannot be kept, so the run may not go on."""
+    """The trace cannot be written, so the run stops."""
 
     step = "trace"
 
@@ -253,7 +253,7 @@ class ExecError(StepError):
 
 
 class FailedError(StepError):
-    """The system failed a step in something that no step expects to fail; `step` is the one it was in."""
+    """An unexpected system error in a step; `step` is that step."""
 
     def __init__(self, step: str, error: OSError) -> None:
         self.step = str(step)
@@ -264,7 +264,7 @@ class FailedError(StepError):
 
 
 class StoppedError(StepError):
-    """A signal asked the engine to stop before it handed over; `step` is the one that was not begun."""
+    """A signal stopped the engine before the hand-off; `step` is the one that had not begun."""
 
     def __init__(self, step: str, signal_name: str) -> None:
         self.step = step

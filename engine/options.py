@@ -1,4 +1,4 @@
-"""What a caller may choose for one run, and the defaults (those of the reference: nothing is shared)."""
+"""The options of one run, and their defaults (those of the reference: nothing is shared)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from enum import StrEnum
 from engine.errors import Reason, UsageError
 from engine.records import dataclass
 
-#: As containerd's longest; a longer one does not fit the name of runsc's control socket, unix(7).
+#: containerd's limit; a longer one does not fit the name of runsc's control socket, unix(7).
 MAX_CONTAINER_ID = 76
 
-#: Sets, as a pattern would be compiled at every start. The first character may not be one of those added.
+#: Sets: a pattern would be compiled at every start.
 _FIRST = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_")
 _LATER = _FIRST | frozenset(".+-")
 
@@ -42,7 +42,7 @@ class ExecPolicy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """The choices of one run. Immutable: what was asked is what the trace's header says was asked."""
+    """The options of one run. Immutable: the trace's header has the same."""
 
     container_id: str
     network: Network = Network.NONE
@@ -58,7 +58,7 @@ class RunOptions:
 
 
 def exec_policy_name(name: str) -> str:
-    """`name` unchanged, for the caller to look up in `ExecPolicy`.
+    """Returns `name` unchanged.
 
     Raises `UsageError` for the Landlock policy of earlier versions, and says what to use instead.
     """
@@ -72,9 +72,9 @@ def exec_policy_name(name: str) -> str:
 
 
 def check_container_id(container_id: str) -> None:
-    """Refuse an id that runsc would refuse, or that could name anything but one directory entry.
+    """Refuse an id that runsc would refuse, or that could be anything but one directory entry.
 
-    Raises `UsageError`. runsc accepts `[\\w+-.]+`, which lets `..` through; we do not.
+    Raises `UsageError`. runsc accepts `[\\w+-.]+`, which includes `..`; the engine does not.
     """
     if len(container_id) > MAX_CONTAINER_ID:
         raise UsageError(

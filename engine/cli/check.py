@@ -49,7 +49,7 @@ def _check(options: argparse.Namespace) -> int:
     from engine.spec.errors import CheckError
     from engine.spec.tlc import Limits
 
-    # So that TLC's processes are ended on the way out, as they are for any other exception.
+    # As an exception, which ends TLC's processes on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     show = sys.stderr is not None and sys.stderr.isatty()
     result = check(

@@ -1,4 +1,4 @@
-"""What every command is made of: its parser, its exit codes, and how it talks to the user."""
+"""The common part of all commands: parser, exit codes, messages."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ UNREADABLE = 3
 
 
 class Formatter(argparse.HelpFormatter):
-    """As argparse's, which makes one for each option that is added, without an import of `shutil` for the width."""
+    """As argparse's, without its import of `shutil` for the terminal's width."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=_columns() - 2)
 
 
 def _columns() -> int:
-    """How wide the terminal is, environ(7); 80 where there is none."""
+    """The width of the terminal, environ(7); 80 if there is none."""
     columns = os.environ.get("COLUMNS", "")
     if columns.isdecimal() and int(columns) > 0:
         return int(columns)
@@ -42,7 +42,7 @@ def _columns() -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """As argparse's, but an error is one line."""
+    """As argparse's, with one line for an error."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
@@ -51,7 +51,7 @@ class Parser(argparse.ArgumentParser):
 def add_command(
     commands: Any, name: str, run: Callable[[Any], int], text: str, *, becomes_runsc: bool = False
 ) -> argparse.ArgumentParser:
-    """A parser of the command `name` among `commands`, which `run` does and `text` describes."""
+    """Add the command `name` to `commands`: `run` does it, `text` describes it."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=text,
@@ -74,7 +74,7 @@ def add_choice(
     text: str,
     check: Callable[[str], str] = str,
 ) -> None:
-    """Add an option `flag` that takes one of the members of the enum `kind`; `check` sees what was given first."""
+    """Add an option `flag` whose value is a member of the enum `kind`; `check` gets the text first."""
     names = [str(member) for member in kind]
     parser.add_argument(
         flag,
@@ -95,12 +95,12 @@ def positive(text: str) -> int:
 
 
 def wrong_usage(message: str) -> NoReturn:
-    """Say in one line what is wrong with the arguments, and exit with 2."""
+    """Print in one line what is wrong with the arguments, and exit with 2."""
     Parser(prog="engine", add_help=False).error(message)
 
 
 def say(line: str) -> None:
-    """Say it on stderr. Where that is closed, broken or full nobody can be told, and nothing depends on it."""
+    """Print `line` on stderr. Errors are ignored: if stderr is closed, broken or full, nobody can be told."""
     if sys.stderr is None:
         return
     with contextlib.suppress(OSError):
@@ -108,13 +108,13 @@ def say(line: str) -> None:
 
 
 def say_over(line: str) -> None:
-    """Say it on the terminal in the place of what was said so before."""
+    """Print `line` on the terminal over the last one."""
     with contextlib.suppress(OSError):
         print(f"\r\x1b[K{line[:100]}", end="", file=sys.stderr, flush=True)
 
 
 def forget_stdout() -> None:
-    """Let the interpreter's last flush go nowhere: what stdout could not take has been said, or has no reader."""
+    """Discard what stdout did not take: the interpreter's last flush would fail again."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         return

@@ -1,4 +1,4 @@
-"""`engine run --detach`: the run as a transient service of systemd's, which keeps what the container says.
+"""`engine run --detach`: run as a transient systemd service, with output in the journal.
 
 Sources: systemd-run(1), sd_booted(3), systemd.unit(5) (names of units), systemd.service(5) (command lines).
 """
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from engine.errors import EngineError, Reason
 
 SYSTEMD_RUN = "/usr/bin/systemd-run"
-#: Is there where systemd is the system's manager.
+#: Exists if systemd manages the system.
 BOOTED = "/run/systemd/system"
 
 _PASSED_ON = ("ENGINE_ARTIFACT_BASE", "PATH")
@@ -25,13 +25,13 @@ _NO_SYSTEMD = (
 
 
 class ServiceError(EngineError):
-    """There is nobody to hand the run to, or it was not taken."""
+    """There is no systemd, or it refused the run."""
 
     step = "detach"
 
 
 def unit_name(container_id: str) -> str:
-    """The service of the container's; what a unit's name cannot have is escaped as systemd-escape(1) does."""
+    """The container's service; characters that a unit's name cannot have are escaped as by systemd-escape(1)."""
     escaped = re.sub(r"[^A-Za-z0-9_.]", lambda found: f"\\x{ord(found[0]):02x}", container_id)
     return f"engine-{escaped}.service"
 
@@ -39,9 +39,9 @@ def unit_name(container_id: str) -> str:
 def command(
     unit: str, arguments: Sequence[str], environment: Mapping[str, str], *, user: int, directory: str
 ) -> list[str]:
-    """What starts `unit`, a run of the engine with these `arguments` in the current `directory`.
+    """The command that starts `unit`: a run of the engine with these `arguments` in the current `directory`.
 
-    When it ends, the engine takes away what a runsc that was told to stop leaves: its cgroups and its copy.
+    When the service ends, `engine gc` removes what a terminated runsc leaves: its cgroups and its copy.
     """
     engine = (sys.executable, "-P", "-m", "engine")
     collect = " ".join(_quoted(word) for word in (*engine, "gc", "--keep-traces"))
@@ -63,20 +63,20 @@ def command(
         "--",
         *engine,
         "run",
-        *(word.replace("$", "$$") for word in arguments),  # else systemd takes it for one of its variables
+        *(word.replace("$", "$$") for word in arguments),  # else systemd expands it
     ]
 
 
 def _quoted(word: str) -> str:
-    """The word as systemd reads it in a command line."""
+    """The word, quoted for systemd."""
     return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def start(container_id: str, arguments: Sequence[str], environment: Mapping[str, str]) -> str:
-    """Have systemd run it: the name of its unit. Raises `ServiceError`, where there is no systemd with the hint."""
+    """Start it as a service: the name of its unit. Raises `ServiceError`."""
     if not os.path.isdir(BOOTED) or not os.access(SYSTEMD_RUN, os.X_OK):
         raise ServiceError(
-            "systemd does not manage this system, and detached runs are its",
+            "systemd does not manage this system, and --detach needs it",
             reason=Reason.UNAVAILABLE,
             hint=_NO_SYSTEMD,
         )
@@ -92,7 +92,7 @@ def start(container_id: str, arguments: Sequence[str], environment: Mapping[str,
         own = "" if os.geteuid() == 0 else " --user"
         said = done.stderr.decode("utf-8", "replace").strip()
         raise ServiceError(
-            f"systemd did not take it: {said}",
+            f"systemd refused it: {said}",
             reason=Reason.PROGRAM_FAILED,
             hint=f"see systemctl{own} status {unit}",
         )

@@ -44,9 +44,9 @@ def _diagram(options: argparse.Namespace) -> int:
     if options.trace is not None and subject is not Subject.LIFECYCLE:
         wrong_usage(f"--trace goes with the lifecycle, not with {subject}")
     if form is Format.MERMAID and subject is not Subject.LIFECYCLE:
-        wrong_usage(f"{subject} has no Mermaid form: take svg, png, pdf or dot")
+        wrong_usage(f"{subject} has no Mermaid form: use svg, png, pdf or dot")
     if form.is_binary and options.output is None and sys.stdout.isatty():
-        wrong_usage(f"a terminal cannot show {form}: name a file with --output, or redirect")
+        wrong_usage(f"a terminal cannot show {form}: give a file with --output, or redirect")
     run = None
     if options.trace is not None:
         from engine.audit.walk import read_walk

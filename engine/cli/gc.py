@@ -30,11 +30,11 @@ def add(commands: Any) -> None:
 
 
 def _age(text: str) -> int:
-    """So many seconds. Raises `ArgumentTypeError`."""
+    """An age in seconds. Raises `ArgumentTypeError`."""
     seconds = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
     number, unit = text[:-1], text[-1:]
     if unit not in seconds or not (number.isascii() and number.isdecimal() and 0 < int(number) < 1_000_000):
-        raise argparse.ArgumentTypeError(f"{text!r} is no age: give a number and m, h, d or w, as in 30d")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an age: give a number and m, h, d or w, as in 30d")
     return int(number) * seconds[unit]
 
 

@@ -1,7 +1,7 @@
-"""The command line: exit codes, and the one line that says why a command failed.
+"""The command line: exit codes, and the one line for a failure.
 
-Exit codes: the container's own after the hand-off, 125 when the engine refuses, 2 for wrong usage. stdout
-belongs to the container, so all that the engine says during `run` goes to stderr.
+Exit codes: the container's own after the hand-off, 125 if the engine refuses, 2 for wrong usage. stdout belongs to the
+container, so during `run` the engine writes only to stderr.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; `arguments` are those after the program's name. Answers with the exit code."""
+    """Run one command; `arguments` are those after the program's name. Returns the exit code."""
     debug = as_json = False
     try:
         given = sys.argv[1:] if arguments is None else arguments
@@ -35,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         debug, as_json = options.debug, options.json
         if not options.becomes_runsc:
             gc.enable()  # engine.__main__ turned it off
-            if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # these clean up by leaving their blocks
+            if (
+                signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+            ):  # raises KeyboardInterrupt, so that commands clean up
                 signal.signal(signal.SIGINT, signal.default_int_handler)
         answer = int(options.command(options))
         sys.stdout.flush()
@@ -43,11 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.forget_stdout()
         raise
     except BrokenPipeError:
-        command.forget_stdout()  # whoever read our output has left
+        command.forget_stdout()  # the reader has closed the pipe
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
-    except Exception as error:  # a fault of ours must not reach the user as a traceback
+    except Exception as error:  # no traceback for users
         refusal = as_refusal(error)
     else:
         return answer
@@ -73,7 +75,7 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
         formatter_class=command.Formatter,
     )
     parser.add_argument("--version", action="version", version=f"engine {__version__}")
-    # With `prog` argparse need not work it out, for which it imports half of what handles files.
+    # With `prog`, argparse imports less.
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, prog=parser.prog)
     for add in _commands(given):
         add(commands)
@@ -81,7 +83,7 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _commands(given: Sequence[str]) -> Iterator[Callable[[Any], None]]:
-    """What adds each command to the parser: `run` alone where that is given, as it does not wait for the others."""
+    """The functions that add the commands to the parser: only `run`'s if that is given, for a quick start."""
     from engine.cli import run
 
     yield run.add

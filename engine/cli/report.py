@@ -50,7 +50,7 @@ def _report(options: argparse.Namespace) -> int:
     if options.check is not None and not one:
         wrong_usage("--check belongs to the report of one run")
     if options.runs and (options.key or options.signers):
-        wrong_usage("a signature belongs to the file of one run: --runs has no place beside it")
+        wrong_usage("a signature belongs to the file of one run: leave out --runs")
     signers = signers_of(options)
     if one:
         check = None if options.check is None else load(options.check)

@@ -1,4 +1,4 @@
-"""`engine run`: run an OCI bundle under runsc, here or as a service of systemd's."""
+"""`engine run`: run an OCI bundle under runsc, here or as a systemd service."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def _run(options: argparse.Namespace) -> int:
     if options.id is not None:
         check_container_id(options.id)
     if options.dry_run and options.trace is not None:
-        wrong_usage("--dry-run writes nothing, so --trace has no place in it")
+        wrong_usage("--dry-run writes nothing: leave out --trace")
     if options.dry_run and options.detach:
-        wrong_usage("--dry-run runs nothing, so --detach has no place in it")
+        wrong_usage("--dry-run runs nothing: leave out --detach")
     chosen = RunOptions(
         container_id=options.id if options.id is not None else os.urandom(16).hex(),
         network=Network(options.network),
@@ -78,7 +78,7 @@ def _run(options: argparse.Namespace) -> int:
         return _detach(bundle.path, chosen, options)
     if options.dry_run:
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="surrogateescape")  # a path is printed as the bytes it is
+            sys.stdout.reconfigure(errors="surrogateescape")  # print the path's own bytes
         planned = plan(bundle, chosen, os.environ)
         if options.json:
             print(json.dumps({"argv": planned.argv, "environment": planned.environment}, indent=2))
@@ -96,7 +96,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _detach(bundle: str, chosen: RunOptions, options: argparse.Namespace) -> int:
-    """Start the same run as a service, and say which."""
+    """Start the same run as a service, and print its id."""
     from engine.cli.detach import start
     from engine.traces.writer import options_facts
 

@@ -74,7 +74,7 @@ def _verify_signed(options: argparse.Namespace, signers: Signers) -> int:
     from engine.verify.trace_file import STDIN
 
     if options.runs or STDIN in options.files:
-        wrong_usage("a signature belongs to the file of one run: neither --runs nor - has a place beside it")
+        wrong_usage("a signature belongs to the file of one run: leave out --runs and -")
     all_good = True
     for verified in verify(options.files, signers, workers_of(options, options.files)):
         complete = verified.result.verdict is Verdict.CONFORMS or not options.complete

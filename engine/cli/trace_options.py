@@ -1,4 +1,4 @@
-"""The options of commands that read traces: whose signatures count, and who shares the work."""
+"""Options of commands that read traces: accepted signatures, and parallel work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_signers(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say whose signatures count."""
+    """Add the options for accepted signatures."""
     parser.add_argument("--key", metavar="PUB", help="require a signature by this public key")
     parser.add_argument(
         "--signers",
@@ -27,7 +27,7 @@ def add_signers(parser: argparse.ArgumentParser) -> None:
 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say who shares the work."""
+    """Add the options for parallel work."""
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="use N processes (default: 1)")
     parser.add_argument(
         "--cluster",
@@ -37,7 +37,7 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
 
 
 def signers_of(options: argparse.Namespace) -> Signers | None:
-    """Whose signatures count; None where no option says. Ends with wrong usage, or raises `SignatureError`."""
+    """The accepted signatures; None if no option is given. Exits on wrong usage, or raises `SignatureError`."""
     if options.key is not None and options.signers is not None:
         wrong_usage("give either --key or --signers")
     if (options.signers is None) != (options.identity is None):
@@ -52,7 +52,7 @@ def signers_of(options: argparse.Namespace) -> Signers | None:
 
 
 def workers_of(options: argparse.Namespace, paths: Sequence[str]) -> Workers | None:
-    """Who shares the work of reading `paths`; None where this process does it alone. Ends with wrong usage."""
+    """The workers that read `paths`; None for this process alone. Exits on wrong usage."""
     if options.cluster is None:
         if options.jobs == 1:
             return None
@@ -62,7 +62,7 @@ def workers_of(options: argparse.Namespace, paths: Sequence[str]) -> Workers | N
     if options.jobs != 1:
         wrong_usage("give either --jobs or --cluster")
     if not all(map(os.path.isabs, paths)):
-        wrong_usage("a cluster's workers are elsewhere: with --cluster, name files by absolute paths")
+        wrong_usage("a cluster's workers are elsewhere: with --cluster, give absolute paths")
     from engine.verify.workers import DaskCluster
 
     return DaskCluster(options.cluster)

@@ -1,1 +1,1 @@
-"""`engine doctor`: what is installed here, and what it enables."""
+"""`engine doctor`: what is installed, and what it enables."""

@@ -1,7 +1,7 @@
-"""What is installed on this system, what each part enables, and the hint where one is missing.
+"""What is installed on this system, what each part enables, and a hint if one is missing.
 
-The notable thing: nothing is believed that can be tried. Each Sentry platform runs a real container, with a
-time limit, because a /dev/kvm that is present can still hang; whatever happens, nothing is left behind.
+What can be tried is tried. Each Sentry platform runs a real container, with a time limit, because a /dev/kvm that
+exists can still hang. Nothing is left behind.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from engine.spec.java import find_jar
 
 
 def examine(*, platform_limit: float = PLATFORM_LIMIT) -> list[Part]:
-    """Look at every part, trying what can be tried. Ends within the limits above and raises nothing for
-    what is missing: that is the answer.
+    """Examine every part, within the time limits.
+
+    A missing part is a result, not an error.
     """
     with _ended_by_signals_cleanly(), contextlib.ExitStack() as held:
         found = usable_runsc()
@@ -63,9 +64,9 @@ def examine(*, platform_limit: float = PLATFORM_LIMIT) -> list[Part]:
 
 @contextlib.contextmanager
 def _ended_by_signals_cleanly() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind like Ctrl-C does: the default action would leave a hanging runsc behind.
+    """Let SIGTERM and SIGHUP raise, as Ctrl-C does: their default would leave a hanging runsc behind.
 
-    A signal that the caller ignores stays ignored; outside the main thread nothing can be set, signal(3).
+    A signal that the caller ignores stays ignored. Only the main thread can set handlers, signal(3).
     """
 
     def unwind(number: int, _frame: object) -> NoReturn:

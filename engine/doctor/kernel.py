@@ -1,4 +1,4 @@
-"""What the kernel offers: cgroups, user namespaces, ids, locked mounts. What can be tried is tried."""
+"""The kernel's part: cgroups, user namespaces, ids, locked mounts. What can be tried is tried."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engine.linux.namespaces import BANS, subordinate_ids, sysctl
 
 
 def try_cgroups(root: str = "/sys/fs/cgroup", proc: str = "/proc/self") -> Part:
-    """Which cgroup versions are mounted and whether our own group in them may have children, cgroups(7)."""
+    """Which cgroup versions are mounted, and whether our own cgroup is writable, cgroups(7)."""
     enables = "limits on a container's memory, CPU time and processes"
     mounted = {}
     with open(f"{proc}/mounts") as file:
@@ -50,12 +50,12 @@ def try_cgroups(root: str = "/sys/fs/cgroup", proc: str = "/proc/self") -> Part:
 
 
 def _controller(options: Sequence[str], own: Mapping[str, str]) -> str:
-    """A controller of the v1 hierarchy mounted with `options`: they name it, among other things."""
+    """A controller of the v1 hierarchy mounted with `options`, which include its name."""
     return next((option for option in options if option in own), "")
 
 
 def _own_cgroups(path: str) -> dict[str, str]:
-    """Controller to the path of our group in its hierarchy; the empty name is that of cgroup2."""
+    """For each controller the path of our cgroup; the empty name is cgroup2's."""
     own = {}
     with open(path) as file:
         for line in file:
@@ -65,9 +65,9 @@ def _own_cgroups(path: str) -> dict[str, str]:
 
 
 def try_user_namespaces() -> Part:
-    """Make a user namespace, map ourselves to its root, and use the power that gives to make a second one.
+    """Make a user namespace, map ourselves to its root, and make a mount namespace in it.
 
-    Where AppArmor restricts them the first succeeds and gives no power: only the second shows that.
+    Where AppArmor restricts them the first succeeds without privileges: only the second fails.
     """
     name, enables = "user namespaces", "rootless containers (--rootless)"
     bans = [(key, hint) for key, value, hint in BANS if sysctl(key) == value]
@@ -84,7 +84,7 @@ def try_user_namespaces() -> Part:
 
 
 def try_subordinate_ids() -> Part:
-    """newuidmap(1), newgidmap(1), and what subuid(5) and subgid(5) give this user to map with them."""
+    """newuidmap(1), newgidmap(1), and this user's ranges in subuid(5) and subgid(5)."""
     name, enables = "subordinate ids", "rootless containers with more than one user id"
     paths = {program: shutil.which(program) for program in ("newuidmap", "newgidmap")}
     if absent := [program for program, path in paths.items() if path is None]:
@@ -93,7 +93,7 @@ def try_subordinate_ids() -> Part:
     powerless = [path for path in paths.values() if path is not None and not _may_set_ids(path)]
     if powerless:
         found = f"{' and '.join(powerless)} neither setuid root nor with file capabilities"
-        return Part(name, Status.DEGRADED, found, enables, "install the package uidmap anew")
+        return Part(name, Status.DEGRADED, found, enables, "reinstall the package uidmap")
     try:
         user = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Status(StrEnum):
-    """`missing` is not there; `degraded` is there and of limited or no use."""
+    """`missing`: not there; `degraded`: there, and of limited or no use."""
 
     OK = "ok"
     MISSING = "missing"
@@ -19,7 +19,7 @@ class Status(StrEnum):
 class Part:
     """One part of the system. `found` is for people, `detail` for programs (plain JSON values).
 
-    `hint` is empty exactly when `status` is ok.
+    `hint` is empty if and only if `status` is ok.
     """
 
     name: str

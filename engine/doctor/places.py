@@ -1,4 +1,4 @@
-"""Where state and programs of containers would lie, and whether there is room and programs can be executed there."""
+"""Where containers' state and programs would lie: the space there, and whether programs can be executed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _PRIVATE_HINT = (
     "make it a directory of your own with mode 0700, or choose another base: ENGINE_ARTIFACT_BASE for engine run, "
     "--root for engine-oci"
 )
-#: Bytes free below which a place is small: for the state of some hundred containers, and for two builds of runsc.
+#: Free bytes to warn below: the state of a hundred containers, and two builds of runsc.
 _STATE_ROOM, _PROGRAMS_ROOM = 16 * _MIB, 128 * _MIB
 
 
 def where_state_lies(environment: Mapping[str, str]) -> Part:
-    """The base, which need not exist, and its file system, on which programs need not be executable."""
+    """The base, which need not exist, and its file system, which may be noexec."""
     name, enables = "state", "containers: their directories, locks and traces"
     try:
         base = chosen_base(environment)
@@ -33,7 +33,7 @@ def where_state_lies(environment: Mapping[str, str]) -> Part:
         return Part(name, Status.MISSING, str(error), enables, _PRIVATE_HINT)
     except OSError as error:
         found = f"{error.filename!r}: {error.strerror}"
-        return Part(name, Status.MISSING, found, enables, "name an absolute ENGINE_ARTIFACT_BASE")
+        return Part(name, Status.MISSING, found, enables, "give an absolute ENGINE_ARTIFACT_BASE")
     detail = {"path": base, "bytes": total, "free": free, "noexec": not can_execute}
     found = f"{base}, {free // _MIB} of {_size(total)} free{'' if can_execute else ', noexec'}"
     if free < _STATE_ROOM:
@@ -53,7 +53,7 @@ def where_programs_lie(environment: Mapping[str, str]) -> Part:
         return Part(name, Status.MISSING, f"{base} is mounted noexec, and {error}", enables, _PRIVATE_HINT)
     except OSError as error:
         found = f"{error.filename!r}: {error.strerror}"
-        return Part(name, Status.MISSING, found, enables, "name an absolute ENGINE_ARTIFACT_BASE")
+        return Part(name, Status.MISSING, found, enables, "give an absolute ENGINE_ARTIFACT_BASE")
     path = place or f"{base}, with the state"
     detail = {"path": place or base, "bytes": total, "free": free, "noexec": not can_execute}
     if not can_execute:
@@ -63,13 +63,13 @@ def where_programs_lie(environment: Mapping[str, str]) -> Part:
     found = f"{path}, {free // _MIB} of {_size(total)} free"
     if free < _PROGRAMS_ROOM:
         return Part(
-            name, Status.DEGRADED, found, enables, "free space there, some 40 MiB for each runsc", detail
+            name, Status.DEGRADED, found, enables, "free space there, about 40 MiB for each runsc", detail
         )
     return Part(name, Status.OK, found, enables, detail=detail)
 
 
 def _room(path: str) -> tuple[int, int, bool]:
-    """Bytes of its file system, and free to this user, and whether programs can be executed there."""
+    """The size of its file system, the bytes free for this user, and whether programs can be executed there."""
     while not os.path.exists(path):
         path = os.path.dirname(path)
     status = os.statvfs(path)

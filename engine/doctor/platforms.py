@@ -1,4 +1,4 @@
-"""runsc, and each Sentry platform it has: tried by running a container, with a time limit."""
+"""runsc, and each of its Sentry platforms, tried by running a container with a time limit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from engine.options import Platform
 from engine.runsc.command import RunscError, version
 from engine.runsc.left_behind import unmount_null_netns
 
-#: How long one platform may take to run a container, in seconds; a healthy one takes a fifth of one.
+#: Seconds for a platform to run a container; usually 0.2 s.
 PLATFORM_LIMIT = 10.0
 
 
@@ -26,7 +26,7 @@ _RUNSC_ENABLES = "everything: it is what runs the container"
 
 
 def usable_runsc() -> Validated | Part:
-    """The runsc that `engine run` would take, pinned, or why it would take none."""
+    """The runsc that `engine run` would use, pinned, or why there is none."""
     try:
         return find_runsc(None, os.environ)
     except StepError as error:
@@ -35,7 +35,7 @@ def usable_runsc() -> Validated | Part:
 
 
 def describe(binary: Validated) -> Part:
-    """What that runsc is: its version, path and digest."""
+    """The version, path and digest of that runsc."""
     with open(binary.descriptor, "rb", closefd=False) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     detail = {"path": binary.path, "sha256": digest, "platforms": [str(name) for name in binary.platforms]}
@@ -57,7 +57,7 @@ _PLATFORM_ENABLES = {
 
 
 def try_platform(name: Platform, binary: Validated | None, limit: float) -> Part:
-    """Run a container on one platform and say how that went. `limit` is in seconds."""
+    """Run a container on one platform: the result. `limit` is in seconds."""
     title, enables = f"platform {name}", _PLATFORM_ENABLES[name]
     if binary is None:
         return Part(title, Status.MISSING, "not tried: no usable runsc", enables, "see runsc above")
@@ -65,7 +65,7 @@ def try_platform(name: Platform, binary: Validated | None, limit: float) -> Part
         return Part(title, Status.MISSING, obstacle[0], enables, obstacle[1])
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="engine-doctor-") as made:
-        private = os.path.realpath(made)  # as the kernel names what is mounted there
+        private = os.path.realpath(made)  # the path in mountinfo
         try:
             outcome = run_limited(_container(private, name, binary.path), limit, _environment(private))
         finally:
@@ -82,7 +82,7 @@ def try_platform(name: Platform, binary: Validated | None, limit: float) -> Part
 
 
 def _unmount_what_runsc_left(private: str) -> None:
-    with contextlib.suppress(FileNotFoundError):  # it made no directory of its own
+    with contextlib.suppress(FileNotFoundError):  # runsc made none
         root = os.open(os.path.join(private, "root"), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             unmount_null_netns(root, os.path.join(private, "root"))
@@ -91,7 +91,7 @@ def _unmount_what_runsc_left(private: str) -> None:
 
 
 def _obstacle(name: Platform, binary: Validated) -> tuple[str, str] | None:
-    """Why a platform need not be tried, and the hint."""
+    """Why a platform cannot work, and the hint; None if it is to be tried."""
     if binary.platforms and name not in binary.platforms:
         newer = "install a newer runsc (systrap came in 2023)"
         return "not built into this runsc", newer if name is Platform.SYSTRAP else "use another platform"
@@ -103,9 +103,9 @@ def _obstacle(name: Platform, binary: Validated) -> tuple[str, str] | None:
 
 
 def _container(private: str, name: Platform, binary: str) -> list[str]:
-    """Make a bundle under `private` and answer with the command that runs it.
+    """Make a bundle under `private`; returns the command that runs it.
 
-    The program in it is runsc itself: a static binary that is here for sure, mounted instead of copied.
+    Its program is runsc itself, bind-mounted: a static binary that is certainly there.
     """
     rootfs = os.path.join(private, "bundle", "rootfs")
     for directory in ("dev", "proc", "sys", "tmp"):

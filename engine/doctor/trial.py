@@ -1,4 +1,4 @@
-"""Running a program that may hang: with a time limit, and nothing left behind."""
+"""Runs a program that may hang: with a time limit, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from dataclasses import dataclass
 from engine.doctor.part import Part, Status
 from engine.linux.process import arguments, end_all, end_group
 
-#: How long a program may take to tell its version, in seconds. Java on a busy machine is the slowest.
+#: Seconds for a program to print its version; Java on a busy machine is the slowest.
 VERSION_LIMIT = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a program ended: its exit code (negative for a signal), None when the limit ended it."""
+    """How a program ended: its exit code (negative for a signal), None after the time limit."""
 
     code: int | None
     output: str
 
     def summary(self) -> str:
-        """Its last words, for people."""
+        """The exit code and the last line of output, for people."""
         if self.code is None:
             return "no answer in time"
         lines = [line for line in self.output.splitlines() if line.strip()]
@@ -33,9 +33,9 @@ class Outcome:
 
 
 def run_limited(argv: Sequence[str], limit: float, environment: Mapping[str, str] | None = None) -> Outcome:
-    """Run `argv` in a session of its own; after `limit` seconds its whole process group is killed.
+    """Run `argv` in its own session; after `limit` seconds kill its process group.
 
-    Output goes through a file: a pipe would stay open for as long as any descendant holds it.
+    Output goes to a file: a pipe would stay open while any descendant has it.
     """
     with tempfile.TemporaryFile() as output:
         try:
@@ -61,7 +61,7 @@ def run_limited(argv: Sequence[str], limit: float, environment: Mapping[str, str
 
 
 def try_program(name: str, argv: Sequence[str], pattern: str, enables: str, hint: str) -> Part:
-    """A program that tells its version in something that `pattern` finds."""
+    """A program whose version output matches `pattern`."""
     path = shutil.which(argv[0])
     if path is None:
         return Part(name, Status.MISSING, f"no {argv[0]} on PATH", enables, hint)
@@ -74,9 +74,9 @@ def try_program(name: str, argv: Sequence[str], pattern: str, enables: str, hint
 
 
 def kill_all_that_name(private: str) -> None:
-    """Kill every process with the path `private`, which no other has, in its arguments, and see it gone.
+    """Kill every process with the unique path `private` in its arguments, and wait for its end.
 
-    The sandbox and the gofer are sessions of their own, so killing runsc's process group misses them.
+    The sandbox and the gofer have their own sessions, so killing runsc's process group misses them.
     """
     path = os.fsencode(private)
     end_all(lambda pid: any(path in given for given in arguments(pid)), seconds=5)

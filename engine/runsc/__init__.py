@@ -1,1 +1,1 @@
-"""What runsc is and how it is executed."""
+"""runsc: its arguments, and how it is executed."""

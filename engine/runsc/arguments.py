@@ -1,4 +1,4 @@
-"""What runsc is given: its arguments, and an environment that holds nothing of the caller's."""
+"""runsc's arguments, and its environment, which contains nothing of the caller's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True, slots=True)
 class RunscArguments:
-    """What runsc is asked for: the verb that starts the container, its flags, and global ones.
+    """How runsc starts the container: the verb, its flags, and more global flags.
 
     `preserved`: number of descriptors from 3 that are passed to the container.
     """
@@ -21,7 +21,7 @@ class RunscArguments:
     preserved: int = 0
 
 
-#: A run of a container that nobody else manages.
+#: A run without a manager.
 RUN = RunscArguments()
 
 
@@ -33,7 +33,7 @@ def build_argv(
     bundle: str,
     runsc_arguments: RunscArguments = RUN,
 ) -> tuple[str, ...]:
-    """runsc's arguments: its global flags come before the verb, as its flag parser wants them."""
+    """runsc's arguments. Its flag parser wants global flags before the verb."""
     return (
         program,
         *build_global_flags(runsc_root, options, platform),
@@ -47,7 +47,7 @@ def build_argv(
 
 
 def build_global_flags(runsc_root: str, options: RunOptions, platform: Platform) -> tuple[str, ...]:
-    """Those that every command about the container is given, from its creation to its end."""
+    """The global flags of every command about the container."""
     return (
         "--root",
         runsc_root,
@@ -61,7 +61,7 @@ def build_global_flags(runsc_root: str, options: RunOptions, platform: Platform)
 
 
 def build_environment(runtime_directory: str) -> dict[str, str]:
-    """The whole environment of runsc: constants and its own private runtime directory."""
+    """The whole environment of runsc: constants, and its private runtime directory."""
     return {
         "PATH": _PATH,
         "TMPDIR": runtime_directory,

@@ -1,6 +1,6 @@
-"""What a build of runsc has in it, told by the texts among its bytes: nothing is run to ask.
+"""What a build of runsc contains, by searching its bytes: runsc is not executed.
 
-The bytes are read, not mapped: a mapped file that its owner cuts short ends the reader by SIGBUS.
+Use read(2): a truncated mapped file would raise SIGBUS.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from collections.abc import Collection, Iterator
 _CHUNK = 1 << 18
 #: elf(5), `e_ident`: of each architecture that gVisor runs on.
 _64_BITS_LITTLE_ENDIAN = b"\2\1"
-#: As many program headers are looked at; a build of runsc has some ten.
+#: Program headers to read, at most; runsc has about ten.
 _MAX_SEGMENTS = 64
-#: elf(5), `p_type` and `p_flags`: a loaded segment that is neither written nor executed.
+#: elf(5), `p_type` and `p_flags`: a loaded segment, neither writable nor executable.
 _LOAD, _READ_ONLY = b"\1\0\0\0", b"\4\0\0\0"
 
 
 def platform_package(name: str) -> bytes:
-    """The Go package of a Sentry platform, whose name a build with that platform carries."""
+    """The Go package of a Sentry platform; builds with that platform contain its name."""
     return f"pkg/sentry/platform/{name}".encode()
 
 
 def texts_in(binary: int, texts: Collection[bytes]) -> set[bytes]:
-    """Which of `texts`, of at least one, are in the file open on `binary`. Raises `OSError`."""
+    """Which of `texts`, at least one, are in the file open on `binary`. Raises `OSError`."""
     found: set[bytes] = set()
     longest = max(map(len, texts))
     middle, size = _constants_offset(binary), os.fstat(binary).st_size
-    # Constants first: there texts are soon found. What lies before is read only where one is missing.
+    # The constants first, where most texts are. Read the rest only if one is missing.
     for begin, end in ((middle, size), (0, middle + longest)):
         for window in _windows(binary, begin, end, longest):
             found.update(text for text in texts if text not in found and text in window)
@@ -37,9 +37,9 @@ def texts_in(binary: int, texts: Collection[bytes]) -> set[bytes]:
 
 
 def _windows(descriptor: int, begin: int, end: int, overlap: int) -> Iterator[bytearray]:
-    """The bytes from `begin` to `end`, a piece a turn; each turn starts with the last `overlap` of the one before.
+    """The bytes from `begin` to `end` in chunks, each after the last `overlap` bytes of the one before.
 
-    It is one buffer: a new one a turn costs more than the search in it.
+    One buffer for all: allocating costs more than the search.
     """
     window = bytearray(overlap + _CHUNK)
     piece = memoryview(window)[overlap:]
@@ -51,7 +51,7 @@ def _windows(descriptor: int, begin: int, end: int, overlap: int) -> Iterator[by
 
 
 def _constants_offset(descriptor: int) -> int:
-    """Where in an ELF file of 64 bits, elf(5), its read-only data begins; 0 where that cannot be told."""
+    """Where the read-only data of a 64-bit ELF file begins, elf(5); 0 if unknown."""
     header = os.pread(descriptor, 64, 0)
     if header[4:6] != _64_BITS_LITTLE_ENDIAN:
         return 0

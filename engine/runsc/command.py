@@ -1,4 +1,4 @@
-"""Runs runsc as a command and waits for its answer: the very file that was judged, by its descriptor."""
+"""Runs the checked runsc, by its descriptor, as a command, and waits for it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Sequence
 from engine.errors import EngineError, Reason
 from engine.runsc.arguments import build_environment
 
-#: Seconds. Printing a version takes a tenth of one; a binary that hangs must not hang us.
+#: Seconds. Printing a version takes 0.1 s.
 _TIME_LIMIT = 10.0
 
 
 class RunscError(EngineError):
-    """runsc was found and trusted, and did not answer."""
+    """A trusted runsc that did not answer."""
 
     step = "runsc"
 
 
 def version(program: int, path: str) -> str:
-    """What the runsc open on `program`, which is at `path`, says to `--version`, less the space around it.
+    """The output of `--version` of the runsc open on `program`, which is at `path`, without surrounding space.
 
     Raises `RunscError`.
     """
@@ -30,25 +30,23 @@ def version(program: int, path: str) -> str:
         raise RunscError(
             f"{path!r} did not answer in {_TIME_LIMIT:.0f} s",
             reason=Reason.TIME_LIMIT,
-            hint="install it anew",
+            hint="reinstall it",
         ) from None
     except OSError as error:
-        raise RunscError(
-            f"{path!r}: {error.strerror}", reason=Reason.FAILURE, hint="install it anew"
-        ) from None
+        raise RunscError(f"{path!r}: {error.strerror}", reason=Reason.FAILURE, hint="reinstall it") from None
     if done.returncode != 0:
         raise RunscError(
             f"{path!r} --version failed with {done.returncode}",
             reason=Reason.PROGRAM_FAILED,
-            hint="install it anew",
+            hint="reinstall it",
         )
     return done.stdout.decode("utf-8", "replace").strip()
 
 
 def delete(program: int, root: str, runtime: str, container_id: str) -> None:
-    """Have the runsc open on `program` delete what is left of a container in its `root`, with this `runtime` directory.
+    """Let the runsc open on `program` delete a container's state in its `root`, with this `runtime` directory.
 
-    Raises `OSError` when it does not.
+    Raises `OSError` if it fails.
     """
     arguments = ["--root", root, "delete", "--force", container_id]
     try:
@@ -63,7 +61,7 @@ def ask(
     program: int, arguments: Sequence[str], runtime: str, *, seconds: float | None = _TIME_LIMIT
 ) -> subprocess.CompletedProcess[bytes]:
     """Run the runsc open on `program`, and wait for it. Raises `OSError` and `subprocess.TimeoutExpired`."""
-    return subprocess.run(  # noqa: S603 (the very descriptor that was judged)
+    return subprocess.run(  # noqa: S603 (the descriptor that was checked)
         [f"/proc/self/fd/{program}", *arguments],
         pass_fds=[program],
         env=build_environment(runtime),

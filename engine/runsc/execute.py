@@ -1,7 +1,7 @@
 """The one execve(2): this process becomes runsc.
 
-It is given the descriptor of the file that was judged, not its path, so what runs is what was judged. Nothing of the
-caller's descriptors and environment is passed on, and its signals and umask are given back as they were.
+It gets the descriptor of the checked file, not its path, so what runs is what was checked. None of the caller's
+descriptors or environment is passed on; signals and umask are restored.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 
 class SignalGuard:
-    """What a run takes from its own process while it is entered, and gives back before it becomes runsc.
+    """Signals and umask of this process, changed during a run and restored before it becomes runsc.
 
-    Signals that would end the process are noted instead of acted on, signal(7): what the caller had ignored
-    stays ignored. `block` makes the kernel keep them pending, so that none is lost between the last look and
-    execve. The umask is 077 meanwhile, so that nothing is ever more open, or more closed, than it is meant.
+    Signals that would end the process are recorded instead, signal(7); those that the caller ignored stay ignored.
+    `block` keeps them pending, so that none is lost between the last check and execve. The umask is 077 meanwhile, so
+    that every file has exactly the mode it is made with.
     """
 
     _SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
-    #: What the interpreter ignores from its start; an ignored signal would stay ignored over execve.
+    #: Python ignores these; they would stay ignored over execve.
     _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
     def __init__(self) -> None:
         self._arrived: str | None = None
         self._handlers: dict[signal.Signals, Any] = {}
         self._mask: set[signal.Signals | int] | None = None
-        self._umask: int  # the caller's, from when this is entered
+        self._umask: int  # the caller's, set on entry
 
     def __enter__(self) -> Self:
         self._umask = os.umask(0o077)
@@ -52,26 +52,26 @@ class SignalGuard:
 
     @property
     def arrived(self) -> str | None:
-        """The name of a signal that came, noted or pending; None when none did."""
+        """The name of a signal that was recorded or is pending; None if there is none."""
         if self._arrived is None:
             pending = sorted(signal.sigpending().intersection(self._handlers))
             return signal.Signals(pending[0]).name if pending else None
         return self._arrived
 
     def block(self) -> None:
-        """Keep them pending from here on."""
+        """Keep signals pending from here on."""
         if self._mask is None:
             self._mask = set(signal.pthread_sigmask(signal.SIG_BLOCK, self._SIGNALS))
 
     def release(self) -> None:
-        """Give all of it back as it was before the interpreter started: a pending signal ends this process."""
+        """Restore everything as it was before the interpreter started: a pending signal then ends this process."""
         os.umask(self._umask)
         for number in (*self._handlers, *self._IGNORED_BY_PYTHON):
             signal.signal(number, signal.SIG_DFL)
         self._unblock()
 
     def retake(self) -> None:
-        """Undo `release`, as execve failed and there is cleaning up to do."""
+        """Undo `release` after a failed execve, for the clean-up."""
         self.block()
         self._ignore_what_python_ignores()
         for number in self._handlers:
@@ -92,7 +92,7 @@ class SignalGuard:
 
 
 def keep_only_descriptors(kept: Collection[int]) -> None:
-    """Let 0, 1, 2 and `kept` survive execve, and nothing else the caller left open."""
+    """Close all descriptors at execve except 0, 1, 2 and `kept`."""
     for name in os.listdir("/proc/self/fd"):
         descriptor = int(name)
         if descriptor <= 2:
@@ -100,7 +100,7 @@ def keep_only_descriptors(kept: Collection[int]) -> None:
         try:
             os.set_inheritable(descriptor, descriptor in kept)
         except OSError as error:
-            # The descriptor of the listing itself is closed by now, and is the only one that can be.
+            # Only the listing's own descriptor can be closed by now.
             if error.errno != errno.EBADF or descriptor in kept:
                 raise OSError(error.errno, error.strerror, f"descriptor {name}") from None
 
@@ -112,17 +112,17 @@ def become_runsc(
     process: SignalGuard,
     kept: Collection[int] = (),
 ) -> NoReturn:
-    """execve(2) the file open on descriptor `program`; 0, 1, 2 and the descriptors in `kept` stay open in it.
+    """execve(2) the file open on descriptor `program`; 0, 1, 2 and the descriptors in `kept` stay open.
 
-    Raises `OSError` that names `argv[0]`, or what of the descriptors failed: this process is then as it was before.
+    Raises `OSError` that names `argv[0]`, or the descriptor that failed; then this process is as before.
     """
     keep_only_descriptors(kept)
     try:
         process.release()
-        os.execve(program, list(argv), dict(environment))  # noqa: S606 (the point of it all)
+        os.execve(program, list(argv), dict(environment))  # noqa: S606 (no shell)
     except OSError as error:
         process.retake()
         for descriptor in kept:
-            with contextlib.suppress(OSError):  # the caller may have named one that is not open
+            with contextlib.suppress(OSError):  # the caller's number may not be open
                 os.set_inheritable(descriptor, False)
         raise OSError(error.errno, error.strerror, argv[0]) from None

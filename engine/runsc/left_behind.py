@@ -1,4 +1,4 @@
-"""What runsc leaves mounted in its `--root` when its containers are over."""
+"""What runsc leaves mounted in its `--root` after its containers have ended."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import os
 
 from engine.linux.mounts import unmount_namespace
 
-#: runsc since July 2026 binds an empty network namespace to this file, and starts each gofer of that root in it.
+#: Since July 2026 runsc binds an empty network namespace to this file, and starts the gofers of that root in it.
 _NULL_NETNS = "null-netns"
 
 
 def unmount_null_netns(root: int, path: str) -> bool:
-    """Unmount it in the open `--root` at `path`, which is absolute and free of links, and say whether it was there.
+    """Unmount it in the open `--root` at `path`, which is absolute and free of links; whether it was mounted.
 
     Any other mount stays. Raises `OSError`.
     """

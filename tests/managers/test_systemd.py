@@ -139,7 +139,7 @@ def test_an_id_that_is_alive_is_not_taken_again(booted: Booted) -> None:
     starts(booted, unit_name("twice"), "lives")
     second = detach(booted, path, "--id", "twice")
     assert (second.code, second.stdout) == (125, "")
-    assert "systemd did not take it" in second.stderr
+    assert "engine: detach: systemd refused it" in second.stderr
     stopped(booted, unit_name("twice"))
 
 
