@@ -17,14 +17,14 @@ from typing import NoReturn
 
 from engine.doctor import kernel, places
 from engine.doctor.part import Part, Status
-from engine.doctor.platforms import PLATFORM_LIMIT, describe, try_platform, usable_runsc
+from engine.doctor.platforms import PLATFORM_TIMEOUT, describe, try_platform, usable_runsc
 from engine.doctor.trial import try_program
 from engine.options import Platform
 from engine.spec.errors import JarError
 from engine.spec.java import find_jar
 
 
-def examine(*, platform_limit: float = PLATFORM_LIMIT) -> list[Part]:
+def examine(*, platform_limit: float = PLATFORM_TIMEOUT) -> list[Part]:
     """Examine every part, within the time limits.
 
     A missing part is a result, not an error.

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.doctor.part import Part, Status
-from engine.doctor.trial import VERSION_LIMIT, run_limited
+from engine.doctor.trial import VERSION_TIMEOUT, run_limited
 from engine.linux import locked_mounts
 from engine.linux.namespaces import BANS, subordinate_ids, sysctl
 
@@ -72,7 +72,7 @@ def try_user_namespaces() -> Part:
     name, enables = "user namespaces", "rootless containers (--rootless)"
     bans = [(key, hint) for key, value, hint in BANS if sysctl(key) == value]
     detail = {key: sysctl(key) for key, _, _ in BANS}
-    tried = run_limited(["unshare", "--user", "--map-root-user", "--mount", "true"], VERSION_LIMIT)
+    tried = run_limited(["unshare", "--user", "--map-root-user", "--mount", "true"], VERSION_TIMEOUT)
     if tried.code == 0:
         others = f"; but {', '.join(key for key, _ in bans)} forbids them to others" if bans else ""
         return Part(name, Status.OK, f"made one{others}", enables, detail=detail)

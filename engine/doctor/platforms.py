@@ -19,7 +19,7 @@ from engine.runsc.command import RunscError, version
 from engine.runsc.left_behind import unmount_null_netns
 
 #: Seconds for a platform to run a container; usually 0.2 s.
-PLATFORM_LIMIT = 10.0
+PLATFORM_TIMEOUT = 10.0
 
 
 _RUNSC_ENABLES = "everything: it is what runs the container"

@@ -14,7 +14,7 @@ from engine.doctor.part import Part, Status
 from engine.linux.process import arguments, end_all, end_group
 
 #: Seconds for a program to print its version; Java on a busy machine is the slowest.
-VERSION_LIMIT = 10.0
+VERSION_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def try_program(name: str, argv: Sequence[str], pattern: str, enables: str, hint
     path = shutil.which(argv[0])
     if path is None:
         return Part(name, Status.MISSING, f"no {argv[0]} on PATH", enables, hint)
-    told = run_limited([path, *argv[1:]], VERSION_LIMIT)
+    told = run_limited([path, *argv[1:]], VERSION_TIMEOUT)
     version = re.search(pattern, told.output)
     if told.code != 0 or version is None:
         return Part(name, Status.DEGRADED, f"{path}: {told.summary()}", enables, hint, {"path": path})

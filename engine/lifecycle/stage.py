@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 PROGRAM = programs.PROGRAM
 #: Bytes to copy in one system call: usually all of runsc.
-_PIECE = 1 << 30
+_CHUNK = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,13 +263,13 @@ def _copy_bytes(source: int, target: int) -> int:
     """
     offset = 0
     try:
-        while count := os.copy_file_range(source, target, _PIECE, offset, offset):
+        while count := os.copy_file_range(source, target, _CHUNK, offset, offset):
             offset += count
     except OSError as error:
         if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
             raise
     os.lseek(target, offset, os.SEEK_SET)
-    while count := os.sendfile(target, source, offset, _PIECE):
+    while count := os.sendfile(target, source, offset, _CHUNK):
         offset += count
     return offset
 

@@ -14,7 +14,7 @@ import stat
 from engine.linux.files import PrivateDirectory, UntrustedPathError
 from engine.records import dataclass
 
-_PIECE = 1 << 20
+_CHUNK = 1 << 20
 _KINDS = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a FIFO",
@@ -127,7 +127,7 @@ def _all_of(descriptor: int, path: str, limit: int) -> bytes:
     try:
         size, data = os.fstat(descriptor).st_size, bytearray()
         while max(size, len(data)) <= limit:  # it may grow
-            piece = os.read(descriptor, _PIECE)
+            piece = os.read(descriptor, _CHUNK)
             if not piece:
                 return bytes(data)
             data += piece

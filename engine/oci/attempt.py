@@ -32,7 +32,7 @@ from engine.state.status import open_state_root
 
 #: Seconds to wait for another runsc's lock of the container, and for the sandbox's answer.
 _TIMEOUT = 10.0
-_END = 1.0
+_WAIT_TIMEOUT = 1.0
 #: Frames in a sandbox's stacks: of every task of its kernel, and of a stopped task.
 _TASK = re.compile(rb"^gvisor\.dev/gvisor/pkg/sentry/kernel\.\(\*Task\)\.run\(", re.MULTILINE)
 _STOPPED = re.compile(rb"^gvisor\.dev/gvisor/pkg/sentry/kernel\.\(\*Task\)\.doStop\(", re.MULTILINE)
@@ -53,7 +53,9 @@ def found_out(container: PrivateDirectory, noted: Record, attempt: Attempt, prog
             return Status.CREATED
         if len(done.splitlines()) > 1:  # below the heading
             return Status.RUNNING
-        if noted.sandbox is not None and _answer(container, noted, program, ["wait", noted.id], root, _END):
+        if noted.sandbox is not None and _answer(
+            container, noted, program, ["wait", noted.id], root, _WAIT_TIMEOUT
+        ):
             return Status.STOPPED
     return Status.CREATED
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: Exit code if the real one is unknown: the sandbox was killed, or the container deleted.
 _KILLED = 128 + 9
 #: Seconds between two checks for the start; `runsc wait` does not work before it.
-_LOOK = 0.1
+_POLL_INTERVAL = 0.1
 #: Socket in the container's directory that passes the three descriptors to `start`.
 _STREAMS = "streams"
 _TIMEOUT = 5.0
@@ -84,7 +84,7 @@ def _become(
         while (file := _read(root, noted.state_file)) is not None:
             if file not in ("", Status.CREATING, Status.CREATED):
                 break
-            if select.select([streams], [], [], _LOOK)[0]:
+            if select.select([streams], [], [], _POLL_INTERVAL)[0]:
                 with streams.accept()[0] as start:
                     socket.send_fds(start, [b"0"], [0, 1, 2])
         null = os.open(os.devnull, os.O_RDWR)

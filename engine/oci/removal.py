@@ -22,8 +22,8 @@ from engine.state.oci_lifecycle import Status, Verb
 from engine.state.status import argv_markers, members, open_state_root
 
 #: Seconds for runsc delete, hooks included, and for processes to end.
-_DELETE = 60.0
-_END = 10.0
+_DELETE_TIMEOUT = 60.0
+_END_TIMEOUT = 10.0
 
 
 def remove(found: Container, *, force: bool) -> None:
@@ -43,7 +43,7 @@ def remove(found: Container, *, force: bool) -> None:
             (noted.device, noted.inode),
             argv_markers(found.base, found.directory, found.record),
         )
-        if left := end_all(lambda pid: runs(pid, program, markers), seconds=_END):
+        if left := end_all(lambda pid: runs(pid, program, markers), seconds=_END_TIMEOUT):
             raise ContainerError(
                 found.verb,
                 f"processes {left} of the container do not exit",
@@ -126,11 +126,11 @@ def _have_runsc_delete(found: Container, *verb: str) -> str | None:
     arguments = [*found.record.flags, *(verb or ("delete", "--force")), found.record.id]
     try:
         with found.program() as program:
-            done = ask(program, arguments, os.path.join(found.runsc_root, RUNTIME), seconds=_DELETE)
+            done = ask(program, arguments, os.path.join(found.runsc_root, RUNTIME), seconds=_DELETE_TIMEOUT)
     except ContainerError as error:
         return error.what
     except subprocess.TimeoutExpired:
-        return f"runsc delete did not finish within {_DELETE:.0f} s"
+        return f"runsc delete did not finish within {_DELETE_TIMEOUT:.0f} s"
     except OSError as error:
         return f"runsc delete: {error.strerror}"
     if done.returncode == 0:

@@ -10,7 +10,7 @@ from engine.errors import EngineError, Reason
 from engine.runsc.arguments import build_environment
 
 #: Seconds. Printing a version takes 0.1 s.
-_TIME_LIMIT = 10.0
+_TIMEOUT = 10.0
 
 
 class RunscError(EngineError):
@@ -28,7 +28,7 @@ def version(program: int, path: str) -> str:
         done = ask(program, ["--version"], "/nonexistent")
     except subprocess.TimeoutExpired:
         raise RunscError(
-            f"{path!r} did not answer in {_TIME_LIMIT:.0f} s",
+            f"{path!r} did not answer in {_TIMEOUT:.0f} s",
             reason=Reason.TIME_LIMIT,
             hint="reinstall it",
         ) from None
@@ -52,13 +52,13 @@ def delete(program: int, root: str, runtime: str, container_id: str) -> None:
     try:
         done = ask(program, arguments, runtime)
     except subprocess.TimeoutExpired:
-        raise OSError(errno.ETIMEDOUT, f"runsc delete did not end in {_TIME_LIMIT:.0f} s", root) from None
+        raise OSError(errno.ETIMEDOUT, f"runsc delete did not end in {_TIMEOUT:.0f} s", root) from None
     if done.returncode != 0:
         raise OSError(errno.EIO, f"runsc delete failed with {done.returncode}", root)
 
 
 def ask(
-    program: int, arguments: Sequence[str], runtime: str, *, seconds: float | None = _TIME_LIMIT
+    program: int, arguments: Sequence[str], runtime: str, *, seconds: float | None = _TIMEOUT
 ) -> subprocess.CompletedProcess[bytes]:
     """Run the runsc open on `program`, and wait for it. Raises `OSError` and `subprocess.TimeoutExpired`."""
     return subprocess.run(  # noqa: S603 (the descriptor that was checked)

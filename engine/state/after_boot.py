@@ -6,7 +6,7 @@ import json
 
 from engine.linux.files import PrivateDirectory
 from engine.linux.regular_files import read_own, replace_own
-from engine.state.record import LIMIT
+from engine.state.record import MAX_SIZE
 
 
 def forget_processes(root: PrivateDirectory, name: str) -> None:
@@ -15,7 +15,7 @@ def forget_processes(root: PrivateDirectory, name: str) -> None:
     An absent file, or one that runsc cannot read either, stays as it is. Raises `OSError` and `UntrustedPathError`.
     """
     try:
-        fields = json.loads(read_own(root, name, LIMIT))
+        fields = json.loads(read_own(root, name, MAX_SIZE))
         fields["goferPid"] = 0
         if fields.get("sandbox"):
             fields["sandbox"]["pid"] = 0

@@ -26,7 +26,7 @@ from engine.state.container import is_component
 
 ELSEWHERE = "elsewhere"
 #: Seconds, at most, from the note to the container's directory.
-_CREATION = 60.0
+_CREATION_TIMEOUT = 60.0
 
 
 def note(name: str, base: str) -> None:
@@ -66,7 +66,7 @@ def prune() -> None:
             with contextlib.suppress(OSError):
                 link = _link_name(name, base)
                 noted = os.stat(link, dir_fd=notes.descriptor, follow_symlinks=False).st_ctime
-                if time.time() - noted > _CREATION and not os.path.lexists(os.path.join(base, name)):
+                if time.time() - noted > _CREATION_TIMEOUT and not os.path.lexists(os.path.join(base, name)):
                     os.unlink(link, dir_fd=notes.descriptor)
 
 

@@ -20,7 +20,7 @@ from engine.state.oci_lifecycle import OCI_LIFECYCLE, Status, Verb
 
 FORMAT = 1
 #: Bytes, at most, of a record or of runsc's state file, which contains all of config.json.
-LIMIT = 1 << 26
+MAX_SIZE = 1 << 26
 #: The verbs that change a status: from which, to which.
 MOVES = {
     str(row.verb): (source, row.target)
@@ -156,7 +156,7 @@ def read(container: PrivateDirectory) -> Record | None:
     """The record in `container`; None if there is none. Raises `UntrustedPathError` and `OSError`."""
     path = os.path.join(container.path, OCI_RECORD)
     try:
-        data = read_own(container, OCI_RECORD, LIMIT)
+        data = read_own(container, OCI_RECORD, MAX_SIZE)
     except FileNotFoundError:
         return None
     try:

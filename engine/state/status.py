@@ -17,12 +17,12 @@ from engine.records import dataclass
 from engine.state import container as containers
 from engine.state.container import OCI_RECORD, RUNSC_ROOT, component, is_component
 from engine.state.oci_lifecycle import Status, status
-from engine.state.record import LIMIT, Attempt, Record, read
+from engine.state.record import MAX_SIZE, Attempt, Record, read
 
 #: Seconds to wait for a complete state file, as runsc writes it in place ...
-_MID_WRITE = 2.0
+_WRITE_TIMEOUT = 2.0
 #: ... and where no writer is known.
-_AT_REST = 0.1
+_REST_TIMEOUT = 0.1
 #: Arguments of a container's own runsc processes; commands about it execute the same file.
 _PARTS = frozenset({b"boot", b"gofer", b"umount"})
 
@@ -60,7 +60,7 @@ class CutShortError(UntrustedPathError):
 
 
 def state_file(
-    runsc_root: PrivateDirectory, name: str, seconds: float = _MID_WRITE
+    runsc_root: PrivateDirectory, name: str, seconds: float = _WRITE_TIMEOUT
 ) -> tuple[StateFile, str] | None:
     """What runsc's file `name` says, and its text; None if there is none. Retries an incomplete file for `seconds`.
 
@@ -69,7 +69,7 @@ def state_file(
     end = time.monotonic() + seconds
     while True:
         try:
-            data = read_own(runsc_root, name, LIMIT)
+            data = read_own(runsc_root, name, MAX_SIZE)
             return _parsed(data), data.decode()
         except FileNotFoundError:
             return None
@@ -141,7 +141,7 @@ def inspect(base: PrivateDirectory, container: PrivateDirectory, record: Record)
         root = open_state_root(base, container, record)
         with contextlib.closing(root):
             try:
-                found = state_file(root, record.state_file, _AT_REST if was_killed else _MID_WRITE)
+                found = state_file(root, record.state_file, _REST_TIMEOUT if was_killed else _WRITE_TIMEOUT)
                 file = found and found[0]
             except CutShortError:
                 is_told = False
@@ -176,7 +176,7 @@ def _after_a_boot(base: PrivateDirectory, container: PrivateDirectory, record: R
         contextlib.closing(open_state_root(base, container, record)) as root,
     ):
         try:
-            found = state_file(root, record.state_file, _AT_REST)
+            found = state_file(root, record.state_file, _REST_TIMEOUT)
             known = found and found[0].status
         except CutShortError:
             known = str(Status.STOPPED)
@@ -197,7 +197,7 @@ def members(base: PrivateDirectory, sandbox: Record) -> list[str]:
             continue
         with contextlib.suppress(OSError, UntrustedPathError):
             with contextlib.closing(open_private_directory(base.descriptor, base.path, name)) as container:
-                if sandbox.creation.encode() not in read_own(container, OCI_RECORD, LIMIT):
+                if sandbox.creation.encode() not in read_own(container, OCI_RECORD, MAX_SIZE):
                     continue  # cheaper than parsing a hundred records
                 noted = read(container)
             if noted is not None and noted.sandbox is not None and noted.sandbox.creation == sandbox.creation:

@@ -34,7 +34,7 @@ SUFFIX = ".sig"
 #: What `ssh-keygen -Y` prints on stdout when it has judged a signature and it is not good.
 _NOT_GOOD = b"Could not verify signature."
 #: Bytes. A signature is a few hundred, a file of keys a few thousand.
-_LARGEST = 1 << 20
+_MAX_SIZE = 1 << 20
 
 
 class Standing(StrEnum):
@@ -284,14 +284,14 @@ def _read(path: str) -> bytes | None:
     """The file's content; None where there is none. Raises `SignatureError`."""
     try:
         with open_regular(path) as file:
-            content = file.read(_LARGEST + 1)
+            content = file.read(_MAX_SIZE + 1)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise _unreadable(path, error, "name a file that you can read") from None
-    if len(content) > _LARGEST:
+    if len(content) > _MAX_SIZE:
         raise SignatureError(
-            f"{path!r} has more than {_LARGEST} bytes", reason=Reason.TOO_LARGE, hint="name another file"
+            f"{path!r} has more than {_MAX_SIZE} bytes", reason=Reason.TOO_LARGE, hint="name another file"
         )
     return content
 

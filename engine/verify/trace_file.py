@@ -13,7 +13,7 @@ STDIN = "-"
 #: Longest line in bytes. The engine's lines have a few thousand.
 MAX_LINE = 1 << 20
 
-_PIECE = 1 << 16
+_CHUNK = 1 << 16
 
 #: How every header begins.
 HEADER = b'{"seq":0,'
@@ -22,8 +22,8 @@ HEADER = b'{"seq":0,'
 def open_trace(path: str) -> BinaryIO:
     """Open a regular file, or standard input, for reading. Raises `OSError`."""
     if path == STDIN:
-        return open(0, "rb", buffering=_PIECE, closefd=False)
-    return open(open_named(path), "rb", buffering=_PIECE)
+        return open(0, "rb", buffering=_CHUNK, closefd=False)
+    return open(open_named(path), "rb", buffering=_CHUNK)
 
 
 def lines_of(file: BinaryIO) -> Iterator[bytes]:
@@ -32,4 +32,4 @@ def lines_of(file: BinaryIO) -> Iterator[bytes]:
         yield line
         if len(line) > MAX_LINE:
             while line and not line.endswith(b"\n"):
-                line = file.readline(_PIECE)
+                line = file.readline(_CHUNK)

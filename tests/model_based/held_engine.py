@@ -30,7 +30,7 @@ from tests.model_based.two_steps import (
 )
 
 #: A run makes some 150 calls; one that makes this many goes round in circles.
-_RUNAWAY = 5_000
+_MAX_CALLS = 5_000
 #: Seconds after which an engine that says nothing hangs.
 _TIMEOUT = 60.0
 
@@ -104,7 +104,7 @@ class _Stops:
         if name == "close" and not _is_written(arguments[0]):
             return real(*arguments)
         self._calls += 1
-        if self._calls > _RUNAWAY:
+        if self._calls > _MAX_CALLS:
             os._exit(99)
         self._calls_left -= 1
         number = None

@@ -107,7 +107,7 @@ def make_staging_small(replace: Callable[..., None], *, settled: bool) -> None:
     from engine.state import store
 
     replace(binary, "_CHUNK", CHUNK)
-    replace(stage, "_PIECE", CHUNK)
+    replace(stage, "_CHUNK", CHUNK)
     replace(store, "_CHUNK", CHUNK)
     replace(store, "SETTLED_NS", 0 if settled else 1 << 62)
     replace(store, "TIMEOUT", 0.0)

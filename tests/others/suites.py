@@ -16,8 +16,8 @@ from tests.others import podman_suite
 from tests.others.sources import Suites
 
 #: Seconds for one program: runtime-tools has some that start fifty containers, and podman fifty tests in a file.
-_TIME_LIMIT = 300
-_TIME_LIMIT_OF_PODMAN = 1200
+_TIMEOUT = 300
+_PODMAN_TIMEOUT = 1200
 _RESULT = re.compile(r"^(not )?ok \d+\s*(?:- )?(.*)$")
 #: What differs from run to run: identities and addresses in a description.
 _RANDOM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[0-9a-f]{32,}\b|\b\d{3,}\b|/\S+")
@@ -97,11 +97,11 @@ def run_podman(arena: Arena, suites: Suites, runtime: str, prefix: str) -> Itera
         if name.startswith(prefix):
             podman_suite.bring_image(arena)
             command = ["bats", "--tap", f"{name}.bats"]
-            yield name, _outcome(arena, command, where, podman_suite.ENVIRONMENT, _TIME_LIMIT_OF_PODMAN)
+            yield name, _outcome(arena, command, where, podman_suite.ENVIRONMENT, _PODMAN_TIMEOUT)
 
 
 def _outcome(
-    arena: Arena, command: list[str], where: Path, environment: dict[str, str], limit: int = _TIME_LIMIT
+    arena: Arena, command: list[str], where: Path, environment: dict[str, str], limit: int = _TIMEOUT
 ) -> Outcome:
     variables = [f"{name}={value}" for name, value in environment.items()]
     inside = ["timeout", "--kill-after=5", str(limit), *command]

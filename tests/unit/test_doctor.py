@@ -163,7 +163,7 @@ def test_a_termination_signal_leaves_no_process_and_no_file(tmp_path: Path) -> N
 def test_the_installed_runsc_runs_a_container_on_the_platform_auto_takes() -> None:
     binary = find_runsc(None, os.environ)
     try:
-        part = platforms.try_platform(binary.platform, binary, platforms.PLATFORM_LIMIT)
+        part = platforms.try_platform(binary.platform, binary, platforms.PLATFORM_TIMEOUT)
     finally:
         binary.discard()
     assert part.status is Status.OK, part

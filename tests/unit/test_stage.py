@@ -302,7 +302,7 @@ def test_binary_of_many_pieces_is_copied_whole(
         offsets.append(offset)
         return copy(source, target, count, offset, to)
 
-    monkeypatch.setattr(stage_step, "_PIECE", 1000)
+    monkeypatch.setattr(stage_step, "_CHUNK", 1000)
     monkeypatch.setattr("os.copy_file_range", copy_file_range)
     staged = stage(pinned, root)
     content = binary.read_bytes()
