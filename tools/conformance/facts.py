@@ -72,7 +72,8 @@ class Moment:
 def moment_of(state: Mapping[str, Value]) -> Moment:
     """Read a state of the spec. Raises `CheckError` when it is not one with a single run."""
     flat = {
-        name: str(value) if not isinstance(value, bool) else value for name, value in flatten(state).items()
+        name: value if isinstance(value, bool | frozenset) else str(value)
+        for name, value in flatten(state).items()
     }
     runs = [name for name in flat if name.startswith("state[")]
     if len(runs) != 1:
@@ -100,30 +101,24 @@ def moment_of(state: Mapping[str, Value]) -> Moment:
     for name in ("base", "programs"):
         by_field[name] = flat[name]
     names = sorted(name.removeprefix("path.") for name in flat if name.startswith("path."))
-    parts = {name: _part(state, flat, run, name) for name in names}
+    parts = {name: _part(flat, run, name) for name in names}
     return Moment(runsc=parts.pop(_RUNSC), sidecars=tuple(parts.values()), **by_field)
 
 
-def _part(state: Mapping[str, Value], flat: Mapping[str, Any], run: str, name: str) -> PartMoment:
+def _part(flat: Mapping[str, Any], run: str, name: str) -> PartMoment:
     return PartMoment(
         name,
         flat[f"path.{name}"],
-        _has(state["rewritten"], name),
+        _has(flat["rewritten"], name),
         flat[f"pinned{run}.{name}"],
         flat[f"copied{run}.{name}"],
         flat[f"onDisk{run}.{name}"],
-        _has(_of_run(state["shared"], run), name),
+        _has(flat[f"shared{run}"], name),
     )
 
 
-def _of_run(function: Value, run: str) -> Value:
-    assert isinstance(function, Mapping)
-    return function[run[1:-1]]
-
-
 def _has(names: Value, name: str) -> bool:
-    assert isinstance(names, frozenset)
-    return format_value(name) in names
+    return isinstance(names, frozenset) and format_value(name) in names
 
 
 def _name(function: Value, argument: str) -> str:
