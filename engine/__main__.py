@@ -8,9 +8,11 @@ pay for the search, and is over when it becomes runsc.
 from __future__ import annotations
 
 import gc
-import signal
 
 gc.disable()
+
+import signal  # noqa: E402 (after the above)
+
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
