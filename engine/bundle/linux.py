@@ -1,19 +1,22 @@
-"""`linux` of config.json: namespaces, devices, seccomp and the rest. Source: config-linux.md."""
+"""`linux` of config.json: namespaces, devices, seccomp, cgroup limits and the rest. Source: config-linux.md."""
 
 from __future__ import annotations
 
-from engine.bundle.resources import RESOURCES
 from engine.bundle.rules import (
     ABSOLUTE_PATH,
     BOOLEAN,
+    CPU_LIST,
     INT64,
     NO_PARENT_PATH,
     STRING,
     STRINGS,
+    UINT16,
     UINT32,
     UINT64,
     array,
+    has_one_of,
     integer,
+    is_number_list,
     names_to,
     needs,
     one_of,
@@ -46,6 +49,15 @@ def _errno_fits(action: str, errno: str) -> Callable[[dict[str, Any]], None]:
 
 def _is_bandwidth_schema(schema: str) -> bool:
     return schema.startswith("MB:") and "\n" not in schema
+
+
+def _is_page_size(size: str) -> bool:
+    number = size[:-2]
+    return size.endswith(("KB", "MB", "GB")) and number.isascii() and number.isdigit() and number[0] != "0"
+
+
+def _is_device_access(access: str) -> bool:
+    return set(access) <= set("rwm")
 
 
 ID_MAPPINGS = array(
@@ -142,6 +154,118 @@ INTEL_RDT = record(
         "memBwSchema": scalar(str, "one line that starts with MB:", _is_bandwidth_schema),
         "enableCMT": BOOLEAN,
         "enableMBM": BOOLEAN,
+    },
+)
+
+
+DEVICE_RULE = record(
+    "config-linux.md, Allowed Device list",
+    {"allow": BOOLEAN},
+    {
+        "type": one_of(["a", "c", "b"]),
+        "major": INT64,
+        "minor": INT64,
+        "access": scalar(str, "a composition of r, w and m", _is_device_access),
+    },
+)
+
+
+MEMORY = record(
+    "config-linux.md, Memory",
+    {},
+    {
+        "limit": INT64,
+        "reservation": INT64,
+        "swap": INT64,
+        "kernel": INT64,
+        "kernelTCP": INT64,
+        "swappiness": UINT64,
+        "disableOOMKiller": BOOLEAN,
+        "useHierarchy": BOOLEAN,
+        "checkBeforeUpdate": BOOLEAN,
+    },
+)
+
+
+CPU = record(
+    "config-linux.md, CPU",
+    {},
+    {
+        "shares": UINT64,
+        "quota": INT64,
+        "burst": UINT64,
+        "period": UINT64,
+        "realtimeRuntime": INT64,
+        "realtimePeriod": UINT64,
+        "cpus": CPU_LIST,
+        "mems": scalar(str, "a list of memory nodes such as 0-3,7", is_number_list),
+        "idle": INT64,
+    },
+)
+
+
+WEIGHTS = array(
+    record(
+        "config-linux.md, Block IO",
+        {"major": INT64, "minor": INT64},
+        {"weight": UINT16, "leafWeight": UINT16},
+        has_one_of("weight", "leafWeight"),
+    )
+)
+
+
+RATES = array(record("config-linux.md, Block IO", {"major": INT64, "minor": INT64, "rate": UINT64}, {}))
+
+
+BLOCK_IO = record(
+    "config-linux.md, Block IO",
+    {},
+    {
+        "weight": UINT16,
+        "leafWeight": UINT16,
+        "weightDevice": WEIGHTS,
+        "throttleReadBpsDevice": RATES,
+        "throttleWriteBpsDevice": RATES,
+        "throttleReadIOPSDevice": RATES,
+        "throttleWriteIOPSDevice": RATES,
+    },
+)
+
+
+HUGE_PAGE_LIMIT = record(
+    "config-linux.md, Huge page limits",
+    {"pageSize": scalar(str, "a size such as 64KB, 2MB or 1GB", _is_page_size), "limit": UINT64},
+    {},
+)
+
+
+NETWORK_PRIORITY = record("config-linux.md, Network", {"name": STRING, "priority": UINT32}, {})
+
+
+NETWORK = record("config-linux.md, Network", {}, {"classID": UINT32, "priorities": array(NETWORK_PRIORITY)})
+
+
+RDMA = record(
+    "config-linux.md, RDMA",
+    {},
+    {"hcaHandles": UINT32, "hcaObjects": UINT32},
+    has_one_of("hcaHandles", "hcaObjects"),
+)
+
+
+RESOURCES = record(
+    "config-linux.md, Control groups",
+    {},
+    {
+        "devices": array(DEVICE_RULE),
+        "memory": MEMORY,
+        "cpu": CPU,
+        "blockIO": BLOCK_IO,
+        "hugepageLimits": array(HUGE_PAGE_LIMIT),
+        "network": NETWORK,
+        "pids": record("config-linux.md, PIDs", {"limit": INT64}, {}),
+        "rdma": names_to(RDMA),
+        "unified": names_to(STRING),
     },
 )
 
