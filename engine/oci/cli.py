@@ -81,6 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 (each 
         verb = rest[0]
         if verb not in VERBS:
             raise UsageError(f"unknown verb {verb!r}", reason=Reason.USAGE, hint="see engine-oci --help")
+        if verb in _REFUSING:  # these import the lifecycle
+            from engine.quick import import_transitions
+
+            import_transitions()
         module = importlib.import_module(f"engine.oci.{verb}")
         table = {**module.FLAGS, "help": Kind.SWITCH}
         flags, left = parse(

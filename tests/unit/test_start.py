@@ -328,3 +328,17 @@ def test_a_short_verb_of_the_oci_runtime_imports_nothing_slow(private: Path, ver
     assert exit_code == "1"
     assert "engine.oci.container" in names
     assert SLOW & set(names) == set()
+
+
+@pytest.mark.parametrize("verb", ["create", "run", "restore"])
+def test_a_verb_that_creates_imports_transitions_quickly(private: Path, verb: str) -> None:
+    code = (
+        "import sys\n"
+        "from engine.oci.__main__ import main\n"
+        f"code = main(['--root', {str(private)!r}, {verb!r}, '--help'])\n"
+        "print(code, *sorted(sys.modules))"
+    )
+    exit_code, *names = python(code).splitlines()[-1].split()
+    assert exit_code == "0"
+    assert "transitions" in names
+    assert {"inspect", "logging", "six"} & set(names) == set()
