@@ -122,6 +122,7 @@ CONSTANTS
     Moves = {"fail", "binary", "rewrite", "bundle"}
     Budget = 3
     Tireless = FALSE
+    AfterFailure = TRUE
     Pinning = TRUE
 """
 
