@@ -131,7 +131,7 @@ def test_edit_that_breaks_no_property_changes_the_figures(spoil: Spoil) -> None:
     directory = spoil("Lifecycle.cfg", 'Moves = {"fail", "gc"}', 'Moves = {"fail"}')
     result = check(directory=str(directory), models=["Lifecycle"])
     assert not result.ok
-    assert "distinct states, where the manifest has" in result.models[0].surprises[0]
+    assert "distinct states, the manifest says" in result.models[0].surprises[0]
 
 
 def test_an_action_that_is_never_enabled_fails_the_check(tmp_path: Path) -> None:
