@@ -73,7 +73,7 @@ def test_with_pinning_off_tlc_finds_the_swap(swap_attack: CheckResult) -> None:
     assert model.counterexample is not None
     actions = [step.action for step in model.counterexample.steps]
     assert actions.index("Validate") < actions.index("SwapBinary") < actions.index("Copy")
-    assert model.counterexample.steps[-1].changed["ran[r1]"] == "evil"
+    assert model.counterexample.steps[-1].changed["ran[r1].runsc"] == "evil"
 
 
 def test_the_documented_attack_is_the_one_that_tlc_finds(swap_attack: CheckResult) -> None:
@@ -207,8 +207,8 @@ def found() -> tuple[Conjunct, ...]:
 def test_the_conjuncts_are_those_of_the_guards(found: tuple[Conjunct, ...]) -> None:
     by_operator = {(conjunct.operator, conjunct.text) for conjunct in found}
     assert {
-        ("Validate", "BinaryIsTrusted"),
-        ("BinaryIsTrusted", "ChainIsTrusted(path)"),
+        ("Validate", "ProgramIsTrusted"),
+        ("PartIsTrusted", "ChainIsTrusted(path[p])"),
         ("Exec", "seen[r] # Unseen"),
         ("RefuseResolve", "~ABinaryIsFound"),
         ("GcTakes", "lock[i] = Nobody"),
