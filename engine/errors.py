@@ -78,6 +78,10 @@ class Reason:
     FOREIGN_OWNER = "foreign_owner"
     #: On the way to the file there is a directory or link that others can change.
     LOOSE_CHAIN = "loose_chain"
+    #: A file that this runsc starts is not beside it.
+    INCOMPLETE = "incomplete"
+    #: Files of one installation are of different releases.
+    MIXED_RELEASES = "mixed_releases"
 
     # The spec's `failure`, where more can be said.
     #: This build of runsc does not have the platform.

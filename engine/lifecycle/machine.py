@@ -12,10 +12,22 @@ from functools import partial
 from transitions import EventData, Machine, MachineError
 
 from engine.errors import Reason, StepError
-from engine.options import ExecPolicy
+from engine.lifecycle.guards import (
+    Known,
+    binary_is_trusted,
+    bundle_is_unchanged,
+    copy_is_what_was_pinned,
+    copy_is_where_programs_lie,
+    executes_the_staged_copy,
+    found_a_path,
+    path_is_not_roots,
+    policy_permits,
+    root_is_private,
+    sidecars_are_trusted,
+    sidecars_are_what_was_pinned,
+)
 from engine.records import TYPE_CHECKING, dataclass
-from engine.state.container import EXEC_ALLOW
-from engine.traces.move import Facts, Move, PolicyOutcome, State, Trigger
+from engine.traces.move import Facts, Move, State, Trigger
 
 if TYPE_CHECKING:
     from typing import Any, Protocol, TypeVar
@@ -26,9 +38,6 @@ if TYPE_CHECKING:
         def facts(self) -> Facts: ...
 
     Established = TypeVar("Established", bound=HasFacts)
-
-#: The facts recorded so far: the header's under `header`, each step's under its trigger.
-Known = Mapping[str, Facts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,82 +65,12 @@ class Transition:
     guards: tuple[Guard, ...] = ()
 
 
-def _found_a_path(known: Known) -> bool:
-    return str(known["resolve"]["path"]).startswith("/")
-
-
-def _path_is_not_roots(known: Known) -> bool:
-    return bool(known["resolve"]["found_by"] != "PATH" or known["header"]["host"]["user"] != 0)
-
-
-def _binary_is_trusted(known: Known) -> bool:
-    binary = known["validate"]
-    mode = int(binary["mode"], 8)
-    owner_is_trusted = binary["owner"] in binary["trusted_owners"] or binary["immutable_store"] is True
-    return mode & 0o022 == 0 and mode & 0o111 != 0 and owner_is_trusted
-
-
-def _root_is_private(known: Known) -> bool:
-    root = known["secure_root"]
-    directories = root["directories"]
-    joined = root["sandbox"]["directories"] if "sandbox" in root else []
-    apart = [root["programs"]] if "programs" in root else []
-    return (
-        len(directories) == 4
-        and len(joined) == (2 if "sandbox" in root else 0)
-        and all(
-            directory["owner"] == root["user"] and directory["mode"] == "0700"
-            for directory in (*directories, *joined, *apart)
-        )
-    )
-
-
-def _copy_is_where_programs_lie(known: Known) -> bool:
-    root, path = known["secure_root"], str(known["stage"]["path"])
-    own = f"{root['directories'][2]['path']}/{EXEC_ALLOW}"
-    place = root["programs"]["path"] if "programs" in root else own
-    within = path[len(place) :]
-    return path.startswith(f"{place}/stage-") and within.count("/") == 2 and within[-1] != "/"
-
-
-def _copy_is_what_was_pinned(known: Known) -> bool:
-    staged, binary, joined = known["stage"], known["validate"], known["secure_root"].get("sandbox")
-    return bool(
-        staged["pinned"] == staged["made_from"] == binary["identity"]
-        and staged["size"] == binary["identity"]["size"]
-        and staged["mode"] == "0500"
-        and staged["compared"]
-        is (staged["from_store"] and binary["owner"] != known["header"]["host"]["user"])
-        and (joined is None or staged["sha256"] == joined["sha256"])
-    )
-
-
-def _policy_permits(known: Known) -> bool:
-    options, outcome = known["header"]["options"], known["apply_policy"]["outcome"]
-    if outcome == PolicyOutcome.ENFORCED:
-        return options["rootless"] is True and options["exec_policy"] != ExecPolicy.OFF
-    if options["require_exec_policy"]:
-        return False
-    return bool(
-        outcome == (PolicyOutcome.UNAVAILABLE if options["rootless"] else PolicyOutcome.NOT_APPLICABLE)
-    )
-
-
-def _bundle_is_unchanged(known: Known) -> bool:
-    return bool(known["exec"]["bundle"] == known["header"]["bundle"])
-
-
-def _executes_the_staged_copy(known: Known) -> bool:
-    argv, joined = known["exec"]["argv"], known["secure_root"].get("sandbox")
-    return bool(
-        argv[0] == known["stage"]["path"]
-        and (joined is None or argv[1:3] == ["--root", joined["directories"][1]["path"]])
-    )
-
-
 #: The spec's `not_trusted`, by its kinds of files.
 _NOT_TRUSTED = frozenset(
-    {Reason.ABSENT, Reason.NOT_A_PROGRAM, Reason.LOOSE_MODE, Reason.FOREIGN_OWNER, Reason.LOOSE_CHAIN}
+    {
+        *(Reason.ABSENT, Reason.NOT_A_PROGRAM, Reason.LOOSE_MODE, Reason.FOREIGN_OWNER, Reason.LOOSE_CHAIN),
+        *(Reason.INCOMPLETE, Reason.MIXED_RELEASES),
+    }
 )
 #: A fault of the engine: a step was tried in the wrong state.
 OUT_OF_PLACE = frozenset({Reason.NOT_PERMITTED, Reason.NOT_IN_SPEC})
@@ -147,19 +86,26 @@ _STEPS: tuple[Transition, ...] = (
         refuses="nothing found; a PATH search as root",
         reasons=frozenset({Reason.NOT_FOUND, Reason.PATH_SEARCHED_AS_ROOT}),
         guards=(
-            Guard("found_a_path", _found_a_path, "no absolute path to runsc was recorded"),
-            Guard("path_is_not_roots", _path_is_not_roots, "root searched PATH"),
+            Guard("found_a_path", found_a_path, "no absolute path to runsc was recorded"),
+            Guard("path_is_not_roots", path_is_not_roots, "root searched PATH"),
         ),
     ),
     Transition(
         Trigger.VALIDATE,
         (State.RESOLVED,),
         State.VALIDATED,
-        establishes="a pinned descriptor of an executable ELF file that no untrusted user can write or replace",
-        refuses="a loose mode, a foreign owner, no regular or executable file, a directory chain others can write",
+        establishes="pinned descriptors of executable ELF files, runsc's and its sidecars', that no untrusted user can "
+        "write or replace",
+        refuses="a loose mode, a foreign owner, no regular or executable file, a directory chain others can write; a "
+        "sidecar that is missing or of another release",
         reasons=frozenset({*_NOT_TRUSTED, Reason.NO_PLATFORM}),
         guards=(
-            Guard("binary_is_trusted", _binary_is_trusted, "owner or mode of the binary is not trusted"),
+            Guard("binary_is_trusted", binary_is_trusted, "owner or mode of the binary is not trusted"),
+            Guard(
+                "sidecars_are_trusted",
+                sidecars_are_trusted,
+                "the owner or mode of a sidecar is not trusted, or the one that becomes the sandbox is missing",
+            ),
         ),
     ),
     Transition(
@@ -172,22 +118,27 @@ _STEPS: tuple[Transition, ...] = (
         reasons=frozenset(
             {Reason.ROOT_NOT_PRIVATE, Reason.ALIVE, Reason.KEPT, Reason.NO_SANDBOX, Reason.EXISTS}
         ),
-        guards=(Guard("root_is_private", _root_is_private, "a directory is not private"),),
+        guards=(Guard("root_is_private", root_is_private, "a directory is not private"),),
     ),
     Transition(
         Trigger.STAGE,
         (State.ROOT_SECURED,),
         State.STAGED,
-        establishes="a private 0500 copy of the pinned bytes, or a link to one, in a unique 0700 directory",
+        establishes="a private 0500 copy of each pinned file, or a link to one, in a unique 0700 directory",
         refuses="a linked or foreign directory, a binary that changed, a short copy, no space",
         reasons=frozenset(
             {Reason.STAGE_NOT_OWN, Reason.NOT_WHAT_WAS_PINNED, Reason.NOEXEC, Reason.OTHER_RUNSC}
         ),
         guards=(
-            Guard("copy_is_what_was_pinned", _copy_is_what_was_pinned, "the copy is not the bytes validated"),
+            Guard("copy_is_what_was_pinned", copy_is_what_was_pinned, "the copy is not the bytes validated"),
+            Guard(
+                "sidecars_are_what_was_pinned",
+                sidecars_are_what_was_pinned,
+                "the copies of the sidecars are not the files validated, or do not lie beside that of runsc",
+            ),
             Guard(
                 "copy_is_where_programs_lie",
-                _copy_is_where_programs_lie,
+                copy_is_where_programs_lie,
                 "the copy is not in a directory that was secured",
             ),
         ),
@@ -199,22 +150,20 @@ _STEPS: tuple[Transition, ...] = (
         establishes="rootless: the execute policy is enforced, or unavailable and not required",
         refuses="a policy that is required and not enforced, or that was applied in part",
         reasons=frozenset({Reason.POLICY_NOT_ENFORCED, Reason.POLICY_IN_PART}),
-        guards=(Guard("policy_permits", _policy_permits, "the execute policy is required and not enforced"),),
+        guards=(Guard("policy_permits", policy_permits, "the execute policy is required and not enforced"),),
     ),
     Transition(
         Trigger.EXEC,
         (State.POLICY_SETTLED,),
         State.HANDED_OFF,
         establishes="hardened argv and environment; execve replaces the process",
-        refuses="a bundle or a state directory that changed since it was checked; an execve the kernel refuses",
+        refuses="a bundle, a state directory or a copy that changed since it was checked; an execve the kernel refuses",
         reasons=frozenset(
             {Reason.BUNDLE_CHANGED, Reason.ROOT_CHANGED, Reason.COPY_CHANGED, Reason.EXECVE_REFUSED}
         ),
         guards=(
-            Guard("bundle_is_unchanged", _bundle_is_unchanged, "the bundle is not the one validated"),
-            Guard(
-                "executes_the_staged_copy", _executes_the_staged_copy, "argv does not name the staged copy"
-            ),
+            Guard("bundle_is_unchanged", bundle_is_unchanged, "the bundle is not the one validated"),
+            Guard("executes_the_staged_copy", executes_the_staged_copy, "argv does not name the staged copy"),
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""Step `stage`: a private copy of the pinned bytes, to be executed.
+"""Step `stage`: a private copy of each pinned file, to be executed.
 
 The bytes come from the descriptor that `validate` pinned, never from the path; or from a copy in the store, which an
 earlier run made of a file with the same identity. That is compared with the pinned file unless the effective user owns
@@ -8,38 +8,30 @@ the binary. No fsync: a container does not survive a crash of the machine either
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import stat
+from itertools import pairwise
 
 from engine.errors import Reason, StageError, hint_for
 from engine.lifecycle.secure_root import StateDirs
+from engine.lifecycle.staged_file import StagedFile, stage_file
 from engine.lifecycle.validate import Validated
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
-from engine.linux.locks import has_lease
 from engine.linux.regular_files import Identity
 from engine.records import TYPE_CHECKING, dataclass
+from engine.runsc.installation import RUNSC, SENTRY, SIDECARS, PinnedFile
 from engine.state import programs, store
 from engine.state.container import EXEC_ALLOW
-from engine.state.store import CacheEntry
 from engine.traces.writer import identity_facts
 
 if TYPE_CHECKING:
     from engine.traces.schema import StageFacts
 
-PROGRAM = programs.PROGRAM
-#: Bytes to copy in one system call: usually all of runsc.
-_CHUNK = 1 << 30
-
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """The copy, open for reading on `descriptor`, which execve gets.
+    """The copy of the program: of runsc, with the fields of `StagedFile`, and of its `sidecars`.
 
-    `digest`: its SHA-256, in hexadecimal. `made_from`: the file it was made from, by this run or (`from_store`) by an
-    earlier one. `pinned`: the pinned file's identity after the copy was made. `shared`: the store and other containers
-    have it under other names. `hashed`: this run computed the digest; otherwise it is from an earlier run. `compared`:
-    this run compared the copy with the pinned file.
+    execve gets `descriptor`. `directory` contains runsc, and `sidecars_directory` the sidecars, if any.
     """
 
     exec_allow: PrivateDirectory
@@ -56,9 +48,36 @@ class Staged:
     hashed: bool
     compared: bool
     root: StateDirs
+    sidecars: tuple[StagedFile, ...] = ()
+    sidecars_directory: PrivateDirectory | None = None
+
+    @property
+    def runsc(self) -> StagedFile:
+        """The copy of runsc alone, as one of the files."""
+        return StagedFile(
+            name=RUNSC,
+            descriptor=self.descriptor,
+            path=self.path,
+            digest=self.digest,
+            size=self.size,
+            mode=self.mode,
+            pinned=self.pinned,
+            from_store=self.from_store,
+            made_from=self.made_from,
+            shared=self.shared,
+            hashed=self.hashed,
+            compared=self.compared,
+        )
+
+    @property
+    def sandbox_file(self) -> tuple[int, int]:
+        """Device and inode of the file that the sandbox executes: the sentry's if there is one, else runsc's."""
+        sentry = [sidecar.descriptor for sidecar in self.sidecars if sidecar.name == SENTRY]
+        status = os.fstat(sentry[0] if sentry else self.descriptor)
+        return status.st_dev, status.st_ino
 
     def facts(self) -> StageFacts:
-        return {
+        facts: StageFacts = {
             "path": self.path,
             "sha256": self.digest,
             "size": self.size,
@@ -70,31 +89,52 @@ class Staged:
             "hashed": self.hashed,
             "compared": self.compared,
         }
+        if self.sidecars:
+            facts["sidecars"] = [sidecar.facts() for sidecar in self.sidecars]
+        return facts
 
     def changed(self) -> str | None:
-        """How the copy has changed, in one phrase; None if it is as staged."""
-        if self.shared and not has_lease(self.descriptor):
-            return f"{self.path!r}, which other containers share, was opened for writing"
+        """How the copies have changed, in one phrase; None if each name still leads to the staged file.
+
+        runsc starts its sidecars by path, so every name is looked up again in its open directory.
+        """
+        nest = None if self.root.programs is not None else self.root.runsc_root
+        chain = [nest, self.exec_allow, self.directory, self.sidecars_directory]
+        for outer, inner in pairwise(filter(None, chain)):
+            if what := inner.changed(outer.descriptor):
+                return what
+        if what := self.runsc.changed(self.directory.descriptor):
+            return what
+        if self.sidecars_directory is not None:
+            for sidecar in self.sidecars:
+                if what := sidecar.changed(self.sidecars_directory.descriptor):
+                    return what
         return None
 
     def discard(self) -> list[str]:
-        """Remove the copy, its directory, and what it added to the store: what was removed. Raises `OSError`."""
+        """Remove the copies and their directories, and what they brought to the store: what is gone.
+
+        Raises `OSError`.
+        """
         gone = _remove(self.root, self.exec_allow, self.directory)
-        if not self.from_store:
-            with contextlib.suppress(UntrustedPathError):  # something else is in the store's place
+        if not all(file.from_store for file in (self.runsc, *self.sidecars)):
+            with contextlib.suppress(
+                UntrustedPathError
+            ):  # what is in the store's place by now is not this run's
                 gone += store.collect(_home(self.root))
         return gone
 
     def close(self) -> None:
-        """Close the copy and its directories."""
-        for descriptor in (self.descriptor, self.directory.descriptor, self.exec_allow.descriptor):
-            os.close(descriptor)
+        """Close the copies and their directories."""
+        _close_files(self)
+        self.directory.close()
+        self.exec_allow.close()
 
 
 def stage(binary: Validated, root: StateDirs) -> Staged:
-    """Link or copy the pinned `binary` to `stage-*/runsc`, mode 0500, in `root`'s place for programs.
+    """Link or copy the pinned `binary` to `stage-*/runsc` and its sidecars to `stage-*/gvisor-bin/`, each mode 0500.
 
-    Without such a place: in `exec-allow` in runsc's own directory.
+    That is in `root`'s place for programs, and without one in `exec-allow` in runsc's own directory.
 
     Raises `StageError`: a linked or foreign directory, a noexec file system, a pinned file that has changed, a short
     copy, no space, or another runsc than that of the sandbox to join. Then nothing is left behind.
@@ -118,7 +158,7 @@ def stage(binary: Validated, root: StateDirs) -> Staged:
             undo.callback(os.close, directory.descriptor)
             undo.callback(_remove_what_can_be, root, exec_allow, directory)
             staged = _make(binary, root, exec_allow, directory)
-            undo.callback(os.close, staged.descriptor)
+            undo.callback(_close_files, staged)
             if root.sandbox is not None and staged.digest != root.sandbox.digest:
                 raise StageError(
                     f"runsc {binary.path!r} is not the one that sandbox {root.sandbox.id!r} runs",
@@ -154,124 +194,40 @@ def _open_nest(root: StateDirs) -> PrivateDirectory:
 def _make(
     binary: Validated, root: StateDirs, exec_allow: PrivateDirectory, directory: PrivateDirectory
 ) -> Staged:
-    """The staged file in `directory`: a link to the store's copy of these bytes, or a copy that is then added to it."""
-    entry, from_store, shared = _link_or_copy(binary, _home(root), directory)
-    try:
-        status, pinned = os.fstat(entry.descriptor), Identity.of(os.fstat(binary.descriptor))
-        if pinned != binary.identity:
-            raise _changed(binary)
-    except BaseException:
-        os.close(entry.descriptor)
-        raise
+    """The staged files in `directory`, in the layout of an installation."""
+    with contextlib.ExitStack() as undo:
+        folder = None
+        if binary.sidecars:
+            folder = make_private_directory(directory.descriptor, directory.path, SIDECARS)
+            undo.callback(folder.close)
+        with store.opened(_home(root)) as kept_copies:
+
+            def make(file: PinnedFile, place: PrivateDirectory) -> StagedFile:
+                made = stage_file(file, kept_copies, place)
+                undo.callback(os.close, made.descriptor)
+                return made
+
+            runsc = make(binary.runsc, directory)
+            sidecars = () if folder is None else tuple(make(file, folder) for file in binary.sidecars)
+        undo.pop_all()
     return Staged(
         exec_allow=exec_allow,
         directory=directory,
-        descriptor=entry.descriptor,
-        path=os.path.join(directory.path, PROGRAM),
-        digest=entry.digest,
-        size=status.st_size,
-        mode=stat.S_IMODE(status.st_mode),
-        pinned=pinned,
-        from_store=from_store,
-        made_from=entry.made_from,
-        shared=shared,
-        hashed=entry.hashed,
-        compared=entry.compared,
+        descriptor=runsc.descriptor,
+        path=runsc.path,
+        digest=runsc.digest,
+        size=runsc.size,
+        mode=runsc.mode,
+        pinned=runsc.pinned,
+        from_store=runsc.from_store,
+        made_from=runsc.made_from,
+        shared=runsc.shared,
+        hashed=runsc.hashed,
+        compared=runsc.compared,
         root=root,
+        sidecars=sidecars,
+        sidecars_directory=folder,
     )
-
-
-def _link_or_copy(
-    binary: Validated, home: PrivateDirectory, directory: PrivateDirectory
-) -> tuple[CacheEntry, bool, bool]:
-    """The staged file, open; whether it came from the store; and whether it is shared with it."""
-    with store.opened(home) as kept_copies:
-        if kept_copies is None:
-            return _copy(binary, directory), False, False
-        if entry := _link(binary, kept_copies, directory):
-            return entry, True, True
-        copy = _copy(binary, directory)
-        return copy, False, store.add(kept_copies, copy)
-
-
-def _link(binary: Validated, kept_copies: PrivateDirectory, directory: PrivateDirectory) -> CacheEntry | None:
-    """Link the store's copy of the pinned bytes; None if there is none, or no more links are possible."""
-    # The store's owner could not write another owner's binary, so must not be able to do so through the store.
-    pinned = None if binary.owner == os.geteuid() else binary.descriptor
-    entry = store.get(kept_copies, binary.identity, pinned)
-    if entry is None:
-        return None
-    try:
-        store.link(entry, directory, PROGRAM)
-    except OSError as error:
-        os.close(entry.descriptor)
-        if error.errno in (errno.EMLINK, errno.EXDEV, errno.EPERM, errno.ENOENT):
-            return None
-        raise
-    store.update(kept_copies, entry)
-    return entry
-
-
-def _copy(binary: Validated, directory: PrivateDirectory) -> CacheEntry:
-    """A copy of the pinned bytes."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    target = os.open(PROGRAM, flags, 0o500, dir_fd=directory.descriptor)
-    try:
-        size = _copy_bytes(binary.descriptor, target)
-        os.fchmod(target, 0o500)
-        digest = store.digest_of(target)
-        written = os.fstat(target)
-    finally:
-        os.close(target)
-    if Identity.of(os.fstat(binary.descriptor)) != binary.identity:
-        raise _changed(binary)
-    if not size == written.st_size == binary.identity.size:
-        raise StageError(
-            f"only {written.st_size} of {binary.identity.size} bytes of {binary.path!r} were copied",
-            reason=Reason.NOT_WHAT_WAS_PINNED,
-            hint="run again",
-        )
-    # A file open for writing cannot be executed (ETXTBSY): open it again, and check that it is the same file.
-    descriptor = os.open(PROGRAM, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.descriptor)
-    try:
-        reopened = os.fstat(descriptor)
-        if Identity.of(reopened) != Identity.of(written) or reopened.st_uid != os.geteuid():
-            raise StageError(
-                f"the copy in {directory.path!r} was changed while it was made",
-                reason=Reason.NOT_WHAT_WAS_PINNED,
-                hint="run again",
-            )
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return CacheEntry(descriptor, binary.identity, digest, hashed=True)
-
-
-def _changed(binary: Validated) -> StageError:
-    return StageError(
-        f"runsc {binary.path!r} was changed after it was validated",
-        reason=Reason.NOT_WHAT_WAS_PINNED,
-        hint="let the upgrade finish and run again",
-    )
-
-
-def _copy_bytes(source: int, target: int) -> int:
-    """Copy all of `source`, from its start, to `target`, within the kernel: the number of bytes copied.
-
-    copy_file_range(2) shares the blocks if the file system can (reflink); sendfile(2) copies across file systems, and
-    where the former is not supported.
-    """
-    offset = 0
-    try:
-        while count := os.copy_file_range(source, target, _CHUNK, offset, offset):
-            offset += count
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
-            raise
-    os.lseek(target, offset, os.SEEK_SET)
-    while count := os.sendfile(target, source, offset, _CHUNK):
-        offset += count
-    return offset
 
 
 def _remove(root: StateDirs, exec_allow: PrivateDirectory, directory: PrivateDirectory) -> list[str]:
@@ -279,16 +235,24 @@ def _remove(root: StateDirs, exec_allow: PrivateDirectory, directory: PrivateDir
         is_own = directory.is_named_in(exec_allow.descriptor)
         programs.remove_stage(exec_allow, root.container, directory)
         return [directory.path] if is_own else []
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(PROGRAM, dir_fd=directory.descriptor)
+    programs.remove_program(directory)
     if not directory.is_named_in(exec_allow.descriptor):
         return []  # another directory has its name
     os.rmdir(os.path.basename(directory.path), dir_fd=exec_allow.descriptor)
     return [directory.path]
 
 
+def _close_files(staged: Staged) -> None:
+    for file in (staged.runsc, *staged.sidecars):
+        os.close(file.descriptor)
+    if staged.sidecars_directory is not None:
+        staged.sidecars_directory.close()
+
+
 def _remove_what_can_be(root: StateDirs, exec_allow: PrivateDirectory, directory: PrivateDirectory) -> None:
-    with contextlib.suppress(OSError):  # the refusal is what to report; gc removes the rest
+    with contextlib.suppress(
+        OSError
+    ):  # on the way out of a refusal, which must stay what is said; gc has the rest
         _remove(root, exec_allow, directory)
 
 

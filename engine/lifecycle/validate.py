@@ -7,26 +7,24 @@ compares.
 from __future__ import annotations
 
 import os
-import stat
 
 from engine.errors import Reason, ValidateError, hint_for
 from engine.lifecycle.resolve import TRUSTED_PATHS, Resolved
-from engine.linux.files import Opened, UntrustedPathError, is_immutable_store_entry, open_trusted
+from engine.linux.files import UntrustedPathError, open_trusted
 from engine.linux.namespaces import unmapped_uid
 from engine.linux.regular_files import Identity
 from engine.options import Platform
 from engine.records import TYPE_CHECKING, dataclass, replace
 from engine.runsc.binary import platform_package, texts_in
+from engine.runsc.installation import OWN_COPY, PACKAGE, RUNSC, PinnedFile, pin, pin_sidecars, require_elf
 from engine.traces.writer import identity_facts
 
 if TYPE_CHECKING:
     from engine.traces.schema import ValidateFacts
 
-_ELF = b"\x7fELF"
 _SCRIPT = b"#!"
 #: Bytes; a Nix wrapper has a few lines.
 _MAX_WRAPPER = 4096
-_OWN_COPY = "install runsc from a package, or copy it where only root or you can write, owned so, mode 0755"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +32,8 @@ class Validated:
     """The pinned binary. `descriptor` is open for reading; `path` is free of links.
 
     `wrapper`: the script that names the binary, if any. `platforms`: those of this build, empty if unknown; `platform`:
-    the one to use.
+    the one to use. `sidecars`: the files of `gvisor-bin/`, checked by the same rules; `release`: that of all of them,
+    None if unknown. A runsc that is one file has neither.
     """
 
     descriptor: int
@@ -46,9 +45,16 @@ class Validated:
     trusted_owners: tuple[int, ...]
     platforms: tuple[str, ...]
     platform: Platform
+    sidecars: tuple[PinnedFile, ...] = ()
+    release: str | None = None
+
+    @property
+    def runsc(self) -> PinnedFile:
+        """The binary alone, as one of the files of the installation."""
+        return PinnedFile(RUNSC, self.descriptor, self.path, self.identity, self.owner, self.mode)
 
     def facts(self) -> ValidateFacts:
-        return {
+        facts: ValidateFacts = {
             "path": self.path,
             "wrapper": self.wrapper,
             "identity": identity_facts(self.identity),
@@ -59,6 +65,19 @@ class Validated:
             "platforms": list(self.platforms),
             "platform": str(self.platform),
         }
+        if self.sidecars:
+            facts["sidecars"] = [
+                {
+                    "name": sidecar.name,
+                    "path": sidecar.path,
+                    "identity": identity_facts(sidecar.identity),
+                    "owner": sidecar.owner,
+                    "mode": f"{sidecar.mode:04o}",
+                }
+                for sidecar in self.sidecars
+            ]
+            facts["release"] = self.release
+        return facts
 
     def discard(self) -> list[str]:
         """Nothing was made."""
@@ -66,16 +85,18 @@ class Validated:
 
     def close(self) -> None:
         """Unpin it."""
-        os.close(self.descriptor)
+        for descriptor in (self.descriptor, *(sidecar.descriptor for sidecar in self.sidecars)):
+            os.close(descriptor)
 
 
 def validate(resolved: Resolved, platform: Platform) -> Validated:
     """Open the file that `resolve` found, or the binary that this Nix wrapper starts, and check it.
 
     Trusted: a regular executable ELF file, not writable by group or world, owned by root or the effective user (or an
-    immutable Nix store file), on a path of which no other user can rewrite any part. `platform`: the one asked for;
-    `auto` becomes systrap if the build has it, else ptrace. Raises `ValidateError`, also if the build lacks the
-    platform.
+    immutable Nix store file), on a path of which no other user can rewrite any part. The same holds for every file of
+    `gvisor-bin/` beside a build that starts programs from there (`engine.runsc.installation`). `platform`: the one
+    asked for; `auto` becomes systrap if the build has it, else ptrace. Raises `ValidateError`, also if the build lacks
+    the platform, or files of its installation are missing or of different releases.
     """
     owners = {0, os.geteuid()}
     if resolved.path in TRUSTED_PATHS and (unmapped := unmapped_uid()) is not None:
@@ -85,7 +106,7 @@ def validate(resolved: Resolved, platform: Platform) -> Validated:
     binary = _pin(resolved.path, tuple(sorted(owners)), platform)
     try:
         if os.pread(binary.descriptor, len(_SCRIPT), 0) != _SCRIPT:
-            return _as_elf(binary)
+            return _as_elf(binary, resolved.path)
         wrapped = _wrapped_binary(binary)
         if wrapped is None:
             raise ValidateError(
@@ -99,7 +120,7 @@ def validate(resolved: Resolved, platform: Platform) -> Validated:
     binary.close()
     script, binary = binary.path, _pin(wrapped, binary.trusted_owners, platform)
     try:
-        return _as_elf(binary, wrapper=script)
+        return _as_elf(binary, wrapped, wrapper=script)
     except BaseException:
         binary.close()
         raise
@@ -111,7 +132,7 @@ def _pin(path: str, owners: tuple[int, ...], platform: Platform) -> Validated:
         opened = open_trusted(path, owners, follow_links=True)
     except UntrustedPathError as error:
         raise ValidateError(
-            f"on the way to runsc {path!r}, {error}", reason=Reason.LOOSE_CHAIN, hint=_OWN_COPY
+            f"on the way to runsc {path!r}, {error}", reason=Reason.LOOSE_CHAIN, hint=OWN_COPY
         ) from None
     except OSError as error:
         raise ValidateError(
@@ -120,66 +141,19 @@ def _pin(path: str, owners: tuple[int, ...], platform: Platform) -> Validated:
             hint=hint_for(error, "name another with --runsc PATH"),
         ) from None
     try:
-        status = os.fstat(opened.descriptor)
-        _judge(opened, status, owners)
-        # The kernel's link to the open file, proc(5): not a second look-up by name.
-        descriptor = os.open(f"/proc/self/fd/{opened.descriptor}", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise ValidateError(
-            f"runsc {opened.path!r} cannot be read: {error.strerror}",
-            reason=Reason.FAILURE,
-            hint=hint_for(error, "make it readable (mode 0755), and see that /proc is mounted"),
-        ) from None
+        file = pin(RUNSC, opened, owners)
     finally:
         os.close(opened.descriptor)
     return Validated(
-        descriptor=descriptor,
-        path=opened.path,
+        descriptor=file.descriptor,
+        path=file.path,
         wrapper=None,
-        identity=Identity.of(status),
-        owner=status.st_uid,
-        mode=stat.S_IMODE(status.st_mode),
+        identity=file.identity,
+        owner=file.owner,
+        mode=file.mode,
         trusted_owners=owners,
         platforms=(),
         platform=platform,
-    )
-
-
-def _judge(opened: Opened, status: os.stat_result, owners: tuple[int, ...]) -> None:
-    path, mode = opened.path, stat.S_IMODE(status.st_mode)
-    if not stat.S_ISREG(status.st_mode):
-        raise ValidateError(
-            f"runsc {path!r} is not a regular file",
-            reason=Reason.NOT_A_PROGRAM,
-            hint="name the binary with --runsc PATH",
-        )
-    if mode & 0o022:
-        raise ValidateError(
-            f"runsc {path!r} can be written by group or world (mode {mode:04o})",
-            reason=Reason.LOOSE_MODE,
-            hint=f"chmod go-w {path!r}, after checking that it is what was installed",
-        )
-    if not mode & 0o111:
-        raise ValidateError(
-            f"runsc {path!r} is not executable (mode {mode:04o})",
-            reason=Reason.NOT_A_PROGRAM,
-            hint=f"chmod 0755 {path!r}",
-        )
-    if status.st_uid not in owners and not _is_immutable_artefact(opened, status):
-        wanted = ", ".join(f"uid {uid}" for uid in owners)
-        raise ValidateError(
-            f"runsc {path!r} is owned by uid {status.st_uid} (expected {wanted} or an immutable /nix/store artefact)",
-            reason=Reason.FOREIGN_OWNER,
-            hint=_OWN_COPY,
-        )
-
-
-def _is_immutable_artefact(opened: Opened, status: os.stat_result) -> bool:
-    """Whether this is a Nix store file that nobody can write, in a directory that nobody can write."""
-    return (
-        is_immutable_store_entry(opened.path, status)
-        and opened.parent is not None
-        and is_immutable_store_entry(os.path.dirname(opened.path), opened.parent)
     )
 
 
@@ -201,15 +175,12 @@ def _wrapped_binary(script: Validated) -> str | None:
     return None
 
 
-def _as_elf(binary: Validated, wrapper: str | None = None) -> Validated:
-    if os.pread(binary.descriptor, len(_ELF), 0) != _ELF:
-        raise ValidateError(
-            f"runsc {binary.path!r} is not an ELF binary",
-            reason=Reason.NOT_A_PROGRAM,
-            hint="name the runsc binary with --runsc PATH",
-        )
+def _as_elf(binary: Validated, found_at: str, wrapper: str | None = None) -> Validated:
+    """The `binary`, found at this path, when its content and its sidecars were judged, too."""
+    runsc = binary.runsc
+    require_elf(runsc)
     packages = {platform_package(name): str(name) for name in Platform if name is not Platform.AUTO}
-    found = texts_in(binary.descriptor, packages)
+    found = texts_in(binary.descriptor, packages, [PACKAGE])
     platforms = tuple(name for package, name in packages.items() if package in found)
     platform = binary.platform
     if platform is Platform.AUTO:
@@ -220,4 +191,8 @@ def _as_elf(binary: Validated, wrapper: str | None = None) -> Validated:
             reason=Reason.NO_PLATFORM,
             hint="choose another --platform, or a newer runsc",
         )
-    return replace(binary, wrapper=wrapper, platforms=platforms, platform=platform)
+    beside = os.path.dirname(found_at), os.path.dirname(binary.path)
+    sidecars, release = pin_sidecars(runsc, beside, binary.trusted_owners, has_package=PACKAGE in found)
+    return replace(
+        binary, wrapper=wrapper, platforms=platforms, platform=platform, sidecars=sidecars, release=release
+    )

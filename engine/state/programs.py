@@ -1,7 +1,8 @@
 """Where staged programs lie: apart from the state, so that the state may be on a noexec file system.
 
-    <place>/stage-<boot>-<random>/runsc   the program of one container
-                                  state   a link that names the container's directory
+    <place>/stage-<boot>-<random>/runsc         the program of one container
+                                  gvisor-bin/   its sidecars, if any
+                                  state         a link that names the container's directory
     <place>/staged/                       the copies that containers share (`store`)
     <base>/<component>/programs           a link that names the container's stage directory
 
@@ -31,10 +32,11 @@ from engine.linux.files import (
 )
 from engine.linux.locks import lock
 from engine.linux.namespaces import unmapped_uid
+from engine.runsc.installation import RUNSC, SIDECARS
 from engine.state.base import NAME, default_base, open_base, open_existing_base, ordinary_user, reach_base
 from engine.state.container import PROGRAMS
 
-PROGRAM = "runsc"
+PROGRAM = RUNSC
 _STATE = "state"
 _PLACE = "programs"
 _STAGE = r"stage-([0-9a-f]{32})-[0-9a-f]{16}"
@@ -192,13 +194,38 @@ def make_stage(place: PrivateDirectory, container: PrivateDirectory, name: str) 
 
 def remove_stage(place: PrivateDirectory, container: PrivateDirectory, stage: PrivateDirectory) -> None:
     """Undo `make_stage`, and remove the program. Another directory in its place stays. Raises `OSError`."""
-    for inside in (PROGRAM, _STATE):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(inside, dir_fd=stage.descriptor)
+    remove_program(stage)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_STATE, dir_fd=stage.descriptor)
     if stage.is_named_in(place.descriptor):
         os.rmdir(os.path.basename(stage.path), dir_fd=place.descriptor)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(PROGRAMS, dir_fd=container.descriptor)
+
+
+def remove_program(stage: PrivateDirectory) -> None:
+    """Remove runsc and its sidecars from the stage directory. Raises `OSError` where something else is among them."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(PROGRAM, dir_fd=stage.descriptor)
+    with _opened_sidecars(stage) as folder:
+        if folder is None:
+            return
+        for name in os.listdir(folder.descriptor):
+            os.unlink(name, dir_fd=folder.descriptor)
+        if folder.is_named_in(stage.descriptor):
+            os.rmdir(SIDECARS, dir_fd=stage.descriptor)
+
+
+@contextlib.contextmanager
+def _opened_sidecars(stage: PrivateDirectory) -> Iterator[PrivateDirectory | None]:
+    """The directory of the sidecars in `stage`, open; None where there is none, or another thing in its place."""
+    try:
+        folder = open_private_directory(stage.descriptor, stage.path, SIDECARS)
+    except (FileNotFoundError, UntrustedPathError):
+        yield None
+        return
+    with contextlib.closing(folder):
+        yield folder
 
 
 def named(container: PrivateDirectory) -> str | None:
@@ -253,7 +280,7 @@ def may_go(place: PrivateDirectory, name: str) -> bool:
 
     It is in use while the container's directory that it names also names it, or while that is unknown. If that
     directory is gone in this boot, as after a logout, the container may still live: then it is in use while anybody
-    starts a container with it, or any process executes the file, which containers may share. Raises
+    starts a container with it, or any process executes a file of it, which containers may share. Raises
     `UntrustedPathError` and `OSError`.
     """
     found = re.fullmatch(_STAGE, name)
@@ -296,10 +323,18 @@ def _has(state: str, stage: str) -> bool:
 
 
 def _is_executed(stage: PrivateDirectory) -> bool:
+    """Whether any process executes runsc or one of its sidecars: the sandbox executes another file than the gofer."""
     from engine.linux.process import executing
 
-    try:
-        status = os.stat(PROGRAM, dir_fd=stage.descriptor, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return bool(executing((status.st_dev, status.st_ino), ()))
+    files = [(stage, PROGRAM)]
+    with _opened_sidecars(stage) as folder:
+        if folder is not None:
+            files += [(folder, name) for name in sorted(os.listdir(folder.descriptor))]
+        for directory, name in files:
+            try:
+                status = os.stat(name, dir_fd=directory.descriptor, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if executing((status.st_dev, status.st_ino), ()):
+                return True
+    return False

@@ -97,6 +97,20 @@ class ResolveFacts(TypedDict):
     ]
 
 
+class PinnedSidecar(TypedDict):
+    """A program beside runsc, validated and kept open."""
+
+    name: Annotated[str, Says("Its name in `gvisor-bin/`.", "no other's")]
+    path: Annotated[str, Says("Its path without symbolic links.")]
+    identity: Annotated[Identity, Says("The file that was validated.")]
+    owner: Annotated[
+        int, Says("The uid that owns it.", "in `trusted_owners`, unless in a Nix store and not writable")
+    ]
+    mode: Annotated[
+        str, Says("Its permissions, four octal digits.", "executable; not writable by group or others")
+    ]
+
+
 class ValidateFacts(TypedDict):
     """The binary, validated and kept open."""
 
@@ -111,6 +125,15 @@ class ValidateFacts(TypedDict):
     immutable_store: Annotated[bool, Says("Whether it is in a Nix store that nobody can write.")]
     platforms: Annotated[list[str], Says("The platforms compiled in; empty if unknown.")]
     platform: Annotated[str, Says("The platform that is used.")]
+    sidecars: NotRequired[
+        Annotated[
+            list[PinnedSidecar],
+            Says("The files of `gvisor-bin/`, if this runsc starts any.", "with `gvisor_sentry`"),
+        ]
+    ]
+    release: NotRequired[
+        Annotated[str | None, Says("The release of runsc and its sidecars, if any; null if unknown.")]
+    ]
 
 
 class Directory(TypedDict):
@@ -143,6 +166,33 @@ class SecureRootFacts(TypedDict):
     programs: NotRequired[Annotated[Directory, Says("The program's directory, if not the container's own.")]]
 
 
+class StagedSidecar(TypedDict):
+    """The copy of a sidecar: as the copy of runsc."""
+
+    name: Annotated[str, Says("Its name in `gvisor-bin/`.", "as `validate.sidecars`, in their order")]
+    path: Annotated[str, Says("Its path.", "in `gvisor-bin/` beside `stage.path`")]
+    sha256: Annotated[str, Says("Its SHA-256, in hexadecimal; from an earlier run unless `hashed`.")]
+    size: Annotated[int, Says("Its size in bytes.", "that of its `identity`")]
+    mode: Annotated[str, Says("Its permissions, four octal digits.", "`0500`")]
+    pinned: Annotated[Identity, Says("The source after copying: still unchanged.", "its `identity`")]
+    from_store: Annotated[bool, Says("Whether it is a link to a copy that an earlier run made.")]
+    made_from: Annotated[Identity, Says("The file that the copy was made from.", "its `identity`")]
+    shared: Annotated[bool, Says("Whether the store and other containers share the file.")]
+    hashed: Annotated[
+        bool,
+        Says(
+            "Whether this run computed `sha256`; otherwise an earlier run did, from the same version of the file."
+        ),
+    ]
+    compared: Annotated[
+        bool,
+        Says(
+            "Whether this run compared the whole copy with the pinned file.",
+            "`from_store`, and the file is another user's",
+        ),
+    ]
+
+
 class StageFacts(TypedDict):
     """The copy that is executed."""
 
@@ -172,6 +222,9 @@ class StageFacts(TypedDict):
             "Whether this run compared the whole copy with the pinned file.",
             "`from_store`, and the binary is another user's",
         ),
+    ]
+    sidecars: NotRequired[
+        Annotated[list[StagedSidecar], Says("The copies of its sidecars, if any.", "`validate.sidecars`")]
     ]
 
 

@@ -14,7 +14,8 @@ from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from engine.errors import printable
-from engine.lifecycle.machine import LIFECYCLE, OUT_OF_PLACE, REASONS, Guard, Known
+from engine.lifecycle.guards import Known
+from engine.lifecycle.machine import LIFECYCLE, OUT_OF_PLACE, REASONS, Guard
 from engine.lifecycle.spec_graph import SpecGraph, spec_graph
 from engine.traces.move import State, Trigger
 from engine.traces.reader import BadLineError, read_header, read_record

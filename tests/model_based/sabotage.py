@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
 from engine.errors import EngineError, FailedError, PolicyError, TraceError
-from engine.lifecycle import resolve, runner, secure_root, stage, validate
+from engine.lifecycle import resolve, runner, secure_root, stage, staged_file, validate
 from engine.lifecycle.stage import Staged
 from engine.linux.files import Opened
+from engine.runsc import installation
+from engine.runsc.installation import PinnedFile
 from engine.state import store
 from engine.state.store import CacheEntry
 from engine.traces.move import Trigger
@@ -39,11 +41,11 @@ def stage_is_triggered_before_validate() -> None:
 
 def validation_is_moved_after_staging() -> None:
     """The edges stay as they are: what validate records is made up, and the file is judged once it was copied."""
-    judge, copy = validate._judge, stage._copy
+    judge, copy = installation._judge, staged_file._copy
     postponed: list[Callable[[], None]] = []
 
-    def later(opened: Opened, status: os.stat_result, owners: tuple[int, ...]) -> None:
-        postponed.append(lambda: judge(opened, status, owners))
+    def later(name: str, opened: Opened, status: os.stat_result, owners: Collection[int]) -> None:
+        postponed.append(lambda: judge(name, opened, status, owners))
 
     def validated(found: Any, platform: Any) -> validate.Validated:
         return replace(real_validate(found, platform), mode=0o755, owner=0)
@@ -59,18 +61,18 @@ def validation_is_moved_after_staging() -> None:
         return copied
 
     real_validate = validate.validate
-    _spoil(validate, "_judge", later)
+    _spoil(installation, "_judge", later)
     _spoil(runner, "validate", validated)
-    _spoil(stage, "_copy", copy_and_judge)
+    _spoil(staged_file, "_copy", copy_and_judge)
 
 
 def stage_reopens_the_pinned_binary_by_its_path() -> None:
-    copy, copy_bytes = stage._copy, stage._copy_bytes
+    copy, copy_bytes = staged_file._copy, staged_file._copy_bytes
     paths: list[str] = []
 
-    def remember(binary: validate.Validated, *directories: Any) -> CacheEntry:
-        paths.append(binary.path)
-        return copy(binary, *directories)
+    def remember(file: PinnedFile, *directories: Any) -> CacheEntry:
+        paths.append(file.path)
+        return copy(file, *directories)
 
     def copy_what_is_there_now(_pinned: int, target: int) -> int:
         source = os.open(paths[-1], os.O_RDONLY | os.O_CLOEXEC)
@@ -79,8 +81,8 @@ def stage_reopens_the_pinned_binary_by_its_path() -> None:
         finally:
             os.close(source)
 
-    _spoil(stage, "_copy", remember)
-    _spoil(stage, "_copy_bytes", copy_what_is_there_now)
+    _spoil(staged_file, "_copy", remember)
+    _spoil(staged_file, "_copy_bytes", copy_what_is_there_now)
 
 
 def a_refused_run_is_handed_off_all_the_same() -> None:
@@ -142,7 +144,7 @@ def a_record_of_anothers_is_believed() -> None:
 def a_kept_copy_is_not_held() -> None:
     """It was judged, and may be written between that and execve."""
     _spoil(store, "take_lease", lambda _descriptor: True)
-    _spoil(stage, "has_lease", lambda _descriptor: True)
+    _spoil(staged_file, "has_lease", lambda _descriptor: True)
 
 
 def a_refusal_leaves_the_copy() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from engine.errors import Reason
 from engine.lifecycle import machine
+from engine.lifecycle.guards import Known
 from engine.lifecycle.machine import LIFECYCLE, Guard, Transition
 from engine.lifecycle.spec_files import LIFECYCLE_SPEC
 from engine.lifecycle.spec_graph import SPEC_GRAPH, SpecGraph, load_spec_graph
@@ -203,7 +204,7 @@ def test_a_guard_that_sees_less_than_the_options_is_named(
 ) -> None:
     """Enforced though it was turned off: no step does that, and still the machine must not accept it."""
 
-    def permits(known: machine.Known) -> bool:
+    def permits(known: Known) -> bool:
         options = {**known["header"]["options"], "exec_policy": "auto"}
         return policy.holds({**known, "header": {**known["header"], "options": options}})
 

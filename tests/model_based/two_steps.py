@@ -54,8 +54,8 @@ DISPENSABLE: Mapping[tuple[str, str], Collection[int] | None] = {
     ("engine.state.store", "_read_record"): None,
     ("engine.state.store", "opened"): {errno.ENOENT},
     ("engine.state.store", "_remove"): {errno.ENOENT},
-    ("engine.lifecycle.stage", "_link"): {errno.ENOENT, errno.EXDEV, errno.EPERM, errno.EMLINK},
-    ("engine.lifecycle.stage", "_copy_bytes"): {errno.EXDEV},
+    ("engine.lifecycle.staged_file", "_link"): {errno.ENOENT, errno.EXDEV, errno.EPERM, errno.EMLINK},
+    ("engine.lifecycle.staged_file", "_copy_bytes"): {errno.EXDEV},
     # On the way out of a refusal, which must stay what is said.
     ("engine.lifecycle.stage", "_empty_the_store"): None,
     ("engine.lifecycle.stage", "_remove_what_can_be"): None,
@@ -102,12 +102,12 @@ def make_staging_small(replace: Callable[..., None], *, settled: bool) -> None:
     That takes two seconds in which nobody writes it; here it is as the test says, and the world sees to it that no two
     versions of a file bear one time. Nor does a run wait for another that has the store, which here stands still.
     """
-    from engine.lifecycle import stage
+    from engine.lifecycle import staged_file
     from engine.runsc import binary
     from engine.state import store
 
     replace(binary, "_CHUNK", CHUNK)
-    replace(stage, "_CHUNK", CHUNK)
+    replace(staged_file, "_CHUNK", CHUNK)
     replace(store, "_CHUNK", CHUNK)
     replace(store, "SETTLED_NS", 0 if settled else 1 << 62)
     replace(store, "TIMEOUT", 0.0)

@@ -35,6 +35,23 @@ def binary(private: Path) -> Path:
 
 
 @pytest.fixture
+def installation(binary: Path) -> Path:
+    """The `binary` as one that starts programs from `gvisor-bin/` beside it, and these: its directory."""
+    with binary.open("ab") as file:
+        file.write(b"gvisor.dev/gvisor/runsc/gvisorbinaries\0gvisor-sentry-prewarmer\0release-20260914.0\0")
+    sidecars = binary.parent / "gvisor-bin"
+    sidecars.mkdir(mode=0o755)
+    for name, release in (
+        ("gvisor_sentry", b"release-20260914.0"),
+        ("gvisor-sentry-prewarmer", b""),
+        ("of-a-later-version", b"release-20260914.0"),
+    ):
+        (sidecars / name).write_bytes(b"\x7fELF" + name.encode() + b"\0" + release + b"\0")
+        (sidecars / name).chmod(0o755)
+    return binary.parent
+
+
+@pytest.fixture
 def needs_root() -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root: it makes files of other owners")

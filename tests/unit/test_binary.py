@@ -127,3 +127,82 @@ def test_reading_ends_once_all_constants_are_found(
     with (private / "runsc").open("rb") as file:
         assert texts_in(file.fileno(), NAMES) == set(NAMES)
     assert read == [begin]
+
+
+def release_in(path: Path, content: bytes, *, wholly: bool = True) -> str | None:
+    path.write_bytes(content)
+    with path.open("rb") as file:
+        return binary.release_of(file.fileno(), wholly=wholly)
+
+
+@pytest.mark.parametrize(
+    ("text", "release"),
+    [
+        (b"release-20260817.0", "release-20260817.0"),
+        (b"release-20260817.0-70-g3c5eee17d\0more", "release-20260817.0-70-g3c5eee17d"),
+        (b"release-20260817", "release-20260817"),
+        (b"release-20260817.0/", "release-20260817.0"),
+        (b"release-notes release-2026081 release-20260914.1", "release-20260914.1"),
+        (b"release-2026081", None),
+        (b"Release-20260817.0", None),
+        (b"", None),
+    ],
+)
+def test_a_release_is_told_by_its_name(private: Path, text: bytes, release: str | None) -> None:
+    assert release_in(private / "runsc", elf(CODE, CONSTANTS).ljust(3000, b"\0") + text) == release
+
+
+def test_a_release_is_found_wherever_the_pieces_read_are_parted(
+    private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(binary, "_CHUNK", 50)
+    monkeypatch.setattr(binary, "_TAIL", 0)
+    text = b"release-20260817.0-70-g3c5eee17d"
+    for padding in range(120):
+        content = elf(CODE, CONSTANTS).ljust(3000 + padding, b"\0") + text + bytes(300)
+        assert release_in(private / "runsc", content) == text.decode()
+
+
+@pytest.mark.parametrize(("place", "is_found"), [(3100, False), (7900, True), (9000, False), (29900, True)])
+def test_a_release_is_looked_for_where_a_linker_puts_it(
+    private: Path, monkeypatch: pytest.MonkeyPatch, place: int, is_found: bool
+) -> None:
+    """The constants end at 8000, by the table of sections; the file at 30000."""
+    monkeypatch.setattr(binary, "_LINKED_IN", 1000)
+    monkeypatch.setattr(binary, "_TAIL", 1000)
+    content = bytearray(elf(CODE, CONSTANTS).ljust(30000, b"\0"))
+    content[40:48] = (20000).to_bytes(8, "little")
+    content[58:62] = (64).to_bytes(2, "little") + (2).to_bytes(2, "little")
+    content[20064 + 24 : 20064 + 40] = (3000).to_bytes(8, "little") + (5000).to_bytes(8, "little")
+    content[place : place + 18] = b"release-20260817.0"
+    path = private / "runsc"
+    assert (release_in(path, bytes(content), wholly=False) is not None) is is_found
+    assert release_in(path, bytes(content)) == "release-20260817.0"
+
+
+@pytest.mark.parametrize("table", [1 << 62, (1 << 64) - 1, 2990])
+def test_a_table_of_sections_that_is_none_tells_nothing(private: Path, table: int) -> None:
+    content = bytearray(elf(CODE, CONSTANTS).ljust(3000, b"\0") + b"release-20260817.0")
+    content[40:48] = table.to_bytes(8, "little")
+    content[58:62] = b"\xff" * 4
+    assert release_in(private / "runsc", bytes(content)) == "release-20260817.0"
+
+
+def test_a_sign_is_looked_for_no_further_than_the_texts(
+    private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(binary, "_CHUNK", 1024)
+    before = elf(CODE, CONSTANTS).ljust(3000, b"\0") + b"sign-1" + b";".join(NAMES)
+    (private / "runsc").write_bytes(before + bytes(4096) + b"sign-2")
+    with (private / "runsc").open("rb") as file:
+        assert texts_in(file.fileno(), NAMES, [b"sign-1", b"sign-2"]) == {*NAMES, b"sign-1"}
+
+
+@pytest.mark.parametrize(("behind", "is_there"), [(0, True), (90, True), (95, False)])
+def test_the_end_of_a_file_is_its_last_bytes(
+    private: Path, monkeypatch: pytest.MonkeyPatch, behind: int, is_there: bool
+) -> None:
+    monkeypatch.setattr(binary, "_TAIL", 100)
+    (private / "runsc").write_bytes(bytes(1000) + b"the sentry" + bytes(behind))
+    with (private / "runsc").open("rb") as file:
+        assert binary.is_at_the_end(file.fileno(), b"the sentry") is is_there

@@ -380,10 +380,101 @@ def test_stored_copy_of_anothers_binary_must_be_compared(
     assert guard.holds(known) is holds
 
 
+def of_sentry(**changed: Any) -> dict[str, Any]:
+    """What is recorded of a sidecar that was validated."""
+    path = "/opt/gv/gvisor-bin/gvisor_sentry"
+    return {
+        "name": "gvisor_sentry",
+        "path": path,
+        "identity": IDENTITY,
+        "owner": 0,
+        "mode": "0755",
+        **changed,
+    }
+
+
+def copy_of_sentry(**changed: Any) -> dict[str, Any]:
+    """What is recorded of its copy."""
+    path = "/b/root/exec-allow/stage-1/gvisor-bin/gvisor_sentry"
+    copied = {key: GOOD[Trigger.STAGE][key] for key in GOOD[Trigger.STAGE] if key != "path"}
+    return {"name": "gvisor_sentry", "path": path, **copied, **changed}
+
+
+def test_a_set_is_handed_off() -> None:
+    walk = Walk()
+    of_set: dict[str, dict[str, Any]] = {
+        Trigger.VALIDATE: {"sidecars": [of_sentry()], "release": None},
+        Trigger.STAGE: {"sidecars": [copy_of_sentry()]},
+    }
+    for trigger in ORDER:
+        walk.perform(trigger, **of_set.get(trigger, {}))
+    assert walk.lifecycle.state is State.HANDED_OFF
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"sidecars": [of_sentry(owner=7)], "release": None},
+        {"sidecars": [of_sentry(mode="0775")], "release": None},
+        {"sidecars": [of_sentry(mode="0644")], "release": None},
+        {"sidecars": [of_sentry(), of_sentry(name="other")], "release": None},
+        {"sidecars": [of_sentry(), of_sentry()], "release": None},
+        {"sidecars": [of_sentry(name="other", path="/opt/gv/gvisor-bin/other")], "release": None},
+        {"sidecars": [of_sentry(owner=7, mode="0755", path="/nix/store/a/gvisor_sentry")], "release": None},
+        {"sidecars": [of_sentry(owner=7, mode="0555")], "release": None},
+        {"sidecars": [], "release": None},
+        {"sidecars": [of_sentry()]},
+        {"release": "release-20260914.0"},
+    ],
+)
+def test_a_set_of_which_one_is_not_trusted_is_not_validated(changed: dict[str, Any]) -> None:
+    walk = Walk().up_to(State.RESOLVED)
+    with refuses(NotPermittedError, Reason.NOT_PERMITTED, "sidecars_are_trusted"):
+        walk.perform(Trigger.VALIDATE, **changed)
+
+
+def test_a_sidecar_of_an_immutable_store_may_have_a_foreign_owner() -> None:
+    sentry = of_sentry(owner=7, mode="0555", path="/nix/store/a/gvisor-bin/gvisor_sentry")
+    Walk().up_to(State.RESOLVED).perform(Trigger.VALIDATE, sidecars=[sentry], release=None)
+
+
+@pytest.mark.parametrize(
+    "copies",
+    [
+        {},
+        {"sidecars": []},
+        {"sidecars": [copy_of_sentry(), copy_of_sentry()]},
+        {"sidecars": [copy_of_sentry(name="other")]},
+        {"sidecars": [copy_of_sentry(path="/b/root/exec-allow/stage-2/gvisor-bin/gvisor_sentry")]},
+        {"sidecars": [copy_of_sentry(path="/b/root/exec-allow/stage-1/gvisor_sentry")]},
+        {"sidecars": [copy_of_sentry(pinned={**IDENTITY, "inode": 7})]},
+        {"sidecars": [copy_of_sentry(made_from={**IDENTITY, "inode": 7})]},
+        {"sidecars": [copy_of_sentry(size=2)]},
+        {"sidecars": [copy_of_sentry(mode="0700")]},
+        {"sidecars": [copy_of_sentry(compared=True)]},
+    ],
+)
+def test_a_set_that_is_not_what_was_pinned_is_not_staged(copies: dict[str, Any]) -> None:
+    walk = Walk()
+    for trigger in ORDER[:3]:
+        changed = {"sidecars": [of_sentry()], "release": None} if trigger is Trigger.VALIDATE else {}
+        walk.perform(trigger, **changed)
+    with refuses(NotPermittedError, Reason.NOT_PERMITTED, "sidecars_are_what_was_pinned"):
+        walk.perform(Trigger.STAGE, **copies)
+
+
+def test_nothing_is_staged_beside_a_single_file() -> None:
+    walk = Walk().up_to(State.ROOT_SECURED)
+    with refuses(NotPermittedError, Reason.NOT_PERMITTED, "sidecars_are_what_was_pinned"):
+        walk.perform(Trigger.STAGE, sidecars=[copy_of_sentry()])
+
+
 @pytest.mark.parametrize(
     ("reason", "named"),
     [
         (Reason.LOOSE_MODE, "not_trusted"),
+        (Reason.INCOMPLETE, "not_trusted"),
+        (Reason.MIXED_RELEASES, "not_trusted"),
         (Reason.ALIVE, "alive"),
         (Reason.NOEXEC, "failure"),
         (Reason.FAILURE, "failure"),

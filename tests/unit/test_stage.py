@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from engine.errors import Reason, StageError
-from engine.lifecycle import stage as stage_step
+from engine.lifecycle import staged_file
 from engine.lifecycle.resolve import Resolved
 from engine.lifecycle.secure_root import PodSandbox, StateDirs, secure_root
 from engine.lifecycle.stage import stage
@@ -302,7 +302,7 @@ def test_binary_of_many_pieces_is_copied_whole(
         offsets.append(offset)
         return copy(source, target, count, offset, to)
 
-    monkeypatch.setattr(stage_step, "_CHUNK", 1000)
+    monkeypatch.setattr(staged_file, "_CHUNK", 1000)
     monkeypatch.setattr("os.copy_file_range", copy_file_range)
     staged = stage(pinned, root)
     content = binary.read_bytes()
@@ -339,7 +339,7 @@ def test_each_refusal_has_its_reason_and_says_where(
         patch.setattr("os.fstatvfs", lambda _: os.statvfs_result(values))
         refused(root, pinned, Reason.NOEXEC, repr(root.runsc_root.path))
     with monkeypatch.context() as patch:
-        patch.setattr(stage_step, "_copy_bytes", lambda *_: ("", 100))
+        patch.setattr(staged_file, "_copy_bytes", lambda *_: ("", 100))
         refused(root, pinned, Reason.NOT_WHAT_WAS_PINNED, pinned.identity.size, repr(str(binary)))
     binary.write_bytes(b"upgraded")
     refused(root, pinned, Reason.NOT_WHAT_WAS_PINNED, repr(str(binary)))

@@ -39,13 +39,24 @@ RUN = {
     *(f"engine.bundle{name}" for name in ("", ".bundle", ".linux", ".oci_config", ".process")),
     *(f"engine.bundle.{name}" for name in ("rules", "strict_json")),
     *(f"engine.cli{name}" for name in ("", ".command", ".main", ".run")),
-    *(f"engine.runsc{name}" for name in ("", ".arguments", ".binary", ".execute")),
+    *(f"engine.runsc{name}" for name in ("", ".arguments", ".binary", ".execute", ".installation")),
     *(f"engine.state{name}" for name in ("", ".base", ".cleanup", ".container", ".programs", ".store")),
     *("engine.traces", "engine.traces.move", "engine.traces.writer"),
-    *(f"engine.lifecycle{name}" for name in ("", ".exec", ".machine", ".policy", ".resolve", ".runner")),
+    *(f"engine.lifecycle{name}" for name in ("", ".exec", ".guards", ".machine", ".policy")),
     *(
         f"engine.lifecycle.{name}"
-        for name in ("secure_root", "spec_files", "spec_graph", "stage", "validate")
+        for name in (
+            *(
+                "resolve",
+                "runner",
+                "secure_root",
+                "spec_files",
+                "spec_graph",
+                "stage",
+                "staged_file",
+                "validate",
+            ),
+        )
     ),
     *(f"engine.linux{name}" for name in ("", ".boot", ".files", ".locks", ".namespaces", ".openat2")),
     *("engine.linux.regular_files", "engine.linux.syscall"),

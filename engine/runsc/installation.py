@@ -1,0 +1,266 @@
+"""What an installation of gVisor is: runsc, and since 2026 its sidecars, the programs in `gvisor-bin/` beside it.
+
+Every file of it is judged by the rules of `pin`, and stays open: what is said of it is read from that descriptor. An
+installation of 2022 or 2024 is runsc alone: a set of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Collection, Iterable, Sequence
+
+from engine.errors import Reason, ValidateError, hint_for
+from engine.linux.files import Opened, UntrustedPathError, is_immutable_store_entry, open_trusted
+from engine.linux.regular_files import Identity
+from engine.records import dataclass
+from engine.runsc.binary import is_at_the_end, release_of, texts_in
+
+#: What the file that is started is called in an installation.
+RUNSC = "runsc"
+#: The directory beside runsc that has its sidecars, and those that a sandbox is started with.
+SIDECARS = "gvisor-bin"
+SENTRY = "gvisor_sentry"
+PREWARMER = "gvisor-sentry-prewarmer"
+#: The Go package that starts them: its name lies among the first constants of a build, as those of the platforms do.
+PACKAGE = b"gvisor.dev/gvisor/runsc/gvisorbinaries"
+
+_ELF = b"\x7fELF"
+#: The last release that is known to be its own Sentry where the whole of `SIDECARS` is missing; those from
+#: release-20260914 on end with 128.
+_LAST_ALONE = "release-20260817"
+#: As many sidecars are judged and held open; an installation has four or five.
+_MAX_SIDECARS = 16
+_NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.+-")
+_MAX_NAME = 64
+OWN_COPY = "install runsc from a package, or copy it where only root or you can write, owned so, mode 0755"
+_WHOLE = f"install gVisor anew, runsc and {SIDECARS}/ of one release"
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedFile:
+    """A file that was judged. `descriptor` is open for reading, `path` is free of links; `name` as it is staged.
+
+    `mode` are its permissions, `owner` is a uid.
+    """
+
+    name: str
+    descriptor: int
+    path: str
+    identity: Identity
+    owner: int
+    mode: int
+
+
+def pin(name: str, opened: Opened, owners: Collection[int]) -> PinnedFile:
+    """Judge the file that is `opened`, whose descriptor stays the caller's, and open it for reading.
+
+    Trusted is a regular executable file that neither group nor world can write, of one of `owners` or an immutable Nix
+    store artefact. Raises `ValidateError`.
+    """
+    try:
+        status = os.fstat(opened.descriptor)
+        _judge(name, opened, status, owners)
+        # The kernel's own link from a descriptor to what it is open on: not a second look-up by name, proc(5).
+        descriptor = os.open(f"/proc/self/fd/{opened.descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ValidateError(
+            f"{name} {opened.path!r} cannot be read: {error.strerror}",
+            reason=Reason.FAILURE,
+            hint=hint_for(error, "make it readable (mode 0755), and see that /proc is mounted"),
+        ) from None
+    return PinnedFile(
+        name, descriptor, opened.path, Identity.of(status), status.st_uid, stat.S_IMODE(status.st_mode)
+    )
+
+
+def _judge(name: str, opened: Opened, status: os.stat_result, owners: Collection[int]) -> None:
+    path, mode = opened.path, stat.S_IMODE(status.st_mode)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValidateError(
+            f"{name} {path!r} is not a regular file",
+            reason=Reason.NOT_A_PROGRAM,
+            hint="name the binary with --runsc PATH" if name == RUNSC else _WHOLE,
+        )
+    if mode & 0o022:
+        raise ValidateError(
+            f"{name} {path!r} can be written by group or world (mode {mode:04o})",
+            reason=Reason.LOOSE_MODE,
+            hint=f"chmod go-w {path!r}, after checking that it is what was installed",
+        )
+    if not mode & 0o111:
+        raise ValidateError(
+            f"{name} {path!r} is not executable (mode {mode:04o})",
+            reason=Reason.NOT_A_PROGRAM,
+            hint=f"chmod 0755 {path!r}",
+        )
+    if status.st_uid not in owners and not _is_immutable_artefact(opened, status):
+        wanted = ", ".join(f"uid {uid}" for uid in owners)
+        raise ValidateError(
+            f"{name} {path!r} is owned by uid {status.st_uid} (expected {wanted} or an immutable /nix/store artefact)",
+            reason=Reason.FOREIGN_OWNER,
+            hint=OWN_COPY,
+        )
+
+
+def _is_immutable_artefact(opened: Opened, status: os.stat_result) -> bool:
+    """A Nix store file that nobody has the mode to write, in a directory that nobody has either."""
+    return (
+        is_immutable_store_entry(opened.path, status)
+        and opened.parent is not None
+        and is_immutable_store_entry(os.path.dirname(opened.path), opened.parent)
+    )
+
+
+def require_elf(file: PinnedFile) -> None:
+    """Raise `ValidateError` unless the file is an ELF file, elf(5), by its first bytes."""
+    if os.pread(file.descriptor, len(_ELF), 0) != _ELF:
+        raise ValidateError(
+            f"{file.name} {file.path!r} is not an ELF binary",
+            reason=Reason.NOT_A_PROGRAM,
+            hint="name the runsc binary with --runsc PATH" if file.name == RUNSC else _WHOLE,
+        )
+
+
+def pin_sidecars(
+    runsc: PinnedFile, beside: Sequence[str], owners: Collection[int], *, has_package: bool
+) -> tuple[tuple[PinnedFile, ...], str | None]:
+    """The sidecars of `runsc`, in the order of their names, and the release that all of it is of, if that is told.
+
+    They are looked for in the directories `beside`, in turn, as runsc does. `has_package` says that `PACKAGE` is among
+    its first constants. Nothing for a build that wants no sidecars, whatever lies beside it, and for the last one that
+    can be without. Raises `ValidateError`: where a sidecar is not to be trusted, one that is needed is missing, or
+    they are of different releases; nothing stays open then.
+    """
+    places = [os.path.join(directory, SIDECARS) for directory in dict.fromkeys(beside)]
+    # Only a hint whether it pays to read all of a build that does not tell at once: what is opened below is judged.
+    is_there = any(map(os.path.lexists, places))
+    if not (has_package or _wants_sidecars(runsc, wholly=is_there)):
+        return (), None
+    with contextlib.ExitStack() as undo:
+        folder = _open_folder(places, owners)
+        if folder is None:
+            release = release_of(runsc.descriptor, wholly=True)
+            if release is not None and release[: len(_LAST_ALONE)] <= _LAST_ALONE:
+                return (), None
+            raise _incomplete(runsc, SENTRY)
+        undo.callback(os.close, folder.descriptor)
+        with contextlib.ExitStack() as pinned:
+            sidecars = tuple(_pin_all(folder, owners, pinned))
+            _require_all(runsc, sidecars)
+            release = _one_release(runsc, sidecars)
+            pinned.pop_all()
+    return sidecars, release
+
+
+def _wants_sidecars(runsc: PinnedFile, *, wholly: bool) -> bool:
+    """Whether this build names its Sentry; looked for in all of it only with `wholly`, which takes milliseconds."""
+    name = SENTRY.encode()
+    return is_at_the_end(runsc.descriptor, name) or (wholly and bool(texts_in(runsc.descriptor, [name])))
+
+
+def _open_folder(places: Iterable[str], owners: Collection[int]) -> Opened | None:
+    """The first of `places` that is there, when it and what is above it was judged. Raises `ValidateError`."""
+    for place in places:
+        try:
+            return open_trusted(place, owners, follow_links=True, directory=True)
+        except FileNotFoundError:
+            continue
+        except UntrustedPathError as error:
+            raise ValidateError(
+                f"on the way to {place!r}, {error}", reason=Reason.LOOSE_CHAIN, hint=OWN_COPY
+            ) from None
+        except OSError as error:
+            raise ValidateError(
+                f"{place!r}: {error.strerror}",
+                reason=Reason.INCOMPLETE if isinstance(error, NotADirectoryError) else Reason.FAILURE,
+                hint=hint_for(error, _WHOLE),
+            ) from None
+    return None
+
+
+def _pin_all(folder: Opened, owners: Collection[int], undo: contextlib.ExitStack) -> Iterable[PinnedFile]:
+    """Every file of the open `folder`, judged; `undo` closes them."""
+    try:
+        parent = os.fstat(folder.descriptor)
+        names = sorted(os.listdir(f"/proc/self/fd/{folder.descriptor}"))
+    except OSError as error:
+        raise ValidateError(
+            f"{folder.path!r} cannot be read: {error.strerror}",
+            reason=Reason.FAILURE,
+            hint=hint_for(error, "make it readable (mode 0755), and see that /proc is mounted"),
+        ) from None
+    if len(names) > _MAX_SIDECARS:
+        raise ValidateError(
+            f"{folder.path!r} has {len(names)} files (expected at most {_MAX_SIDECARS})",
+            reason=Reason.NOT_A_PROGRAM,
+            hint=_WHOLE,
+        )
+    for name in names:
+        yield _pin_one(name, folder, parent, owners, undo)
+
+
+def _pin_one(
+    name: str,
+    folder: Opened,
+    parent: os.stat_result,
+    owners: Collection[int],
+    undo: contextlib.ExitStack,
+) -> PinnedFile:
+    path = os.path.join(folder.path, name)
+    if not _NAME_CHARACTERS.issuperset(name) or name.startswith(".") or len(name) > _MAX_NAME:
+        raise ValidateError(
+            f"{path!r} has a name that no program of gVisor's has", reason=Reason.NOT_A_PROGRAM, hint=_WHOLE
+        )
+    try:
+        descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder.descriptor)
+    except OSError as error:
+        raise ValidateError(
+            f"{path!r}: {error.strerror}",
+            reason=Reason.ABSENT if isinstance(error, FileNotFoundError) else Reason.FAILURE,
+            hint=hint_for(error, "let the upgrade finish and run again"),
+        ) from None
+    try:
+        file = pin(name, Opened(descriptor, path, parent), owners)
+    finally:
+        os.close(descriptor)
+    undo.callback(os.close, file.descriptor)
+    require_elf(file)
+    return file
+
+
+def _require_all(runsc: PinnedFile, sidecars: Iterable[PinnedFile]) -> None:
+    """Raise `ValidateError` where one that a sandbox is started with is missing."""
+    there = {sidecar.name for sidecar in sidecars}
+    if SENTRY not in there:
+        raise _incomplete(runsc, SENTRY)
+    # Not every build has a prewarmer; whether this one has is asked only where there is none.
+    if PREWARMER not in there and texts_in(runsc.descriptor, [PREWARMER.encode()]):
+        raise _incomplete(runsc, PREWARMER)
+
+
+def _incomplete(runsc: PinnedFile, name: str) -> ValidateError:
+    return ValidateError(
+        f"runsc {runsc.path!r} starts {SIDECARS}/{name} beside it, which is missing",
+        reason=Reason.INCOMPLETE,
+        hint=_WHOLE,
+    )
+
+
+def _one_release(runsc: PinnedFile, sidecars: Iterable[PinnedFile]) -> str | None:
+    """The release that runsc and its Sentry are of, and every other that tells it at once.
+
+    The prewarmer does not. Raises `ValidateError` where one is of another.
+    """
+    release = release_of(runsc.descriptor, wholly=True)
+    for sidecar in sidecars:
+        is_sentry = sidecar.name == SENTRY
+        its = release_of(sidecar.descriptor, wholly=is_sentry)
+        if its != release and (is_sentry or its is not None):
+            raise ValidateError(
+                f"{sidecar.path!r} is of {its or 'no release'}, and runsc {runsc.path!r} of {release or 'none'}",
+                reason=Reason.MIXED_RELEASES,
+                hint=f"let the upgrade finish, or {_WHOLE}",
+            )
+    return release

@@ -1,0 +1,301 @@
+"""Step `stage` and the last look, of an installation: each file is staged, held and looked at as runsc's is."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import Reason, StageError
+from engine.lifecycle import secure_root as secure_root_step
+from engine.lifecycle import staged_file
+from engine.lifecycle.resolve import Resolved
+from engine.lifecycle.secure_root import StateDirs, secure_root
+from engine.lifecycle.stage import Staged, stage
+from engine.lifecycle.validate import Validated, validate
+from engine.linux.locks import has_lease
+from engine.options import Platform
+from engine.state import programs, store
+from engine.state.base import open_base
+from engine.state.gc import collect
+from tests.support.refusals import refuses
+
+SENTRY = "gvisor_sentry"
+NAMES = ["gvisor-sentry-prewarmer", SENTRY, "of-a-later-version"]
+
+
+@pytest.fixture(autouse=True)
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "SETTLED_NS", 0)  # the files were made just now
+
+
+@pytest.fixture
+def environment(private: Path) -> dict[str, str]:
+    return {"ENGINE_ARTIFACT_BASE": str(private / "base")}
+
+
+@pytest.fixture(params=["within", "apart"])
+def root(
+    request: pytest.FixtureRequest,
+    private: Path,
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> StateDirs:
+    if request.param == "apart":
+        monkeypatch.setattr(secure_root_step, "open_place", lambda _: open_base(str(private / "programs")))
+    return secure_root("web", environment)
+
+
+@pytest.fixture
+def pinned(installation: Path) -> Iterator[Validated]:
+    pinned = validate(Resolved(str(installation / "runsc"), "option"), Platform.AUTO)
+    yield pinned
+    pinned.close()
+
+
+@pytest.fixture
+def staged(pinned: Validated, root: StateDirs) -> Staged:
+    return stage(pinned, root)
+
+
+def remains(private: Path) -> list[Path]:
+    return list(private.rglob("stage-*"))
+
+
+def test_files_lie_in_the_layout_of_an_installation(staged: Staged, installation: Path) -> None:
+    directory = Path(staged.path).parent
+    assert [sidecar.name for sidecar in staged.sidecars] == NAMES
+    for name, at in (("runsc", "runsc"), *((name, f"gvisor-bin/{name}") for name in NAMES)):
+        path = directory / at
+        assert path.read_bytes() == (installation / at).read_bytes(), name
+        assert path.stat().st_mode & 0o7777 == 0o500
+    assert (directory / "gvisor-bin").stat().st_mode & 0o7777 == 0o700
+    assert sorted(os.listdir(directory / "gvisor-bin")) == NAMES
+
+
+@pytest.mark.parametrize("from_store", [False, True])
+def test_what_is_executed_was_opened_by_its_staged_name(
+    pinned: Validated, environment: dict[str, str], from_store: bool
+) -> None:
+    for container in ("first", "second") if from_store else ("first",):
+        staged = stage(pinned, secure_root(container, environment))
+    for file in (staged.runsc, *staged.sidecars):
+        assert file.from_store is from_store
+        assert os.readlink(f"/proc/self/fd/{file.descriptor}") == file.path
+        assert has_lease(file.descriptor)
+        assert not os.get_inheritable(file.descriptor)
+
+
+def test_the_sandbox_executes_the_sentry(staged: Staged) -> None:
+    status = (Path(staged.path).parent / "gvisor-bin" / SENTRY).stat()
+    assert staged.sandbox_file == (status.st_dev, status.st_ino)
+
+
+def test_the_sandbox_of_one_file_executes_runsc(binary: Path, root: StateDirs) -> None:
+    staged = stage(validate(Resolved(str(binary), "option"), Platform.AUTO), root)
+    status = os.stat(staged.path)
+    assert staged.sandbox_file == (status.st_dev, status.st_ino)
+    assert "sidecars" not in staged.facts()
+
+
+def test_each_file_is_recorded(staged: Staged, pinned: Validated, installation: Path) -> None:
+    facts, validated = staged.facts()["sidecars"], pinned.facts()["sidecars"]
+    content = (installation / "gvisor-bin" / SENTRY).read_bytes()
+    assert facts[1] == {
+        "name": SENTRY,
+        "path": os.path.join(os.path.dirname(staged.path), "gvisor-bin", SENTRY),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "size": len(content),
+        "mode": "0500",
+        "pinned": validated[1]["identity"],
+        "made_from": validated[1]["identity"],
+        "from_store": False,
+        "shared": True,
+        "hashed": True,
+        "compared": False,
+    }
+
+
+def test_a_second_run_links_every_file_and_reads_none(pinned: Validated, environment: dict[str, str]) -> None:
+    first = stage(pinned, secure_root("first", environment))
+    second = stage(pinned, secure_root("second", environment))
+    for one, other in zip((first.runsc, *first.sidecars), (second.runsc, *second.sidecars), strict=True):
+        assert os.path.samestat(os.fstat(one.descriptor), os.fstat(other.descriptor))
+        assert (other.from_store, other.hashed, other.compared) == (True, False, False)
+        assert other.digest == one.digest
+
+
+def replace(path: Path) -> None:
+    shutil.copyfile(path, path.with_name("new"))
+    os.chmod(path.with_name("new"), 0o500)
+    path.with_name("new").rename(path)
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+@pytest.mark.parametrize("at", ["runsc", *(f"gvisor-bin/{name}" for name in NAMES)])
+@pytest.mark.parametrize("change", [replace, remove])
+def test_a_set_of_which_one_file_changed_is_not_what_was_staged(
+    staged: Staged, at: str, change: Callable[[Path], None]
+) -> None:
+    assert staged.changed() is None
+    path = Path(staged.path).parent / at
+    change(path)
+    said = staged.changed()
+    assert said is not None
+    assert repr(str(path)) in said
+
+
+@pytest.mark.parametrize("at", ["gvisor-bin", "."])
+def test_a_directory_that_was_replaced_is_not_what_was_staged(staged: Staged, at: str) -> None:
+    directory = Path(staged.path).parent / at
+    moved = directory.with_name("moved")
+    directory.rename(moved)
+    shutil.copytree(moved, directory, symlinks=True)
+    directory.chmod(0o700)
+    said = staged.changed()
+    assert said is not None
+    assert repr(str(directory)) in said
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_sidecar_opened_for_writing_is_not_what_was_staged(staged: Staged, number: int) -> None:
+    sidecar = staged.sidecars[number]
+    os.chmod(sidecar.path, 0o700)
+    with pytest.raises(BlockingIOError):
+        os.open(sidecar.path, os.O_WRONLY | os.O_NONBLOCK)
+    said = staged.changed()
+    assert said is not None
+    assert repr(sidecar.path) in said
+
+
+@pytest.mark.parametrize("at", ["runsc", *(f"gvisor-bin/{name}" for name in NAMES)])
+@pytest.mark.parametrize("how", ["rewritten", "touched"])
+def test_a_file_that_changed_since_it_was_judged_is_not_staged(
+    pinned: Validated, root: StateDirs, installation: Path, private: Path, at: str, how: str
+) -> None:
+    path = installation / at
+    if how == "rewritten":
+        with path.open("r+b") as file:
+            file.write(b"\x7fELF trojan")
+    else:
+        path.chmod(0o700)
+    with refuses(StageError, Reason.NOT_WHAT_WAS_PINNED, repr(str(path))):
+        stage(pinned, root)
+    assert remains(private) == []
+
+
+@pytest.mark.parametrize("at", ["runsc", *NAMES])
+def test_no_half_of_a_set_stays(
+    pinned: Validated, root: StateDirs, private: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    real = os.open
+
+    def full(path: Any, flags: int, *arguments: Any, **named: Any) -> int:
+        if path == at and flags & os.O_CREAT:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        return real(path, flags, *arguments, **named)
+
+    with monkeypatch.context() as patch, refuses(StageError, Reason.FAILURE, "No space left on device"):
+        patch.setattr("os.open", full)
+        stage(pinned, root)
+    assert remains(private) == []
+    assert list(private.rglob("staged/*")) == []
+
+
+def test_a_name_that_no_longer_leads_to_what_was_linked_is_refused(
+    pinned: Validated, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage(pinned, secure_root("first", environment))
+    root = secure_root("second", environment)
+    real = staged_file._reopen
+
+    def exchanged(name: str, directory: Any) -> int:
+        if name == SENTRY:
+            replace(Path(directory.path, name))
+        return real(name, directory)
+
+    monkeypatch.setattr(staged_file, "_reopen", exchanged)
+    with refuses(StageError, Reason.NOT_WHAT_WAS_PINNED, "gvisor-bin"):
+        stage(pinned, root)
+    assert not list(Path(root.container.path).rglob("stage-*"))
+
+
+def test_a_store_that_another_has_gives_each_file_a_copy(
+    pinned: Validated, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = stage(pinned, secure_root("first", environment))
+    monkeypatch.setattr(store, "TIMEOUT", 0.0)
+    monkeypatch.setattr(store, "lock", lambda *_: False)
+    second = stage(pinned, secure_root("second", environment))
+    for one, other in zip((first.runsc, *first.sidecars), (second.runsc, *second.sidecars), strict=True):
+        assert (other.from_store, other.shared, other.hashed) == (False, False, True)
+        assert not os.path.samestat(os.fstat(one.descriptor), os.fstat(other.descriptor))
+    assert second.changed() is None
+
+
+def test_a_set_can_be_taken_back(staged: Staged, private: Path) -> None:
+    gone = staged.discard()
+    staged.close()
+    assert os.path.dirname(staged.path) in gone
+    assert remains(private) == []
+    assert list(private.rglob("staged")) == []
+    for file in (staged.runsc, *staged.sidecars):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(file.descriptor)
+
+
+def test_what_is_not_a_sidecar_stops_the_removal(staged: Staged) -> None:
+    foreign = Path(staged.path).parent / "gvisor-bin" / "foreign"
+    foreign.mkdir()
+    with pytest.raises(OSError, match=r"Is a directory|Operation not permitted"):
+        staged.discard()
+    assert foreign.exists()
+
+
+def test_gc_removes_a_set_that_is_over(
+    staged: Staged, root: StateDirs, private: Path, environment: dict[str, str]
+) -> None:
+    staged.close()
+    root.close()
+    collect(environment)
+    assert remains(private) == ([] if root.programs is None else remains(private / "programs"))
+    assert not list((private / "base").rglob("gvisor-bin"))
+
+
+@pytest.mark.parametrize("at", ["runsc", "gvisor-bin/gvisor_sentry"])
+def test_a_stage_of_which_any_file_is_executed_stays(
+    private: Path, installation: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """Its state is gone, as after a logout: then only what is executed tells that its container lives."""
+    sleep = shutil.which("sleep")
+    assert sleep is not None
+    added = (installation / at).read_bytes()
+    shutil.copy(sleep, installation / at)
+    with (installation / at).open("ab") as file:
+        file.write(added)
+    monkeypatch.setattr(secure_root_step, "open_place", lambda _: open_base(str(private / "programs")))
+    root = secure_root("web", environment)
+    staged = stage(validate(Resolved(str(installation / "runsc"), "option"), Platform.AUTO), root)
+    stage_path = Path(staged.path).parent
+    staged.close()
+    root.close()
+    shutil.rmtree(private / "base")
+    with closing(open_base(str(private / "programs"))) as place:
+        living = subprocess.Popen([stage_path / at, "60"])
+        try:
+            assert not programs.may_go(place, stage_path.name)
+        finally:
+            living.kill()
+            living.wait()
+        assert programs.may_go(place, stage_path.name)
