@@ -235,7 +235,7 @@ def _remove(root: StateDirs, exec_allow: PrivateDirectory, directory: PrivateDir
         is_own = directory.is_named_in(exec_allow.descriptor)
         programs.remove_stage(exec_allow, root.container, directory)
         return [directory.path] if is_own else []
-    programs.remove_program(directory)
+    programs.remove_program(directory, _home(root))
     if not directory.is_named_in(exec_allow.descriptor):
         return []  # another directory has its name
     os.rmdir(os.path.basename(directory.path), dir_fd=exec_allow.descriptor)

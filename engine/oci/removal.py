@@ -63,7 +63,7 @@ def remove(found: Container, *, force: bool) -> None:
         if members(found.base, found.record):
             return
         if failed:
-            remove_runsc_root(found.directory)
+            remove_runsc_root(found.base, found.directory)
         if kept := cgroups.remove(found.record.cgroups):
             say(f"engine-oci: warning: cgroups remain: {', '.join(kept)}")
         remove_container(found.base, found.directory)

@@ -63,7 +63,7 @@ def remove_leftovers(base: PrivateDirectory, container: PrivateDirectory) -> lis
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
             return []
         _delete_the_killed(base, container)
-        remove_runsc_root(container)
+        remove_runsc_root(base, container)
         gone.append(os.path.join(container.path, RUNSC_ROOT))
     gone += remove_programs(container)
     _forget(base, container)
@@ -88,7 +88,7 @@ def remove_programs(container: PrivateDirectory) -> list[str]:
             if place is not None:
                 with contextlib.suppress(FileNotFoundError):
                     if not programs.is_anothers(place, os.path.basename(path), container):
-                        remove_tree(place, os.path.basename(path))
+                        remove_stage(place, place, os.path.basename(path))
                         gone.append(path)
                 store.collect(place)
     os.unlink(PROGRAMS, dir_fd=container.descriptor)
@@ -175,7 +175,25 @@ def remove_tree(directory: PrivateDirectory, name: str) -> None:
     shutil.rmtree(name, dir_fd=directory.descriptor)
 
 
-def remove_runsc_root(container: PrivateDirectory) -> None:
+def remove_stage(home: PrivateDirectory, nest: PrivateDirectory, name: str) -> None:
+    """Remove the stage directory `name` in `nest`; `home` contains the store that its files may be linked from.
+
+    Raises `OSError`: EBUSY, before anything is removed, if something is mounted in it.
+    """
+    from engine.linux.mounts import mounted_beneath
+    from engine.state import programs
+
+    with contextlib.suppress(
+        UntrustedPathError
+    ):  # something else in its place: `remove_tree` removes or refuses it
+        stage = open_private_directory(nest.descriptor, nest.path, name)
+        with contextlib.closing(stage):
+            if not mounted_beneath(stage.path):
+                programs.remove_program(stage, home)
+    remove_tree(nest, name)
+
+
+def remove_runsc_root(base: PrivateDirectory, container: PrivateDirectory) -> None:
     """Remove runsc's directory in `container`, and the network namespace that runsc left mounted there.
 
     Raises `OSError`.
@@ -184,7 +202,24 @@ def remove_runsc_root(container: PrivateDirectory) -> None:
 
     with contextlib.closing(open_private_directory(container.descriptor, container.path, RUNSC_ROOT)) as root:
         unmount_null_netns(root.descriptor, root.path)
+        _remove_programs_in(base, root)
     remove_tree(container, RUNSC_ROOT)
+
+
+def _remove_programs_in(base: PrivateDirectory, root: PrivateDirectory) -> None:
+    """Remove the programs staged in runsc's `root`; what else is there, and all if something is mounted, stays."""
+    from engine.linux.mounts import mounted_beneath
+    from engine.state import programs
+
+    if mounted_beneath(root.path):
+        return
+    with contextlib.ExitStack() as opened, contextlib.suppress(FileNotFoundError, UntrustedPathError):
+        nest = open_private_directory(root.descriptor, root.path, EXEC_ALLOW)
+        opened.callback(nest.close)
+        for name in os.listdir(nest.descriptor):
+            stage = open_private_directory(nest.descriptor, nest.path, name)
+            opened.callback(stage.close)
+            programs.remove_program(stage, base)
 
 
 def remove_if_unused(base: PrivateDirectory, container: PrivateDirectory) -> bool:

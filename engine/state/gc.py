@@ -21,7 +21,7 @@ from engine.state.cleanup import (
     remove_container,
     remove_if_unused,
     remove_leftovers,
-    remove_tree,
+    remove_stage,
 )
 from engine.state.container import TRACES, is_component, is_ours, take_lock
 from engine.state.legacy import is_shared, other_bases
@@ -200,7 +200,7 @@ class _Sweep:
     def stage(self, name: str) -> None:
         """Remove a stage directory that nobody uses."""
         if programs.may_go(self._base, name):
-            remove_tree(self._base, name)
+            remove_stage(self._base, self._base, name)
             self.removed.append(os.path.join(self._base.path, name))
 
     def store(self, _: str) -> None:

@@ -194,7 +194,7 @@ def make_stage(place: PrivateDirectory, container: PrivateDirectory, name: str) 
 
 def remove_stage(place: PrivateDirectory, container: PrivateDirectory, stage: PrivateDirectory) -> None:
     """Undo `make_stage`, and remove the program. Another directory in its place stays. Raises `OSError`."""
-    remove_program(stage)
+    remove_program(stage, place)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(_STATE, dir_fd=stage.descriptor)
     if stage.is_named_in(place.descriptor):
@@ -203,22 +203,23 @@ def remove_stage(place: PrivateDirectory, container: PrivateDirectory, stage: Pr
         os.unlink(PROGRAMS, dir_fd=container.descriptor)
 
 
-def remove_program(stage: PrivateDirectory) -> None:
-    """Remove runsc and its sidecars from the stage directory. Raises `OSError` where something else is among them."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(PROGRAM, dir_fd=stage.descriptor)
+def remove_program(stage: PrivateDirectory, home: PrivateDirectory) -> None:
+    """Remove runsc and its sidecars from the stage directory; `home` contains the store that they may be linked from.
+
+    Raises `OSError`, also if something else is among the sidecars.
+    """
+    from engine.state import store  # only if there is something to remove
+
     with _opened_sidecars(stage) as folder:
-        if folder is None:
-            return
-        for name in os.listdir(folder.descriptor):
-            os.unlink(name, dir_fd=folder.descriptor)
-        if folder.is_named_in(stage.descriptor):
+        names = [] if folder is None else sorted(os.listdir(folder.descriptor))
+        store.unlink(home, [(stage, PROGRAM), *((folder, name) for name in names if folder is not None)])
+        if folder is not None and folder.is_named_in(stage.descriptor):
             os.rmdir(SIDECARS, dir_fd=stage.descriptor)
 
 
 @contextlib.contextmanager
 def _opened_sidecars(stage: PrivateDirectory) -> Iterator[PrivateDirectory | None]:
-    """The directory of the sidecars in `stage`, open; None where there is none, or another thing in its place."""
+    """The directory of the sidecars in `stage`, open; None if there is none, or something else in its place."""
     try:
         folder = open_private_directory(stage.descriptor, stage.path, SIDECARS)
     except (FileNotFoundError, UntrustedPathError):

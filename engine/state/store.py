@@ -4,9 +4,9 @@
     <base>/staged/<key>.json    its record: the file it was made from, its SHA-256, its own identity when last used
 
 `<key>` is the identity of the pinned file: device, inode, size, mtime and ctime. Any write to that file changes its
-ctime (but see `SETTLED_NS`), so equal keys mean equal bytes. The copy's own identity is recorded after each link, which
-changes its ctime: if it is as recorded, nobody has written the copy; otherwise its digest decides. If the record is not
-trusted (below), each run compares the copy with the pinned file, byte for byte.
+ctime (but see `SETTLED_NS`), so equal keys mean equal bytes. The copy's own identity is recorded after each link and
+unlink, which change its ctime: if it is as recorded, nobody has written the copy; otherwise its digest decides. If the
+record is not trusted (below), each run compares the copy with the pinned file, byte for byte.
 
 A link is as safe as a copy only if nobody can write the file:
 
@@ -33,7 +33,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from engine.linux import locks
 from engine.linux.files import (
@@ -152,6 +152,61 @@ def update(store: PrivateDirectory, entry: CacheEntry) -> None:
     """
     with contextlib.suppress(OSError):
         _write_record(store, entry)
+
+
+def unlink(base: PrivateDirectory, files: Sequence[tuple[PrivateDirectory, str]]) -> None:
+    """Remove staged `files`, each a name in its directory, which may be links to copies in the store under `base`.
+
+    unlink(2) changes the ctime of a copy that stays. So its record is written again, if the copy was as recorded just
+    before; otherwise the next run would have to hash it. Files that are gone are skipped. Raises `OSError`.
+    """
+    with contextlib.ExitStack() as undo:
+        store, entries = None, []
+        with contextlib.suppress(FileNotFoundError, UntrustedPathError):
+            store = open_private_directory(base.descriptor, base.path, STORE)
+            undo.callback(store.close)
+            if lock(store.descriptor, time.monotonic() + TIMEOUT):
+                entries = _entries(store)
+        for directory, name in files:
+            with contextlib.suppress(FileNotFoundError):
+                if store is not None and entries:
+                    _unlink_copy(store, entries, directory, name)
+                else:
+                    os.unlink(name, dir_fd=directory.descriptor)
+
+
+def _unlink_copy(
+    store: PrivateDirectory, entries: list[tuple[Identity, _Record]], directory: PrivateDirectory, name: str
+) -> None:
+    try:
+        descriptor = open_own(directory, name)
+    except UntrustedPathError:
+        os.unlink(name, dir_fd=directory.descriptor)
+        return
+    try:
+        # The lease first: then nobody writes the copy between the comparison and the new record.
+        leased = take_lease(descriptor)
+        status = os.fstat(descriptor)
+        os.unlink(name, dir_fd=directory.descriptor)
+        if leased and status.st_nlink > 1:
+            for made_from, record in entries:
+                if record.copy == Identity.of(status).facts():
+                    update(store, CacheEntry(descriptor, made_from, record.digest, hashed=False))
+    finally:
+        os.close(descriptor)
+
+
+def _entries(store: PrivateDirectory) -> list[tuple[Identity, _Record]]:
+    """The records that can be read, each with the identity of the file that its copy was made from."""
+    found = []
+    for name in os.listdir(store.descriptor):
+        if not name.endswith(".json"):
+            continue
+        with contextlib.suppress(ValueError, TypeError):
+            made_from = Identity(*(int(number, 16) for number in name.removesuffix(".json").split("-")))
+            if record := _read_record(store, made_from):
+                found.append((made_from, record))
+    return found
 
 
 def _write_record(store: PrivateDirectory, entry: CacheEntry) -> None:

@@ -21,6 +21,8 @@ from engine.lifecycle.validate import Validated, validate
 from engine.linux.regular_files import Identity
 from engine.options import Platform
 from engine.state import store
+from engine.state.base import open_base
+from engine.state.cleanup import remove_leftovers
 from engine.state.gc import collect
 from tests.support.refusals import refuses
 
@@ -421,3 +423,75 @@ def test_file_in_the_place_of_the_store_is_left(world: World, private: Path) -> 
     (world.base / store.STORE).symlink_to(private / "moved")
     assert staged.discard() == [staged.directory.path]
     assert len(list((private / "moved").iterdir())) == 2  # the copy and its record
+
+
+def unlinked(world: World, staged: Staged) -> None:
+    """The container is over: what it had is removed."""
+    staged.close()
+    remove_leftovers(open_base(str(world.base)), staged.root.container)
+
+
+def test_a_copy_that_another_container_left_is_not_read_again(world: World) -> None:
+    first, second = world.stage(), world.stage()
+    unlinked(world, first)
+    third = world.stage()
+    assert (third.from_store, third.hashed) == (True, False)
+    unlinked(world, second)
+    unlinked(world, third)
+    again = world.stage()  # the base was chosen, so its store stays until gc
+    assert (again.from_store, again.hashed) == (True, False)
+    assert again.digest == hashlib.sha256(world.binary.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("hide_the_time", [False, True])
+def test_removing_a_link_hides_no_write(world: World, hide_the_time: bool) -> None:
+    first, second = world.stage(), world.stage()
+    first.close()
+    second.close()
+    (kept,) = world.kept
+    before = kept.stat()
+    kept.chmod(0o700)
+    with kept.open("r+b") as file:
+        file.seek(100)
+        file.write(b"trojan")
+    kept.chmod(0o500)
+    if hide_the_time:
+        os.utime(kept, ns=(before.st_atime_ns, before.st_mtime_ns))
+    remove_leftovers(open_base(str(world.base)), first.root.container)
+    again = world.stage()
+    assert not again.from_store
+    assert Path(again.path).read_bytes() == world.binary.read_bytes()
+
+
+@pytest.mark.parametrize("spoil", ["no record", "no store", "a link in its place", "another's name"])
+def test_a_link_is_removed_whatever_is_recorded(world: World, spoil: str) -> None:
+    first, second = world.stage(), world.stage()
+    (record,) = (world.base / store.STORE).glob("*.json")
+    if spoil == "no record":
+        record.unlink()
+    elif spoil == "no store":
+        (world.base / store.STORE).rename(world.base / "moved")
+    elif spoil == "a link in its place":
+        os.unlink(first.path)
+        os.symlink(world.binary, first.path)
+    else:
+        record.rename(record.with_name("not-a-key.json"))
+    unlinked(world, first)
+    assert not os.path.lexists(first.path)
+    assert world.binary.exists()
+    assert os.path.exists(second.path)
+    second.close()
+
+
+def test_a_link_that_is_written_meanwhile_is_removed_and_not_recorded(world: World) -> None:
+    first, second = world.stage(), world.stage()
+    first.close()
+    second.close()
+    os.chmod(second.path, 0o700)
+    with open(second.path, "r+b") as file:
+        remove_leftovers(open_base(str(world.base)), first.root.container)
+        file.seek(100)
+        file.write(b"trojan")
+    os.chmod(second.path, 0o500)
+    assert not os.path.lexists(first.path)
+    assert not world.stage().from_store
