@@ -31,7 +31,10 @@ _MODULE = "GVisorRuntime"
 _STATE_LEVEL = 1
 #: How many times longer than it should a search may take: without a bound, the adversary's has no end.
 _TIMES_LONGER = 8
-_LISTS = {"$ConjList": "and", "\\land": "and", "$DisjList": "or", "\\lor": "or", "$BoundedExists": "or"}
+_LISTS = {
+    **{"$ConjList": "and", "\\land": "and", "$BoundedForall": "all"},
+    **{"$DisjList": "or", "\\lor": "or", "$BoundedExists": "or"},
+}
 
 
 class Caught(StrEnum):
@@ -226,7 +229,7 @@ class _Tree:
             if kind == "and" and _level(operand) <= _STATE_LEVEL and self._kind(operand) != "and":
                 yield name, _place(operand)
             # A disjunct without primes is part of one guard, not a guard.
-            if kind == "and" or _level(operand) > _STATE_LEVEL:
+            if kind in {"and", "all"} or _level(operand) > _STATE_LEVEL:
                 yield from self._walk(name, operand, seen)
 
     def _kind(self, node: ET.Element) -> str | None:
