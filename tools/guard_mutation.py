@@ -31,9 +31,9 @@ _MODULE = "GVisorRuntime"
 _STATE_LEVEL = 1
 #: How many times longer than it should a search may take: without a bound, the adversary's has no end.
 _TIMES_LONGER = 8
-_LISTS = {
-    **{"$ConjList": "and", "\\land": "and", "$BoundedForall": "all"},
-    **{"$DisjList": "or", "\\lor": "or", "$BoundedExists": "or"},
+_LISTS = {"$ConjList": "and", "\\land": "and", "$DisjList": "or", "\\lor": "or"} | {
+    "$BoundedExists": "or",
+    "$BoundedForall": "all",
 }
 
 

@@ -27,7 +27,7 @@ from tests.support.refusals import refuses
 from tests.support.stories import Story, as_they_are, mutate, save
 from tools.compile import compile_graph, lifecycle_graph, stale, write_spec_graph
 from tools.conformance import comparison
-from tools.conformance.comparison import adversary_graph, compare
+from tools.conformance.comparison import adversary_graph, compare, several_files_graph
 from tools.conformance.facts import moment_of
 from tools.conformance.trace_module import judge
 
@@ -60,6 +60,14 @@ def test_machine_moves_as_the_spec_in_every_state(lifecycle: Graph) -> None:
 def test_machine_moves_as_the_spec_under_the_adversary(adversary: Graph) -> None:
     differences = compare(adversary)
     assert not differences, say(differences)
+
+
+def test_machine_moves_as_the_spec_with_several_files() -> None:
+    graph = several_files_graph(SPECS, TLC)
+    differences = compare(graph)
+    assert not differences, say(differences)
+    met = {part.path for state in graph.states.values() for part in moment_of(state).sidecars}
+    assert met == {"vendor", "other", "loose_mode"}
 
 
 def test_the_adversary_adds_no_edge_to_the_lifecycle(lifecycle: Graph, adversary: Graph) -> None:

@@ -37,6 +37,7 @@ from tools.conformance.machine import Answer, Known, Machine, UnreachedError
 
 #: The adversary's model in which the guards are compared; he is given every kind of file there is.
 ADVERSARY_MODEL = "Small"
+SEVERAL_FILES_MODEL = "SeveralFiles"
 
 _KINDS = re.compile(r"^Kinds == (\{[^}]*\})", re.MULTILINE)
 
@@ -54,6 +55,22 @@ def adversary_graph(specs: Specs, tlc: Tlc) -> Graph:
             column=None,
         )
     return explore(specs, tlc, ADVERSARY_MODEL, {"Files": " ".join(kinds[1].split())})
+
+
+def several_files_graph(specs: Specs, tlc: Tlc) -> Graph:
+    """Every state of an ordinary user's run of a runsc with a sidecar, with one move of the adversary or a failure.
+
+    Raises `CheckError`.
+    """
+    choices = {
+        "Rootless": "{TRUE}",
+        "AsRoot": "{FALSE}",
+        "Places": '{"apart", "base"}',
+        "Enforceable": "{TRUE, FALSE}",
+        "Budget": "1",
+        "Moves": '{"fail", "binary", "rewrite", "programs", "nest", "copy", "kept"}',
+    }
+    return explore(specs, tlc, SEVERAL_FILES_MODEL, choices)
 
 
 @dataclass(frozen=True, slots=True)

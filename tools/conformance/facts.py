@@ -9,6 +9,7 @@ from typing import Any
 
 from engine.errors import Reason
 from engine.options import ExecPolicy
+from engine.runsc.installation import SENTRY, SIDECARS
 from engine.spec.errors import CheckError
 from engine.spec.values import Value, flatten, format_value
 from engine.traces.move import Facts, PolicyOutcome, Trigger
@@ -16,6 +17,7 @@ from engine.traces.move import Facts, PolicyOutcome, Trigger
 _PROGRAM = "/usr/bin/runsc"
 #: The part of the spec's program that runsc is; each other is one that it executes.
 _RUNSC = "runsc"
+_RELEASE = "release-20260914.0"
 
 _OWN = "/base/container/runsc-root"
 
@@ -34,9 +36,15 @@ class PartMoment:
     path: str
     rewritten: bool
     pinned: str
+    validated: str
     copied: str
     on_disk: str
     shared: bool
+
+    @property
+    def was_rewritten(self) -> bool:
+        """Whether the pinned file is no longer what was validated."""
+        return self.validated == "vendor" and self.rewritten
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +119,7 @@ def _part(flat: Mapping[str, Any], run: str, name: str) -> PartMoment:
         flat[f"path.{name}"],
         _has(flat["rewritten"], name),
         flat[f"pinned{run}.{name}"],
+        flat[f"validated{run}.{name}"],
         flat[f"copied{run}.{name}"],
         flat[f"onDisk{run}.{name}"],
         _has(flat[f"shared{run}"], name),
@@ -175,8 +184,15 @@ def _validate(now: Moment, _: Moment | None) -> Facts:
     if {"vendor", "other"} <= {part.path for part in now.parts}:
         raise StepRefusesError  # so is what release a file says that it is of
     facts = _judged(now.runsc)
-    sidecars = [{"name": f"gvisor-bin/{part.name}", **_judged(part)} for part in now.sidecars]
-    return {**facts, "sidecars": sidecars} if sidecars else facts
+    sidecars = [
+        {"name": name, "path": f"/usr/bin/{SIDECARS}/{name}", **_judged(part)} for name, part in _named(now)
+    ]
+    return {**facts, "release": _RELEASE, "sidecars": sidecars} if sidecars else facts
+
+
+def _named(now: Moment) -> list[tuple[str, PartMoment]]:
+    """The sidecars by their names in an installation; the spec's `sentry` is the one that becomes the sandbox."""
+    return [(SENTRY if part.name == "sentry" else part.name, part) for part in now.sidecars]
 
 
 def _judged(part: PartMoment) -> Facts:
@@ -213,6 +229,8 @@ def _directories(mode: str, at: Moment | None) -> Facts:
 
 def _stage(now: Moment, _: Moment | None) -> Facts:
     if any(part.copied == "nothing" for part in now.parts):
+        if any(part.copied != "nothing" and part.was_rewritten for part in now.parts):
+            raise StepRefusesError  # each is compared once it is copied
         if now.nest != "own":
             raise StepRefusesError
         raise NotYetError
@@ -228,9 +246,8 @@ def _copy(now: Moment) -> Facts:
     facts = {"path": path, **_staged(now.runsc, now)}
     directory = path.removesuffix("/runsc")
     sidecars = [
-        {"name": name, "path": f"{directory}/{name}", **_staged(part, now)}
-        for part in now.sidecars
-        for name in (f"gvisor-bin/{part.name}",)
+        {"name": name, "path": f"{directory}/{SIDECARS}/{name}", **_staged(part, now)}
+        for name, part in _named(now)
     ]
     return {**facts, "sidecars": sidecars} if sidecars else facts
 
