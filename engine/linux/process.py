@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from engine.linux.syscall import library_call
 from engine.records import TYPE_CHECKING
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _PR_SET_PDEATHSIG = 1
 
 
-def runs(pid: int, program: tuple[int, int], argv_markers: tuple[str, ...]) -> bool:
-    """Whether process `pid` lives, executes the file `program` (device and inode), and has all `argv_markers`.
+def runs(pid: int, files: Collection[tuple[int, int]], argv_markers: tuple[str, ...]) -> bool:
+    """Whether process `pid` lives, executes one of the `files` (device and inode), and has all `argv_markers`.
 
     Containers may share the file, so each path in `argv_markers` must be an argument or the value of one,
     proc_pid_exe(5), proc_pid_cmdline(5). A zombie executes nothing, and a reused pid does not match. A process that
@@ -29,7 +29,7 @@ def runs(pid: int, program: tuple[int, int], argv_markers: tuple[str, ...]) -> b
         status = os.stat(f"/proc/{pid}/exe")
     except OSError:
         return False
-    if (status.st_dev, status.st_ino) != program:
+    if (status.st_dev, status.st_ino) not in files:
         return False
     told = {value for given in arguments(pid) for value in (given, given.partition(b"=")[2])}
     return told.issuperset(map(os.fsencode, argv_markers))
@@ -57,9 +57,9 @@ def arguments(pid: int) -> list[bytes]:
         return []
 
 
-def executing(program: tuple[int, int], argv_markers: tuple[str, ...]) -> list[int]:
+def executing(files: Collection[tuple[int, int]], argv_markers: tuple[str, ...]) -> list[int]:
     """The processes for which `runs` is true."""
-    return _all(lambda pid: runs(pid, program, argv_markers))
+    return _all(lambda pid: runs(pid, files, argv_markers))
 
 
 def _all(is_one: Callable[[int], bool]) -> list[int]:

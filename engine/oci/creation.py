@@ -18,6 +18,7 @@ from engine.errors import EngineError, ExecError, Reason, SecureRootError, Usage
 from engine.lifecycle.runner import run
 from engine.lifecycle.secure_root import PodSandbox, StateDirs
 from engine.lifecycle.stage import Staged
+from engine.lifecycle.staged_file import StagedFile
 from engine.linux.boot import boot_id
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
 from engine.linux.process import die_with_parent, started
@@ -34,7 +35,7 @@ from engine.state import elsewhere, record
 from engine.state.base import VARIABLE, default_base, open_base
 from engine.state.cleanup import forget
 from engine.state.container import OCI_RECORD, TRACES, component
-from engine.state.record import Program, Record
+from engine.state.record import Program, Record, Sidecar
 from engine.traces.writer import Trace
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class _Creation:
             inode=status.st_ino,
             size=status.st_size,
             modified=status.st_mtime_ns,
+            sidecars=tuple(_noted(sidecar) for sidecar in staged.sidecars),
         )
         flags = build_global_flags(root.used_root.path, self._options, platform)
         own = tuple(flag for flag in self.runsc_arguments.global_flags if flag == "--systemd-cgroup")
@@ -133,6 +135,11 @@ class _Creation:
                 reason=Reason.FAILURE,
                 hint=hint_for(error, "create it again"),
             ) from None
+
+
+def _noted(sidecar: StagedFile) -> Sidecar:
+    status = os.fstat(sidecar.descriptor)
+    return Sidecar(sidecar.name, status.st_dev, status.st_ino)
 
 
 def start(request: Request, flags: Sequence[str], *, ends_with_runsc: bool) -> int:

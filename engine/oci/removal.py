@@ -39,11 +39,8 @@ def remove(found: Container, *, force: bool) -> None:
         raise ContainerError(found.verb, failed, reason=Reason.PROGRAM_FAILED, hint="delete it with --force")
     failed = _have_runsc_delete(found) if _runsc_knows(found) else None
     if noted := found.record.program:
-        program, markers = (
-            (noted.device, noted.inode),
-            argv_markers(found.base, found.directory, found.record),
-        )
-        if left := end_all(lambda pid: runs(pid, program, markers), seconds=_END_TIMEOUT):
+        files, markers = noted.files, argv_markers(found.base, found.directory, found.record)
+        if left := end_all(lambda pid: runs(pid, files, markers), seconds=_END_TIMEOUT):
             raise ContainerError(
                 found.verb,
                 f"processes {left} of the container do not exit",

@@ -327,15 +327,13 @@ def _is_executed(stage: PrivateDirectory) -> bool:
     """Whether any process executes runsc or one of its sidecars: the sandbox executes another file than the gofer."""
     from engine.linux.process import executing
 
-    files = [(stage, PROGRAM)]
+    named = [(stage, PROGRAM)]
+    files = set()
     with _opened_sidecars(stage) as folder:
         if folder is not None:
-            files += [(folder, name) for name in sorted(os.listdir(folder.descriptor))]
-        for directory, name in files:
-            try:
+            named += [(folder, name) for name in os.listdir(folder.descriptor)]
+        for directory, name in named:
+            with contextlib.suppress(FileNotFoundError):
                 status = os.stat(name, dir_fd=directory.descriptor, follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            if executing((status.st_dev, status.st_ino), ()):
-                return True
-    return False
+                files.add((status.st_dev, status.st_ino))
+    return bool(files and executing(files, ()))

@@ -1,7 +1,7 @@
 """The record of a manager's container: `oci.json` in its directory, written before anything runs and removed last.
 
 `runsc create` ends while the container lives, so the lock does not say whether it is alive. This record does, with
-runsc's own state file and the processes that execute the staged copy. All three survive a killed command.
+runsc's own state file and the processes that execute the staged files. All three survive a killed command.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from engine.linux.boot import boot_id
 from engine.linux.files import PrivateDirectory, UntrustedPathError
 from engine.linux.process import started
 from engine.linux.regular_files import read_own, replace_own
-from engine.records import dataclass
+from engine.records import TYPE_CHECKING, dataclass
+from engine.runsc.installation import SENTRY
 from engine.state.container import OCI_RECORD
 from engine.state.oci_lifecycle import OCI_LIFECYCLE, Status, Verb
+
+if TYPE_CHECKING:
+    from typing import Any
 
 FORMAT = 1
 #: Bytes, at most, of a record or of runsc's state file, which contains all of config.json.
@@ -31,11 +35,26 @@ MOVES = {
 
 
 @dataclass(frozen=True, slots=True)
+class Sidecar:
+    """A program that runsc starts from beside its own executable: which file its staged copy is."""
+
+    name: str
+    device: int
+    inode: int
+
+    @property
+    def file(self) -> tuple[int, int]:
+        """Its device and inode."""
+        return self.device, self.inode
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """The staged copy of runsc; `path` is relative to the container's directory unless absolute.
 
     Any write changes `modified`, which only the owner can set back, inode(7). ctime is not recorded: it also changes
-    when another container links the same file.
+    when another container links the same file. `sidecars` are those of runsc's installation; a record of an older
+    engine has none.
     """
 
     path: str
@@ -44,6 +63,18 @@ class Program:
     inode: int
     size: int
     modified: int
+    sidecars: tuple[Sidecar, ...] = ()
+
+    @property
+    def sandbox_file(self) -> tuple[int, int]:
+        """Device and inode of the file that the sandbox executes: the sentry's if there is one, else runsc's."""
+        sentry = [sidecar.file for sidecar in self.sidecars if sidecar.name == SENTRY]
+        return sentry[0] if sentry else (self.device, self.inode)
+
+    @property
+    def files(self) -> frozenset[tuple[int, int]]:
+        """Device and inode of each file that a process of the container may execute."""
+        return frozenset(((self.device, self.inode), *(sidecar.file for sidecar in self.sidecars)))
 
     def is_file(self, status: os.stat_result) -> bool:
         """Whether `status` is of this file, unchanged."""
@@ -165,7 +196,7 @@ def read(container: PrivateDirectory) -> Record | None:
             raise ValueError("of another format")
         program = fields.pop("program")
         if sandbox := fields.pop("sandbox", None):
-            fields["sandbox"] = Sandbox(**{**sandbox, "program": Program(**sandbox["program"])})
+            fields["sandbox"] = Sandbox(**{**sandbox, "program": _program(sandbox["program"])})
         if attempt := fields.pop("attempt", None):
             fields["attempt"] = Attempt(str(attempt["verb"]), tuple(attempt["who"]), str(attempt["file"]))
         fields["flags"], fields["cgroups"] = tuple(fields["flags"]), tuple(fields["cgroups"])
@@ -173,6 +204,14 @@ def read(container: PrivateDirectory) -> Record | None:
             if fields.get(name) is not None:
                 pid, start = fields[name]
                 fields[name] = (pid, start)
-        return Record(**fields, program=program and Program(**program))
+        return Record(**fields, program=program and _program(program))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UntrustedPathError(path, f"is no record of this engine ({error})") from None
+
+
+def _program(fields: dict[str, Any]) -> Program:
+    sidecars = tuple(
+        Sidecar(str(each["name"]), int(each["device"]), int(each["inode"]))
+        for each in fields.pop("sidecars", ())
+    )
+    return Program(**fields, sidecars=sidecars)

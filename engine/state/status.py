@@ -1,6 +1,7 @@
 """The real status of a manager's container, whichever command was killed.
 
-It follows from the record, runsc's own state file, and the processes that execute the staged copy of runsc.
+It follows from the record, runsc's own state file, and the processes that execute the staged files. The sandbox
+executes the sentry's file if there is one, else runsc's; all other processes execute runsc's.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from engine.state.record import MAX_SIZE, Attempt, Record, read
 _WRITE_TIMEOUT = 2.0
 #: ... and where no writer is known.
 _REST_TIMEOUT = 0.1
-#: Arguments of a container's own runsc processes; commands about it execute the same file.
+#: Arguments of a container's own processes; commands about it may execute the same file.
 _PARTS = frozenset({b"boot", b"gofer", b"umount"})
 
 
@@ -147,13 +148,12 @@ def inspect(base: PrivateDirectory, container: PrivateDirectory, record: Record)
                 is_told = False
                 if attempt is not None:  # runsc writes only after the sandbox has done it
                     file = StateFile(str(attempt.target), _parsed(attempt.file).pid)
-    program = (record.program.device, record.program.inode) if record.program else None
     if file is None or file.status == Status.CREATING:
-        processes = executing(program, ours) if program else ()
+        processes = executing(record.program.files, ours) if record.program else ()
         parts = tuple(process for process in processes if not _PARTS.isdisjoint(arguments(process)))
         return ContainerState(None, None, parts, is_being_created, is_told=is_told)
     boot = record.sandbox.program if record.sandbox else record.program
-    alive = boot is not None and runs(file.pid, (boot.device, boot.inode), ours[:1])
+    alive = boot is not None and runs(file.pid, {boot.sandbox_file}, ours[:1])
     monitor = record.waiter[0] if record.waiter and started(record.waiter[0]) == record.waiter[1] else None
     return ContainerState(
         file.status,

@@ -55,7 +55,7 @@ def identity(path: Path) -> tuple[int, int]:
 
 
 def that_run(program: Path, *about: str) -> Callable[[int], bool]:
-    return lambda pid: runs(pid, identity(program), about)
+    return lambda pid: runs(pid, {identity(program)}, about)
 
 
 def end_without_waiting(given: subprocess.Popen[bytes]) -> None:
@@ -66,22 +66,22 @@ def end_without_waiting(given: subprocess.Popen[bytes]) -> None:
 def test_process_has_an_executable_and_marked_arguments(program: Path, start: Start) -> None:
     pid = start(program, "--root=/a=b", "/c", "/\udcff").pid
     for about in ((), ("/a=b",), ("/c",), ("/c", "/a=b"), ("/\udcff",), ("--root=/a=b",)):
-        assert runs(pid, identity(program), about), about
+        assert runs(pid, {identity(program)}, about), about
     for about in (("/d",), ("/c", "/d"), ("/a",), ("b",), ("--root",)):
-        assert not runs(pid, identity(program), about), about
-    assert not runs(pid, (identity(program)[0], 1), ())
-    assert not runs(pid, (0, identity(program)[1]), ())
+        assert not runs(pid, {identity(program)}, about), about
+    assert not runs(pid, {(identity(program)[0], 1)}, ())
+    assert not runs(pid, {(0, identity(program)[1])}, ())
 
 
 def test_ended_process_has_no_executable_start_or_arguments(program: Path, start: Start) -> None:
     given = start(program, "/a")
-    assert runs(given.pid, identity(program), ("/a",))
+    assert runs(given.pid, {identity(program)}, ("/a",))
     assert isinstance(started(given.pid), int)
     end_without_waiting(given)
-    assert not runs(given.pid, identity(program), ())
+    assert not runs(given.pid, {identity(program)}, ())
     assert started(given.pid) is None
     given.wait()
-    assert not runs(given.pid, identity(program), ())
+    assert not runs(given.pid, {identity(program)}, ())
     assert started(given.pid) is None
     assert arguments(given.pid) == []
 
@@ -112,8 +112,8 @@ def test_the_arguments_are_what_it_was_started_with(program: Path, start: Start)
 def test_all_that_execute_a_file_about_something_are_found(program: Path, start: Start) -> None:
     mine = [start(program, *about).pid for about in (("/a",), ("/b", "/a"))]
     others = [start(program, "/b").pid, start(Path("/bin/sh"), "/a").pid]
-    assert sorted(executing(identity(program), ("/a",))) == sorted(mine)
-    assert sorted(executing(identity(program), ())) == sorted([*mine, others[0]])
+    assert sorted(executing({identity(program)}, ("/a",))) == sorted(mine)
+    assert sorted(executing({identity(program)}, ())) == sorted([*mine, others[0]])
 
 
 def test_all_of_them_are_killed_and_no_other(program: Path, start: Start) -> None:
