@@ -2,7 +2,7 @@
 
 The Sentry maps a program's text from the host's file, and mmap(2) with PROT_EXEC fails (EPERM) on a `noexec` mount: the
 container's first program would die of SIGSEGV. So the root file system and the bind mounts into it keep their flags,
-unless the bundle says `noexec`. runsc itself needs nothing: it is executed by descriptor, and by its children as
+unless the bundle says `noexec`. runsc alone needs nothing: it is executed by descriptor, and by its children as
 /proc/self/exe.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from engine.bundle.bundle import Bundle
 from engine.linux.locked_mounts import Tree
@@ -42,6 +42,20 @@ def executable_trees(bundle: Bundle) -> list[Tree]:
         read_only = "ro" in options and (known is None or known.read_only)
         trees[path] = Tree(path, (status.st_dev, status.st_ino), read_only)
     return list(trees.values())
+
+
+def bound_without_inner_mounts(bundle: Bundle, trees: Sequence[Tree]) -> str | None:
+    """A host directory that the bundle binds without inner mounts although one of the `trees` is beneath it; or None.
+
+    The kernel refuses such a bind mount, because the inner mounts are locked, mount_namespaces(7).
+    """
+    for mount in _bind_mounts(bundle):
+        path = os.path.realpath(os.path.join(bundle.path, mount["source"]))
+        if "rbind" not in mount.get("options", []) and any(
+            tree.path.startswith(f"{path}/") for tree in trees
+        ):
+            return path
+    return None
 
 
 def _bind_mounts(bundle: Bundle) -> Iterator[Mapping[str, Any]]:

@@ -46,10 +46,12 @@ def prepare(
     options: RunOptions,
     platform: Platform,
     runsc_arguments: RunscArguments = RUN,
+    program: int | None = None,
 ) -> HandOff:
     """Check once more what runsc will read by path, and build its arguments and environment.
 
-    Raises `ExecError` if the bundle, a state directory or the staged copy has changed since it was checked.
+    `program`: the staged runsc, if the policy opened it again. Raises `ExecError` if the bundle, a state directory or
+    the staged copy has changed since it was checked.
     """
     if what := bundle.changed():
         raise ExecError(
@@ -70,7 +72,7 @@ def prepare(
             hint="find out who writes there, and run it again",
         )
     return HandOff(
-        program=staged.descriptor,
+        program=staged.descriptor if program is None else program,
         argv=build_argv(staged.path, root.used_root.path, options, platform, bundle.path, runsc_arguments),
         environment=build_environment(root.runtime.path),
         kept=frozenset({root.lock, *range(3, 3 + runsc_arguments.preserved)}),

@@ -6,12 +6,14 @@ Only for rootless runs, where runsc's supervisor keeps the caller's identity. Tw
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 
 from engine.bundle.bundle import Bundle
 from engine.errors import PolicyError, Reason
+from engine.lifecycle.stage import Staged
 from engine.linux.namespaces import sysctl
 from engine.options import ExecPolicy, RunOptions
 from engine.records import TYPE_CHECKING, dataclass
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
 class Policy:
     """The policy's outcome. `mechanism`: what enforces it; None if nothing does, and `reason` says why.
 
-    `allowed`: paths beneath which files can still be executed. `bypasses`: other ways to execute something that were
-    found. `ids`: which ids the supervisor's own user namespace has, if it got one.
+    `allowed`: paths beneath which files can still be executed, or of such files. `bypasses`: other ways to execute
+    something that were found. `ids`: which ids the supervisor's own user namespace has, if it got one. `program`: the
+    staged runsc, opened again in the new mount namespace; None if it was not.
     """
 
     outcome: PolicyOutcome
@@ -37,6 +40,7 @@ class Policy:
     ids: Ids | None = None
     reason: str | None = None
     hint: str = "run without --require-exec-policy"
+    program: int | None = None
 
     def facts(self) -> ApplyPolicyFacts:
         return {
@@ -49,14 +53,24 @@ class Policy:
             "reason": self.reason,
         }
 
+    def discard(self) -> list[str]:
+        """What was applied stays, and nothing was made."""
+        return []
 
-#: Applies a policy to this process for a bundle.
-Backend = Callable[[Bundle], Policy]
+    def close(self) -> None:
+        """Close the program, where it was opened."""
+        if self.program is not None:
+            os.close(self.program)
+
+
+#: Applies a policy to this process for a bundle and the staged program.
+Backend = Callable[[Bundle, Staged], Policy]
 
 
 def apply_policy(
     options: RunOptions,
     bundle: Bundle,
+    staged: Staged,
     *,
     backends: Mapping[ExecPolicy, Backend] | None = None,
 ) -> Policy:
@@ -65,7 +79,7 @@ def apply_policy(
     Raises `PolicyError` if the policy is required and not enforced, or was applied only in part.
     """
     if options.rootless:
-        policy = (backends or BACKENDS)[options.exec_policy](bundle)
+        policy = (backends or BACKENDS)[options.exec_policy](bundle, staged)
     else:
         reason = "it applies to --rootless runs"
         policy = Policy(
@@ -80,9 +94,11 @@ def apply_policy(
     return policy
 
 
-def _locked_mounts(bundle: Bundle) -> Policy:
-    """Every mount noexec except those of the bundle's files, and sealed if these are read-only."""
-    from engine.bundle.executable import executable_trees  # only for rootless runs
+def _locked_mounts(bundle: Bundle, staged: Staged) -> Policy:
+    """Every mount noexec except those of the bundle's files and the staged ones, and sealed if these are read-only."""
+    # Only for rootless runs.
+    from engine.bundle.executable import bound_without_inner_mounts, executable_trees
+    from engine.lifecycle.program_trees import program_trees
     from engine.linux import locked_mounts, seccomp
     from engine.linux.locked_mounts import UnusableError
 
@@ -94,14 +110,21 @@ def _locked_mounts(bundle: Bundle) -> Policy:
                 "bind-mount less of the host",
             )
         sealed = all(tree.read_only for tree in trees) and seccomp.is_known_machine()
-        maps = locked_mounts.probe(trees, sealed=sealed)
+        own = program_trees(staged)
+        if source := bound_without_inner_mounts(bundle, own):
+            return _unavailable(
+                f"the bundle binds {source!r} without what is mounted there, and runsc's files are beneath it",
+                "bind it with the option rbind, or bind less of the host",
+            )
+        maps = locked_mounts.probe([*trees, *own], sealed=sealed)
     except UnusableError as error:
         return _unavailable(error.why, error.hint)
     except OSError as error:
         return _unavailable(f"{error.filename}: {error.strerror}", "check that path")
     left = (*_open_everywhere(), *_open_standard_files(), *(() if sealed else ("allowed", "mount")))
     try:
-        locked_mounts.confine(maps, trees, sealed=sealed)
+        locked_mounts.confine(maps, [*trees, *own], sealed=sealed)
+        program = _open_again(staged) if own else None
     except OSError as error:
         refusal = locked_mounts.explain(error)
         raise PolicyError(
@@ -111,13 +134,27 @@ def _locked_mounts(bundle: Bundle) -> Policy:
         PolicyOutcome.ENFORCED,
         str(ExecPolicy.LOCKED_MOUNTS),
         Strength.SEALED if sealed else Strength.HOST,
-        allowed=tuple(tree.path for tree in trees),
+        allowed=tuple(tree.path for tree in (*trees, *own) if tree.executable),
         bypasses=left,
         ids=maps.kind,
+        program=program,
     )
 
 
-def _off(bundle: Bundle) -> Policy:  # noqa: ARG001 (nothing is done)
+def _open_again(staged: Staged) -> int:
+    """Open the staged runsc by its path in the new mount namespace.
+
+    runsc looks for its sidecars beside the path of its executable. If the old namespace ends, what was opened there
+    loses the path of its mount, proc_pid_exe(5). Raises `OSError`.
+    """
+    program = os.open(staged.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if not os.path.sameopenfile(program, staged.descriptor):
+        os.close(program)
+        raise OSError(errno.ESTALE, "it was replaced meanwhile", staged.path)
+    return program
+
+
+def _off(bundle: Bundle, staged: Staged) -> Policy:  # noqa: ARG001 (nothing is done)
     return _unavailable("it was turned off with --exec-policy off", "leave --exec-policy at auto")
 
 

@@ -200,13 +200,15 @@ class _Run:
             self._warn(f"platform {binary.platform}: this runsc has no systrap")
         root = lifecycle.perform(begin(Trigger.SECURE_ROOT), self._secure_root)
         staged = lifecycle.perform(begin(Trigger.STAGE), lambda: self._keep(stage(binary, root)))
-        policy = lifecycle.perform(begin(Trigger.APPLY_POLICY), lambda: apply_policy(options, self._bundle))
+        policy = lifecycle.perform(
+            begin(Trigger.APPLY_POLICY), lambda: self._keep(apply_policy(options, self._bundle, staged))
+        )
         if policy.outcome is PolicyOutcome.UNAVAILABLE:
             self._warn(f"no execute policy: {policy.reason}")
         process.block()
         lifecycle.perform(
             begin(Trigger.EXEC),
-            lambda: self._prepare(root, staged, binary.platform),
+            lambda: self._prepare(root, staged, binary.platform, policy.program),
             commit=lambda given: hand_off(given, process),
         )
 
@@ -223,12 +225,12 @@ class _Run:
             self._keep(self._manager.secured(root, self._trace.path))
         return root
 
-    def _prepare(self, root: StateDirs, staged: Staged, platform: Platform) -> HandOff:
+    def _prepare(self, root: StateDirs, staged: Staged, platform: Platform, program: int | None) -> HandOff:
         runsc_arguments = RUN
         if self._manager is not None:
             self._manager.about_to_hand_off(root, staged, platform)
             runsc_arguments = self._manager.runsc_arguments
-        return prepare(self._bundle, root, staged, self._options, platform, runsc_arguments)
+        return prepare(self._bundle, root, staged, self._options, platform, runsc_arguments, program)
 
     def _refuse(self, error: EngineError) -> None:
         """Remove what was made, record the refusal, and only then release the lock."""

@@ -36,12 +36,21 @@ _LOCKED = MountFlag.NO_EXEC | MountFlag.NO_SUID
 class Tree:
     """A directory or file whose mount keeps its flags, or is also made `read_only`.
 
-    `identity`: the device and inode that its path must lead to.
+    If not `executable` it gets the flags of all other mounts: it is listed to be read-only, or to be writable inside
+    of a read-only one. `identity`: the device and inode that its path must lead to.
     """
 
     path: str
     identity: tuple[int, int]
     read_only: bool
+    executable: bool = True
+
+    @property
+    def flags(self) -> MountFlag:
+        """What its mount is given."""
+        return (MountFlag.READ_ONLY if self.read_only else MountFlag(0)) | (
+            MountFlag(0) if self.executable else _LOCKED
+        )
 
 
 class UnusableError(Exception):
@@ -71,7 +80,7 @@ def probe(trees: Sequence[Tree], *, sealed: bool) -> IdMaps:
 
 
 def confine(maps: IdMaps, trees: Sequence[Tree], *, sealed: bool) -> None:
-    """Forbid this process and its children to execute by path anything that is not in `trees`.
+    """Forbid this process and its children to execute by path anything that is not in an executable one of `trees`.
 
     With `sealed`, also to mount anything executable. Irreversible. Raises `OSError`; the process may then be confined
     in part.
@@ -89,15 +98,24 @@ def _lock(maps: IdMaps, trees: Sequence[Tree]) -> None:
             opened.callback(os.close, place)
             clone = clone_tree(place, tree.path)
             opened.callback(os.close, clone)
-            if tree.read_only:
-                set_flags(clone, MountFlag.READ_ONLY, tree.path)
+            if tree.flags:
+                set_flags(clone, tree.flags, tree.path)
             cloned.append((clone, tree))
         set_flags_everywhere(_LOCKED)
         for clone, tree in cloned:
             place = _open(tree)  # again: a tree mounted before may contain it
             opened.callback(os.close, place)
             attach_tree(clone, place, tree.path)
+    _enter_mounted_directory()
     namespaces.enter(namespaces.possible_maps()[0])
+
+
+def _enter_mounted_directory() -> None:
+    """Have the working directory on what is mounted now: below a read-only tree everything is still writable."""
+    try:
+        os.chdir(os.getcwd())
+    except OSError:  # removed, or not accessible by its path
+        os.chdir("/")
 
 
 def _open(tree: Tree) -> int:

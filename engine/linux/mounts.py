@@ -12,6 +12,7 @@ import struct
 from enum import IntFlag
 
 from engine.linux.syscall import MOUNT_SETATTR, MOVE_MOUNT, OPEN_TREE, library_call, system_call
+from engine.records import dataclass
 
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
 
@@ -33,7 +34,52 @@ class MountFlag(IntFlag):
 
 def mounted_beneath(path: str) -> list[str]:
     """The mount points at and beneath `path`, which is absolute and free of links. Raises `OSError`."""
-    return [point for point, _ in _mounts() if point == path or point.startswith(path + "/")]
+    return [mount.point for mount in _mounts() if _within(mount.point, path) is not None]
+
+
+def other_paths(path: str) -> list[str]:
+    """Paths on other mounts that lead to what is at or beneath `path`, which is absolute and free of links.
+
+    Hidden mounts do not count. Raises `OSError`.
+    """
+    mounts = _mounts()
+    holder = max(
+        (mount for mount in mounts if _within(path, mount.point) is not None),
+        key=lambda mount: (len(mount.point), mounts.index(mount)),
+    )
+    place = _below(holder.root, _within(path, holder.point) or "")  # in its file system
+    found = []
+    for mount in mounts:
+        if mount.device != holder.device:
+            continue
+        if (rest := _within(place, mount.root)) is not None:
+            other, same = _below(mount.point, rest), path
+        elif (rest := _within(mount.root, place)) is not None:
+            other, same = mount.point, _below(path, rest)
+        else:
+            continue
+        if _within(other, path) is None and _is_one_file(other, same):
+            found.append(other)
+    return found
+
+
+def _within(path: str, outer: str) -> str | None:
+    """`path` relative to `outer`, empty if they are the same; None if it is not beneath it."""
+    if path == outer:
+        return ""
+    outer = outer.rstrip("/") + "/"
+    return path[len(outer) :] if path.startswith(outer) else None
+
+
+def _below(outer: str, rest: str) -> str:
+    return os.path.join(outer, rest) if rest else outer
+
+
+def _is_one_file(path: str, other: str) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.stat(other))
+    except OSError:  # it cannot be reached
+        return False
 
 
 def unmount_namespace(directory: int, path: str) -> bool:
@@ -41,24 +87,35 @@ def unmount_namespace(directory: int, path: str) -> bool:
 
     Returns whether there was one. Any other mount stays. Raises `OSError`.
     """
-    if (path, b"nsfs") not in _mounts():
+    if not any(mount.point == path and mount.kind == b"nsfs" for mount in _mounts()):
         return False
     at = f"/proc/self/fd/{directory}/{os.path.basename(path)}"
     library_call("umount2", os.fsencode(at), _MNT_DETACH | _UMOUNT_NOFOLLOW, about=path)
     return True
 
 
-def _mounts() -> list[tuple[str, bytes]]:
-    """Each mount point of this mount namespace and its file system's type, proc_pid_mountinfo(5)."""
+@dataclass(frozen=True, slots=True)
+class _Mount:
+    """A mount: at `point`, of the directory or file `root` in the file system on `device`, whose type is `kind`."""
+
+    device: bytes
+    root: str
+    point: str
+    kind: bytes
+
+
+def _mounts() -> list[_Mount]:
+    """The mounts of this mount namespace, proc_pid_mountinfo(5)."""
     with open("/proc/self/mountinfo", "rb") as file:
         lines = [line.partition(b" - ") for line in file]
     return [
-        (
-            _ESCAPED.sub(_unescape, mount.split(b" ")[4]).decode(errors="surrogateescape"),
-            system.split(b" ")[0],
-        )
-        for mount, _, system in lines
+        _Mount(fields[2], _text(fields[3]), _text(fields[4]), system.split(b" ")[0])
+        for fields, system in ((mount.split(b" "), system) for mount, _, system in lines)
     ]
+
+
+def _text(field: bytes) -> str:
+    return _ESCAPED.sub(_unescape, field).decode(errors="surrogateescape")
 
 
 def _unescape(match: re.Match[bytes]) -> bytes:

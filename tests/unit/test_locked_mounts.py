@@ -26,12 +26,13 @@ from tests.support.old_kernel import forget, skip_if_it_cannot_be_made
 SINGLE = IdMaps((Range(0, 1000, 1),), (Range(0, 1000, 1),), "single")
 MANY = IdMaps((Range(0, 0, 10),), (Range(0, 0, 10),), "all")
 NEW_MOUNT_NAMESPACE, RECURSIVE, PRIVATE, SHARED = 0x00020000, 0x4000, 1 << 18, 1 << 20
+REMOUNT, BIND = 0x20, 0x1000
 FLAGS = MountFlag.NO_EXEC | MountFlag.NO_SUID
 
 
-def tree(path: Path, *, read_only: bool = False) -> Tree:
+def tree(path: Path, *, read_only: bool = False, executable: bool = True) -> Tree:
     status = path.stat()
-    return Tree(str(path), (status.st_dev, status.st_ino), read_only)
+    return Tree(str(path), (status.st_dev, status.st_ino), read_only, executable)
 
 
 def status_of(key: str) -> str:
@@ -156,6 +157,67 @@ def test_a_tree_in_another_keeps_what_is_its_own(programs: tuple[Path, Path], or
         ]
 
     assert in_a_child(act) == [0, errno.EROFS, 0]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("which", [0, -1], ids=["every id", "one id"])
+def test_file_in_a_tree_that_is_not_executable_runs_alone(
+    programs: tuple[Path, Path], which: int, order: int
+) -> None:
+    """As a staged file does: neither its other names nor its neighbours run, and none of them can be written."""
+    kept, _ = programs
+    (kept / "stage").mkdir()
+    os.link(kept / "true", kept / "stage" / "true")
+    shutil.copy(kept / "true", kept / "stage" / "beside")
+    shutil.copy(kept / "true", kept / "inner" / "written")
+    trees = [
+        tree(kept, read_only=True, executable=False),
+        tree(kept / "inner", executable=False),
+        tree(kept / "stage" / "true", read_only=True),
+    ][::order]
+
+    def act() -> dict[str, Any]:
+        confine(possible_maps()[which], trees, sealed=False)
+        file, beside = kept / "stage" / "true", kept / "stage" / "beside"
+        return {
+            "runs": [can_run(str(path)) for path in (file, beside, kept / "true", kept / "inner" / "true")],
+            "write": [write(place) for place in (kept, kept / "stage", kept / "inner")],
+            "open": [
+                failure(lambda path=path: os.open(path, os.O_WRONLY))[0]  # type: ignore[misc]
+                for path in (file, beside, kept / "true")
+            ],
+            "mode": failure(lambda: file.chmod(0o777))[0],
+            "rename": failure(lambda: file.rename(kept / "inner" / "taken"))[0],
+            "link": failure(lambda: os.link(file, kept / "inner" / "taken"))[0],
+            "unmount": failure(lambda: library_call("umount2", os.fsencode(file), 2))[0],
+            "remount": mount("", file, "", REMOUNT | BIND),
+        }
+
+    assert in_a_child(act) == {
+        "runs": [0, errno.EACCES, errno.EACCES, errno.EACCES],
+        "write": [errno.EROFS, errno.EROFS, 0],
+        "open": [errno.EROFS] * 3,
+        "mode": errno.EROFS,
+        "rename": errno.EXDEV,
+        "link": errno.EXDEV,
+        "unmount": errno.EINVAL,
+        "remount": errno.EPERM,
+    }
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_working_directory_is_on_the_tree_and_not_beneath_it(programs: tuple[Path, Path], gone: bool) -> None:
+    kept, _ = programs
+
+    def act() -> tuple[str, int]:
+        os.chdir(kept / "inner")
+        trees = [tree(kept, read_only=True, executable=False)]
+        if gone:
+            shutil.rmtree(kept / "inner")
+        confine(possible_maps()[0], trees, sealed=False)
+        return os.getcwd(), 0 if gone else write(Path())
+
+    assert in_a_child(act) == ("/" if gone else str(kept / "inner"), 0 if gone else errno.EROFS)
 
 
 def test_mount_in_a_tree_gets_the_flags_of_the_tree(
@@ -305,6 +367,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         monkeypatch.setattr(locked_mounts, name, tell(name))
     monkeypatch.setattr(locked_mounts, "clone_tree", tell("clone", lambda _, path: f"clone {path}"))
     monkeypatch.setattr(locked_mounts, "os", SimpleNamespace(close=tell("close")))
+    monkeypatch.setattr(locked_mounts, "_enter_mounted_directory", tell("chdir"))
     monkeypatch.setattr(seccomp, "set_no_new_privileges", tell("no_new_privileges"))
     monkeypatch.setattr(seccomp, "forbid_executable_mounts", tell("filter"))
     return told
@@ -327,6 +390,7 @@ def test_exceptions_are_cloned_before_flags_are_set_and_locked(asked: list[Any],
             ("close", each)
             for each in ("open /a/b", "open /c", "clone /a/b", "open /a/b", "clone /c", "open /c")
         ),
+        ("chdir",),
         ("enter", MANY),
         ("no_new_privileges",),
         *([("filter",)] if sealed else []),

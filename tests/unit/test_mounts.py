@@ -18,6 +18,7 @@ from engine.linux.mounts import (
     clear_flags,
     clone_tree,
     mounted_beneath,
+    other_paths,
     set_flags,
     set_flags_everywhere,
     unmount_namespace,
@@ -183,3 +184,50 @@ def test_the_fifth_field_of_a_line_is_its_mount_point(
     paths = {"/proc/self/mountinfo": tmp_path / "mountinfo"}
     monkeypatch.setattr(mounts, "open", lambda path, mode: paths[path].open(mode), raising=False)
     assert mounted_beneath("/a") == ["/a", "/a/x y\t\\", "/a/\udcff\n"]
+
+
+@pytest.mark.usefixtures("needs_root")
+def test_other_paths_are_those_of_other_mounts_of_it(private: Path) -> None:
+    place, whole, part, file, hidden = (
+        private / name for name in ("a place", "whole", "part", "file", "hidden")
+    )
+    (place / "in").mkdir(parents=True)
+    (place / "in" / "program").touch()
+    for directory in (whole, part, hidden, private / "other"):
+        directory.mkdir()
+    file.touch()
+
+    def act() -> list[str]:
+        library_call("unshare", 0x00020000)
+        library_call("mount", b"", b"/", b"", 1 << 18 | 0x4000, 0)
+        assert other_paths(str(place)) == []
+        for source, target in (
+            (private, whole),
+            (place / "in", part),
+            (place / "in" / "program", file),
+            (place, hidden),
+            (private / "other", hidden),  # on top of it
+        ):
+            library_call("mount", bytes(source), bytes(target), b"", 0x1000, 0)
+        library_call("mount", b"tmpfs", bytes(private / "other"), b"tmpfs", 0, 0)
+        (private / "other" / "a place").mkdir()  # on another file system
+        return other_paths(str(place))
+
+    assert sorted(in_a_child(act)) == [str(file), str(part), str(whole / "a place")]
+
+
+@pytest.mark.usefixtures("needs_root")
+def test_other_paths_are_found_where_the_place_is_on_a_mount_of_its_own(private: Path) -> None:
+    device, seen = private / "device", private / "seen"
+    device.mkdir()
+    seen.mkdir()
+
+    def act() -> list[list[str]]:
+        library_call("unshare", 0x00020000)
+        library_call("mount", b"", b"/", b"", 1 << 18 | 0x4000, 0)
+        library_call("mount", b"tmpfs", bytes(device), b"tmpfs", 0, 0)
+        (device / "place").mkdir()
+        library_call("mount", bytes(device), bytes(seen), b"", 0x1000, 0)
+        return [other_paths(str(device / "place")), other_paths(str(device))]
+
+    assert in_a_child(act) == [[str(seen / "place")], [str(seen)]]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -16,7 +17,9 @@ from engine.bundle.bundle import Bundle, open_bundle
 from engine.bundle.executable import executable_trees
 from engine.errors import PolicyError, Reason
 from engine.lifecycle import policy as policy_step
+from engine.lifecycle import program_trees
 from engine.lifecycle.policy import BACKENDS, Policy, apply_policy
+from engine.lifecycle.stage import Staged
 from engine.linux import locked_mounts, seccomp
 from engine.linux.locked_mounts import UnusableError
 from engine.linux.namespaces import IdMaps, Range
@@ -27,6 +30,13 @@ from tests.support.forked import failure, in_a_child
 from tests.support.refusals import refuses
 
 SINGLE = IdMaps((Range(0, 1000, 1),), (Range(0, 1000, 1),), "single")
+#: A staged program of one file, of which the policy needs nothing.
+ALONE = cast(Staged, SimpleNamespace(sidecars=()))
+
+
+def identity(path: str | Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def options(
@@ -62,7 +72,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def refused(bundle: Bundle, chosen: RunOptions, *facts: str, hint: str = "") -> None:
     """A required policy that is not enforced is refused, in a line that names the `facts`."""
     with refuses(PolicyError, Reason.POLICY_NOT_ENFORCED, *facts) as refusal:
-        apply_policy(chosen, bundle)
+        apply_policy(chosen, bundle, ALONE)
     assert hint in refusal.value.hint
 
 
@@ -81,7 +91,7 @@ def nothing(outcome: str, reason: str) -> dict[str, Any]:
 
 def test_it_concerns_rootless_runs_only(bundle: Bundle, kernel: list[Any]) -> None:
     for chosen in ExecPolicy:
-        settled = apply_policy(options(rootless=False, policy=chosen), bundle)
+        settled = apply_policy(options(rootless=False, policy=chosen), bundle, ALONE)
         assert settled.facts() == nothing("not_applicable", "it applies to --rootless runs")
     assert kernel == []
 
@@ -90,11 +100,11 @@ def test_the_chosen_backend_is_given_the_bundle(bundle: Bundle) -> None:
     enforced = Policy(PolicyOutcome.ENFORCED)
 
     def backend(*given: Any) -> Policy:
-        assert given == (bundle,)
+        assert given == (bundle, ALONE)
         return enforced
 
     chosen = options(policy=ExecPolicy.LOCKED_MOUNTS, required=True)
-    assert apply_policy(chosen, bundle, backends={ExecPolicy.LOCKED_MOUNTS: backend}) is enforced
+    assert apply_policy(chosen, bundle, ALONE, backends={ExecPolicy.LOCKED_MOUNTS: backend}) is enforced
 
 
 def test_every_policy_that_can_be_chosen_has_its_backend() -> None:
@@ -103,7 +113,7 @@ def test_every_policy_that_can_be_chosen_has_its_backend() -> None:
 
 
 def test_auto_locks_mounts_but_not_the_bundles_root(bundle: Bundle, kernel: list[Any]) -> None:
-    settled = apply_policy(options(required=True), bundle)
+    settled = apply_policy(options(required=True), bundle, ALONE)
     [(maps, [tree], sealed)] = kernel
     assert (maps, sealed) == (SINGLE, True)
     assert (tree.path, tree.identity, tree.read_only) == (bundle.rootfs, bundle.rootfs_identity, True)
@@ -119,7 +129,7 @@ def test_auto_locks_mounts_but_not_the_bundles_root(bundle: Bundle, kernel: list
 
 
 def test_writable_root_is_not_sealed_and_is_reported(private: Path, kernel: list[Any]) -> None:
-    settled = apply_policy(options(), opened(private, root={"path": "rootfs"}))
+    settled = apply_policy(options(), opened(private, root={"path": "rootfs"}), ALONE)
     [(_, [tree], sealed)] = kernel
     assert (tree.read_only, sealed) == (False, False)
     assert (settled.strength, settled.bypasses) == (Strength.HOST, ("memfd", "allowed", "mount"))
@@ -133,7 +143,7 @@ def test_namespaces_that_are_forbidden_are_named_with_the_hint(
         raise UnusableError("user namespaces are forbidden by x = 0", "sysctl x=1")
 
     monkeypatch.setattr(locked_mounts, "probe", probe)
-    settled = apply_policy(options(policy=chosen), bundle)
+    settled = apply_policy(options(policy=chosen), bundle, ALONE)
     assert settled.facts() == nothing("unavailable", "user namespaces are forbidden by x = 0")
     required = options(policy=chosen, required=True)
     refused(bundle, required, "user namespaces are forbidden by x = 0", hint="sysctl x=1")
@@ -155,7 +165,7 @@ def test_on_a_machine_without_a_filter_nothing_is_sealed(
     bundle: Bundle, kernel: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(seccomp, "is_known_machine", lambda: False)
-    settled = apply_policy(options(required=True), bundle)
+    settled = apply_policy(options(required=True), bundle, ALONE)
     [(_, [tree], sealed)] = kernel
     assert (tree.read_only, sealed, settled.strength) == (True, False, Strength.HOST)
 
@@ -171,7 +181,7 @@ def test_the_trial_is_of_what_is_then_done(
 
     monkeypatch.setattr(locked_mounts, "probe", probe)
     monkeypatch.setattr(policy_step, "_open_standard_files", lambda: iter(("stdin",)))
-    settled = apply_policy(options(), bundle)
+    settled = apply_policy(options(), bundle, ALONE)
     assert tried == kernel
     assert settled.bypasses == ("memfd", "stdin")
 
@@ -186,11 +196,11 @@ def test_policy_applied_in_part_is_refused(
 
     monkeypatch.setattr(locked_mounts, "confine", confine)
     with refuses(PolicyError, Reason.POLICY_IN_PART, "/: Function not implemented"):
-        apply_policy(options(), bundle)
+        apply_policy(options(), bundle, ALONE)
 
 
 def test_off_is_off_and_contradicts_required(bundle: Bundle, kernel: list[Any]) -> None:
-    settled = apply_policy(options(policy=ExecPolicy.OFF), bundle)
+    settled = apply_policy(options(policy=ExecPolicy.OFF), bundle, ALONE)
     assert settled.reason is not None
     assert settled.facts() == nothing("unavailable", settled.reason)
     refused(bundle, options(policy=ExecPolicy.OFF, required=True), settled.reason)
@@ -211,7 +221,7 @@ def test_memfd_is_closed_where_the_system_forbids_to_execute_one(
     bundle: Bundle, kernel: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(policy_step, "sysctl", {"vm.memfd_noexec": "2"}.get)
-    assert apply_policy(options(), bundle).bypasses == ()
+    assert apply_policy(options(), bundle, ALONE).bypasses == ()
 
 
 def test_a_regular_file_as_standard_input_is_a_way_left_open(private: Path) -> None:
@@ -264,6 +274,117 @@ def test_closed_or_noexec_standard_file_is_no_bypass(
         patched.setattr(os, "fstatvfs", fstatvfs)
         found = list(policy_step._open_standard_files())
     assert found == left
+
+
+# --- A program of several files -------------------------------------------------------------------------------
+
+
+@dataclass
+class Place:
+    """As a directory of the engine's that is open."""
+
+    path: str
+
+    def __post_init__(self) -> None:
+        Path(self.path).mkdir(parents=True, exist_ok=True)
+        self.descriptor = os.open(self.path, os.O_RDONLY)
+
+
+def staged_set(private: Path, *, apart: bool = True, sandbox: bool = False) -> Any:
+    """What the policy looks at of a staged set of three files."""
+    base, root = private / "base", private / "base" / "c" / "runsc-root"
+    place = private / "programs" if apart else root / "exec-allow"
+    (place / "stage-1" / "gvisor-bin").mkdir(parents=True)
+    files = []
+    for name in ("runsc", "gvisor-bin/gvisor_sentry", "gvisor-bin/gvisor-sentry-prewarmer"):
+        path = place / "stage-1" / name
+        path.touch(0o500)
+        files.append(SimpleNamespace(path=str(path), descriptor=os.open(path, os.O_RDONLY)))
+    own = Place(str(root))
+    joined = Place(str(base / "pod" / "runsc-root"))
+    state = SimpleNamespace(
+        base=Place(str(base)),
+        runsc_root=own,
+        used_root=joined if sandbox else own,
+        sandbox=joined if sandbox else None,
+    )
+    return SimpleNamespace(
+        runsc=files[0],
+        path=files[0].path,
+        descriptor=files[0].descriptor,
+        sidecars=tuple(files[1:]),
+        exec_allow=Place(str(place)),
+        root=state,
+    )
+
+
+@pytest.mark.parametrize("apart", [True, False])
+@pytest.mark.parametrize("sandbox", [True, False])
+def test_each_file_of_a_set_is_a_tree_in_what_is_read_only(
+    private: Path, kernel: list[Any], bundle: Bundle, apart: bool, sandbox: bool
+) -> None:
+    staged = staged_set(private, apart=apart, sandbox=sandbox)
+    settled = apply_policy(options(required=True), bundle, staged)
+    [(_, trees, sealed)] = kernel
+    files = [staged.path, *(sidecar.path for sidecar in staged.sidecars)]
+    assert settled.allowed == (bundle.rootfs, *files)
+    assert sealed
+    by_path = {tree.path: (tree.read_only, tree.executable) for tree in trees}
+    writable = {staged.root.runsc_root.path, *([staged.root.used_root.path] if sandbox else [])}
+    assert by_path == {
+        bundle.rootfs: (True, True),
+        str(private / "base"): (True, False),
+        staged.exec_allow.path: (True, False),
+        **dict.fromkeys(writable, (False, False)),
+        **dict.fromkeys(files, (True, True)),
+    }
+    for tree in trees:
+        assert tree.identity == identity(tree.path)
+    assert settled.program is not None
+    assert os.path.samestat(os.fstat(settled.program), os.stat(staged.path))
+    settled.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(settled.program)
+
+
+def test_other_names_of_the_place_become_read_only_too(
+    private: Path, kernel: list[Any], bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staged = staged_set(private)
+    (private / "seen").mkdir()
+    seen = {staged.exec_allow.path: [str(private / "seen")]}
+    monkeypatch.setattr(program_trees, "other_paths", lambda path: seen.get(path, []))
+    apply_policy(options(), bundle, staged).close()
+    [(_, trees, _)] = kernel
+    (tree,) = (tree for tree in trees if tree.path == str(private / "seen"))
+    assert (tree.read_only, tree.executable, tree.identity) == (True, False, identity(private / "seen"))
+
+
+def test_runsc_that_was_replaced_under_the_policy_is_not_executed(
+    private: Path, kernel: list[Any], bundle: Bundle
+) -> None:
+    staged = staged_set(private)
+    Path(staged.path).unlink()
+    Path(staged.path).touch()
+    with refuses(PolicyError, Reason.POLICY_IN_PART, staged.path):
+        apply_policy(options(), bundle, staged)
+
+
+@pytest.mark.parametrize(("how", "can_be"), [([], False), (["bind"], False), (["rbind", "ro"], True)])
+def test_what_hides_the_files_of_the_set_cannot_be_bound(
+    private: Path, kernel: list[Any], how: list[str], can_be: bool
+) -> None:
+    """The kernel would refuse that mount, and runsc would end with a word that tells nothing."""
+    mounts = [{"destination": "/a", "type": "bind", "source": str(private), "options": how}]
+    chosen = opened(private, mounts=mounts)
+    if can_be:
+        assert apply_policy(options(), chosen, staged_set(private)).outcome is PolicyOutcome.ENFORCED
+    else:
+        settled = apply_policy(options(), chosen, staged_set(private))
+        assert settled.reason is not None
+        assert str(private) in settled.reason
+        assert kernel == []
+    assert apply_policy(options(), chosen, ALONE).outcome is PolicyOutcome.ENFORCED
 
 
 # --- What stays executable ------------------------------------------------------------------------------------

@@ -174,14 +174,14 @@ def test_the_policy_is_settled_for_the_runs_own_bundle(
 ) -> None:
     settled: list[Any] = []
 
-    def apply_policy(options: RunOptions, bundle: Bundle) -> Any:
-        settled.append((options.container_id, bundle.path))
-        return policy.apply_policy(options, bundle)
+    def apply_policy(options: RunOptions, bundle: Bundle, staged: Staged) -> Any:
+        settled.append((options.container_id, bundle.path, Path(staged.path).name))
+        return policy.apply_policy(options, bundle, staged)
 
     monkeypatch.setattr("engine.lifecycle.runner.apply_policy", apply_policy)
     with pytest.raises(HandedOffError):
         world.run()
-    assert settled == [("web", str(world.bundle))]
+    assert settled == [("web", str(world.bundle), "runsc")]
 
 
 def lose_the_binary(world: World) -> None:
