@@ -237,7 +237,9 @@ class ApplyPolicyFacts(TypedDict):
         Strength | None,
         Says("`host`: no program of the host can be executed from its place; `sealed`: no new file either."),
     ]
-    allowed: Annotated[list[str], Says("The paths below which files can still be executed.")]
+    allowed: Annotated[
+        list[str], Says("The paths below which files can still be executed, or of such files.")
+    ]
     open: Annotated[
         list[str],
         Says(

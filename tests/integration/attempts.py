@@ -30,6 +30,7 @@ TRUE = "/bin/true"
 
 _NEWNS, _NEWUSER = 0x00020000, 0x10000000
 _RDONLY, _NOEXEC, _REMOUNT, _BIND, _REC, _PRIVATE = 1, 8, 0x20, 0x1000, 0x4000, 1 << 18
+_DETACH = 2
 _NS_GET_PARENT = 0xB702
 _PTRACE_SEIZE = 0x4206
 _SETUID_HELPERS = ("/usr/bin/newuidmap", "/usr/bin/su", "/usr/bin/passwd", "/usr/bin/mount")
@@ -281,10 +282,170 @@ class Attempts:
         os.execve(path, ["true"], {})
 
 
+class AttemptsOnASet:
+    """Those on a runsc of several files. `staged` is where runsc lies, `root` what it is given with --root.
+
+    `stored` and `other` are a sidecar's names in the store and in another container's stage. The working directory is
+    in the store since before the engine started.
+    """
+
+    def __init__(self, program: bytes, staged: str, root: str, stored: str, other: str, scratch: str) -> None:
+        self._program = program
+        self._runsc = staged
+        self._sidecars = os.path.join(os.path.dirname(staged), "gvisor-bin")
+        self._name = os.path.basename(other)
+        self._root = root
+        self._stored = stored
+        self._other = other
+        self._scratch = scratch
+
+    @property
+    def _sidecar(self) -> str:
+        return os.path.join(self._sidecars, self._name)
+
+    def _written(self, directory: str) -> str:
+        path = os.path.join(directory, f"busybox-{os.getpid()}")
+        with open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o755)) as file:
+            file.write(self._program)
+        return path
+
+    def _opened_for_writing(self, path: str, before: Callable[[], object] = lambda: None) -> str:
+        """Whether the sidecar could be written by `path`, and is then executed."""
+
+        def act() -> None:
+            before()
+            os.chmod(path, 0o700)
+            os.close(os.open(path, os.O_WRONLY))
+            os.chmod(path, 0o500)
+            os.execve(self._sidecar, [self._sidecar], {})
+
+        return _in_a_child(act)
+
+    def a_sidecar(self) -> str:
+        """a sidecar by its staged path, as runsc executes it"""
+        return execute(self._sidecar)
+
+    def the_staged_runsc(self) -> str:
+        """the staged runsc by its path"""
+        return execute(self._runsc)
+
+    def its_name_in_the_store(self) -> str:
+        """the same file by its name in the store"""
+        return execute(self._stored)
+
+    def its_name_in_another_stage(self) -> str:
+        """the same file by its path in another container's stage"""
+        return execute(self._other)
+
+    def a_file_beside_it(self) -> str:
+        """a binary written beside the sidecars"""
+        return _in_a_child(lambda: Attempts._become(self._written(self._sidecars)))
+
+    def a_file_in_the_store(self) -> str:
+        """a binary written to the store"""
+        return _in_a_child(lambda: Attempts._become(self._written(os.path.dirname(self._stored))))
+
+    def a_file_in_runscs_root(self) -> str:
+        """a binary written to runsc's own directory, which it needs to write"""
+        return _in_a_child(lambda: Attempts._become(self._written(self._root)))
+
+    def opened_for_writing(self) -> str:
+        """a sidecar, opened for writing by its staged path"""
+        return self._opened_for_writing(self._sidecar)
+
+    def opened_by_the_store(self) -> str:
+        """a sidecar, opened for writing by its name in the store"""
+        return self._opened_for_writing(self._stored)
+
+    def opened_by_another_stage(self) -> str:
+        """a sidecar, opened for writing by its path in another container's stage"""
+        return self._opened_for_writing(self._other)
+
+    def opened_by_the_working_directory(self) -> str:
+        """a sidecar, opened for writing in the working directory, which is the store"""
+        return self._opened_for_writing(os.path.basename(self._stored))
+
+    def opened_after_it_was_unmounted(self) -> str:
+        """a sidecar, opened for writing after its mount was unmounted"""
+
+        def unmount() -> None:
+            with contextlib.suppress(OSError):
+                _with_power_to_mount()
+                library_call("umount2", self._sidecar.encode(), _DETACH)
+
+        return self._opened_for_writing(self._sidecar, unmount)
+
+    def opened_after_a_remount(self) -> str:
+        """a sidecar, opened for writing after a remount of its mount without read-only"""
+
+        def remount() -> None:
+            with contextlib.suppress(OSError):
+                _with_power_to_mount()
+                _mount("", self._sidecar, "", _REMOUNT | _BIND)
+
+        return self._opened_for_writing(self._sidecar, remount)
+
+    def opened_on_a_bind_mount(self) -> str:
+        """a sidecar, opened for writing on a bind mount of it"""
+        target = os.path.join(self._scratch, "bound")
+
+        def bind() -> None:
+            with open(target, "wb"):
+                pass
+            _with_power_to_mount()
+            _mount(self._sidecar, target, "", _BIND)
+
+        return self._opened_for_writing(target, bind)
+
+    def opened_beneath_the_mounts(self) -> str:
+        """a sidecar, opened for writing on a bind mount of the directory around the base, without inner mounts"""
+        around = os.path.dirname(os.path.dirname(os.path.dirname(self._root)))
+        target = os.path.join(self._scratch, os.path.relpath(self._stored, around))
+
+        def bind() -> None:
+            _with_power_to_mount()
+            _mount(around, self._scratch, "", _BIND)
+
+        return self._opened_for_writing(target, bind)
+
+    def linked(self) -> str:
+        """a sidecar, linked into runsc's own directory"""
+
+        def act() -> None:
+            path = os.path.join(self._root, f"link-{os.getpid()}")
+            os.link(self._sidecar, path)
+            os.execve(path, [path], {})
+
+        return _in_a_child(act)
+
+    def in_its_place(self) -> str:
+        """a binary in a sidecar's place, by `rename(2)`"""
+
+        def act() -> None:
+            os.rename(self._written(self._root), self._sidecar)
+            os.execve(self._sidecar, ["true"], {})
+
+        return _in_a_child(act)
+
+    def in_the_place_of_all(self) -> str:
+        """a binary in a sidecar's place, after the directory of the sidecars was renamed"""
+
+        def act() -> None:
+            os.rename(self._sidecars, self._sidecars + "-moved")
+            os.mkdir(self._sidecars)
+            os.rename(self._written(self._root), self._sidecar)
+            os.execve(self._sidecar, ["true"], {})
+
+        return _in_a_child(act)
+
+
+def _in_words(attempts: type) -> Mapping[str, str]:
+    return {name: str(method.__doc__) for name, method in vars(attempts).items() if not name.startswith("_")}
+
+
 #: The attempts by name, with what each is in words.
-ATTEMPTS: Mapping[str, str] = {
-    name: str(method.__doc__) for name, method in vars(Attempts).items() if not name.startswith("_")
-}
+ATTEMPTS = _in_words(Attempts)
+ATTEMPTS_ON_A_SET = _in_words(AttemptsOnASet)
 
 
 def _open_descriptors() -> list[int]:
@@ -304,6 +465,11 @@ def _try_everything(program: int, argv: Sequence[str], environment: Mapping[str,
     bundle = argv[argv.index("--bundle") + 1]
     attempts = Attempts(_PROGRAM, bundle, _SCRATCH)
     answers = {name: getattr(attempts, name)() for name in ATTEMPTS}
+    if "ATTEMPTS_STORED" in os.environ:
+        root = argv[argv.index("--root") + 1]
+        names = os.environ["ATTEMPTS_STORED"], os.environ["ATTEMPTS_OTHER"]
+        on_a_set = AttemptsOnASet(_PROGRAM, argv[0], root, *names, _SCRATCH)
+        answers |= {name: getattr(on_a_set, name)() for name in ATTEMPTS_ON_A_SET}
     with open("/proc/self/mountinfo") as file:
         mounts = [line.split() for line in file]
     with open("/proc/self/status") as file:

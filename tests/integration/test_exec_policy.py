@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ import pytest
 
 from engine.linux import seccomp
 from engine.linux.namespaces import sysctl
+from engine.state.store import SETTLED_NS
 from engine.traces.move import Strength
-from tests.integration.attempts import ATTEMPTS
+from tests.integration.attempts import ATTEMPTS, ATTEMPTS_ON_A_SET
 from tests.support.harness import WARNING, Engine, status_of
+from tests.support.standin import PREWARMER, Installation
 from tools.busybox import static_busybox
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +33,13 @@ MANY = int(os.environ.get("ENGINE_TEST_RUNS", "10"))
 def _policy(engine: Engine, container_id: str) -> dict[str, Any]:
     facts: dict[str, Any] = engine.trace(container_id)[5]["facts"]
     return facts
+
+
+def _files_of_a_set(engine: Engine, container_id: str) -> list[str]:
+    """The staged files of a runsc of several; none where it is one file."""
+    staged = engine.trace(container_id)[4]["facts"]
+    sidecars = [sidecar["path"] for sidecar in staged.get("sidecars", [])]
+    return [staged["path"], *sidecars] if sidecars else []
 
 
 # --- A container runs under it --------------------------------------------------------------------------------
@@ -55,7 +65,7 @@ def test_a_container_runs_under_the_required_policy(
     assert (policy["outcome"], policy["mechanism"]) == ("enforced", "locked-mounts")
     sealed = readonly and seccomp.is_known_machine()
     assert policy["strength"] == (Strength.SEALED if sealed else Strength.HOST)
-    assert policy["allowed"] == [str(bundle / "rootfs")]
+    assert policy["allowed"] == [str(bundle / "rootfs"), *_files_of_a_set(engine, container_id)]
     assert policy["ids"] == ("all" if engine.caller.is_root else "single")
 
 
@@ -139,7 +149,8 @@ def test_what_a_bundle_binds_can_be_executed_in_the_container(engine: Engine) ->
     finished = engine.run(bundle, "--id", container_id, "--rootless", "--require-exec-policy")
     assert (finished.code, finished.stdout) == (0, b"from the tools\n"), finished
     policy = _policy(engine, container_id)
-    assert policy["allowed"] == [str(bundle / "rootfs"), str(tools)]
+    allowed = [str(bundle / "rootfs"), str(tools), *_files_of_a_set(engine, container_id)]
+    assert policy["allowed"] == allowed
     # runsc had to make /tools in the root, so that could not be read-only; the second time it is there.
     assert policy["strength"] == Strength.HOST
     container_id = engine.new_id()
@@ -250,8 +261,10 @@ def test_without_that_demand_the_run_goes_on_and_says_so(unprivileged_engine: En
 # --- What is tried from where the supervisor is ---------------------------------------------------------------
 
 
-def _attempts(engine: Engine, *options: str, readonly: bool = True, name: str) -> dict[str, Any]:
-    """What `attempts.py` found in the place of the supervisor."""
+def _attempts(
+    engine: Engine, *options: str, readonly: bool = True, name: str, on_set: Path | None = None
+) -> dict[str, Any]:
+    """What `attempts.py` found in the place of the supervisor; `on_set`: a runsc of several files, also on these."""
     busybox = static_busybox()
     assert busybox is not None
     bundle = engine.bundle(root={"path": "rootfs", "readonly": readonly}, name=name)
@@ -264,18 +277,39 @@ def _attempts(engine: Engine, *options: str, readonly: bool = True, name: str) -
         engine.directory / f"attempts-{name}.py", Path(__file__).with_name("attempts.py").read_bytes()
     )
     arguments = ["run", str(bundle), "--rootless", *options]
+    environment, where = (
+        {"ATTEMPTS_PROGRAM": str(program), "ATTEMPTS_SCRATCH": str(scratch)},
+        engine.directory,
+    )
+    if on_set is not None:
+        arguments += ["--runsc", str(on_set)]
+        environment["ATTEMPTS_OTHER"], environment["ATTEMPTS_STORED"] = _names_of_the_prewarmer(
+            engine, on_set
+        )
+        where = Path(environment["ATTEMPTS_STORED"]).parent
     with program.open("rb") as given:
         process = engine.start(
             # Started by a shell of the caller's: whose process it is whose mounts and root are tried.
-            ["sh", "-c", '"$@"; exit $?', "sh", engine.caller.python, str(source), *arguments],
-            environment={"ATTEMPTS_PROGRAM": str(program), "ATTEMPTS_SCRATCH": str(scratch)},
+            ["sh", "-c", 'cd "$0"; "$@"; exit $?', str(where), engine.caller.python, str(source), *arguments],
+            environment=environment,
             stdin=given,
         )
         finished = engine.finish(process)
     assert finished.code == 0, finished
     found: dict[str, Any] = json.loads(finished.stdout)
-    assert found["answers"].keys() == ATTEMPTS.keys()
+    assert found["answers"].keys() == ATTEMPTS.keys() | (ATTEMPTS_ON_A_SET.keys() if on_set else set())
     return found
+
+
+def _names_of_the_prewarmer(engine: Engine, runsc: Path) -> tuple[str, str]:
+    """Its path in the stage of another container, which lives, and its name in the store."""
+    changed = max(path.stat().st_ctime_ns for path in (runsc, *(runsc.parent / "gvisor-bin").iterdir()))
+    time.sleep(max(0, changed + SETTLED_NS - time.time_ns()) / 1e9)  # until then the store has no copy
+    container_id = engine.new_id()
+    engine.start_waiting(container_id, "--require-exec-policy", "--runsc", runsc)
+    other = engine.staged(container_id).parent / "gvisor-bin" / PREWARMER
+    (stored,) = (path for path in (engine.base / "staged").iterdir() if path.samefile(other))
+    return str(other), str(stored)
 
 
 @pytest.fixture(scope="module")
@@ -342,10 +376,58 @@ def test_without_a_policy_the_attempts_succeed_so_they_are_fair(
     assert {name for name, answer in answers["off"].items() if answer != "runs"} == never
 
 
-def _table(answers: Mapping[str, Mapping[str, str]]) -> str:
+@pytest.fixture(scope="module")
+def columns_on_a_set() -> dict[str, Mapping[str, str]]:
+    return {}
+
+
+@pytest.fixture
+def answers_on_a_set(
+    answers: Mapping[str, Mapping[str, str]],
+    columns_on_a_set: dict[str, Mapping[str, str]],
+    new_engine: Callable[[str], Engine],
+    standin: Installation,
+) -> Mapping[str, Mapping[str, str]]:
+    """The same, and the attempts on the files of the set, where runsc has several."""
+    found = columns_on_a_set
+    if not found:
+        user = new_engine("unprivileged")
+        for name, options, readonly in (
+            ("off", ("--exec-policy", "off"), True),
+            ("writable", ("--require-exec-policy",), False),
+            ("sealed", ("--require-exec-policy",), True),
+        ):
+            found[name] = _attempts(user, *options, readonly=readonly, name=name, on_set=standin.runsc)[
+                "answers"
+            ]
+    return found
+
+
+#: What runsc itself executes by path.
+THE_SET = {"a_sidecar", "the_staged_runsc"}
+
+
+def test_nothing_but_the_files_of_a_set_becomes_executable(
+    answers: Mapping[str, Mapping[str, str]], answers_on_a_set: Mapping[str, Mapping[str, str]]
+) -> None:
+    for column in ("writable", "sealed"):
+        found = answers_on_a_set[column]
+        possible = {name for name in ATTEMPTS_ON_A_SET if found[name] == "runs"}
+        assert possible == THE_SET, found
+        assert {name: found[name] for name in ATTEMPTS} == answers[column]
+
+
+def test_without_a_policy_the_attempts_on_a_set_succeed(
+    answers_on_a_set: Mapping[str, Mapping[str, str]],
+) -> None:
+    found = {name: answers_on_a_set["off"][name] for name in ATTEMPTS_ON_A_SET}
+    assert set(found.values()) == {"runs"}, found
+
+
+def _table(answers: Mapping[str, Mapping[str, str]], attempts: Mapping[str, str]) -> str:
     lines = ["| attempt | off | locked mounts, root writable | locked mounts, root read-only |"]
     lines.append("|---|---|---|---|")
-    for name, words in ATTEMPTS.items():
+    for name, words in attempts.items():
         cells = [answers[column][name] for column in ("off", "writable", "sealed")]
         lines.append(
             f"| {words} | {' | '.join('**runs**' if cell == 'runs' else f'`{cell}`' for cell in cells)} |"
@@ -353,13 +435,15 @@ def _table(answers: Mapping[str, Mapping[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def test_the_documented_table_is_what_the_kernel_answers(answers: Mapping[str, Mapping[str, str]]) -> None:
+def test_the_documented_tables_are_what_the_kernel_answers(
+    answers: Mapping[str, Mapping[str, str]], answers_on_a_set: Mapping[str, Mapping[str, str]]
+) -> None:
     for name in ("vm.memfd_noexec", "kernel.yama.ptrace_scope"):
         if (value := sysctl(name) or "0") != "0":
             pytest.skip(f"{name} = {value}: more is closed here than on the page, which shows the default")
-    found = re.search(r"<!-- generated by .*? -->\n\n(.*?)\n\n<!-- end -->", PAGE.read_text(), re.DOTALL)
-    assert found is not None
-    assert found[1] == (table := _table(answers)), f"the page is to say:\n\n{table}"
+    found = re.findall(r"<!-- generated by .*? -->\n\n(.*?)\n\n<!-- end -->", PAGE.read_text(), re.DOTALL)
+    tables = [_table(answers, ATTEMPTS), _table(answers_on_a_set, ATTEMPTS_ON_A_SET)]
+    assert found == tables, "the page is to say:\n\n" + "\n\n".join(tables)
 
 
 def test_the_running_runsc_is_where_the_attempts_were_made(
@@ -371,14 +455,24 @@ def test_the_running_runsc_is_where_the_attempts_were_made(
     engine = new_engine("unprivileged")
     tried = _attempts(engine, "--require-exec-policy", name="tried")
     bundle = engine.shell("echo ready; read line; exit 9", name="real")
-    process = engine.start_waiting(engine.new_id(), "--require-exec-policy", bundle=bundle)
+    container_id = engine.new_id()
+    process = engine.start_waiting(container_id, "--require-exec-policy", bundle=bundle)
     lines = Path(f"/proc/{process.pid}/mountinfo").read_text().splitlines()
     mounts = sorted([line.split()[4], line.split()[5]] for line in lines)
-    rootfs = str(bundle / "rootfs")
-    expected = [[rootfs if "/tried/rootfs" in point else point, flags] for point, flags in tried["mounts"]]
-    assert mounts == sorted(expected)
-    executable = [point for point, flags in mounts if "noexec" not in flags.split(",")]
-    assert executable == [rootfs]
+
+    def of_any_container(mounts: list[list[str]]) -> list[list[str]]:
+        own = [
+            (str(bundle.parent / "tried"), str(bundle)),
+            (r"/id-[0-9a-f]+", "/ID"),
+            (r"/stage-[^/]+", "/S"),
+        ]
+        for pattern, name in own:
+            mounts = [[re.sub(pattern, name, point), flags] for point, flags in mounts]
+        return sorted(mounts)
+
+    assert of_any_container(mounts) == of_any_container(tried["mounts"])
+    executable = {point for point, flags in mounts if "noexec" not in flags.split(",")}
+    assert executable == {str(bundle / "rootfs"), *_files_of_a_set(engine, container_id)}
     status = {key: status_of(process.pid, key) for key in ("NoNewPrivs", "CapEff")}
     assert status == {key: tried["status"][key] for key in status}
     assert int(status_of(process.pid, "Seccomp")) == int(tried["status"]["Seccomp"]) == 2
