@@ -19,10 +19,30 @@ from engine.traces.schema import ERRORS, FACTS, Header, Record
 _Kind = TypeVar("_Kind")
 
 
-class BadLineError(Exception):
-    """A line is malformed; `what` says why, in one phrase."""
+class LineFault:
+    """Why a line cannot be read, as a code that never changes: text may be reworded, programs compare this."""
 
-    def __init__(self, what: str) -> None:
+    #: It is not JSON in UTF-8, or it is nested too deeply.
+    NOT_JSON = "not_json"
+    #: It has what two parsers could read differently: a key twice, NaN, a number of more than 100 characters.
+    AMBIGUOUS_JSON = "ambiguous_json"
+    #: It is JSON, but no object.
+    NOT_AN_OBJECT = "not_an_object"
+    #: Its format is not one that this engine reads.
+    UNKNOWN_FORMAT = "unknown_format"
+    #: A field is missing, unknown at the top, or has a value that the schema does not allow.
+    NOT_OF_SCHEMA = "not_of_schema"
+    #: An object in it has a key that the schema does not have.
+    UNKNOWN_KEY = "unknown_key"
+    #: Its time is not in UTC.
+    NOT_UTC = "not_utc"
+
+
+class BadLineError(Exception):
+    """A line is bad; `code` says why to programs, `what` to people, in one phrase."""
+
+    def __init__(self, code: str, what: str) -> None:
+        self.code = code
         self.what = what
         super().__init__(what)
 
@@ -52,7 +72,10 @@ def read_header(line: bytes) -> Header:
         pass
     given = _read_object(line)
     if given.get("format", FORMAT) not in ERRORS:
-        raise BadLineError(f"format {given['format']!r} is unknown; this engine reads 1 to {FORMAT}")
+        raise BadLineError(
+            LineFault.UNKNOWN_FORMAT,
+            f"format {given['format']!r} is unknown; this engine reads 1 to {FORMAT}",
+        )
     return _converted(given, Header)
 
 
@@ -81,11 +104,11 @@ def _read_object(line: bytes) -> dict[str, Any]:
     try:
         given = read(line, any_text=True)
     except NotJsonError as error:
-        raise BadLineError(f"it {error}") from None
+        raise BadLineError(LineFault.NOT_JSON, f"it {error}") from None
     except MismatchError as error:
-        raise BadLineError(str(error)) from None
+        raise BadLineError(LineFault.AMBIGUOUS_JSON, str(error)) from None
     if not isinstance(given, dict):
-        raise BadLineError("not a JSON object")
+        raise BadLineError(LineFault.NOT_AN_OBJECT, "not a JSON object")
     return given
 
 
@@ -94,11 +117,11 @@ def _converted(given: dict[str, Any], kind: type[_Kind]) -> _Kind:
     try:
         converted = msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
-        raise BadLineError(str(error)) from None
+        raise BadLineError(LineFault.NOT_OF_SCHEMA, str(error)) from None
     if (key := _unknown(given, msgspec.to_builtins(converted))) is not None:
-        raise BadLineError(f"key {key!r} is unknown")
+        raise BadLineError(LineFault.UNKNOWN_KEY, f"key {key!r} is unknown")
     if isinstance(converted, Header | Record) and converted.time.tzinfo is not UTC:
-        raise BadLineError("the time is not in UTC")
+        raise BadLineError(LineFault.NOT_UTC, "the time is not in UTC")
     return converted
 
 

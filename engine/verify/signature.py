@@ -321,6 +321,7 @@ class Verified:
             "verdict": str(result.verdict),
             "records": result.records,
             "state": result.state,
+            "code": result.fault.code if result.fault is not None else None,
             "why": result.why or (str(result.fault) if result.fault is not None else None),
             "signature": None
             if signature is None

@@ -20,6 +20,7 @@ from engine.lifecycle.spec_graph import SpecGraph, spec_graph
 from engine.traces.move import State, Trigger
 from engine.traces.reader import BadLineError, read_header, read_record
 from engine.traces.schema import Header, Record
+from engine.verify.faults import Fault, FaultCode
 from engine.verify.trace_file import HEADER, MAX_LINE, STDIN, lines_of, open_trace
 
 if TYPE_CHECKING:
@@ -40,19 +41,6 @@ class Verdict(StrEnum):
     def is_good(self) -> bool:
         """Whether the trace conforms as far as it goes. A killed run leaves an incomplete trace."""
         return self in {Verdict.CONFORMS, Verdict.INCOMPLETE}
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """The first bad line: its number (from 1), what is wrong, and what the spec allows there, if known."""
-
-    line: int
-    what: str
-    allowed: str | None = None
-
-    def __str__(self) -> str:
-        allowed = f"; the spec allows {self.allowed}" if self.allowed is not None else ""
-        return f"line {self.line}: {self.what}{allowed}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +102,7 @@ def _shared(paths: Sequence[str], runs: bool, graph: SpecGraph, workers: Workers
 
 
 #: The fields of a `TraceResult` without its path and with the fault's fields: cheap to pickle.
-_Told = tuple[str, int, int, str | None, tuple[int, str, str | None] | None, str | None]
+_Told = tuple[str, int, int, str | None, tuple[int, str, str, str | None] | None, str | None]
 
 
 def verify_chunk(task: tuple[Chunk, bool, SpecGraph]) -> list[Answer[list[_Told]]]:
@@ -139,7 +127,7 @@ def _told(result: TraceResult) -> _Told:
         result.first_line,
         result.records,
         result.state,
-        None if fault is None else (fault.line, fault.what, fault.allowed),
+        None if fault is None else (fault.line, fault.code, fault.what, fault.allowed),
         result.why,
     )
 
@@ -211,18 +199,14 @@ def judge(path: str, lines: Iterable[bytes], graph: SpecGraph) -> Judged:
     return Judged(walk.result(path), walk.header, tuple(walk.moves))
 
 
-class _OtherSpecError(BadLineError):
-    """The run was made against another spec."""
-
-
 _NEWLINE = ord("\n")
 
 
 def _check_size(line: bytes) -> None:
     if len(line.removesuffix(b"\n")) > MAX_LINE:
-        raise BadLineError(f"it has more than {MAX_LINE} bytes")
+        raise BadLineError(FaultCode.TOO_LONG, f"it has more than {MAX_LINE} bytes")
     if not line.endswith(b"\n"):
-        raise BadLineError("it is truncated: it does not end with a newline")
+        raise BadLineError(FaultCode.CUT, "it is truncated: it does not end with a newline")
 
 
 _EXEC, _REFUSE = str(Trigger.EXEC), str(Trigger.REFUSE)
@@ -249,9 +233,14 @@ def _check_refusal(state: State, error: Mapping[str, Any]) -> None:
     if (reason := error.get("reason")) is None:  # format 1
         return
     if reason not in REASONS[state]:
-        raise BadLineError(f"in {state} no run is refused for the reason {reason}")
+        raise BadLineError(
+            FaultCode.REASON_OF_ANOTHER_STATE, f"in {state} no run is refused for the reason {reason}"
+        )
     if reason not in OUT_OF_PLACE and _STEPS.get(error["step"], state) != state:
-        raise BadLineError(f"the step {error['step']} does not refuse in {state} for the reason {reason}")
+        raise BadLineError(
+            FaultCode.STEP_OF_ANOTHER_STATE,
+            f"the step {error['step']} does not refuse in {state} for the reason {reason}",
+        )
 
 
 class _Walk:
@@ -296,9 +285,9 @@ class _Walk:
             else:
                 self._go_on(line[:-1])
         except BadLineError as bad:
-            if isinstance(bad, _OtherSpecError):
+            if bad.code == FaultCode.OTHER_SPEC:
                 self._verdict = Verdict.OTHER_SPEC
-            self.fault = Fault(self._first + self._records, bad.what, self._allowed())
+            self.fault = Fault(self._first + self._records, bad.code, bad.what, self._allowed())
         else:
             self._above = line
             self._records += 1
@@ -306,7 +295,7 @@ class _Walk:
     def result(self, path: str) -> TraceResult:
         """What is to be said of it, now that there are no more lines."""
         if self._records == 0 and self.fault is None:
-            self.fault = Fault(self._first, "the file is empty", self._allowed())
+            self.fault = Fault(self._first, FaultCode.EMPTY, "the file is empty", self._allowed())
         if self.fault is not None:
             verdict = self._verdict
         elif self.state is not None and self._graph.is_terminal(self.state):
@@ -318,10 +307,11 @@ class _Walk:
     def _begin(self, text: bytes) -> None:
         header = read_header(text)
         if header.seq != 0:
-            raise BadLineError(f"seq is {header.seq}, and a header has 0")
+            raise BadLineError(FaultCode.WRONG_SEQ, f"seq is {header.seq}, and a header has 0")
         if header.spec != self._graph.spec:
-            raise _OtherSpecError(
-                f"it was run against the spec {header.spec!r:.80}, and this engine's is {self._graph.spec}"
+            raise BadLineError(
+                FaultCode.OTHER_SPEC,
+                f"it was run against the spec {header.spec!r:.80}, and this engine's is {self._graph.spec}",
             )
         self._seq, self._time, self._container = 0, header.time, header.container
         self._format = header.format
@@ -333,30 +323,38 @@ class _Walk:
     def _go_on(self, text: bytes) -> None:
         move = read_record(text, self._format)
         if move.seq != self._seq + 1:
-            raise BadLineError(f"seq is {move.seq}, and it should be {self._seq + 1}")
+            raise BadLineError(FaultCode.WRONG_SEQ, f"seq is {move.seq}, and it should be {self._seq + 1}")
         if move.container != self._container:
             raise BadLineError(
-                f"it is of the container {move.container!r}, and the trace of {self._container!r}"
+                FaultCode.OTHER_CONTAINER,
+                f"it is of the container {move.container!r}, and the trace of {self._container!r}",
             )
         if move.previous != sha256(self._above).hexdigest():
-            raise BadLineError("previous is not the SHA-256 of the line above: a line was edited or removed")
+            raise BadLineError(
+                FaultCode.BROKEN_CHAIN,
+                "previous is not the SHA-256 of the line above: a line was edited or removed",
+            )
         if move.time < self._time:
-            raise BadLineError("its time is earlier than the previous line's")
+            raise BadLineError(FaultCode.TIME_GOES_BACK, "its time is earlier than the previous line's")
         trigger, state = move.trigger, move.state
         here = self.state
         if self._undoes is not None and trigger == _REFUSE and state == self._undoes:
             here = state
         if state != here or self._graph.edges[state].get(trigger) != move.next:
-            raise BadLineError(f"{state} --{trigger}--> {move.next} is not an edge from {self.state}")
+            raise BadLineError(
+                FaultCode.NOT_AN_EDGE,
+                f"{state} --{trigger}--> {move.next} is not an edge from {self.state}",
+            )
         if (move.error is None) == (trigger == _REFUSE):
-            raise BadLineError("only a refusal has an error, and it must have one")
+            raise BadLineError(FaultCode.MISPLACED_ERROR, "only a refusal has an error, and it must have one")
         if move.error is not None:
             _check_refusal(State(state), move.error)
         self._known[trigger] = move.facts
         for guard in _GUARDS[trigger]:
             if not _holds(guard, self._known):
                 raise BadLineError(
-                    f"its facts do not allow {trigger}: {guard.otherwise} (guard {guard.name})"
+                    guard.name,
+                    f"its facts do not allow {trigger}: {guard.otherwise} (guard {guard.name})",
                 )
         self._undoes = state if trigger == _EXEC else None
         self._seq, self._time, self.state = move.seq, move.time, move.next

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -15,8 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from engine.lifecycle.machine import LIFECYCLE
 from engine.lifecycle.spec_graph import spec_graph
 from engine.traces.reader import BadLineError, read_header, read_record
+from engine.verify.faults import FaultCode, all_codes
 from engine.verify.trace_check import TraceResult, Verdict, verify
 from engine.verify.trace_file import MAX_LINE
 from tests.support.bundles import make_bundle
@@ -290,6 +293,26 @@ def test_only_a_refusal_from_where_it_was_may_follow_a_hand_off(good: list[Line]
     for state in ("handed_off", "staged"):
         lines = written([*good, {**refusal, "state": state}])
         assert check(save(tmp_path / "trace", lines)).verdict is Verdict.DIFFERS
+
+
+def test_the_page_has_every_code_and_what_it_says() -> None:
+    root = Path(__file__).parents[2]
+    said = {
+        text
+        for module in ("engine/traces/reader.py", "engine/verify/faults.py")
+        for text in re.findall(r"    #: (.*)\n    [A-Z_]+ = \"(\w+)\"\n", (root / module).read_text())
+    }
+    assert {code for _, code in said} == set(all_codes())
+    page = (root / "docs/conformance.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)` \| ([A-Z`].*\.) \|$", page, re.MULTILINE)) == {
+        (code, text) for text, code in said
+    }
+
+
+def test_no_code_is_the_name_of_a_guard() -> None:
+    guards = {guard.name for row in LIFECYCLE for guard in row.guards}
+    assert len(set(all_codes())) == len(all_codes())
+    assert not guards & set(all_codes())
 
 
 # -- the chain -------------------------------------------------------------------------------------------------------
@@ -631,11 +654,8 @@ def test_as_json_each_run_is_an_object_on_a_line(files: dict[str, Path]) -> None
     good, bad = map(json.loads, said)
     assert (good["verdict"], good["fault"], good["records"]) == ("conforms", None, 7)
     assert bad["path"] == str(files["bad"])
-    assert bad["fault"] == {
-        "line": 3,
-        "what": "resolved --validate--> staged is not an edge from resolved",
-        "allowed": "validate to validated or refuse to refused",
-    }
+    assert bad["fault"].keys() == {"line", "code", "what", "allowed"}
+    assert (bad["fault"]["line"], bad["fault"]["code"]) == (3, FaultCode.NOT_AN_EDGE)
 
 
 def test_many_runs_can_be_piped_in(files: dict[str, Path]) -> None:
