@@ -19,7 +19,7 @@ from engine.lifecycle.spec_graph import spec_graph
 from engine.spec.fold import load_fold
 from engine.spec.models import load
 from engine.traces.move import State, Trigger
-from engine.verify.trace_check import Verdict, verify
+from engine.verify.trace_check import TraceResult, Verdict, verify
 from tests.model_based.two_steps import INNER_MOVES
 
 Line = Mapping[str, Any]
@@ -107,7 +107,7 @@ def taken(line: Line, *, failed: bool = False, wanted: bool = True) -> Iterator[
             yield Edge(line["state"], name, line["state"])
 
 
-def why_no_path(trace: bytes, *, ended: bool) -> str | None:
+def why_no_path(trace: bytes, *, ended: bool) -> TraceResult | None:
     """What keeps `trace` from being that of a run that `ended`, or that goes on or was killed; None if nothing."""
     copy = os.memfd_create("trace")
     try:
@@ -116,4 +116,4 @@ def why_no_path(trace: bytes, *, ended: bool) -> str | None:
     finally:
         os.close(copy)
     good = {Verdict.CONFORMS} if ended else {Verdict.CONFORMS, Verdict.INCOMPLETE}
-    return None if result.verdict in good else str(result)
+    return None if result.verdict in good else result

@@ -41,12 +41,15 @@ from hypothesis.stateful import (
 )
 
 import engine
+from engine.errors import Reason
 from engine.lifecycle.machine import OUT_OF_PLACE
 from engine.lifecycle.spec_graph import spec_graph
 from engine.state.container import LOCK, component
 from engine.state.store import STORE
-from engine.traces.move import Trigger
+from engine.traces.move import State, Trigger
+from engine.verify.faults import FaultCode
 from tests.model_based.held_engine import CLEAN_UP, NOT_STOPPED_AT, OS_CALLS, Engine, ForkServer
+from tests.model_based.promises import BrokenError, Promise, broken, hold
 from tests.model_based.sabotage import SABOTAGES
 from tests.model_based.spec_coverage import PROPERTY, Tally
 from tests.model_based.spec_path import FAILURE, edge, edge_of, reason, step_of, taken, why_no_path
@@ -254,8 +257,10 @@ class Actor:
         """Each run's trace is a path of TLC's graph."""
         trace = self.whole_lines()
         if trace or ended:
-            why = why_no_path(trace, ended=ended)
-            assert why is None, f"the trace is no path of the spec: {why}"
+            found = why_no_path(trace, ended=ended)
+            if found is not None:
+                code = found.fault.code if found.fault is not None else str(found.verdict)
+                raise BrokenError(Promise.TRACE_IS_A_PATH, str(found), {"state": found.state, "code": code})
 
     def end_of(self, step: str) -> int:
         """The world's time at the next place it came to after it had begun that step, or now."""
@@ -458,8 +463,11 @@ class Runs(RuleBasedStateMachine):
         for actor in self.actors:
             if actor.is_run and actor.is_going and actor.time_of("apply_policy") is not None:
                 program = actor.staged_program()
-                assert program is None or program in actor.validated(), (
-                    f"{edge_of('stage')} was taken, and what would be executed is not what was validated"
+                hold(
+                    Promise.WHAT_WOULD_BE_EXECUTED,
+                    program is None or program in actor.validated(),
+                    "what would be executed is not what was validated",
+                    trigger=Trigger.STAGE,
                 )
 
     @invariant()
@@ -518,11 +526,19 @@ class Runs(RuleBasedStateMachine):
         facts, options = line["facts"], actor.job["options"]
         taken = f"{edge(line)} was taken, and"
         if line["trigger"] == Trigger.VALIDATE:
-            assert actor.validated(), f"{taken} there was no program to be trusted"
+            hold(
+                Promise.TRUSTED_PROGRAM,
+                actor.validated(),
+                "there was no program to be trusted",
+                trigger=Trigger.VALIDATE,
+            )
         elif line["trigger"] == Trigger.STAGE:
             digests = {sha256(program).hexdigest() for program in actor.validated()}
-            assert facts["sha256"] in digests or actor.digest_is_hearsay(facts), (
-                f"{taken} the copy is not what was validated"
+            hold(
+                Promise.COPY_IS_WHAT_WAS_VALIDATED,
+                facts["sha256"] in digests or actor.digest_is_hearsay(facts),
+                "the digest that was recorded is not of what was validated",
+                trigger=Trigger.STAGE,
             )
         elif line["trigger"] == Trigger.APPLY_POLICY:
             assert actor.restricted or not options["require_exec_policy"], f"{taken} nothing is enforced"
@@ -530,7 +546,13 @@ class Runs(RuleBasedStateMachine):
             self._judge_policy(actor, facts["outcome"], taken)
         elif line["trigger"] == Trigger.REFUSE:
             steps = {step_of(line["state"]), "trace"}
-            assert line["error"]["step"] in steps, f"{edge(line)} blames {line['error']}"
+            hold(
+                Promise.STEP_IS_BLAMED,
+                line["error"]["step"] in steps,
+                str(line["error"]),
+                state=line["state"],
+                blamed=line["error"]["step"],
+            )
             # A directory may be loosened between its making and the look that is recorded: that, the guard finds.
             assert line["error"]["reason"] not in OUT_OF_PLACE or actor.moved_ever(*LEVELS), (
                 f"{edge_of(step_of(line['state']))} is not what the machine permits: {line['error']['what']}"
@@ -580,7 +602,12 @@ class Runs(RuleBasedStateMachine):
         if actor.phase == "stage":
             taken = f"{edge_of('secure_root')} was taken"
             self._judge_directories(actor, actor.engine.held(), taken)
-            assert not self._lock_is_free(actor.id), f"{taken}, and nobody holds the lock"
+            hold(
+                Promise.LOCK_IS_HELD,
+                not self._lock_is_free(actor.id),
+                "nobody holds the lock",
+                trigger=Trigger.SECURE_ROOT,
+            )
         if actor.phase == "apply_policy":
             taken = f"{edge_of('stage')} was taken"
             stage = self.world.directory("stage", actor.id)
@@ -592,7 +619,12 @@ class Runs(RuleBasedStateMachine):
             copy = stage / "runsc"
             assert copy.stat().st_uid == os.geteuid(), f"{taken}, and the copy is somebody else's"
             assert stat.S_IMODE(copy.stat().st_mode) == 0o500, f"{taken}, and the copy's mode is loose"
-            assert copy.read_bytes() in actor.validated(), f"{taken}, and the copy is not what was validated"
+            hold(
+                Promise.COPY_IS_WHAT_WAS_VALIDATED,
+                copy.read_bytes() in actor.validated(),
+                "the copy's bytes are not what was validated",
+                trigger=Trigger.STAGE,
+            )
 
     def _judge_death(self, actor: Actor) -> None:
         code = actor.engine.exit_code
@@ -606,14 +638,25 @@ class Runs(RuleBasedStateMachine):
         world, pid = self.world, actor.engine.pid
         executed = actor.executed = Path(f"/proc/{pid}/exe").read_bytes()
         lines = actor.lines()
-        assert lines[-1].get("trigger") == Trigger.EXEC, f"something was executed after {edge(lines[-1])}"
+        last = lines[-1].get("trigger")
+        hold(
+            Promise.EXECUTED_BY_EXEC_ONLY,
+            last == Trigger.EXEC,
+            f"something was executed after {lines[-1]}",
+            trigger=last,
+        )
         actor.check_path(ended=True)
 
         exec_, look = actor.time_of("exec"), actor.time_of("exec", "look")
         assert exec_ is not None
         assert look is not None, f"{edge(lines[-1])} was taken without a last look"
         taken = f"{edge(lines[-1])} was taken"
-        assert executed in actor.validated(), f"{taken}, and what was executed is not what was validated"
+        hold(
+            Promise.WHAT_WAS_EXECUTED,
+            executed in actor.validated(),
+            "what was executed is not what was validated",
+            trigger=Trigger.EXEC,
+        )
         staged = lines[4]["facts"]
         assert staged["sha256"] == sha256(executed).hexdigest() or actor.digest_is_hearsay(staged)
 
@@ -639,7 +682,13 @@ class Runs(RuleBasedStateMachine):
         swallowed = [
             fault for fault in actor.swallowed if fault[2] != errno.ENOENT or fault[:2] not in made_anew
         ]
-        assert not swallowed, f"{taken}, though {swallowed} had failed"
+        hold(
+            Promise.NO_FAILURE_IS_FORGOTTEN,
+            not swallowed,
+            f"it was handed off, though these had failed: {swallowed}",
+            trigger=Trigger.EXEC,
+            calls={call for _, call, _ in swallowed},
+        )
         self._judge_process(actor, lines[-1]["facts"])
 
     def _judge_directories(self, actor: Actor, held: set[Identity], taken: str) -> None:
@@ -732,7 +781,12 @@ class Runs(RuleBasedStateMachine):
         if actor.is_alone and not actor.failed and not actor.moved_ever(STORE, "kept"):
             mine.append(f"base/{STORE}")
         left = {path for path in left if path.startswith(tuple(mine)) and not _TRACE.search(path)}
-        assert not left, f"left behind by a refused run: {sorted(left)}"
+        hold(
+            Promise.NOTHING_IS_LEFT,
+            not left,
+            f"left behind by a refused run: {sorted(left)}",
+            a_copy=any(STAGED_PROGRAM.search(path) for path in left),
+        )
 
     def _judge_reason(self, actor: Actor, ended: Mapping[str, Any]) -> None:
         """Refusing everything would be safe, too: where nobody did anything, what the options allow is done."""
@@ -741,7 +795,13 @@ class Runs(RuleBasedStateMachine):
         permitted = outcome == "enforced" or (outcome is not None and not options["require_exec_policy"])
         permissible = permitted and not (actor.searches_path and os.geteuid() == 0)
         troubled = self.world.moves or actor.failed or actor.signals or actor.has_company
-        assert troubled or not permissible, f"a good run was refused: {ended}"
+        hold(
+            Promise.GOOD_RUN_STARTS,
+            troubled or not permissible,
+            str(ended),
+            step=ended["refused"],
+            reason=ended["why"],
+        )
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -1235,58 +1295,59 @@ def test_no_call_of_the_steps_goes_without_a_stop() -> None:
 
 # -- what would be noticed ----------------------------------------------------------------------------------------
 
-#: By sabotage: who notices (a machine, or what the adversary moves between two steps), and how it is told.
-NOTICED: dict[str, tuple[type[Runs] | str, str]] = {
+#: What is recorded of a copy, and what lies there, is judged by one name; either may be found first.
+_ANOTHER_COPY = broken(Promise.COPY_IS_WHAT_WAS_VALIDATED, trigger=Trigger.STAGE)
+
+#: By sabotage: who notices (a machine, or what the adversary moves between two steps), and which promise is broken:
+#: one of these, with the step or the state that is to be named.
+NOTICED: dict[str, tuple[type[Runs] | str, tuple[Mapping[str, object], ...]]] = {
     "stage_is_triggered_before_validate": (
         Runs,
-        "a good run was refused.*not in the spec: resolved --stage-->",
+        (broken(Promise.GOOD_RUN_STARTS, step=Trigger.STAGE, reason=Reason.NOT_IN_SPEC),),
     ),
     "validation_is_moved_after_staging": (
         Adversary,
         (
-            r"resolved --validate--> validated was taken, and there was no program|"
-            r"in root_secured no run is refused for the reason"
+            broken(Promise.TRUSTED_PROGRAM, trigger=Trigger.VALIDATE),
+            broken(Promise.TRACE_IS_A_PATH, state=State.ROOT_SECURED, code=FaultCode.REASON_OF_ANOTHER_STATE),
         ),
     ),
-    "stage_reopens_the_pinned_binary_by_its_path": (
-        "binary",
-        "root_secured --stage--> staged was taken, and the copy is not what was validated",
-    ),
+    "stage_reopens_the_pinned_binary_by_its_path": ("binary", (_ANOTHER_COPY,)),
     "a_refused_run_is_handed_off_all_the_same": (
         Failures,
-        r"something was executed after \w+ --\w+--> (?!handed_off)",
+        (broken(Promise.EXECUTED_BY_EXEC_ONLY, trigger=Trigger.REFUSE),),
     ),
     "a_trace_that_cannot_be_written_is_passed_over": (
         Failures,
         (
-            r"executed after \w+ --\w+--> (?!handed_off)|"
-            r"policy_settled --exec--> handed_off was taken, though \[\('\w+', 'write', \d+\)"
+            broken(Promise.EXECUTED_BY_EXEC_ONLY),
+            broken(Promise.NO_FAILURE_IS_FORGOTTEN, trigger=Trigger.EXEC, calls={"write"}),
         ),
     ),
-    "the_lock_is_not_kept": (
-        Runs,
-        "validated --secure_root--> root_secured was taken, and nobody holds the lock",
-    ),
-    "a_kept_copy_is_linked_unread": (
-        "kept",
-        "root_secured --stage--> staged was taken, and the copy is not what was validated",
-    ),
-    "a_record_of_anothers_is_believed": (
-        KEPT_OF_ANOTHERS,
-        "root_secured --stage--> staged was taken, and the copy is not what was validated",
-    ),
+    "the_lock_is_not_kept": (Runs, (broken(Promise.LOCK_IS_HELD, trigger=Trigger.SECURE_ROOT),)),
+    "a_kept_copy_is_linked_unread": ("kept", (_ANOTHER_COPY,)),
+    "a_record_of_anothers_is_believed": (KEPT_OF_ANOTHERS, (_ANOTHER_COPY,)),
     "a_kept_copy_is_not_held": (
         "kept",
-        r"staged was taken, and what would be executed is not|handed_off was taken, and what was executed is not",
+        (
+            broken(Promise.WHAT_WOULD_BE_EXECUTED, trigger=Trigger.STAGE),
+            broken(Promise.WHAT_WAS_EXECUTED, trigger=Trigger.EXEC),
+        ),
     ),
-    "a_refusal_leaves_the_copy": (Failures, "left behind by a refused run.*stage-"),
-    "a_refusal_blames_another_step": (Runs, "staged --refuse--> refused blames .*stage"),
+    "a_refusal_leaves_the_copy": (Failures, (broken(Promise.NOTHING_IS_LEFT, a_copy=True),)),
+    "a_refusal_blames_another_step": (
+        Runs,
+        (
+            broken(Promise.STEP_IS_BLAMED, state=State.STAGED, blamed=Trigger.STAGE),
+            broken(Promise.TRACE_IS_A_PATH, state=State.STAGED, code=FaultCode.STEP_OF_ANOTHER_STATE),
+        ),
+    ),
 }
 
 
 @pytest.mark.parametrize("sabotage", SABOTAGES)
 def test_a_spoiled_engine_is_noticed_and_the_step_is_named(sabotage: str) -> None:
-    noticed_by, told = NOTICED[sabotage]
+    noticed_by, signs = NOTICED[sabotage]
     machine = Adversary if isinstance(noticed_by, str) else noticed_by
     spoiled = type("Spoiled", (machine,), {"sabotage": sabotage, "tally": Tally("Spoiled")})
     play: Callable[[], object]
@@ -1294,5 +1355,6 @@ def test_a_spoiled_engine_is_noticed_and_the_step_is_named(sabotage: str) -> Non
         play = partial(between_two_steps, spoiled, noticed_by)
     else:
         play = partial(drive, spoiled, 50, phases=[Phase.generate])
-    with pytest.raises(AssertionError, match=told):
+    with pytest.raises(BrokenError) as noticed:
         play()
+    assert any(noticed.value.is_told_by(sign) for sign in signs), noticed.value
