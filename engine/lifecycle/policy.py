@@ -20,6 +20,7 @@ from engine.records import TYPE_CHECKING, dataclass
 from engine.traces.move import PolicyOutcome, Strength
 
 if TYPE_CHECKING:
+    from engine.linux.locked_mounts import Tree
     from engine.traces.schema import ApplyPolicyFacts, Ids
 
 
@@ -98,7 +99,6 @@ def _locked_mounts(bundle: Bundle, staged: Staged) -> Policy:
     """Every mount noexec except those of the bundle's files and the staged ones, and sealed if these are read-only."""
     # Only for rootless runs.
     from engine.bundle.executable import bound_without_inner_mounts, executable_trees
-    from engine.lifecycle.program_trees import program_trees
     from engine.linux import locked_mounts, seccomp
     from engine.linux.locked_mounts import UnusableError
 
@@ -110,7 +110,7 @@ def _locked_mounts(bundle: Bundle, staged: Staged) -> Policy:
                 "bind-mount less of the host",
             )
         sealed = all(tree.read_only for tree in trees) and seccomp.is_known_machine()
-        own = program_trees(staged)
+        own = _program_trees(staged) if staged.sidecars else []
         if source := bound_without_inner_mounts(bundle, own):
             return _unavailable(
                 f"the bundle binds {source!r} without what is mounted there, and runsc's files are beneath it",
@@ -139,6 +139,12 @@ def _locked_mounts(bundle: Bundle, staged: Staged) -> Policy:
         ids=maps.kind,
         program=program,
     )
+
+
+def _program_trees(staged: Staged) -> list[Tree]:
+    from engine.lifecycle.program_trees import program_trees  # only for a set
+
+    return program_trees(staged)
 
 
 def _open_again(staged: Staged) -> int:

@@ -20,12 +20,10 @@ from engine.linux.mounts import other_paths
 
 
 def program_trees(staged: Staged) -> list[Tree]:
-    """The trees of the staged files, an outer one before its inner ones; none for a program of one file.
+    """The trees of the staged files, an outer one before its inner ones. Raises `OSError`.
 
-    That is executed by descriptor, and by its children as /proc/self/exe. Raises `OSError`.
+    A program of one file needs none: it is executed by descriptor, and by its children as /proc/self/exe.
     """
-    if not staged.sidecars:
-        return []
     root = staged.root
     read_only = [root.base, staged.exec_allow]
     writable = [root.runsc_root] if root.sandbox is None else [root.runsc_root, root.used_root]
