@@ -111,12 +111,23 @@ def sidecars_are_what_was_pinned(known: Known) -> bool:
 def policy_permits(known: Known) -> bool:
     options, outcome = known["header"]["options"], known["apply_policy"]["outcome"]
     if outcome == PolicyOutcome.ENFORCED:
-        return options["rootless"] is True and options["exec_policy"] != ExecPolicy.OFF
+        can_be = options["rootless"] is True and options["exec_policy"] != ExecPolicy.OFF
+        return can_be and _allows_exactly_the_set(known)
     if options["require_exec_policy"]:
         return False
     return bool(
         outcome == (PolicyOutcome.UNAVAILABLE if options["rootless"] else PolicyOutcome.NOT_APPLICABLE)
     )
+
+
+def _allows_exactly_the_set(known: Known) -> bool:
+    """Whether the staged files, and nothing else where programs lie, can be executed. Runsc alone has no sidecars."""
+    staged = known["stage"]
+    if "sidecars" not in staged:
+        return True
+    place = os.path.dirname(os.path.dirname(staged["path"])) + "/"
+    files = {staged["path"], *(sidecar["path"] for sidecar in staged["sidecars"])}
+    return files == {path for path in known["apply_policy"]["allowed"] if f"{path}/".startswith(place)}
 
 
 def bundle_is_unchanged(known: Known) -> bool:

@@ -150,7 +150,13 @@ _STEPS: tuple[Transition, ...] = (
         establishes="rootless: the execute policy is enforced, or unavailable and not required",
         refuses="a policy that is required and not enforced, or that was applied in part",
         reasons=frozenset({Reason.POLICY_NOT_ENFORCED, Reason.POLICY_IN_PART}),
-        guards=(Guard("policy_permits", policy_permits, "the execute policy is required and not enforced"),),
+        guards=(
+            Guard(
+                "policy_permits",
+                policy_permits,
+                "the execute policy is required and not enforced, or allows other files than the staged ones",
+            ),
+        ),
     ),
     Transition(
         Trigger.EXEC,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from engine.bundle.bundle import Bundle
 from engine.errors import PolicyError, Reason
@@ -111,6 +111,10 @@ def _locked_mounts(bundle: Bundle, staged: Staged) -> Policy:
             )
         sealed = all(tree.read_only for tree in trees) and seccomp.is_known_machine()
         own = _program_trees(staged) if staged.sidecars else []
+        if path := _within_our_own(trees, own):
+            return _unavailable(
+                f"the bundle uses {path!r}, which is the engine's own", "keep the container's files elsewhere"
+            )
         if source := bound_without_inner_mounts(bundle, own):
             return _unavailable(
                 f"the bundle binds {source!r} without what is mounted there, and runsc's files are beneath it",
@@ -145,6 +149,16 @@ def _program_trees(staged: Staged) -> list[Tree]:
     from engine.lifecycle.program_trees import program_trees  # only for a set
 
     return program_trees(staged)
+
+
+def _within_our_own(trees: Sequence[Tree], own: Sequence[Tree]) -> str | None:
+    """Which of the bundle's `trees` is in one of the engine's that must not be executable; None if there is none."""
+    for tree in trees:
+        path = os.path.realpath(tree.path)
+        for other in own:
+            if not other.executable and os.path.commonpath([path, other.path]) == other.path:
+                return tree.path
+    return None
 
 
 def _open_again(staged: Staged) -> int:

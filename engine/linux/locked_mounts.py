@@ -15,6 +15,7 @@ import errno
 import os
 from collections.abc import Sequence
 from functools import partial
+from os.path import realpath
 
 from engine.linux import namespaces, seccomp
 from engine.linux.child import ask_child
@@ -93,7 +94,7 @@ def _lock(maps: IdMaps, trees: Sequence[Tree]) -> None:
     namespaces.enter(maps)
     with contextlib.ExitStack() as opened:
         cloned = []
-        for tree in sorted(trees, key=lambda tree: tree.path.count("/")):  # outer trees first
+        for tree in sorted(trees, key=lambda tree: realpath(tree.path).count("/")):  # outer trees first
             place = _open(tree)
             opened.callback(os.close, place)
             clone = clone_tree(place, tree.path)

@@ -205,6 +205,21 @@ def test_file_in_a_tree_that_is_not_executable_runs_alone(
     }
 
 
+def test_tree_named_by_a_link_is_beneath_what_is_inside_of_it(programs: tuple[Path, Path]) -> None:
+    """However deep the link is."""
+    kept, other = programs
+    (other / "deep" / "deeper").mkdir(parents=True)
+    link = other / "deep" / "deeper" / "link"
+    link.symlink_to(kept)
+    trees = [tree(link), tree(kept / "inner", read_only=True, executable=False)]
+
+    def act() -> list[int]:
+        confine(possible_maps()[0], trees, sealed=False)
+        return [can_run(str(kept / "true")), can_run(str(kept / "inner" / "true")), write(kept / "inner")]
+
+    assert in_a_child(act) == [0, errno.EACCES, errno.EROFS]
+
+
 @pytest.mark.parametrize("gone", [False, True])
 def test_working_directory_is_on_the_tree_and_not_beneath_it(programs: tuple[Path, Path], gone: bool) -> None:
     kept, _ = programs

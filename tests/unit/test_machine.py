@@ -463,6 +463,39 @@ def test_a_set_that_is_not_what_was_pinned_is_not_staged(copies: dict[str, Any])
         walk.perform(Trigger.STAGE, **copies)
 
 
+SENTRY_COPY = copy_of_sentry()["path"]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "holds"),
+    [
+        ([COPY, SENTRY_COPY], True),
+        (["/bundle/rootfs", COPY, SENTRY_COPY], True),
+        ([], False),
+        ([COPY], False),
+        ([SENTRY_COPY], False),
+        ([COPY, SENTRY_COPY, f"{SENTRY_COPY}-other"], False),
+        ([COPY, SENTRY_COPY, "/b/root/exec-allow/stage-1"], False),
+        ([COPY, SENTRY_COPY, "/b/root/exec-allow"], False),
+        ([COPY, SENTRY_COPY, "/b/root/exec-allow-other"], True),
+    ],
+)
+def test_a_policy_that_is_enforced_allows_exactly_the_set(allowed: list[str], holds: bool) -> None:
+    options = {"rootless": True, "require_exec_policy": True, "exec_policy": "auto"}
+    walk = Walk({**HEADER, "options": options})
+    of_set: dict[str, dict[str, Any]] = {
+        Trigger.VALIDATE: {"sidecars": [of_sentry()], "release": None},
+        Trigger.STAGE: {"sidecars": [copy_of_sentry()]},
+    }
+    for trigger in ORDER[:4]:
+        walk.perform(trigger, **of_set.get(trigger, {}))
+    if holds:
+        walk.perform(Trigger.APPLY_POLICY, outcome="enforced", allowed=allowed)
+    else:
+        with refuses(NotPermittedError, Reason.NOT_PERMITTED, "policy_permits"):
+            walk.perform(Trigger.APPLY_POLICY, outcome="enforced", allowed=allowed)
+
+
 def test_nothing_is_staged_beside_a_single_file() -> None:
     walk = Walk().up_to(State.ROOT_SECURED)
     with refuses(NotPermittedError, Reason.NOT_PERMITTED, "sidecars_are_what_was_pinned"):

@@ -370,6 +370,22 @@ def test_runsc_that_was_replaced_under_the_policy_is_not_executed(
         apply_policy(options(), bundle, staged)
 
 
+@pytest.mark.parametrize("inside", ["programs", "programs/stage-1", "base", "base/bundle"])
+def test_bundle_with_the_engines_own_directories_is_not_confined(
+    private: Path, kernel: list[Any], inside: str
+) -> None:
+    staged = staged_set(private)
+    (private / inside).mkdir(exist_ok=True)
+    (private / "link").symlink_to(private / inside)
+    for name in (inside, "link"):
+        mount = {"destination": "/a", "type": "bind", "source": str(private / name), "options": ["rbind"]}
+        chosen = open_bundle(str(make_bundle(private / "bundle", mounts=[mount])))
+        settled = apply_policy(options(), chosen, staged)
+        assert settled.reason is not None
+        assert str(private / name) in settled.reason
+    assert kernel == []
+
+
 @pytest.mark.parametrize(("how", "can_be"), [([], False), (["bind"], False), (["rbind", "ro"], True)])
 def test_what_hides_the_files_of_the_set_cannot_be_bound(
     private: Path, kernel: list[Any], how: list[str], can_be: bool
