@@ -53,6 +53,9 @@ def is_there(path: str) -> bool:
 #: Where Debian's packages of Go libraries put them.
 _GO = "/usr/share/gocode/src"
 
+#: The official schema of config.json, which refers to others beside it.
+OCI_SCHEMA = f"{_GO}/github.com/opencontainers/runtime-spec/schema/config-schema.json"
+
 #: A package, why it is needed, and whether what it brings is there.
 Part = tuple[str, str, Callable[[], bool]]
 
@@ -84,6 +87,11 @@ TEST_PARTS: tuple[Part, ...] = (
         "the networks of containerd's pods",
         lambda: is_there("/usr/lib/cni/ptp"),
     ),
+    (
+        "golang-github-opencontainers-specs-dev",
+        "the official schema of config.json",
+        lambda: is_there(OCI_SCHEMA),
+    ),
 )
 #: Beside the tests' parts, what fetches and builds the OCI suites of others.
 SUITE_PARTS: tuple[Part, ...] = (
@@ -108,7 +116,6 @@ SUITE_PARTS: tuple[Part, ...] = (
             ("github-hashicorp-go-multierror", "github.com/hashicorp/go-multierror"),
             ("github-mrunalp-fileutils", "github.com/mrunalp/fileutils"),
             ("github-opencontainers-selinux", "github.com/opencontainers/selinux"),
-            ("github-opencontainers-specs", "github.com/opencontainers/runtime-spec"),
             ("github-sirupsen-logrus", "github.com/sirupsen/logrus"),
             ("github-urfave-cli", "github.com/urfave/cli"),
             ("github-xeipuuv-gojsonschema", "github.com/xeipuuv/gojsonschema"),
