@@ -38,7 +38,11 @@ def describe(binary: Validated) -> Part:
     """The version, path and digest of that runsc."""
     with open(binary.descriptor, "rb", closefd=False) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    detail = {"path": binary.path, "sha256": digest, "platforms": [str(name) for name in binary.platforms]}
+    detail = {
+        "path": binary.path,
+        "sha256": digest,
+        "platforms": [str(name) for name in binary.capabilities.platforms],
+    }
     try:
         told = version(binary.descriptor, binary.path)
     except RunscError as error:
@@ -92,7 +96,7 @@ def _unmount_what_runsc_left(private: str) -> None:
 
 def _obstacle(name: Platform, binary: Validated) -> tuple[str, str] | None:
     """Why a platform cannot work, and the hint; None if it is to be tried."""
-    if binary.platforms and name not in binary.platforms:
+    if binary.capabilities.platforms and name not in binary.capabilities.platforms:
         newer = "install a newer runsc (systrap came in 2023)"
         return "not built into this runsc", newer if name is Platform.SYSTRAP else "use another platform"
     if name is Platform.KVM and not os.path.exists("/dev/kvm"):

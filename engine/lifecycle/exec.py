@@ -47,6 +47,8 @@ def prepare(
     platform: Platform,
     runsc_arguments: RunscArguments = RUN,
     program: int | None = None,
+    *,
+    creation_flags: tuple[str, ...] = (),
 ) -> HandOff:
     """Check once more what runsc will read by path, and build its arguments and environment.
 
@@ -73,7 +75,15 @@ def prepare(
         )
     return HandOff(
         program=staged.descriptor if program is None else program,
-        argv=build_argv(staged.path, root.used_root.path, options, platform, bundle.path, runsc_arguments),
+        argv=build_argv(
+            staged.path,
+            root.used_root.path,
+            options,
+            platform,
+            bundle.path,
+            runsc_arguments,
+            creation_flags=creation_flags,
+        ),
         environment=build_environment(root.runtime.path),
         kept=frozenset({root.lock, *range(3, 3 + runsc_arguments.preserved)}),
         bundle=bundle_facts(bundle),

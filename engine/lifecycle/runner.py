@@ -121,7 +121,14 @@ def plan(bundle: Bundle, options: RunOptions, environment: Mapping[str, str]) ->
     program = os.path.join(place or os.path.join(root, EXEC_ALLOW), "stage-*", PROGRAM)
     return Plan(
         binary,
-        build_argv(program, root, options, binary.platform, bundle.path),
+        build_argv(
+            program,
+            root,
+            options,
+            binary.platform,
+            bundle.path,
+            creation_flags=binary.capabilities.creation_flags(),
+        ),
         build_environment(os.path.join(root, RUNTIME)),
     )
 
@@ -208,7 +215,7 @@ class _Run:
         process.block()
         lifecycle.perform(
             begin(Trigger.EXEC),
-            lambda: self._prepare(root, staged, binary.platform, policy.program),
+            lambda: self._prepare(root, staged, binary, policy.program),
             commit=lambda given: hand_off(given, process),
         )
 
@@ -225,12 +232,21 @@ class _Run:
             self._keep(self._manager.secured(root, self._trace.path))
         return root
 
-    def _prepare(self, root: StateDirs, staged: Staged, platform: Platform, program: int | None) -> HandOff:
+    def _prepare(self, root: StateDirs, staged: Staged, binary: Validated, program: int | None) -> HandOff:
         runsc_arguments = RUN
         if self._manager is not None:
-            self._manager.about_to_hand_off(root, staged, platform)
+            self._manager.about_to_hand_off(root, staged, binary.platform)
             runsc_arguments = self._manager.runsc_arguments
-        return prepare(self._bundle, root, staged, self._options, platform, runsc_arguments, program)
+        return prepare(
+            self._bundle,
+            root,
+            staged,
+            self._options,
+            binary.platform,
+            runsc_arguments,
+            program,
+            creation_flags=binary.capabilities.creation_flags(),
+        )
 
     def _refuse(self, error: EngineError) -> None:
         """Remove what was made, record the refusal, and only then release the lock."""

@@ -15,8 +15,8 @@ from engine.linux.namespaces import unmapped_uid
 from engine.linux.regular_files import Identity
 from engine.options import Platform
 from engine.records import TYPE_CHECKING, dataclass, replace
-from engine.runsc.binary import platform_package, texts_in
-from engine.runsc.installation import OWN_COPY, PACKAGE, RUNSC, PinnedFile, pin, pin_sidecars, require_elf
+from engine.runsc.capabilities import UNKNOWN, Capabilities, capabilities
+from engine.runsc.installation import OWN_COPY, RUNSC, PinnedFile, pin, pin_sidecars, require_elf
 from engine.traces.writer import identity_facts
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ _MAX_WRAPPER = 4096
 class Validated:
     """The pinned binary. `descriptor` is open for reading; `path` is free of links.
 
-    `wrapper`: the script that names the binary, if any. `platforms`: those of this build, empty if unknown; `platform`:
-    the one to use. `sidecars`: the files of `gvisor-bin/`, checked by the same rules; `release`: that of all of them,
+    `wrapper`: the script that names the binary, if any. `platform`: the one to use. `sidecars`: the files of `gvisor-bin/`, checked by the same rules; `release`: that of all of them,
     None if unknown. A runsc that is one file has neither.
     """
 
@@ -43,8 +42,8 @@ class Validated:
     owner: int
     mode: int
     trusted_owners: tuple[int, ...]
-    platforms: tuple[str, ...]
     platform: Platform
+    capabilities: Capabilities
     sidecars: tuple[PinnedFile, ...] = ()
     release: str | None = None
 
@@ -62,7 +61,7 @@ class Validated:
             "mode": f"{self.mode:04o}",
             "trusted_owners": list(self.trusted_owners),
             "immutable_store": self.path.startswith("/nix/store/") and self.mode & 0o222 == 0,
-            "platforms": list(self.platforms),
+            "platforms": list(self.capabilities.platforms),
             "platform": str(self.platform),
         }
         if self.sidecars:
@@ -152,8 +151,8 @@ def _pin(path: str, owners: tuple[int, ...], platform: Platform) -> Validated:
         owner=file.owner,
         mode=file.mode,
         trusted_owners=owners,
-        platforms=(),
         platform=platform,
+        capabilities=UNKNOWN,
     )
 
 
@@ -179,9 +178,8 @@ def _as_elf(binary: Validated, found_at: str, wrapper: str | None = None) -> Val
     """The `binary`, found at this path, when its content and its sidecars were judged, too."""
     runsc = binary.runsc
     require_elf(runsc)
-    packages = {platform_package(name): str(name) for name in Platform if name is not Platform.AUTO}
-    found = texts_in(binary.descriptor, packages, [PACKAGE])
-    platforms = tuple(name for package, name in packages.items() if package in found)
+    able = capabilities(binary.descriptor)
+    platforms = able.platforms
     platform = binary.platform
     if platform is Platform.AUTO:
         platform = Platform.SYSTRAP if Platform.SYSTRAP in platforms else Platform.PTRACE
@@ -192,7 +190,7 @@ def _as_elf(binary: Validated, found_at: str, wrapper: str | None = None) -> Val
             hint="choose another --platform, or a newer runsc",
         )
     beside = os.path.dirname(found_at), os.path.dirname(binary.path)
-    sidecars, release = pin_sidecars(runsc, beside, binary.trusted_owners, has_package=PACKAGE in found)
+    sidecars, release = pin_sidecars(runsc, beside, binary.trusted_owners, has_package=able.has_sidecar_package)
     return replace(
-        binary, wrapper=wrapper, platforms=platforms, platform=platform, sidecars=sidecars, release=release
+        binary, wrapper=wrapper, platform=platform, capabilities=able, sidecars=sidecars, release=release
     )

@@ -12,12 +12,11 @@ from contextlib import closing
 
 from engine.errors import EngineError, Reason
 from engine.lifecycle.trusted_runsc import find_runsc
-from engine.lifecycle.validate import Validated
 from engine.linux.child import ask_child
 from engine.linux.syscall import library_call
 from engine.options import Network
 from engine.records import TYPE_CHECKING
-from engine.runsc.binary import texts_in
+from engine.runsc.capabilities import OLD_NETWORK_SIGN, tells_network_namespaces_apart
 
 if TYPE_CHECKING:
     from typing import Any
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
 #: The annotation in `state` that says why there is no network.
 ANNOTATION = "dev.gvisor-engine.no-network"
 
-#: Until Linux 6.10 visible only in the host's network namespace; the older runsc tells the two apart by it.
-_OLD_SIGN = "/proc/sys/net/core/rmem_default"
-_NEW_SIGN = "/proc/sys/net/core/dev_weight"
 _NEW_NETWORK_NAMESPACE = 0x40000000
 
 
@@ -58,7 +54,7 @@ def settle(
         return Network.NONE, None
     if rootless:
         return Network.NONE, "runsc has no sandbox network with --rootless"
-    if _shows_in_new_namespace(_OLD_SIGN) and not _knows_new_sign(chosen, environment):
+    if _shows_in_new_namespace(OLD_NETWORK_SIGN) and not _tells_apart(chosen, environment):
         return (
             Network.NONE,
             "this runsc takes every network namespace of this kernel for the host's; install a newer one",
@@ -79,11 +75,7 @@ def _shows_in_new_namespace(path: str) -> bool:
         return False
 
 
-def _knows_new_sign(chosen: str | None, environment: Mapping[str, str]) -> bool:
-    """Whether the runsc that a run would use contains the newer path, or lacks the older one."""
+def _tells_apart(chosen: str | None, environment: Mapping[str, str]) -> bool:
+    """Whether the runsc that a run would use knows a new network namespace from the host's."""
     with closing(find_runsc(chosen, environment)) as binary:
-        return _has(binary, _NEW_SIGN) or not _has(binary, _OLD_SIGN)
-
-
-def _has(binary: Validated, sign: str) -> bool:
-    return bool(texts_in(binary.descriptor, [sign.encode()]))
+        return tells_network_namespaces_apart(binary.descriptor)

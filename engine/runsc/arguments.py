@@ -32,11 +32,17 @@ def build_argv(
     platform: Platform,
     bundle: str,
     runsc_arguments: RunscArguments = RUN,
+    *,
+    creation_flags: tuple[str, ...] = (),
 ) -> tuple[str, ...]:
-    """runsc's arguments. Its flag parser wants global flags before the verb."""
+    """runsc's arguments to create a container. Its flag parser wants global flags before the verb.
+
+    `creation_flags`: the global flags that only this build has, `Capabilities.creation_flags`.
+    """
     return (
         program,
         *build_global_flags(runsc_root, options, platform),
+        *creation_flags,
         *runsc_arguments.global_flags,
         runsc_arguments.verb,
         "--bundle",

@@ -38,17 +38,46 @@ def texts_in(binary: int, texts: Collection[bytes], signs: Collection[bytes] = (
     `signs` are looked for in what is read for `texts` and no further, so that one that is not there costs little.
     Raises `OSError`.
     """
-    found: set[bytes] = set()
-    sought = (*texts, *signs)
-    longest = max(map(len, sought))
+    return set(find_texts(binary, texts, signs))
+
+
+def find_texts(binary: int, texts: Collection[bytes], signs: Collection[bytes] = ()) -> dict[bytes, int]:
+    """As `texts_in`, with where in the file each is. Raises `OSError`."""
+    found: dict[bytes, int] = {}
     middle, size = _constants_offset(binary), os.fstat(binary).st_size
     # The constants first, where most texts are. Read the rest only if one is missing.
-    for begin, end in ((middle, size), (0, middle + longest)):
-        for window in _windows(binary, begin, end, longest):
-            found.update(text for text in sought if text not in found and text in window)
-            if found.issuperset(texts):
-                return found
+    for begin, end in ((middle, size), (0, middle + max(map(len, (*texts, *signs))))):
+        _find_between(binary, texts, signs, begin, end, found)
+        if found.keys() >= set(texts):
+            break
     return found
+
+
+def texts_within(binary: int, texts: Collection[bytes], begin: int, size: int) -> set[bytes]:
+    """Which of `texts`, at least one, are among the `size` bytes from `begin`. Raises `OSError`."""
+    found: dict[bytes, int] = {}
+    _find_between(binary, texts, (), begin, begin + size, found)
+    return set(found)
+
+
+def _find_between(
+    binary: int,
+    texts: Collection[bytes],
+    signs: Collection[bytes],
+    begin: int,
+    end: int,
+    found: dict[bytes, int],
+) -> None:
+    """Add what is there to `found`, until that has all of `texts`."""
+    sought = (*texts, *signs)
+    longest = max(map(len, sought))
+    for window in _windows(binary, begin, end, longest):
+        for text in sought:
+            if text not in found and (at := window.find(text)) >= 0:
+                found[text] = begin - longest + at
+        if found.keys() >= set(texts):
+            return
+        begin += len(window) - longest
 
 
 def is_at_the_end(binary: int, text: bytes) -> bool:

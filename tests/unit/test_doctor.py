@@ -24,6 +24,7 @@ from engine.lifecycle.trusted_runsc import find_runsc
 from engine.lifecycle.validate import Validated
 from engine.linux import locked_mounts
 from engine.options import Platform
+from engine.runsc.capabilities import UNKNOWN, Capabilities
 from engine.spec.java import PACKAGED_JAR_SHA256
 from tests.support.refusals import refuses
 
@@ -48,7 +49,7 @@ def fake_runsc(directory: Path, text: str) -> Validated:
     except ResolveError as error:
         pytest.fail(f"{error}; ./just setup installs it")
     real.discard()
-    return replace(real, path=str(path), platforms=())
+    return replace(real, path=str(path), capabilities=UNKNOWN)
 
 
 def script(path: Path, text: str) -> None:
@@ -143,7 +144,9 @@ def test_a_termination_signal_leaves_no_process_and_no_file(tmp_path: Path) -> N
     fake_runsc(fake, HANGING.format(python=sys.executable, started=str(started)))
     code = (
         "import dataclasses, os; from engine.doctor import doctor, platforms; real = platforms.find_runsc\n"
-        f"platforms.find_runsc = lambda *a: dataclasses.replace(real(*a), path={str(fake / 'runsc')!r}, platforms=())\n"
+        "from engine.runsc.capabilities import UNKNOWN\n"
+        f"platforms.find_runsc = lambda *a: dataclasses.replace(\n"
+        f"    real(*a), path={str(fake / 'runsc')!r}, capabilities=UNKNOWN)\n"
         "doctor.examine(platform_limit=60.0)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(temporary)})
@@ -201,7 +204,9 @@ def test_success_that_printed_nothing_from_inside_is_not_believed(tmp_path: Path
 
 
 def test_a_platform_that_is_not_built_in_is_not_tried(tmp_path: Path) -> None:
-    binary = replace(fake_runsc(tmp_path, "#!/bin/sh\ntouch ran\n"), platforms=("ptrace", "kvm"))
+    binary = replace(
+        fake_runsc(tmp_path, "#!/bin/sh\ntouch ran\n"), capabilities=Capabilities(("ptrace", "kvm"))
+    )
     part = platforms.try_platform(Platform.SYSTRAP, binary, 5.0)
     assert (part.status, part.found) == (Status.MISSING, "not built into this runsc")
     assert "newer runsc" in part.hint

@@ -15,6 +15,7 @@ from engine.oci import cgroups, network
 from engine.oci.cli import VERBS, main
 from engine.oci.flags import Kind, parse
 from engine.options import Network
+from engine.runsc.capabilities import NEW_NETWORK_SIGN, OLD_NETWORK_SIGN
 from engine.state import oci_lifecycle as machine
 from engine.state.oci_lifecycle import NotPermittedError, Status, Verb, require
 from tests.support.refusals import one_line, refuses
@@ -268,7 +269,7 @@ def test_prepared_network_is_gvisors_where_runsc_can(
     monkeypatch: pytest.MonkeyPatch, shows: bool, knows: bool, given: Network
 ) -> None:
     monkeypatch.setattr(network, "_shows_in_new_namespace", lambda _: shows)
-    monkeypatch.setattr(network, "_knows_new_sign", lambda *_: knows)
+    monkeypatch.setattr(network, "_tells_apart", lambda *_: knows)
     config = spaces({"type": "network", "path": "/run/netns/x"})
     found, why = network.settle(config, None, {}, rootless=False)
     assert (found, why is None) == (given, given is Network.SANDBOX)
@@ -277,9 +278,9 @@ def test_prepared_network_is_gvisors_where_runsc_can(
 @pytest.mark.parametrize(
     ("text", "knows"),
     [
-        (network._OLD_SIGN, False),
-        (network._NEW_SIGN, True),
-        (network._OLD_SIGN + network._NEW_SIGN, True),
+        (OLD_NETWORK_SIGN, False),
+        (NEW_NETWORK_SIGN, True),
+        (OLD_NETWORK_SIGN + NEW_NETWORK_SIGN, True),
         ("", True),
     ],
 )
@@ -287,7 +288,7 @@ def test_which_sign_a_runsc_looks_for_is_told_by_reading_it(tmp_path: Path, text
     program = tmp_path / "runsc"
     program.write_bytes(b"\x7fELF" + bytes((1 << 20) - 10) + text.encode() + bytes(9))
     program.chmod(0o755)
-    assert network._knows_new_sign(str(program), {}) == knows
+    assert network._tells_apart(str(program), {}) == knows
 
 
 def test_cgroups_that_are_there_are_their_managers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

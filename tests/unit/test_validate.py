@@ -359,7 +359,7 @@ def test_platform_is_the_requested_and_auto_prefers_systrap(
     private: Path, has: tuple[str, ...], asked: Platform, used: Platform
 ) -> None:
     pinned = pin(build(private / "runsc", *has), asked)
-    assert (pinned.platforms, pinned.platform) == (has, used)
+    assert (pinned.capabilities.platforms, pinned.platform) == (has, used)
 
 
 def test_the_trusted_owners_are_root_and_the_effective_user(monkeypatch: pytest.MonkeyPatch) -> None:
