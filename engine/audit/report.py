@@ -24,6 +24,7 @@ from engine.lifecycle.machine import LIFECYCLE
 from engine.lifecycle.spec_graph import spec_graph
 from engine.lifecycle.trusted_runsc import find_runsc
 from engine.runsc.command import version
+from engine.runsc.faults import fault_line
 from engine.traces.move import State, Trigger
 from engine.traces.schema import Refusal
 from engine.verify.evidence import Evidence, Outcome, read
@@ -186,6 +187,7 @@ def _subject(evidence: Evidence) -> dict[str, dict[str, Any]]:
     header, facts = evidence.header, evidence.facts
     binary, staged = facts.get(Trigger.VALIDATE), facts.get(Trigger.STAGE)
     options = {name: _option(value) for name, value in header.options.items()}
+    told = _version(staged["sha256"]) if staged else "not known: nothing was staged"
     return {
         "Container": {
             "id": header.container,
@@ -198,7 +200,8 @@ def _subject(evidence: Evidence) -> dict[str, dict[str, Any]]:
         "runsc": {
             "path": binary["path"] if binary else "not validated",
             "SHA-256 of the staged copy": staged["sha256"] if staged else "not staged",
-            "version": _version(staged["sha256"]) if staged else "not known: nothing was staged",
+            "version": told,
+            "known faults of that version": fault_line(told),
             "platform": f"{binary['platform']}, of {', '.join(binary['platforms'])}"
             if binary
             else "not chosen",

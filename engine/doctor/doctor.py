@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from engine.doctor import kernel, places
 from engine.doctor.part import Part, Status
-from engine.doctor.platforms import PLATFORM_TIMEOUT, describe, try_platform, usable_runsc
+from engine.doctor.platforms import PLATFORM_TIMEOUT, describe, name_faults, try_platform, usable_runsc
 from engine.doctor.trial import try_program
 from engine.options import Platform
 from engine.spec.errors import JarError
@@ -38,6 +38,7 @@ def examine(*, platform_limit: float = PLATFORM_TIMEOUT) -> list[Part]:
             binary, first = found, describe(found)
         return [
             first,
+            name_faults(first),
             *(try_platform(name, binary, platform_limit) for name in Platform if name is not Platform.AUTO),
             places.where_state_lies(os.environ),
             places.where_programs_lie(os.environ),

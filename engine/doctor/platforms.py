@@ -16,6 +16,7 @@ from engine.lifecycle.trusted_runsc import find_runsc
 from engine.lifecycle.validate import Validated
 from engine.options import Platform
 from engine.runsc.command import RunscError, version
+from engine.runsc.faults import INSTALL_PAGE, fault_line, faults_of, parse_version
 from engine.runsc.left_behind import unmount_null_netns
 
 #: Seconds for a platform to run a container; usually 0.2 s.
@@ -51,6 +52,24 @@ def describe(binary: Validated) -> Part:
     name = told.splitlines()[0].removeprefix("runsc version ") if told else "(no version)"
     found = f"{name} at {binary.path}, SHA-256 {digest[:12]}…"
     return Part("runsc", Status.OK, found, _RUNSC_ENABLES, detail=detail)
+
+
+#: Debian 12's runsc is of 2022 and Debian 13's of 2024; none of Debian or Ubuntu is newer.
+_GET_CURRENT = f"Debian's and Ubuntu's own is of 2024 or older; gVisor's apt repository has a current one: {INSTALL_PAGE}"
+
+
+def name_faults(runsc: Part) -> Part:
+    """The known faults of the version that `describe` found."""
+    name, enables = "known faults", "a sandbox without the faults that are public (the list is the engine's)"
+    told = str(runsc.detail.get("version", ""))
+    found = parse_version(told)
+    if found is None:
+        return Part(name, Status.MISSING, fault_line(told), enables, _GET_CURRENT)
+    faults = faults_of(found)
+    detail = {"faults": [{"name": each.name, "what": each.what, "source": each.source} for each in faults]}
+    if not faults:
+        return Part(name, Status.OK, fault_line(told), enables, detail=detail)
+    return Part(name, Status.DEGRADED, fault_line(told), enables, _GET_CURRENT, detail)
 
 
 _PLATFORM_ENABLES = {
@@ -97,7 +116,7 @@ def _unmount_what_runsc_left(private: str) -> None:
 def _obstacle(name: Platform, binary: Validated) -> tuple[str, str] | None:
     """Why a platform cannot work, and the hint; None if it is to be tried."""
     if binary.capabilities.platforms and name not in binary.capabilities.platforms:
-        newer = "install a newer runsc (systrap came in 2023)"
+        newer = f"install a newer runsc (systrap came in 2023). {_GET_CURRENT}"
         return "not built into this runsc", newer if name is Platform.SYSTRAP else "use another platform"
     if name is Platform.KVM and not os.path.exists("/dev/kvm"):
         return "no /dev/kvm", "use systrap, or a host that has KVM"

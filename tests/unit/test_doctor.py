@@ -87,6 +87,7 @@ def test_every_part_that_is_not_ok_has_a_hint_and_all_is_json() -> None:
     parts = doctor.examine(platform_limit=2.0)
     assert [part.name for part in parts] == [
         "runsc",
+        "known faults",
         "platform systrap",
         "platform kvm",
         "platform ptrace",
