@@ -29,7 +29,7 @@
 (*                                                                         *)
 (* Left out on purpose.                                                    *)
 (*   - What a step of the run checks: GVisorRuntime has it.                *)
-(*   - exec, ps, events, checkpoint: they change no state.                 *)
+(*   - exec, ps, events, checkpoint, update: they change no state.         *)
 (*   - restore and run: they are a create, the latter with a start.        *)
 (*   - Other ids and roots: each pair has a directory and a lock of its    *)
 (*     own.                                                                *)

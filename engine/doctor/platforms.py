@@ -55,7 +55,9 @@ def describe(binary: Validated) -> Part:
 
 
 #: Debian 12's runsc is of 2022 and Debian 13's of 2024; none of Debian or Ubuntu is newer.
-_GET_CURRENT = f"Debian's and Ubuntu's own is of 2024 or older; gVisor's apt repository has a current one: {INSTALL_PAGE}"
+_GET_CURRENT = (
+    f"Debian's and Ubuntu's own is of 2024 or older. gVisor's apt repository has today's: {INSTALL_PAGE}"
+)
 
 
 def name_faults(runsc: Part) -> Part:

@@ -31,6 +31,7 @@ VERBS = {
     "events": "print resource usage",
     "checkpoint": "save a container to a directory",
     "restore": "create a container from a checkpoint",
+    "update": "change a container's resource limits",
     "spec": "write a template config.json",
     "features": "print this runtime's features",
 }

@@ -32,6 +32,12 @@ class Capabilities:
     enforces_release: bool = False
     has_sidecar_package: bool = False
 
+    @property
+    def hooks(self) -> tuple[str, ...]:
+        """The hooks that it runs: createContainer since May 2026 (google/gvisor ae18a84df), startContainer never."""
+        later = ("createContainer",) if self.gofer_namespace else ()
+        return ("prestart", "createRuntime", *later, "poststart", "poststop")
+
     def creation_flags(self) -> tuple[str, ...]:
         """The global flags of a verb that creates a container; other verbs start no gofer and no sidecar."""
         return (

@@ -58,14 +58,24 @@ def delete(program: int, root: str, runtime: str, container_id: str) -> None:
 
 
 def ask(
-    program: int, arguments: Sequence[str], runtime: str, *, seconds: float | None = _TIMEOUT
+    program: int,
+    arguments: Sequence[str],
+    runtime: str,
+    *,
+    seconds: float | None = _TIMEOUT,
+    stdin: int = subprocess.DEVNULL,
+    apart: bool = False,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run the runsc open on `program`, and wait for it. Raises `OSError` and `subprocess.TimeoutExpired`."""
+    """Run the runsc open on `program`, and wait for it. Raises `OSError` and `subprocess.TimeoutExpired`.
+
+    `apart`: in a session of its own, so that no signal from a terminal reaches it.
+    """
     return subprocess.run(  # noqa: S603 (the descriptor that was checked)
         [f"/proc/self/fd/{program}", *arguments],
         pass_fds=[program],
         env=build_environment(runtime),
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
+        start_new_session=apart,
         capture_output=True,
         timeout=seconds,
         check=False,

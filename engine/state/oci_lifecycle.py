@@ -39,6 +39,7 @@ class Verb(StrEnum):
     PS = "ps"
     EVENTS = "events"
     CHECKPOINT = "checkpoint"
+    UPDATE = "update"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ OCI_LIFECYCLE: tuple[Row, ...] = (
     Row(Verb.PS, frozenset({_S.CREATED, _S.RUNNING, _S.PAUSED}), None, "not running"),
     Row(Verb.EVENTS, frozenset({_S.CREATED, _S.RUNNING, _S.PAUSED}), None, "not running"),
     Row(Verb.CHECKPOINT, frozenset({_S.RUNNING}), None, "not running"),
+    Row(Verb.UPDATE, frozenset({_S.CREATED, _S.RUNNING}), None, "not running"),
 )
 
 

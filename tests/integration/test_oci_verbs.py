@@ -7,12 +7,15 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from engine.errors import Reason
+from engine.lifecycle.trusted_runsc import find_runsc
 from engine.oci.network import ANNOTATION, settle
+from engine.runsc.capabilities import has_verb
 from engine.verify.trace_check import Verdict, verify
 from tests.integration.oci_runtime import Oci
 from tests.support.harness import Engine, executable, read_trace, wait_for
@@ -73,6 +76,33 @@ def test_state_follows_a_containers_whole_life(oci: Oci, bundle: Path, root_engi
     (*_, last) = read_trace(trace)
     assert last["next"] == "handed_off"
     assert "create" in last["facts"]["argv"]
+
+
+def test_limits_are_updated_where_runsc_can_and_else_refused(oci: Oci, root_engine: Engine) -> None:
+    container_id = oci.running(
+        root_engine.shell(FOREVER, linux={"resources": {"memory": {"limit": 1 << 28}}})
+    )
+    limits = root_engine.directory / "limits.json"
+    limits.write_text('{"memory": {"limit": 134217728}}')
+    with closing(find_runsc(None, os.environ)) as binary:
+        can = has_verb(binary.descriptor, "update")
+    if can:
+        oci.ok("update", "--resources", limits, container_id)
+        assert oci("update", "--memory", "much", container_id).code == 128
+    else:
+        oci.refused(2, Reason.USAGE, "update", "--resources", limits, container_id)
+    assert oci.status(container_id) == "running"
+    oci.ok("pause", container_id)
+    oci.refused(1, Reason.WRONG_STATE, "update", "--memory", "134217728", container_id)
+    oci.ok("delete", "--force", container_id)
+    assert oci.left(container_id) == []
+
+
+def test_nothing_is_mounted_in_runscs_root(oci: Oci, bundle: Path, root_engine: Engine) -> None:
+    container_id = oci.running(bundle)
+    assert str(root_engine.base) not in Path("/proc/self/mountinfo").read_text()
+    oci.ok("delete", "--force", container_id)
+    assert oci.left(container_id) == []
 
 
 def test_run_ends_with_the_containers_exit_code_and_a_trace(oci: Oci, root_engine: Engine) -> None:

@@ -15,6 +15,7 @@ from engine.oci import cgroups, network
 from engine.oci.cli import VERBS, main
 from engine.oci.flags import Kind, parse
 from engine.options import Network
+from engine.runsc.binary import platform_package
 from engine.runsc.capabilities import NEW_NETWORK_SIGN, OLD_NETWORK_SIGN
 from engine.state import oci_lifecycle as machine
 from engine.state.oci_lifecycle import NotPermittedError, Status, Verb, require
@@ -122,7 +123,28 @@ def test_features_are_those_of_the_specification(capsys: pytest.CaptureFixture[s
     assert features["linux"]["apparmor"] == {"enabled": False}
 
 
-@pytest.mark.parametrize("verb", ["state", "start", "kill", "delete", "pause", "resume", "ps", "events"])
+def test_features_name_the_hooks_that_this_runsc_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    everywhere = ["prestart", "createRuntime", "poststart", "poststop"]
+    assert main(["--runsc=/nonexistent/runsc", "features"]) == 0
+    assert json.loads(capsys.readouterr().out)["hooks"] == everywhere
+    program = tmp_path / "runsc"
+    program.write_bytes(b"\x7fELF" + platform_package("systrap") + b'flag:"gofer-network-namespace"')
+    program.chmod(0o755)
+    assert main([f"--runsc={program}", "features"]) == 0
+    assert json.loads(capsys.readouterr().out)["hooks"] == [
+        "prestart",
+        "createRuntime",
+        "createContainer",
+        "poststart",
+        "poststop",
+    ]
+
+
+@pytest.mark.parametrize(
+    "verb", ["state", "start", "kill", "delete", "pause", "resume", "ps", "events", "update"]
+)
 def test_missing_container_is_reported_as_managers_expect(
     root: Path, verb: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,7 +199,8 @@ def test_a_log_that_is_a_link_is_not_written(
 @pytest.mark.parametrize(
     ("arguments", "fact"),
     [
-        (["update", "web"], "'update'"),
+        (["renew", "web"], "'renew'"),
+        (["update"], "update"),
         (["state"], "state"),
         (["state", ".."], "'..'"),
         (["state", "--nonsense", "web"], "'--nonsense'"),
