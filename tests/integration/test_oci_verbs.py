@@ -79,9 +79,9 @@ def test_state_follows_a_containers_whole_life(oci: Oci, bundle: Path, root_engi
 
 
 def test_limits_are_updated_where_runsc_can_and_else_refused(oci: Oci, root_engine: Engine) -> None:
-    container_id = oci.running(
-        root_engine.shell(FOREVER, linux={"resources": {"memory": {"limit": 1 << 28}}})
-    )
+    spaces = [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]
+    limited = {"namespaces": spaces, "resources": {"memory": {"limit": 1 << 28}}}
+    container_id = oci.running(root_engine.shell(FOREVER, linux=limited))
     limits = root_engine.directory / "limits.json"
     limits.write_text('{"memory": {"limit": 134217728}}')
     with closing(find_runsc(None, os.environ)) as binary:
