@@ -1,15 +1,17 @@
-"""runsc, and each of its Sentry platforms, tried by running a container with a time limit."""
+"""runsc, and each of its Sentry platforms, tried by a run of the engine with a time limit."""
 
 from __future__ import annotations
 
-import contextlib
+import glob
 import hashlib
 import json
 import os
+import sys
 import tempfile
 import time
 
 from engine.doctor.part import Part, Status
+from engine.doctor.probe import SAYS, probe
 from engine.doctor.trial import kill_all_that_name, run_limited
 from engine.errors import ResolveError, StepError
 from engine.lifecycle.trusted_runsc import find_runsc
@@ -18,9 +20,13 @@ from engine.options import Platform
 from engine.runsc.command import RunscError, version
 from engine.runsc.faults import INSTALL_PAGE, fault_line, faults_of, parse_version
 from engine.runsc.left_behind import unmount_null_netns
+from engine.state.container import RUNSC_ROOT
 
-#: Seconds for a platform to run a container; usually 0.2 s.
-PLATFORM_TIMEOUT = 10.0
+#: Seconds for a platform to run a container; usually 2.3 s, of which the program inside sleeps 2.
+PLATFORM_TIMEOUT = 12.0
+
+#: What tries a platform: the engine itself, as a user would start it.
+ENGINE: tuple[str, ...] = (sys.executable, "-P", "-m", "engine")
 
 
 _RUNSC_ENABLES = "everything: it is what runs the container"
@@ -92,13 +98,13 @@ def try_platform(name: Platform, binary: Validated | None, limit: float) -> Part
     with tempfile.TemporaryDirectory(prefix="engine-doctor-") as made:
         private = os.path.realpath(made)  # the path in mountinfo
         try:
-            outcome = run_limited(_container(private, name, binary.path), limit, _environment(private))
+            outcome = run_limited(_run(private, name, binary.path), limit, _environment(private))
         finally:
             kill_all_that_name(private)
             _unmount_what_runsc_left(private)
     seconds = round(time.monotonic() - started, 3)
     detail = {"seconds": seconds, "exit_code": outcome.code}
-    if outcome.code == 0 and "runsc version" in outcome.output:
+    if outcome.code == 0 and SAYS in outcome.output:
         return Part(title, Status.OK, f"ran a container in {seconds:.2f} s", enables, detail=detail)
     if outcome.code is None:
         found = f"no answer in {limit:g} s, and was killed"
@@ -107,10 +113,11 @@ def try_platform(name: Platform, binary: Validated | None, limit: float) -> Part
 
 
 def _unmount_what_runsc_left(private: str) -> None:
-    with contextlib.suppress(FileNotFoundError):  # runsc made none
-        root = os.open(os.path.join(private, "root"), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Unmount what a killed runsc that knows no better left in its `--root`."""
+    for path in glob.glob(os.path.join(glob.escape(private), "base", "*", RUNSC_ROOT)):
+        root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            unmount_null_netns(root, os.path.join(private, "root"))
+            unmount_null_netns(root, path)
         finally:
             os.close(root)
 
@@ -127,36 +134,40 @@ def _obstacle(name: Platform, binary: Validated) -> tuple[str, str] | None:
     return None
 
 
-def _container(private: str, name: Platform, binary: str) -> list[str]:
-    """Make a bundle under `private`; returns the command that runs it.
-
-    Its program is runsc itself, bind-mounted: a static binary that is certainly there.
-    """
-    rootfs = os.path.join(private, "bundle", "rootfs")
+def _run(private: str, name: Platform, runsc: str) -> list[str]:
+    """Make a bundle under `private`; returns the command that runs it."""
+    bundle = os.path.join(private, "bundle")
     for directory in ("dev", "proc", "sys", "tmp"):
-        os.makedirs(os.path.join(rootfs, directory))
-    open(os.path.join(rootfs, "probe"), "x").close()
+        os.makedirs(os.path.join(bundle, "rootfs", directory))
+    with open(os.path.join(bundle, "rootfs", "probe"), "xb") as program:
+        program.write(probe())
+        os.fchmod(program.fileno(), 0o755)
     config = {
         "ociVersion": "1.0.2",
         "process": {
             "user": {"uid": 0, "gid": 0},
-            "args": ["/probe", "--version"],
+            "args": ["/probe"],
             "env": ["PATH=/"],
             "cwd": "/",
             "noNewPrivileges": True,
         },
         "root": {"path": "rootfs", "readonly": True},
-        "mounts": [{"destination": "/probe", "type": "bind", "source": binary, "options": ["bind", "ro"]}],
         "linux": {"namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]},
     }
-    with open(os.path.join(private, "bundle", "config.json"), "x") as file:
+    with open(os.path.join(bundle, "config.json"), "x") as file:
         json.dump(config, file)
     rootless = ["--rootless"] if os.geteuid() != 0 else []
     return [
-        binary, "--root", os.path.join(private, "root"), "--network", "none", "--platform", str(name),
-        "--ignore-cgroups", *rootless, "run", "--bundle", os.path.join(private, "bundle"), "doctor",
+        *ENGINE, "run", bundle, "--id", "doctor", "--runsc", runsc, "--network", "none", "--platform", str(name),
+        "--ignore-cgroups", *rootless,
     ]  # fmt: skip
 
 
 def _environment(private: str) -> dict[str, str]:
-    return {"PATH": os.defpath, "HOME": private, "TMPDIR": private, "XDG_RUNTIME_DIR": private}
+    """Everything that the run makes is under `private`."""
+    return {
+        "PATH": os.defpath,
+        "HOME": private,
+        "TMPDIR": private,
+        "ENGINE_ARTIFACT_BASE": os.path.join(private, "base"),
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -38,6 +39,7 @@ def run_limited(argv: Sequence[str], limit: float, environment: Mapping[str, str
     Output goes to a file: a pipe would stay open while any descendant has it.
     """
     with tempfile.TemporaryFile() as output:
+        fcntl.fcntl(output, fcntl.F_SETFL, os.O_APPEND)  # runsc writes at the start of any other file
         try:
             process = subprocess.Popen(  # noqa: S603 (a list, and no shell)
                 argv,

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 from engine.doctor import doctor, kernel, platforms
 from engine.doctor.part import Part, Status
 from engine.doctor.places import where_state_lies
+from engine.doctor.probe import SAYS, SLEEP, probe
 from engine.doctor.trial import run_limited
 from engine.errors import Reason, ResolveError, SecureRootError, ValidateError
 from engine.lifecycle.secure_root import secure_root
@@ -39,17 +41,23 @@ time.sleep(60)
 """
 
 
-def fake_runsc(directory: Path, text: str) -> Validated:
-    """Something at a path that a probe executes in the place of the runsc that is installed."""
-    path = directory / "runsc"
-    path.write_text(text)
-    path.chmod(0o755)
+@pytest.fixture
+def installed() -> Iterator[Validated]:
+    """The runsc that is installed, as of a build whose platforms are not known: each is tried."""
     try:
         real = find_runsc(None, os.environ)
     except ResolveError as error:
         pytest.fail(f"{error}; ./just setup installs it")
-    real.discard()
-    return replace(real, path=str(path), capabilities=UNKNOWN)
+    yield replace(real, capabilities=UNKNOWN)
+    real.close()
+
+
+def fake_engine(directory: Path, text: str) -> tuple[str, ...]:
+    """Something that a trial executes in the place of the engine."""
+    path = directory / "engine"
+    path.write_text(text)
+    path.chmod(0o755)
+    return (str(path),)
 
 
 def script(path: Path, text: str) -> None:
@@ -142,12 +150,9 @@ def test_a_termination_signal_leaves_no_process_and_no_file(tmp_path: Path) -> N
     fake, started, temporary = tmp_path / "fake", tmp_path / "started", tmp_path / "temporary"
     fake.mkdir()
     temporary.mkdir()
-    fake_runsc(fake, HANGING.format(python=sys.executable, started=str(started)))
+    engine = fake_engine(fake, HANGING.format(python=sys.executable, started=str(started)))
     code = (
-        "import dataclasses, os; from engine.doctor import doctor, platforms; real = platforms.find_runsc\n"
-        "from engine.runsc.capabilities import UNKNOWN\n"
-        f"platforms.find_runsc = lambda *a: dataclasses.replace(\n"
-        f"    real(*a), path={str(fake / 'runsc')!r}, capabilities=UNKNOWN)\n"
+        f"from engine.doctor import doctor, platforms; platforms.ENGINE = {engine!r}; "
         "doctor.examine(platform_limit=60.0)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(temporary)})
@@ -175,14 +180,15 @@ def test_the_installed_runsc_runs_a_container_on_the_platform_auto_takes() -> No
 
 
 def test_a_platform_that_hangs_is_ended_at_the_limit_with_all_it_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: Validated
 ) -> None:
     started, temporary = tmp_path / "started", tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    binary = fake_runsc(tmp_path, HANGING.format(python=sys.executable, started=str(started)))
+    hanging = HANGING.format(python=sys.executable, started=str(started))
+    monkeypatch.setattr(platforms, "ENGINE", fake_engine(tmp_path, hanging))
     before = time.monotonic()
-    part = platforms.try_platform(Platform.PTRACE, binary, 1.0)
+    part = platforms.try_platform(Platform.PTRACE, installed, 1.0)
     assert time.monotonic() - before < 30  # it would have hung for 60
     assert (part.status, part.found) == (Status.DEGRADED, "no answer in 1 s, and was killed")
     assert len(started.read_text().split()) == 2
@@ -190,27 +196,55 @@ def test_a_platform_that_hangs_is_ended_at_the_limit_with_all_it_started(
     assert list(temporary.iterdir()) == []
 
 
-def test_a_platform_that_fails_is_quoted(tmp_path: Path) -> None:
-    binary = fake_runsc(
-        tmp_path, "#!/bin/sh\necho starting; echo ptrace: Operation not permitted >&2; exit 128\n"
-    )
-    part = platforms.try_platform(Platform.PTRACE, binary, 5.0)
+def test_a_platform_that_fails_is_quoted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: Validated
+) -> None:
+    failing = "#!/bin/sh\necho starting; echo ptrace: Operation not permitted >&2; exit 128\n"
+    monkeypatch.setattr(platforms, "ENGINE", fake_engine(tmp_path, failing))
+    part = platforms.try_platform(Platform.PTRACE, installed, 5.0)
     assert (part.status, part.found) == (Status.DEGRADED, "exit code 128: ptrace: Operation not permitted")
     assert part.detail["exit_code"] == 128
 
 
-def test_success_that_printed_nothing_from_inside_is_not_believed(tmp_path: Path) -> None:
-    part = platforms.try_platform(Platform.PTRACE, fake_runsc(tmp_path, "#!/bin/sh\nexit 0\n"), 5.0)
-    assert part.status is Status.DEGRADED
+def test_success_that_printed_nothing_from_inside_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: Validated
+) -> None:
+    monkeypatch.setattr(platforms, "ENGINE", fake_engine(tmp_path, "#!/bin/sh\nexit 0\n"))
+    assert platforms.try_platform(Platform.PTRACE, installed, 5.0).status is Status.DEGRADED
 
 
-def test_a_platform_that_is_not_built_in_is_not_tried(tmp_path: Path) -> None:
-    binary = replace(
-        fake_runsc(tmp_path, "#!/bin/sh\ntouch ran\n"), capabilities=Capabilities(("ptrace", "kvm"))
-    )
+def test_a_runsc_that_the_engine_refuses_is_not_run_in_place(tmp_path: Path, installed: Validated) -> None:
+    refused = tmp_path / "runsc"
+    refused.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    refused.chmod(0o755)
+    part = platforms.try_platform(Platform.PTRACE, replace(installed, path=str(refused)), 10.0)
+    assert (part.status, part.detail["exit_code"]) == (Status.DEGRADED, 125)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_platform_that_is_not_built_in_is_not_tried(installed: Validated) -> None:
+    binary = replace(installed, capabilities=Capabilities(("ptrace", "kvm")))
     part = platforms.try_platform(Platform.SYSTRAP, binary, 5.0)
     assert (part.status, part.found) == (Status.MISSING, "not built into this runsc")
     assert "newer runsc" in part.hint
+
+
+def test_the_program_inside_outlives_the_first_second(tmp_path: Path) -> None:
+    program = tmp_path / "probe"
+    program.write_bytes(probe())
+    program.chmod(0o755)
+    before = time.monotonic()
+    done = run_limited([str(program)], 10.0)
+    assert (done.code, done.output) == (0, SAYS)
+    assert time.monotonic() - before >= SLEEP > 1
+
+
+@pytest.mark.parametrize(("machine", "number"), [("x86_64", 62), ("aarch64", 183)])
+def test_the_program_inside_is_for_its_machine(machine: str, number: int) -> None:
+    program = probe(machine)
+    assert program[:5] == b"\x7fELF\2"
+    assert int.from_bytes(program[18:20], "little") == number
+    assert SAYS.encode() in program
 
 
 @pytest.mark.parametrize(
