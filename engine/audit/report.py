@@ -201,7 +201,7 @@ def _subject(evidence: Evidence) -> dict[str, dict[str, Any]]:
             "path": binary["path"] if binary else "not validated",
             "SHA-256 of the staged copy": staged["sha256"] if staged else "not staged",
             "version": told,
-            "known faults of that version": fault_line(told),
+            "known faults of that version": fault_line((binary and binary.get("release")) or told),
             "platform": f"{binary['platform']}, of {', '.join(binary['platforms'])}"
             if binary
             else "not chosen",

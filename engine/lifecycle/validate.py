@@ -31,8 +31,9 @@ _MAX_WRAPPER = 4096
 class Validated:
     """The pinned binary. `descriptor` is open for reading; `path` is free of links.
 
-    `wrapper`: the script that names the binary, if any. `platform`: the one to use. `sidecars`: the files of `gvisor-bin/`, checked by the same rules; `release`: that of all of them,
-    None if unknown. A runsc that is one file has neither.
+    `wrapper`: the script that names the binary, if any. `platform`: the one to use. `sidecars`: the files of
+    `gvisor-bin/`, checked by the same rules; `release`: that of all of them, None if unknown. A runsc that is one file
+    has neither.
     """
 
     descriptor: int
@@ -190,7 +191,9 @@ def _as_elf(binary: Validated, found_at: str, wrapper: str | None = None) -> Val
             hint="choose another --platform, or a newer runsc",
         )
     beside = os.path.dirname(found_at), os.path.dirname(binary.path)
-    sidecars, release = pin_sidecars(runsc, beside, binary.trusted_owners, has_package=able.has_sidecar_package)
+    sidecars, release = pin_sidecars(
+        runsc, beside, binary.trusted_owners, has_package=able.has_sidecar_package
+    )
     return replace(
         binary, wrapper=wrapper, platform=platform, capabilities=able, sidecars=sidecars, release=release
     )
