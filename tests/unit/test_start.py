@@ -39,7 +39,10 @@ RUN = {
     *(f"engine.bundle{name}" for name in ("", ".bundle", ".linux", ".oci_config", ".process")),
     *(f"engine.bundle.{name}" for name in ("rules", "strict_json")),
     *(f"engine.cli{name}" for name in ("", ".command", ".main", ".run")),
-    *(f"engine.runsc{name}" for name in ("", ".arguments", ".binary", ".execute", ".installation")),
+    *(
+        f"engine.runsc{name}"
+        for name in ("", ".arguments", ".binary", ".capabilities", ".execute", ".installation")
+    ),
     *(f"engine.state{name}" for name in ("", ".base", ".cleanup", ".container", ".programs", ".store")),
     *("engine.traces", "engine.traces.move", "engine.traces.writer"),
     *(f"engine.lifecycle{name}" for name in ("", ".exec", ".guards", ".machine", ".policy")),
