@@ -65,7 +65,7 @@ RUN = {
     *("engine.linux.regular_files", "engine.linux.syscall"),
 }
 ROOTLESS = {
-    *("ctypes", "_ctypes", "engine.bundle.executable", "engine.lifecycle.program_trees"),
+    *("ctypes", "_ctypes", "engine.bundle.executable"),
     *(f"engine.linux.{name}" for name in ("child", "locked_mounts", "mounts", "seccomp")),
 }
 #: Once for each runsc and base: OpenSSL, to hash it.
