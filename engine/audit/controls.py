@@ -100,7 +100,17 @@ def _resolve(facts: Facts, _: Facts) -> Mapping[str, Shown]:
 
 
 def _validate(facts: Facts, _: Facts) -> Mapping[str, Shown]:
-    identity = facts["identity"]
+    sidecars = [("path", "owner", "mode", "identity", "changed (ctime)")]
+    sidecars += [
+        (
+            file["path"],
+            _user(file["owner"]),
+            file["mode"],
+            _identity(file["identity"]),
+            f"{file['identity']['ctime_ns']} ns since 1970",
+        )
+        for file in facts.get("sidecars", ())
+    ]
     return {
         "path without symbolic links": facts["path"],
         "wrapper script": facts["wrapper"] or "none",
@@ -108,8 +118,13 @@ def _validate(facts: Facts, _: Facts) -> Mapping[str, Shown]:
         "mode": facts["mode"],
         "trusted owners": ", ".join(_user(user) for user in facts["trusted_owners"]),
         "immutable store": _yes(facts["immutable_store"]),
-        "identity": f"device {identity['device']}, inode {identity['inode']}, {_bytes(identity['size'])}",
-        "changed (ctime)": f"{identity['ctime_ns']} ns since 1970",
+        "identity": _identity(facts["identity"]),
+        "changed (ctime)": f"{facts['identity']['ctime_ns']} ns since 1970",
+        **(
+            {"sidecars": sidecars, "release": facts.get("release") or "not recorded"}
+            if "sidecars" in facts
+            else {}
+        ),
     }
 
 
@@ -135,6 +150,14 @@ def _secure_root(facts: Facts, _: Facts) -> Mapping[str, Shown]:
 
 
 def _stage(facts: Facts, _: Facts) -> Mapping[str, Shown]:
+    copy = _copy(facts)
+    sidecars = [tuple(copy)]
+    sidecars += [tuple(_copy(file).values()) for file in facts.get("sidecars", ())]
+    return {**copy, **({"sidecars": sidecars} if "sidecars" in facts else {})}
+
+
+def _copy(facts: Facts) -> dict[str, str]:
+    """What is shown of one staged file."""
     return {
         "copy": facts["path"],
         "SHA-256": facts["sha256"],
@@ -224,8 +247,9 @@ _CONTROLS: tuple[_Control, ...] = (
         "trusted",
         "Only trusted users could have written the binary",
         Trigger.VALIDATE,
-        "The binary is a regular, executable file of a trusted owner. Group and others cannot write it, and only "
-        "trusted users can change its path. It stays open from this check on.",
+        "The binary is a regular, executable file of a trusted owner, and so is each program that it starts from "
+        "gvisor-bin. Group and others cannot write them, and only trusted users can change their paths. They stay open "
+        "from this check on.",
         _validate,
     ),
     _Control(
@@ -239,8 +263,8 @@ _CONTROLS: tuple[_Control, ...] = (
         "staged",
         "The binary that runs is the one that was validated",
         Trigger.STAGE,
-        "runsc is a private copy with mode 0500. This run or an earlier one made it from the open file, which was "
-        "unchanged after the last byte was read.",
+        "runsc and each of its sidecars is a private copy with mode 0500. This run or an earlier one made it from the "
+        "open file, which was unchanged after the last byte was read.",
         _stage,
     ),
     _Control(
@@ -283,6 +307,10 @@ _CONTROLS: tuple[_Control, ...] = (
 
 def _user(uid: int) -> str:
     return f"uid {uid} (root)" if uid == 0 else f"uid {uid}"
+
+
+def _identity(identity: Facts) -> str:
+    return f"device {identity['device']}, inode {identity['inode']}, {_bytes(identity['size'])}"
 
 
 def _yes(value: bool) -> str:

@@ -111,6 +111,55 @@ def test_a_good_run_shows_every_control_with_its_evidence(private: Path) -> None
     assert "not reached" not in page.words
 
 
+def with_sidecars(lines: list[Line]) -> list[Line]:
+    """As of an installation: runsc's own facts stand for each sidecar's, too."""
+    validated, staged = lines[2]["facts"], lines[4]["facts"]
+    for number, name in enumerate(("gvisor-sentry-prewarmer", "gvisor_sentry")):
+        identity = {**validated["identity"], "inode": 4001 + number}
+        validated.setdefault("sidecars", []).append(
+            {
+                "name": name,
+                "path": f"/opt/gvisor/gvisor-bin/{name}",
+                "identity": identity,
+                "owner": validated["owner"],
+                "mode": validated["mode"],
+            }
+        )
+        copy = {key: value for key, value in staged.items() if key != "sidecars"}
+        path = f"{staged['path'].removesuffix('/runsc')}/gvisor-bin/{name}"
+        staged.setdefault("sidecars", []).append(
+            {**copy, "name": name, "path": path, "sha256": f"e{number}" * 32}
+            | {"pinned": identity, "made_from": identity}
+        )
+    validated["release"] = "release-20260914.0"
+    return lines
+
+
+def test_each_file_of_an_installation_is_shown(private: Path) -> None:
+    page = page_of(rewritten(Story().write(private / "t"), with_sidecars))
+    assert "Handed to runsc after every step" in page.words
+    for shown in (
+        "/opt/gvisor/gvisor-bin/gvisor_sentry",
+        "inode 4001",
+        "inode 4002",
+        "e0" * 32,
+        "e1" * 32,
+        "release-20260914.0",
+    ):
+        assert shown in page.words, shown
+
+
+@pytest.mark.parametrize(("step", "key"), [(2, "trusted"), (4, "staged")])
+def test_one_file_that_is_not_as_it_must_be_breaks_its_control(private: Path, step: int, key: str) -> None:
+    def change(lines: list[Line]) -> list[Line]:
+        lines[0]["spec"] = "00" * 32
+        with_sidecars(lines)[step]["facts"]["sidecars"][1]["mode"] = "0777"
+        return lines
+
+    evidence, _ = read(str(rewritten(Story().write(private / "t"), change)), spec_graph())
+    assert {each.key: each.status for each in controls(evidence)}[key] is Status.BROKEN
+
+
 @pytest.mark.parametrize("steps", range(7))
 def test_a_control_is_held_only_if_its_step_was_recorded(private: Path, steps: int) -> None:
     evidence, _ = read(str(Story(steps=steps, end="killed").write(private / "t")), spec_graph())

@@ -10,8 +10,9 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+import msgspec
 import pytest
 
 from engine.errors import Reason, StageError
@@ -26,6 +27,7 @@ from engine.options import Platform
 from engine.state import programs, store
 from engine.state.base import open_base
 from engine.state.gc import collect
+from engine.traces.schema import PinnedSidecar, StagedSidecar, StageFacts, ValidateFacts
 from tests.support.refusals import refuses
 
 SENTRY = "gvisor_sentry"
@@ -122,6 +124,17 @@ def test_each_file_is_recorded(staged: Staged, pinned: Validated, installation: 
         "hashed": True,
         "compared": False,
     }
+
+
+def test_what_is_recorded_has_the_schemas_fields_in_order(staged: Staged, pinned: Validated) -> None:
+    for facts, kind, of_sidecar in (
+        (pinned.facts(), ValidateFacts, PinnedSidecar),
+        (staged.facts(), StageFacts, StagedSidecar),
+    ):
+        msgspec.convert(facts, kind, strict=True)
+        assert list(facts) == list(get_type_hints(kind))
+        for sidecar in facts["sidecars"]:
+            assert list(sidecar) == list(get_type_hints(of_sidecar))
 
 
 def test_a_second_run_links_every_file_and_reads_none(pinned: Validated, environment: dict[str, str]) -> None:
