@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shlex
@@ -165,8 +166,8 @@ def _started(
 
 def test_runsc_gets_standard_descriptors_and_the_lock_only(idle_engine: Engine, waiting_runsc: Path) -> None:
     secret = idle_engine.write(idle_engine.directory / "secret", b"")
-    opened = [os.open(secret, os.O_RDONLY), *os.pipe(), 512]
-    os.dup2(opened[0], opened[-1])
+    opened = [os.open(secret, os.O_RDONLY), *os.pipe()]
+    opened.append(fcntl.fcntl(opened[0], fcntl.F_DUPFD_CLOEXEC, 512))  # the first free one from there on
     try:
         process, container_id = _started(idle_engine, waiting_runsc, pass_fds=opened)
     finally:

@@ -78,7 +78,7 @@ class TestSignalGuard:
     def test_a_signal_is_noted_instead_of_acted_on(self) -> None:
         with SignalGuard() as held:
             assert held.arrived is None
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
             assert held.arrived == "SIGTERM"
 
     def test_a_blocked_signal_is_pending_until_it_is_released(self) -> None:
@@ -193,7 +193,8 @@ class TestBecomeRunsc:
             assert failure(lambda: become_runsc(kept, ("/",), {}, process)) == (
                 *(errno.EACCES, "Permission denied", "/"),
             )
-            os.kill(os.getpid(), signal.SIGTERM)
+            # No other thread of the tests may take it: its handler could run when it is given back, signal(7).
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
             assert process.arrived == "SIGTERM"
             signal.sigtimedwait([signal.SIGTERM], 0)  # it would end this process when its mask is given back
 

@@ -9,6 +9,7 @@ import json
 import os
 import resource
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -311,7 +312,7 @@ def test_signal_before_the_hand_off_is_a_clean_refusal(
 ) -> None:
 
     def stage(*arguments: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
         return stage_step.stage(*arguments)
 
     monkeypatch.setattr("engine.lifecycle.runner.stage", stage)
