@@ -260,6 +260,7 @@ class _Run:
         with contextlib.ExitStack() as open_until_recorded:
             for made in self._made:
                 open_until_recorded.callback(made.close)
+            open_until_recorded.callback(self._close_trace)
             try:
                 if self._trace.path is None:
                     self._find_a_place_for_the_trace(open_until_recorded)
@@ -268,6 +269,12 @@ class _Run:
                     self._warn("no trace of this refusal was kept: somebody removed it")
             except TraceError as lost:
                 self._warn(f"no trace of this refusal was kept: {lost.what}; {lost.hint}")
+
+    def _close_trace(self) -> None:
+        try:
+            self._trace.close()
+        except TraceError as lost:
+            self._warn(f"the trace of this refusal may be cut: {lost.what}; {lost.hint}")
 
     def _find_a_place_for_the_trace(self, held: contextlib.ExitStack) -> None:
         """Record a run that was refused before it had directories where they would have been.

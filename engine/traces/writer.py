@@ -175,15 +175,28 @@ class Trace:
             if self._torn:
                 with contextlib.suppress(OSError):  # the next flush truncates a partial line first
                     self._cut(self._descriptor)
-            raise TraceError(
-                f"{self.path!r}: {error.strerror}",
-                reason=Reason.FAILURE,
-                hint=hint_for(error, "give another file with --trace FILE"),
-            ) from None
+            raise self._failed(error) from None
 
     def _cut(self, descriptor: int) -> None:
         os.ftruncate(descriptor, self._whole)
         self._torn = False
+
+    def close(self) -> None:
+        """Close the file, if it is open. Raises `TraceError` if the system could not keep what was written."""
+        if self._descriptor is None:
+            return
+        descriptor, self._descriptor = self._descriptor, None
+        try:
+            os.close(descriptor)
+        except OSError as error:
+            raise self._failed(error) from None
+
+    def _failed(self, error: OSError) -> TraceError:
+        return TraceError(
+            f"{self.path!r}: {error.strerror}",
+            reason=Reason.FAILURE,
+            hint=hint_for(error, "give another file with --trace FILE"),
+        )
 
     @property
     def is_lost(self) -> bool:

@@ -153,12 +153,14 @@ def _install(stops: _Stops, job: Message) -> None:
     from engine.bundle import bundle
     from engine.lifecycle import machine, resolve, runner, secure_root
     from engine.linux import mounts
+    from engine.traces.writer import Trace
 
     if sabotage := job.get("sabotage"):
         from tests.model_based.sabotage import SABOTAGES
 
         SABOTAGES[sabotage]()
     real_perform, real_changed = machine.Lifecycle.perform, secure_root.StateDirs.changed
+    real_close = Trace.close
 
     def perform(self: Any, trigger: Any, act: Any, commit: Any = None) -> Any:
         stops.phase = str(trigger)
@@ -176,7 +178,12 @@ def _install(stops: _Stops, job: Message) -> None:
         stops.mark("look")
         return real_changed(self)
 
+    def close(self: Any) -> None:
+        stops.mark("last line")
+        real_close(self)
+
     _replace(machine.Lifecycle, "perform", perform)
+    _replace(Trace, "close", close)
     _replace(secure_root.StateDirs, "changed", changed)
     _replace(runner, "resolve", partial(resolve.resolve, trusted_paths=job.get("trusted_paths", [])))
     make_staging_small(_replace, settled=job.get("settled", True))

@@ -195,7 +195,7 @@ class Actor:
             self.held = self.engine.held()
             self.watch_trace()
         if mark := at.get("mark"):
-            if self._trace is None or mark == "end":
+            if self._trace is None or mark == "last line":
                 self.watch_trace()
             self.marks.append((self.world.clock, at["phase"], mark))
             if mark == "restrict":
@@ -728,9 +728,7 @@ class Runs(RuleBasedStateMachine):
     def _judge_end(self, actor: Actor, ended: Mapping[str, Any]) -> None:
         assert "raised" not in ended, f"no refusal but {ended.get('raised')}:\n{ended.get('traceback')}"
         leaked = [
-            name
-            for number, name in actor.engine.descriptors().items()
-            if number not in actor.descriptors and not _TRACE.search(name)  # which it writes to its very end
+            name for number, name in actor.engine.descriptors().items() if number not in actor.descriptors
         ]
         assert not leaked, f"left open after a refusal: {leaked}"
         if actor.is_run:

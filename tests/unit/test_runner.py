@@ -97,8 +97,10 @@ class World:
             run(bundle, chosen, self.environment, trace_path=path, manager=manager, warn=warn)
 
     def refused(self, **options: Any) -> tuple[EngineError, list[dict[str, Any]]]:
+        before = sorted(os.listdir("/proc/self/fd"))
         with pytest.raises(EngineError) as refusal:
             self.run(**options)
+        assert sorted(os.listdir("/proc/self/fd")) == before, "a refused run left a descriptor open"
         return refusal.value, self.lines()
 
     def lines(self) -> list[dict[str, Any]]:

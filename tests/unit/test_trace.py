@@ -168,6 +168,39 @@ def test_trace_that_cannot_be_removed_is_refused_in_one_line(
         Trace("web", {}).create(str(private / "trace"))
 
 
+def test_closed_trace_has_no_file_and_can_be_closed_again(private: Path) -> None:
+    before = sorted(os.listdir("/proc/self/fd"))
+    trace = Trace("web", {})
+    trace.close()
+    trace.create(str(private / "trace"))
+    trace.close()
+    trace.close()
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert len(lines(private / "trace")) == 1
+
+
+def test_a_close_that_fails_is_told_and_leaves_nothing_open(
+    private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS says so when it could not keep what was written, close(2)."""
+    before = sorted(os.listdir("/proc/self/fd"))
+    trace = Trace("web", {})
+    trace.create(str(private / "trace"))
+    real = os.close
+
+    def close(descriptor: int) -> NoReturn:
+        real(descriptor)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "close", close)
+        with pytest.raises(TraceError) as refusal:
+            trace.close()
+    assert refusal.value.reason == Reason.FAILURE
+    assert str(private / "trace") in refusal.value.what
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
 def test_trace_whose_file_has_no_readable_name_is_lost(
     private: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
