@@ -563,18 +563,31 @@ def test_fast_and_careful_reading_of_a_line_agree(good: list[Line], data: st.Dat
     assert _read(read, text) == _read(read, text + b" ")
 
 
-def test_every_story_is_read_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+#: Verifies files, and tells whether the careful reading was needed: it is imported for its first line.
+_READ = """
+import sys
+from engine.verify.trace_check import verify
+good = all(result.verdict == "conforms" for result in verify(sys.argv[1:]))
+print(good, "engine.bundle.strict_json" in sys.modules)
+"""
+
+
+def test_every_story_is_read_fast(tmp_path: Path) -> None:
     """Only lines with escaped names, or of the very start of a second, need the careful reading."""
-    monkeypatch.setattr("engine.traces.reader._read_object", lambda line: pytest.fail(line.decode()))
+    paths = []
     for number, story in enumerate((Story(), Story(rootless=True, enforced=True), REFUSED_BY_THE_KERNEL)):
         lines = story.lines(tmp_path / str(number))
         for line in lines:
             line["time"] = "2026-11-24T00:47:27.888547Z"
             if line.get("error"):
                 line["error"]["what"] = "full"
-        header, *moves = written(lines)
-        assert read_header(header).seq == 0
-        assert [read_record(move).seq for move in moves] == list(range(1, len(lines)))
+        paths.append(save(tmp_path / f"fast-{number}", written(lines)))
+    spaced = save(tmp_path / "spaced", written(lines, lambda line: json.dumps(line).encode()))
+    for files, is_careful in ((paths, False), ([spaced], True)):
+        ran = subprocess.run(
+            [sys.executable, "-c", _READ, *map(str, files)], check=True, capture_output=True, text=True
+        )
+        assert ran.stdout.split() == ["True", str(is_careful)]
 
 
 # -- the command -----------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import pytest
 
 from engine.errors import Reason
 from engine.lifecycle.machine import LIFECYCLE, TERMINAL, Lifecycle, NotPermittedError, reason_in_spec
+from engine.lifecycle.spec_graph import spec_graph
 from engine.traces.move import Move, PolicyOutcome, State, Trigger
 from tests.support.refusals import refuses
 
@@ -92,12 +93,14 @@ def in_state(state: State) -> Walk:
     return refused_walk() if state is State.REFUSED else Walk().up_to(state)
 
 
-def test_six_steps_in_order_lead_to_handed_off() -> None:
-    walk = Walk().up_to(State.HANDED_OFF)
-    assert [(move.state, move.trigger, move.next) for move in walk.moves] == [
-        (row.sources[0], row.trigger, row.target) for row in LIFECYCLE[:6]
-    ]
-    assert ORDER == ["resolve", "validate", "secure_root", "stage", "apply_policy", "exec"]
+def test_steps_in_order_are_the_specs_path_to_handed_off() -> None:
+    walk, graph = Walk().up_to(State.HANDED_OFF), spec_graph()
+    here = graph.start
+    for move in walk.moves:
+        assert move.state == here
+        here = graph.edges[here][move.trigger]
+        assert move.next == here
+    assert here == State.HANDED_OFF
 
 
 @pytest.mark.parametrize("state", State)
@@ -118,9 +121,9 @@ def test_edge_not_in_the_table_is_not_taken_and_not_run(state: State, trigger: T
     assert walk.lifecycle.state is state
 
 
-def test_only_handed_off_and_refused_are_terminal() -> None:
-    assert {State.HANDED_OFF, State.REFUSED} == TERMINAL
-    assert {source for row in LIFECYCLE for source in row.sources} == set(State) - TERMINAL
+def test_a_state_is_terminal_if_it_is_so_in_the_spec() -> None:
+    graph = spec_graph()
+    assert {state for state in graph.edges if graph.is_terminal(state)} == TERMINAL
 
 
 def test_every_state_that_is_not_terminal_can_be_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from engine.errors import Reason, ResolveError
 from engine.lifecycle.resolve import TRUSTED_PATHS, resolve
 from tests.support.refusals import refuses
+from tools.system_parts import RUNSC_PATHS
 
 
 def executable(path: Path) -> str:
@@ -24,8 +26,11 @@ def as_user(monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
     monkeypatch.setattr("os.geteuid", lambda: uid)
 
 
-def test_trusted_paths_are_the_references_in_its_order() -> None:
-    assert TRUSTED_PATHS == ("/usr/local/bin/runsc", "/usr/bin/runsc", "/opt/gvisor/runsc")
+def test_page_and_setup_name_the_trusted_paths_in_their_order() -> None:
+    page = (Path(__file__).parents[2] / "docs/usage.md").read_text()
+    (row,) = re.findall(r"^\| `--runsc PATH` \|.*$", page, re.MULTILINE)
+    assert tuple(re.findall(r"`(/[^`]*)`", row)) == TRUSTED_PATHS
+    assert RUNSC_PATHS == TRUSTED_PATHS
 
 
 def test_the_first_trusted_path_that_is_an_executable_file_wins(tmp_path: Path) -> None:

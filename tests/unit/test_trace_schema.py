@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args, is_typeddict
+from typing import get_args, is_typeddict
 
 import msgspec
 import pytest
@@ -54,18 +54,12 @@ def test_schema_has_facts_and_errors_of_each_kind() -> None:
     assert set(ERRORS) == set(range(1, FORMAT + 1))
 
 
-def test_written_lines_have_the_schemas_fields_in_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def not_as_written(line: bytes) -> dict[str, Any]:
-        pytest.fail(f"read by json: {line.decode()}")
-
-    monkeypatch.setattr(reader, "_read_object", not_as_written)
+def test_written_lines_have_the_schemas_fields_in_order(tmp_path: Path) -> None:
     for story in (Story(), Story(steps=3, end="refused")):
         header, *moves = story.write(tmp_path / story.end).read_bytes().splitlines()
-        reader.read_header(header)
+        assert msgspec.json.encode(reader.read_header(header)) == header
         for move in moves:
-            reader.read_record(move)
+            assert msgspec.json.encode(reader.read_record(move)) == move
 
 
 # -- format 2: the reason of a refusal
