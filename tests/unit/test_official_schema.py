@@ -216,7 +216,23 @@ _NUMBERS += [
     1001,
     *(2**bits + more for bits in (16, 32, 64) for more in (-1, 0)),
 ]
-_TEXTS = ["", "\0", "\ud800", "MB:0=1\nx", *"x X=y / /x a/b .. ../x /a/../b 0-3,7 rwm é".split()]
+_TEXTS = [
+    "",
+    "x",
+    "X=y",
+    "/",
+    "/x",
+    "a/b",
+    "..",
+    "../x",
+    "/a/../b",
+    "0-3,7",
+    "rwm",
+    "MB:0=1\nx",
+    "\0",
+    "\ud800",
+    "é",
+]
 _KINDS: list[Any] = [MISSING, None, True, 5, 1.5, "x", [], {}, [None], {"x": None}, {"": "x"}]
 #: The engine's lists, so that no name of them is one too many.
 _NAMES: dict[str, Sequence[str]] = {
@@ -252,6 +268,14 @@ def values(schema: Schema, steps: Steps, value: Any) -> Iterator[Any]:
         yield from (
             node[bound] + more for bound in ("minimum", "maximum") if bound in node for more in (-1, 0, 1)
         )
+        if "pattern" in node:
+            ends = range(len(value) + 1)
+            yield from (
+                value[:at] + other + value[at + n :]
+                for at in ends
+                for n in (0, 1)
+                for other in ("", *"0T-\u0662")
+            )
 
 
 def configs(schema: Schema) -> Iterator[Any]:
