@@ -1,7 +1,7 @@
 """Installs packages with apt-get, as root or through sudo, on Debian and its relatives.
 
-Debian 12's runsc has no systrap platform. There the package of Debian 13 is fetched from the same mirror into a
-directory of our own and installed as a file: nothing under /etc/apt changes.
+Debian 12's runsc has no systrap platform, and its runtime specification is 1.0. There the packages of Debian 13 are
+fetched from the same mirror into a directory of our own and installed as files: nothing under /etc/apt changes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,13 @@ from tools import SetupError, say
 
 #: Seconds to wait for another apt or dpkg.
 LOCK_TIMEOUT = 120
-#: The release whose runsc is too old, and the one whose is not.
+#: The release whose `TOO_OLD` are too old, and the one whose are not.
 OLD, NEW = "bookworm", "trixie"
+#: Packages, each with what the old release's one lacks. None of them depends on another.
+TOO_OLD = {
+    "runsc": "the systrap platform",
+    "golang-github-opencontainers-specs-dev": "versions 1.1 and 1.2 of the specification",
+}
 #: Debian's own keys, of the package debian-archive-keyring.
 KEYS = "/usr/share/keyrings/debian-archive-{}-stable.gpg"
 
@@ -34,11 +39,12 @@ def install(wanted: Mapping[str, str], *, upgrade_runsc: bool) -> None:
 
     Raises `SetupError`.
     """
-    newer = is_old() and (upgrade_runsc or "runsc" in wanted)
-    packages = [package for package in wanted if not (newer and package == "runsc")]
+    too_old = {*wanted, *["runsc"] * upgrade_runsc} if is_old() else set()
+    newer = [package for package in TOO_OLD if package in too_old]
+    packages = [package for package in wanted if package not in newer]
     if not packages and not newer:
         return
-    names = ", ".join([*packages, *["a runsc with systrap"] * newer])
+    names = ", ".join([*packages, *(f"a newer {package}" for package in newer)])
     if not shutil.which("apt-get"):
         raise SetupError(
             f"{names}: missing, and this system has no apt-get; install gVisor as {_GVISOR_INSTALL} says, "
@@ -57,10 +63,13 @@ def install(wanted: Mapping[str, str], *, upgrade_runsc: bool) -> None:
         _call([*root, *_APT, "update"])  # lists that are old may still do; where they do not, install says so
     with tempfile.TemporaryDirectory(prefix="engine-setup-") as directory:
         if newer:
-            say(f"taking runsc from Debian {NEW}: that of {OLD} is too old to have the systrap platform")
+            for package in newer:
+                say(
+                    f"taking {package} from Debian {NEW}: that of {OLD} is too old to have {TOO_OLD[package]}"
+                )
             if not os.path.exists(KEYS.format(NEW)):
                 _install(root, ["debian-archive-keyring"])
-            packages.append(_download(NEW, Path(directory)))
+            packages += _download(NEW, newer, Path(directory))
         _install(root, packages)
 
 
@@ -70,7 +79,7 @@ def extract_old_runsc(target: str) -> None:
     Raises `SetupError`.
     """
     with tempfile.TemporaryDirectory(prefix="engine-setup-") as directory:
-        package = _download(OLD, Path(directory))
+        (package,) = _download(OLD, ["runsc"], Path(directory))
         _need(_call(["dpkg-deb", "-x", package, f"{directory}/tree"]), "dpkg-deb")
         os.makedirs(os.path.dirname(target), exist_ok=True)
         half = f"{target}.new"
@@ -101,8 +110,8 @@ def _install(root: Sequence[str], packages: Sequence[str]) -> None:
     _need(_call([*root, *command]), "apt-get install")
 
 
-def _download(release: str, directory: Path) -> str:
-    """Fetch the runsc of `release` into `directory`, from this system's mirror; answers with the package's path.
+def _download(release: str, packages: Sequence[str], directory: Path) -> list[str]:
+    """Fetch the `packages` of `release` into `directory`, from this system's mirror; answers with their paths.
 
     It needs no root: apt gets lists and a cache of its own, and only the one source.
     """
@@ -114,8 +123,9 @@ def _download(release: str, directory: Path) -> str:
     apt = [*_APT, "-o", f"Dir::Etc::SourceList={source}", "-o", "Dir::Etc::SourceParts=/dev/null"]
     apt += ["-o", f"Dir::State::Lists={own / 'lists'}", "-o", f"Dir::Cache={own}"]
     _need(_call([*apt, "-o", "APT::Update::Error-Mode=any", "update"]), "apt-get update")
-    _need(_call([*apt, "download", f"runsc/{release}"], directory), "apt-get download runsc")
-    return str(next(directory.glob("runsc_*.deb")))
+    wanted = [f"{package}/{release}" for package in packages]
+    _need(_call([*apt, "download", *wanted], directory), f"apt-get download {' '.join(packages)}")
+    return [str(path) for package in packages for path in directory.glob(f"{package}_*.deb")]
 
 
 def mirror() -> str:
@@ -126,7 +136,7 @@ def mirror() -> str:
     if not uris:
         raise SetupError(
             f"no apt source with suite {OLD} and component main is configured, so there is no mirror to ask for "
-            f"runsc; add one under /etc/apt/sources.list.d, or install gVisor as {_GVISOR_INSTALL} says"
+            f"newer packages; add one under /etc/apt/sources.list.d, or install gVisor as {_GVISOR_INSTALL} says"
         )
     return uris[0]
 

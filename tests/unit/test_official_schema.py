@@ -2,8 +2,9 @@
 
 Every member of configs/full.json is left out, and given values of other kinds, out of range and out of its list.
 
-The schema is the one of Debian's package of the runtime specification: 1.0 in Debian 12, 1.2 in Debian 13. Members that
-the engine knows and that schema does not are of another version of the specification: nothing is compared on them.
+The schema is the one of Debian's package of the runtime specification: 1.2 where set-up has installed it, and 1.0 where
+it was there before, from Debian 12. Members that the engine knows and the schema does not are of another version of the
+specification: nothing is compared on them.
 """
 
 from __future__ import annotations

@@ -134,10 +134,11 @@ case "$*" in
 *indextargets*) [ ! -e "$here/mirror" ] || cat "$here/mirror" ;;
 *" update") [ ! -e "$here/no-network" ] || { echo E: no route; exit 100; }
     case "$*" in *SourceList=*) list=${*#*SourceList=}; cat "${list%% *}" >>"$here/sources" ;; esac ;;
-*download*) mkdir -p tree/usr/bin tree/DEBIAN; echo "$*" >tree/usr/bin/runsc
-    printf 'Package: runsc\nVersion: 1\nArchitecture: all\n' >tree/DEBIAN/control
+*download*) for name in ${*#* download }; do
+    name=${name%/*}; mkdir -p tree/usr/bin tree/DEBIAN; echo "$*" >tree/usr/bin/$name
+    printf 'Package: %s\nVersion: 1\nArchitecture: all\n' $name >tree/DEBIAN/control
     printf 'Maintainer: x <x@example.org>\nDescription: x\n' >>tree/DEBIAN/control
-    dpkg-deb -b tree runsc_1.deb >/dev/null; rm -r tree ;;
+    dpkg-deb -b tree ${name}_1.deb >/dev/null; rm -r tree; done ;;
 *--simulate*) [ ! -e "$here/removes" ] || sed 's/.*/Remv & [1.0]/' "$here/removes" ;;
 *install*) [ ! -e "$here/unknown" ] || { echo E: Unable to locate package; exit 100; } ;;
 esac
@@ -182,6 +183,16 @@ def test_debian_12_takes_runsc_of_debian_13_from_its_own_mirror(fake_system: Pat
     keys = debian.KEYS.format("trixie")
     source = f"deb [signed-by={keys}] http://mirror.example/debian/ trixie main\n"
     assert (fake_system / "sources").read_text() == source
+
+
+def test_debian_12_takes_the_specification_of_debian_13(fake_system: Path) -> None:
+    specification = "golang-github-opencontainers-specs-dev"
+    debian.install({specification: "the schema"}, upgrade_runsc=False)
+    debian.install({specification: "the schema", "runsc": "it runs the container"}, upgrade_runsc=False)
+    assert [[package.rpartition("/")[2] for package in packages] for packages in installed(fake_system)] == [
+        [f"{specification}_1.deb"],
+        ["runsc_1.deb", f"{specification}_1.deb"],
+    ]
 
 
 def test_the_keys_of_debian_13_are_brought_first_where_they_are_missing(fake_system: Path) -> None:
