@@ -7,7 +7,7 @@ import os
 
 from engine.errors import Reason, hint_for, printable
 from engine.linux.files import UntrustedPathError, open_private_directory
-from engine.linux.process import end_all, runs
+from engine.linux.process import end_all, runs, wait_for_reaping
 from engine.oci import cgroups
 from engine.oci.container import Container, ContainerError, unreadable
 from engine.oci.lookup import open_base_of
@@ -19,7 +19,7 @@ from engine.state.base import default_base
 from engine.state.cleanup import purge_runsc_state, remove_container, remove_runsc_root
 from engine.state.container import OCI_RECORD, RUNTIME, component, is_ours, take_lock
 from engine.state.oci_lifecycle import Status, Verb
-from engine.state.status import argv_markers, members, open_state_root
+from engine.state.status import argv_markers, members, open_state_root, state_file
 
 #: Seconds for runsc delete, hooks included, and for processes to end.
 _DELETE_TIMEOUT = 60.0
@@ -37,6 +37,7 @@ def remove(found: Container, *, force: bool) -> None:
     status = _status_to_delete(found, force=force)
     if not force and status is Status.CREATED and (failed := _have_runsc_delete(found, "delete")):
         raise ContainerError(found.verb, failed, reason=Reason.PROGRAM_FAILED, hint="delete it with --force")
+    _wait_for_the_sandbox(found)
     failed = _have_runsc_delete(found) if _runsc_knows(found) else None
     if noted := found.record.program:
         files, markers = noted.files, argv_markers(found.base, found.directory, found.record)
@@ -103,6 +104,18 @@ def _status_to_delete(found: Container, *, force: bool) -> Status | None:
     if not force:
         machine.require(Verb.DELETE, status, found.record.id)
     return status
+
+
+def _wait_for_the_sandbox(found: Container) -> None:
+    """Wait until a pod member's sandbox that was killed is reaped: before that, runsc asks it and cannot delete."""
+    if found.record.sandbox is None:
+        return
+    with (
+        contextlib.suppress(OSError, UntrustedPathError),
+        contextlib.closing(open_state_root(found.base, found.directory, found.record)) as root,
+    ):
+        if file := state_file(root, found.record.state_file):
+            wait_for_reaping(file[0].pid, seconds=_END_TIMEOUT)
 
 
 def _runsc_knows(found: Container) -> bool:
