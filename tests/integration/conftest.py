@@ -131,6 +131,15 @@ def standin(arena: Path) -> Installation:
     return build(arena / "standin")
 
 
+@pytest.fixture(params=["one file", "several files"])
+def of_each_layout(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """Options by which engine-oci takes the runsc that it finds by itself, or the stand-in."""
+    if request.param == "one file":
+        return ()
+    installation: Installation = request.getfixturevalue("standin")
+    return (f"--runsc={installation.runsc}",)
+
+
 @pytest.fixture(scope="session")
 def rootfs(arena: Path) -> Path:
     """The root file system that bundles are given a copy of."""

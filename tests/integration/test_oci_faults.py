@@ -33,14 +33,20 @@ def oci(root_engine: Engine) -> Oci:
 
 
 @pytest.fixture
+def oci_of_each(root_engine: Engine, of_each_layout: tuple[str, ...]) -> Oci:
+    return Oci(root_engine, of_each_layout)
+
+
+@pytest.fixture
 def bundle(root_engine: Engine) -> Path:
     return root_engine.shell(FOREVER)
 
 
 @pytest.mark.parametrize(("verb", "then"), [("create", "created"), ("restore", "running")])
 def test_create_killed_anywhere_leaves_what_delete_removes(
-    oci: Oci, bundle: Path, verb: str, then: str
+    oci_of_each: Oci, bundle: Path, verb: str, then: str
 ) -> None:
+    oci = oci_of_each
     options: tuple[str | Path, ...] = ()
     if verb == "restore":
         image = oci.engine.make_directory("image")
@@ -60,7 +66,8 @@ def test_create_killed_anywhere_leaves_what_delete_removes(
     oci.is_gone_after_delete(container_id)
 
 
-def test_delete_killed_anywhere_is_finished_by_the_next(oci: Oci, bundle: Path) -> None:
+def test_delete_killed_anywhere_is_finished_by_the_next(oci_of_each: Oci, bundle: Path) -> None:
+    oci = oci_of_each
     for at in itertools.count(1, STRIDE):
         container_id = oci.running(bundle) if at // STRIDE % 2 else oci.create(bundle)
         ended = oci("delete", "--force", container_id, killed_at=at)
@@ -71,7 +78,8 @@ def test_delete_killed_anywhere_is_finished_by_the_next(oci: Oci, bundle: Path) 
     assert at > 4
 
 
-def test_runsc_killed_in_create_leaves_what_delete_removes(oci: Oci, bundle: Path) -> None:
+def test_runsc_killed_in_create_leaves_what_delete_removes(oci_of_each: Oci, bundle: Path) -> None:
+    oci = oci_of_each
     for milliseconds in (0, 10, 20, 30, 45, 60, 80):
         container_id = oci.engine.new_id()
         keeper = oci.start("create", "--bundle", bundle, container_id, stdout=subprocess.DEVNULL)
@@ -119,7 +127,10 @@ def test_runsc_killed_in_a_verb_leaves_a_deletable_container(oci: Oci, bundle: P
 @pytest.mark.parametrize(
     ("status", "part"), [("created", "boot"), ("running", "boot"), ("paused", "boot"), ("running", "gofer")]
 )
-def test_state_is_stopped_once_a_part_of_it_is_killed(oci: Oci, bundle: Path, status: str, part: str) -> None:
+def test_state_is_stopped_once_a_part_of_it_is_killed(
+    oci_of_each: Oci, bundle: Path, status: str, part: str
+) -> None:
+    oci = oci_of_each
     container_id = oci.create(bundle)
     if status != "created":
         oci.ok("start", container_id)
@@ -134,7 +145,8 @@ def test_state_is_stopped_once_a_part_of_it_is_killed(oci: Oci, bundle: Path, st
     oci.is_gone_after_delete(container_id)
 
 
-def test_gc_removes_a_killed_creation_but_no_managers_container(oci: Oci, bundle: Path) -> None:
+def test_gc_removes_a_killed_creation_but_no_managers_container(oci_of_each: Oci, bundle: Path) -> None:
+    oci = oci_of_each
     stopped, alive = oci.running(bundle), oci.create(bundle)
     oci.ok("kill", stopped, "KILL")
     oci.wait_for(stopped, "stopped")

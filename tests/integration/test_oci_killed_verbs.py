@@ -72,8 +72,10 @@ class Killed(Trial):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_verb_killed_in_any_step_leaves_a_usable_container(root_engine: Engine, verb: str) -> None:
-    trial = Killed(Oci(root_engine), verb)
+def test_verb_killed_in_any_step_leaves_a_usable_container(
+    root_engine: Engine, verb: str, of_each_layout: tuple[str, ...]
+) -> None:
+    trial = Killed(Oci(root_engine, of_each_layout), verb)
     came: dict[str, Outcome] = defaultdict(Outcome)
     subject = None
     for number, at in enumerate(trial.steps()):

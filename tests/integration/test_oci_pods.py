@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from engine.errors import Reason
+from engine.runsc.installation import SIDECARS
 from engine.state.gc import collect
 from engine.state.store import STORE
 from engine.verify.trace_check import verify
@@ -24,8 +26,8 @@ CRI_O = ("io.kubernetes.cri-o.ContainerType", "io.kubernetes.cri-o.SandboxID")
 
 
 @pytest.fixture
-def oci(root_engine: Engine) -> Oci:
-    return Oci(root_engine)
+def oci(root_engine: Engine, of_each_layout: tuple[str, ...]) -> Oci:
+    return Oci(root_engine, of_each_layout)
 
 
 _NAMES = itertools.count()
@@ -191,6 +193,8 @@ def test_a_member_runs_the_very_runsc_that_its_sandbox_runs(oci: Oci) -> None:
     own = next((oci.engine.container(sandbox) / "runsc-root").glob("exec-allow/*/runsc"))
     other.write_bytes(own.read_bytes() + b"another")
     other.chmod(0o755)
+    if (sidecars := own.with_name(SIDECARS)).exists():
+        shutil.copytree(sidecars, other.with_name(SIDECARS))
     container_id = oci.engine.new_id()
     newer = Oci(oci.engine, (f"--runsc={other}",))
     arguments = ("create", "--bundle", member_bundle(oci, sandbox), container_id)
