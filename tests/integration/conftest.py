@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.runsc.capabilities import capabilities
 from tests.support.harness import (
     TIMEOUT,
     Caller,
@@ -285,9 +286,24 @@ def platform(
     return name
 
 
+def bare_flags(runsc: Path) -> tuple[str, ...]:
+    """What keeps a bare runsc from leaving a mount behind."""
+    descriptor = os.open(runsc, os.O_RDONLY)
+    try:
+        return capabilities(descriptor).creation_flags()
+    finally:
+        os.close(descriptor)
+
+
 def _try_platform(engine: Engine, runsc: Path, name: str) -> str | None:
     root = engine.make_directory("bare-root", 0o700)
-    flags = [f"--root={root}", f"--platform={name}", "--network=none", *engine.caller.options]
+    flags = [
+        f"--root={root}",
+        f"--platform={name}",
+        "--network=none",
+        *bare_flags(runsc),
+        *engine.caller.options,
+    ]
     bundle = engine.bundle(name="bare-bundle")
     trial = engine.start([str(runsc), *flags, "run", f"--bundle={bundle}", engine.new_id()])
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.conftest import bare_flags
 from tests.support.harness import Engine, listing
 
 
@@ -71,7 +72,8 @@ def test_network_sandbox_is_what_a_bare_runsc_makes_of_it(engine: Engine, runsc:
     """Whether it works depends on runsc and kernel: rootless it never does, nor where runsc misreads the kernel."""
     bundle = engine.shell("tail -n +3 /proc/net/dev | cut -d: -f1")
     root = engine.make_directory("bare-root", 0o700)
-    flags = [f"--root={root}", "--network=sandbox", "--platform=ptrace", *engine.caller.options]
+    flags = [f"--root={root}", "--network=sandbox", "--platform=ptrace", *bare_flags(runsc)]
+    flags += engine.caller.options
     bare = engine.finish(
         engine.start([str(runsc), *flags, "run", f"--bundle={bundle}", container_id := engine.new_id()])
     )

@@ -463,7 +463,7 @@ def test_the_running_runsc_is_where_the_attempts_were_made(
     def of_any_container(mounts: list[list[str]]) -> list[list[str]]:
         own = [
             (str(bundle.parent / "tried"), str(bundle)),
-            (r"/id-[0-9a-f]+", "/ID"),
+            (r"/(id-)?[0-9a-f]{32}", "/ID"),
             (r"/stage-[^/]+", "/S"),
         ]
         for pattern, name in own:

@@ -27,6 +27,7 @@ from packaging.requirements import Requirement
 
 import engine
 from engine.lifecycle.spec_files import specs_directory
+from engine.runsc.installation import SIDECARS
 from engine.state.container import component
 from engine.verify.trace_check import verify
 from tests.support.bundles import NAMESPACES, PROC, write_config
@@ -284,9 +285,13 @@ class Engine:
         return self.bundle("/bin/sh", "-c", script, **changes)
 
     def own_runsc(self, original: Path, *, size: int | None = None) -> Path:
-        """A copy of the runsc at `original` that belongs to the caller, with a hole behind it up to `size`."""
+        """A copy of the runsc at `original`, and of its sidecars, that is the caller's, with a hole up to `size`."""
         path = self.make_directory("own") / "runsc"
         shutil.copyfile(original, path)
+        if (sidecars := original.parent / SIDECARS).is_dir():
+            copied = self.make_directory(f"own/{SIDECARS}")
+            for sidecar in sidecars.iterdir():
+                self.owned(Path(shutil.copy(sidecar, copied)))
         path.chmod(0o755)
         if size is not None:
             os.truncate(path, size)
