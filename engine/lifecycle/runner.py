@@ -64,6 +64,10 @@ if TYPE_CHECKING:
             """Called just before the run is recorded as handed off. Raises `EngineError`."""
 
 
+#: How the warning begins that says so; why, follows.
+NO_TRACE = "no trace of this refusal was kept"
+
+
 def run(
     bundle: Bundle,
     options: RunOptions,
@@ -266,9 +270,9 @@ class _Run:
                     self._find_a_place_for_the_trace(open_until_recorded)
                 self._lifecycle.perform(Trigger.REFUSE, lambda: _Refusal(error, tuple(cleaned), tuple(left)))
                 if self._trace.is_lost:
-                    self._warn("no trace of this refusal was kept: somebody removed it")
+                    self._warn(f"{NO_TRACE}: somebody removed it")
             except TraceError as lost:
-                self._warn(f"no trace of this refusal was kept: {lost.what}; {lost.hint}")
+                self._warn(f"{NO_TRACE}: {lost.what}; {lost.hint}")
 
     def _close_trace(self) -> None:
         try:

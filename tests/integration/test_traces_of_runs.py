@@ -16,6 +16,7 @@ import pytest
 
 import engine as package
 from engine.errors import Reason
+from engine.lifecycle.runner import NO_TRACE
 from engine.lifecycle.spec_files import specs_directory
 from tests.support.harness import REFUSED, WARNING, Engine, Finished, listing, read_trace, waiting_program
 
@@ -320,7 +321,7 @@ def test_where_no_trace_can_be_kept_of_a_refusal_that_is_said(idle_engine: Engin
     finished = idle_engine.run(idle_engine.bundle())
     assert finished.code == REFUSED
     warning, refusal = finished.stderr.splitlines()
-    assert warning.startswith(f"{WARNING}no trace of this refusal was kept: ")
+    assert warning.startswith(f"{WARNING}{NO_TRACE}: ")
     assert refusal.startswith("engine: secure_root: ")
     assert idle_engine.leftovers() == []
 

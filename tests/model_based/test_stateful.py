@@ -43,6 +43,7 @@ from hypothesis.stateful import (
 import engine
 from engine.errors import Reason
 from engine.lifecycle.machine import OUT_OF_PLACE
+from engine.lifecycle.runner import NO_TRACE
 from engine.lifecycle.spec_graph import spec_graph
 from engine.state.container import LOCK, component
 from engine.state.store import STORE
@@ -740,7 +741,7 @@ class Runs(RuleBasedStateMachine):
         """Every refusal is in a trace that ends with it, or it is said that there is none."""
         unsafe = actor.directories_moved_since(0) or actor.has_company
         lines = actor.lines()
-        if any("no trace of this refusal was kept" in said for said in ended["said"]):
+        if any(said.startswith(NO_TRACE) for said in ended["said"]):
             assert actor.failed or (unsafe and not actor.job["trace"]), "a trace was given up without need"
             actor.check_path(ended=False)
             return
