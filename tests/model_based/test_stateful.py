@@ -49,6 +49,7 @@ from engine.state.container import LOCK, component
 from engine.state.store import STORE
 from engine.traces.move import State, Trigger
 from engine.verify.faults import FaultCode
+from engine.verify.trace_check import Verdict
 from tests.model_based.held_engine import CLEAN_UP, NOT_STOPPED_AT, OS_CALLS, Engine, ForkServer
 from tests.model_based.promises import BrokenError, Promise, broken, hold
 from tests.model_based.sabotage import SABOTAGES
@@ -260,7 +261,7 @@ class Actor:
         if trace or ended:
             found = why_no_path(trace, ended=ended)
             if found is not None:
-                code = found.fault.code if found.fault is not None else str(found.verdict)
+                code = found.fault.code if found.fault is not None else found.verdict
                 raise BrokenError(Promise.TRACE_IS_A_PATH, str(found), {"state": found.state, "code": code})
 
     def end_of(self, step: str) -> int:
@@ -1320,6 +1321,7 @@ NOTICED: dict[str, tuple[type[Runs] | str, tuple[Mapping[str, object], ...]]] = 
         Failures,
         (
             broken(Promise.EXECUTED_BY_EXEC_ONLY),
+            broken(Promise.TRACE_IS_A_PATH, code=Verdict.INCOMPLETE),
             broken(Promise.NO_FAILURE_IS_FORGOTTEN, trigger=Trigger.EXEC, calls={"write"}),
         ),
     ),
