@@ -27,7 +27,7 @@ from tests.support.refusals import refuses
 from tests.support.stories import Story, as_they_are, mutate, save
 from tools.compile import compile_graph, lifecycle_graph, stale, write_spec_graph
 from tools.conformance import comparison
-from tools.conformance.comparison import adversary_graph, compare, several_files_graph
+from tools.conformance.comparison import Kind, adversary_graph, compare, several_files_graph
 from tools.conformance.facts import moment_of
 from tools.conformance.trace_module import judge
 
@@ -156,55 +156,84 @@ def a_stricter_policy(table: tuple[Transition, ...]) -> tuple[Transition, ...]:
 
 
 @pytest.mark.parametrize(
-    ("sabotage", "edge", "says"),
+    ("sabotage", "edge", "kind", "says"),
     [
-        (a_transition_added, "validated --stage--> staged", "the machine has it and the spec does not"),
+        (a_transition_added, "validated --stage--> staged", Kind.ONLY_IN_MACHINE, ""),
         (
             a_transition_removed,
             "staged --apply_policy--> policy_settled",
-            "the machine does not; the shortest way there: Resolve, Validate, OpenLock, SecureRoot, Copy, Stage",
+            Kind.ONLY_IN_SPEC,
+            "Resolve, Validate, OpenLock, SecureRoot, Copy, Stage",
         ),
         (
             validation_after_staging,
             "staged --validate--> validated",
-            "the machine has it and the spec does not",
+            Kind.ONLY_IN_MACHINE,
+            "",
         ),
         (
             validation_after_staging,
             "resolved --validate--> validated",
-            "the spec has it and the machine does not",
+            Kind.ONLY_IN_SPEC,
+            "",
         ),
         (
             changed(Trigger.EXEC, target=State.REFUSED),
             "policy_settled --exec--> handed_off",
-            "the spec has it",
+            Kind.ONLY_IN_SPEC,
+            "",
         ),
-        (without("found_a_path"), "start --resolve--> resolved", "SwapBinary"),
+        (without("found_a_path"), "start --resolve--> resolved", Kind.MACHINE_GOES_ON, "SwapBinary"),
         (
             without("path_is_not_roots"),
             "start --resolve--> resolved",
-            "the machine goes on and the spec does not",
+            Kind.MACHINE_GOES_ON,
+            "",
         ),
-        (without("binary_is_trusted"), "resolved --validate--> validated", "Resolve, SwapBinary"),
-        (without("root_is_private"), "validated --secure_root--> root_secured", '"mode": "0755"'),
-        (without("copy_is_what_was_pinned"), "root_secured --stage--> staged", "RewriteBinary"),
-        (without("policy_permits"), "staged --apply_policy--> policy_settled", "the machine goes on"),
-        (without("bundle_is_unchanged"), "policy_settled --exec--> handed_off", "ChangeBundle"),
+        (
+            without("binary_is_trusted"),
+            "resolved --validate--> validated",
+            Kind.MACHINE_GOES_ON,
+            "Resolve, SwapBinary",
+        ),
+        (
+            without("root_is_private"),
+            "validated --secure_root--> root_secured",
+            Kind.MACHINE_ACCEPTS,
+            '"mode": "0755"',
+        ),
+        (
+            without("copy_is_what_was_pinned"),
+            "root_secured --stage--> staged",
+            Kind.MACHINE_GOES_ON,
+            "RewriteBinary",
+        ),
+        (without("policy_permits"), "staged --apply_policy--> policy_settled", Kind.MACHINE_GOES_ON, ""),
+        (
+            without("bundle_is_unchanged"),
+            "policy_settled --exec--> handed_off",
+            Kind.MACHINE_GOES_ON,
+            "ChangeBundle",
+        ),
         (
             a_stricter_policy,
             "staged --apply_policy--> policy_settled",
-            "the spec goes on and the machine does not",
+            Kind.SPEC_GOES_ON,
+            "",
         ),
     ],
 )
 def test_a_machine_that_is_not_the_specs_is_named_by_its_edge(
-    adversary: Graph, monkeypatch: pytest.MonkeyPatch, sabotage: Sabotage, edge: str, says: str
+    adversary: Graph, monkeypatch: pytest.MonkeyPatch, sabotage: Sabotage, edge: str, kind: Kind, says: str
 ) -> None:
     table = sabotage(LIFECYCLE)
     monkeypatch.setattr(machine, "LIFECYCLE", table)
     monkeypatch.setattr(comparison, "LIFECYCLE", table)
-    found = [str(difference) for difference in compare(adversary)]
-    assert any(line.startswith(f"{edge}: ") and says in line for line in found), found
+    found = compare(adversary)
+    assert any(
+        (str(difference.edge), difference.kind) == (edge, kind) and says in str(difference)
+        for difference in found
+    ), found
 
 
 def test_a_guard_that_sees_less_than_the_options_is_named(
@@ -221,36 +250,43 @@ def test_a_guard_that_sees_less_than_the_options_is_named(
     monkeypatch.setattr(machine, "LIFECYCLE", table)
     monkeypatch.setattr(comparison, "LIFECYCLE", table)
     (difference,) = compare(lifecycle)
-    assert str(difference).startswith("staged --apply_policy--> policy_settled: the machine accepts")
+    edge = "staged --apply_policy--> policy_settled"
+    assert (str(difference.edge), difference.kind) == (edge, Kind.MACHINE_ACCEPTS)
     assert '"enforced"' in difference.what
     assert '"exec_policy": "off"' in difference.what
 
 
 @pytest.mark.parametrize(
-    ("find", "put", "said"),
+    ("find", "put", "edge", "kind", "path"),
     [
         pytest.param(
             "    /\\ ModeIsTight(path[p])\n",
             "",
-            "resolved --validate--> validated: the spec goes on and the machine does not (guard binary_is_trusted does "
-            "not hold: owner or mode of the binary is not trusted); the shortest way there: Resolve, SwapBinary",
+            "resolved --validate--> validated",
+            Kind.SPEC_GOES_ON,
+            ("Resolve", "SwapBinary"),
             id="a guard loosened",
         ),
         pytest.param(
             '       \\/ IsSettled(r) /\\ ~PolicyPermits(r) /\\ Refused(r, "policy_not_enforced")\n',
             "",
-            "staged --refuse--> refused: the engine refuses and the spec does not; the shortest way there: Resolve, "
-            "Validate, OpenLock, SecureRoot, Copy, Stage",
+            "staged --refuse--> refused",
+            Kind.ENGINE_REFUSES,
+            ("Resolve", "Validate", "OpenLock", "SecureRoot", "Copy", "Stage"),
             id="a refusal removed",
         ),
     ],
 )
-def test_a_spec_that_is_not_the_machines_is_named_by_its_edge(find: str, put: str, said: str) -> None:
+def test_a_spec_that_is_not_the_machines_is_named_by_its_edge(
+    find: str, put: str, edge: str, kind: Kind, path: tuple[str, ...]
+) -> None:
     text = SPECS.files[LIFECYCLE_SPEC]
     assert text.count(find) == 1
     specs = replace(SPECS, files={**SPECS.files, LIFECYCLE_SPEC: text.replace(find, put)})
     difference, *_ = compare(adversary_graph(specs, TLC))
-    assert str(difference) == said
+    assert (str(difference.edge), difference.kind, difference.path) == (edge, kind, path)
+    for shown in (edge, difference.what, *path):
+        assert shown in str(difference)
 
 
 # -- TLC and our own checker agree on traces -------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import re
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from engine.errors import Reason
 from engine.lifecycle.machine import LIFECYCLE, TERMINAL
@@ -73,14 +74,30 @@ def several_files_graph(specs: Specs, tlc: Tlc) -> Graph:
     return explore(specs, tlc, SEVERAL_FILES_MODEL, choices)
 
 
+class Kind(Enum):
+    """How spec and machine differ on an edge, and which of them does what the other does not."""
+
+    ONLY_IN_SPEC = auto()
+    ONLY_IN_MACHINE = auto()
+    TERMINAL_ON_ONE_SIDE = auto()
+    SPEC_GOES_ON = auto()
+    MACHINE_GOES_ON = auto()
+    OTHER_TARGET = auto()
+    SPEC_REFUSES = auto()
+    ENGINE_REFUSES = auto()
+    WAITS_ON_ONE_SIDE = auto()
+    MACHINE_ACCEPTS = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """An edge on which spec and machine are not agreed: `what` says how, `path` is the shortest way there.
+    """An edge on which spec and machine are not agreed: `kind` and `what` say how, `path` is the shortest way there.
 
     The path is made of the spec's actions, the world's among them.
     """
 
     edge: LifecycleEdge
+    kind: Kind
     what: str
     path: tuple[str, ...]
 
@@ -135,14 +152,15 @@ class _Comparison:
         }
         for edge in sorted(spec ^ machine):
             has, lacks = ("spec", "machine") if edge in spec else ("machine", "spec")
+            kind = Kind.ONLY_IN_SPEC if edge in spec else Kind.ONLY_IN_MACHINE
             never = "" if edge.state in self._nearest else f", which never reaches {edge.state}"
-            yield Difference(
-                edge, f"the {has} has it and the {lacks} does not{never}", self._nearest.get(edge.state, ())
-            )
+            what = f"the {has} has it and the {lacks} does not{never}"
+            yield Difference(edge, kind, what, self._nearest.get(edge.state, ()))
         goes_on = {edge.state for edge in spec}
         for edge in sorted(spec & machine):
             if (edge.next in TERMINAL) == (edge.next in goes_on):
-                yield Difference(edge, f"{edge.next} is terminal on one side only", self._nearest[edge.state])
+                what = f"{edge.next} is terminal on one side only"
+                yield Difference(edge, Kind.TERMINAL_ON_ONE_SIDE, what, self._nearest[edge.state])
 
     def steps(self) -> Iterator[Difference]:
         """The machine's answers against the spec's, in every state."""
@@ -167,23 +185,25 @@ class _Comparison:
                     edge = LifecycleEdge(
                         now.place, str(trigger), after.place if after else str(answer.target)
                     )
-                    yield Difference(edge, _unlike(after, answer), visit.path)
+                    yield Difference(edge, *_unlike(after, answer), visit.path)
                     return
         refused = next(iter(visit.steps.get(Trigger.REFUSE, [])), None)
         answer = self._machine.ask(visit.known, Trigger.REFUSE, {})
         edge = LifecycleEdge(now.place, str(Trigger.REFUSE), refused.place if refused else str(answer.target))
         if refuses != (refused is not None):
             one, other = ("engine", "spec") if refuses else ("spec", "engine")
-            yield Difference(edge, f"the {one} refuses and the {other} does not", visit.path)
+            kind = Kind.ENGINE_REFUSES if refuses else Kind.SPEC_REFUSES
+            yield Difference(edge, kind, f"the {one} refuses and the {other} does not", visit.path)
         elif refused is not None and answer.target != refused.place:
-            yield Difference(edge, _unlike(refused, answer), visit.path)
+            yield Difference(edge, *_unlike(refused, answer), visit.path)
         elif not refuses and not_yet != bool(visit.inner):
             doing = (
                 f"the spec is still at {' or '.join(visit.inner)}"
                 if visit.inner
                 else "the spec waits for nothing"
             )
-            yield Difference(edge, f"neither goes on nor refuses on one side: {doing}", visit.path)
+            what = f"neither goes on nor refuses on one side: {doing}"
+            yield Difference(edge, Kind.WAITS_ON_ONE_SIDE, what, visit.path)
 
     def reports(self) -> Iterator[Difference]:
         """What the machine accepts of all that a step might report, against what the spec has it report."""
@@ -208,7 +228,7 @@ class _Comparison:
                     if (edge, key) not in said:
                         said.add((edge, key))
                         what = f"the machine accepts {key} with {known[0]}, and the spec never has that"
-                        yield Difference(edge, what, visit.path)
+                        yield Difference(edge, Kind.MACHINE_ACCEPTS, what, visit.path)
 
 
 def _breadth_first(graph: Graph) -> Iterator[_Visit]:
@@ -262,9 +282,9 @@ def _recorded(known: Known, trigger: str, now: Moment, after: Moment) -> Known |
         return None
 
 
-def _unlike(after: Moment | None, answer: Answer) -> str:
+def _unlike(after: Moment | None, answer: Answer) -> tuple[Kind, str]:
     if after is None:
-        return "the machine goes on and the spec does not"
+        return Kind.MACHINE_GOES_ON, "the machine goes on and the spec does not"
     if answer.target is None:
-        return f"the spec goes on and the machine does not ({answer.why})"
-    return f"the spec goes to {after.place} and the machine to {answer.target}"
+        return Kind.SPEC_GOES_ON, f"the spec goes on and the machine does not ({answer.why})"
+    return Kind.OTHER_TARGET, f"the spec goes to {after.place} and the machine to {answer.target}"
