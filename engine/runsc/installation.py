@@ -123,6 +123,15 @@ def require_elf(file: PinnedFile) -> None:
         )
 
 
+def _is_there(path: str) -> bool:
+    """Whether there is anything at `path`. Raises `OSError` where that cannot be told."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def pin_sidecars(
     runsc: PinnedFile, beside: Sequence[str], owners: Collection[int], *, has_package: bool
 ) -> tuple[tuple[PinnedFile, ...], str | None]:
@@ -135,7 +144,7 @@ def pin_sidecars(
     """
     places = [os.path.join(directory, SIDECARS) for directory in dict.fromkeys(beside)]
     # Only a hint whether it pays to read all of a build that does not tell at once: what is opened below is judged.
-    is_there = any(map(os.path.lexists, places))
+    is_there = any(map(_is_there, places))
     if not (has_package or _wants_sidecars(runsc, wholly=is_there)):
         return (), None
     with contextlib.ExitStack() as undo:
