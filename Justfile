@@ -31,7 +31,13 @@ unit *PATHS_AND_OPTIONS: (_parts "test") _rootfs
 [positional-arguments]
 test *PATHS_AND_OPTIONS: (_parts "test") _rootfs
     @[ $# -gt 0 ] || {{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} lint check
-    @[ $# -gt 0 ] || set -- -n 2; {{ pytest }} "$@"
+    @[ $# -eq 0 ] || {{ pytest }} "$@"
+    @[ $# -gt 0 ] || { ({{ pytest }} -n 2) && exec {{ python }} -m tests.matrix --part; }
+
+# Run the tests with each kind of runsc: of 2022, of 2024 and of several files, as since 2026 (as root, an hour)
+[no-exit-message]
+matrix: (_parts "test") _rootfs
+    @exec {{ python }} -m tests.matrix
 
 # Check style, types and which part imports which
 [no-exit-message]

@@ -38,6 +38,8 @@ TIMEOUT = 60.0
 
 REFUSED = 125
 WARNING = "engine: warning: "
+#: What a run with the runsc of Debian 12 says before anything else.
+NO_SYSTRAP = f"{WARNING}platform ptrace: this runsc has no systrap\n"
 
 #: A script that says when it runs, and goes on until it is given a line.
 WAIT = "echo ready; read line; exit 9"
@@ -221,13 +223,14 @@ class Finished:
     def refusal(self, code: int = REFUSED) -> str:
         """The one line of a refusal with this exit code, which is all that was said."""
         assert (self.code, self.stdout) == (code, b""), self
-        assert self.stderr.startswith("engine"), self
-        return one_line(self.stderr)
+        said = self.stderr.removeprefix(NO_SYSTRAP)
+        assert said.startswith("engine"), self
+        return one_line(said)
 
     def refused(self, reason: str, *facts: object, code: int = REFUSED) -> dict[str, str]:
         """What a run with `--json` said as it was refused: for this reason, in a line that names the `facts`."""
         assert (self.code, self.stdout) == (code, b""), self
-        return refusal_of(self.stderr, reason, *facts)
+        return refusal_of(self.stderr.removeprefix(NO_SYSTRAP), reason, *facts)
 
 
 @dataclass

@@ -1,0 +1,74 @@
+"""Runs the tests with each kind of runsc: `python -m tests.matrix`, as root, or with `--part` what `./just test` adds.
+
+Debian 13's runsc, of 2024, is the installed one: `./just test` runs everything with it. Debian 12's, of 2022, runs
+root's containers only with `--rootless` (docs/usage.md), so it gets the integration tests of an ordinary user. The layout
+of 2026 is the stand-in's (`tests.support.standin`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.support.standin import build
+from tools.system_parts import OLD_RUNSC
+
+_ROOT = Path(__file__).parents[1]
+_INTEGRATION = "tests/integration"
+_OLD_PART = [f"{_INTEGRATION}/test_{name}.py" for name in ("hand_off", "traces_of_runs")]
+_NEW_PART = [
+    *(
+        f"{_INTEGRATION}/test_{name}.py"
+        for name in ("hand_off", "traces_of_runs", "exec_policy", "oci_verbs")
+    ),
+    *(f"tests/managers/test_{name}.py" for name in ("podman", "containerd")),
+]
+_ORDINARY_USER = ["-k", "unprivileged"]
+
+
+@contextmanager
+def _several_files() -> Iterator[Path]:
+    """The stand-in, where everybody may execute it."""
+    with tempfile.TemporaryDirectory(prefix="ge-standin-") as directory:
+        os.chmod(directory, 0o755)
+        yield build(Path(directory) / "installation").runsc
+
+
+def _test(runsc: Path, tests: Sequence[str]) -> bool:
+    """Run `tests` with the runsc at that path; whether they passed."""
+    print(f"\n== {runsc} ==", flush=True)
+    command = [sys.executable, "-m", "pytest", "-q", *tests]
+    environment = {**os.environ, "ENGINE_TEST_RUNSC": str(runsc)}
+    return subprocess.run(command, cwd=_ROOT, env=environment, check=False).returncode == 0
+
+
+def main() -> int:
+    """Run them; 1 if any failed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
+    parser.add_argument("--part", action="store_true", help="a fixed part of them")
+    part = parser.parse_args().part
+    if os.geteuid() != 0:
+        print("matrix: root only: each runsc is mounted in the place of the installed one", file=sys.stderr)
+        return 0 if part else 1
+    passed = []
+    if os.path.exists(OLD_RUNSC):
+        passed.append(_test(Path(OLD_RUNSC), [*(_OLD_PART if part else [_INTEGRATION]), *_ORDINARY_USER]))
+    else:
+        print(f"matrix: no {OLD_RUNSC}, which ./just setup brings on a Debian 12", file=sys.stderr)
+        passed.append(part)
+    with _several_files() as runsc:
+        passed.append(_test(runsc, _NEW_PART if part else [_INTEGRATION, "tests/managers", "-n", "2"]))
+    if not part:
+        everything = [sys.executable, "-m", "pytest", "-n", "2"]
+        passed.append(subprocess.run(everything, cwd=_ROOT, check=False).returncode == 0)
+    return 0 if all(passed) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
