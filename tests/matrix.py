@@ -1,7 +1,7 @@
 """Runs the tests with each kind of runsc: `python -m tests.matrix`, as root, or with `--part` what `./just test` adds.
 
-Debian 13's runsc, of 2024, is the installed one: `./just test` runs everything with it. Debian 12's, of 2022, runs
-root's containers only with `--rootless` (docs/usage.md), so it gets the integration tests of an ordinary user. The layout
+Debian 13's runsc, of 2024, is the installed one, and `./just test` runs everything with it. Debian 12's, of 2022, runs
+containers of root only with `--rootless` (docs/usage.md): it gets the integration tests of an ordinary user. The layout
 of 2026 is the stand-in's (`tests.support.standin`).
 """
 
