@@ -143,6 +143,8 @@ def release_in(path: Path, content: bytes, *, wholly: bool = True) -> str | None
         (b"release-20260817", "release-20260817"),
         (b"release-20260817.0/", "release-20260817.0"),
         (b"release-notes release-2026081 release-20260914.1", "release-20260914.1"),
+        (b"release-20260817.0\0release-20260914.1", "release-20260817.0"),
+        (b"release-notes release-20260817.0 release-notes", "release-20260817.0"),
         (b"release-2026081", None),
         (b"Release-20260817.0", None),
         (b"", None),
@@ -163,6 +165,61 @@ def test_a_release_is_found_wherever_the_pieces_read_are_parted(
         assert release_in(private / "runsc", content) == text.decode()
 
 
+@pytest.mark.parametrize("place", [0, 2890, 2990, 3072])
+def test_a_release_is_found_at_each_border_of_what_is_read(
+    private: Path, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    """The constants are from 3000 to 3200. A file that begins with its release is no ELF file."""
+    monkeypatch.setattr(binary, "_CHUNK", 50)
+    monkeypatch.setattr(binary, "_TAIL", 0)
+    content = bytearray(elf(CODE, CONSTANTS).ljust(3200, b"\0"))
+    content[place : place + 18] = b"release-20260817.0"
+    assert release_in(private / "runsc", bytes(content)) == "release-20260817.0"
+
+
+def test_a_file_that_begins_with_its_release_tells_it_at_once(private: Path) -> None:
+    assert release_in(private / "runsc", b"release-20260817.0", wholly=False) == "release-20260817.0"
+
+
+def section(begin: int, size: int, following: int = 0) -> bytes:
+    """The header of a section, of 64 bytes: where it begins, its size, and what follows these."""
+    fields = (each.to_bytes(8, "little") for each in (begin, size, following))
+    return (b"\xff" * 24 + b"".join(fields)).ljust(64, b"\xff")
+
+
+@pytest.mark.parametrize(
+    ("table", "told", "end"),
+    [
+        (section(3000, 5000), 1, 8000),
+        (section(2000, 1500), 1, 3500),
+        (section(2000, 1000) + section(3000, 5000), 2, 8000),
+        (section(2000, 1000) + section(3000, 5000), 1, 3000),
+        (section(5, 2500, 9999) + section(3000, 5000), 2, 8000),
+        (section(5, 2500) + section(3000, 5000)[:-1], 2, 3000),
+        (section(3001, 5000), 1, 3000),
+        (section(1, 5000), 1, 5001),
+        (section(0, 5000), 1, 3000),
+        (section(3000, 2**63 - 1), 1, 3000),
+        (b"", 0, 3000),
+    ],
+)
+def test_where_constants_end_is_read_from_the_section_headers(
+    private: Path, table: bytes, told: int, end: int
+) -> None:
+    content = bytearray(elf(CODE, CONSTANTS).ljust(4000, b"\0"))
+    content[40:48] = (4000).to_bytes(8, "little")
+    content[60:62] = told.to_bytes(2, "little")
+    (private / "elf").write_bytes(bytes(content) + table)
+    with (private / "elf").open("rb") as file:
+        assert binary._section_end(file.fileno(), 3000) == end
+
+
+def test_the_release_is_that_which_the_linker_put_there(private: Path) -> None:
+    content = bytearray(elf(CODE, CONSTANTS).ljust(40000, b"\0"))
+    content[3100:3118], content[-18:] = b"release-20200101.0", b"release-20260817.0"
+    assert release_in(private / "runsc", bytes(content)) == "release-20260817.0"
+
+
 @pytest.mark.parametrize(("place", "is_found"), [(3100, False), (7900, True), (9000, False), (29900, True)])
 def test_a_release_is_looked_for_where_a_linker_puts_it(
     private: Path, monkeypatch: pytest.MonkeyPatch, place: int, is_found: bool
@@ -180,7 +237,7 @@ def test_a_release_is_looked_for_where_a_linker_puts_it(
     assert release_in(path, bytes(content)) == "release-20260817.0"
 
 
-@pytest.mark.parametrize("table", [1 << 62, (1 << 64) - 1, 2990])
+@pytest.mark.parametrize("table", [1 << 62, 1 << 63, (1 << 64) - 1, 2990])
 def test_a_table_of_sections_that_is_none_tells_nothing(private: Path, table: int) -> None:
     content = bytearray(elf(CODE, CONSTANTS).ljust(3000, b"\0") + b"release-20260817.0")
     content[40:48] = table.to_bytes(8, "little")

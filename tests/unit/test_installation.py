@@ -94,6 +94,13 @@ def test_a_sentry_named_at_the_end_or_anywhere_is_wanted(installation: Path, pad
     assert [sidecar.name for sidecar in pin(runsc).sidecars] == NAMES
 
 
+def test_the_folder_of_sidecars_may_be_a_link(installation: Path) -> None:
+    (installation / "gvisor-bin").rename(installation / "of-a-release")
+    (installation / "gvisor-bin").symlink_to("of-a-release")
+    for sidecar, name in zip(pin(installation / "runsc").sidecars, NAMES, strict=True):
+        assert sidecar.path == str(installation / "of-a-release" / name)
+
+
 @pytest.mark.parametrize("linked", [True, False])
 def test_sidecars_beside_a_link_come_first(installation: Path, private: Path, linked: bool) -> None:
     link = private / "elsewhere" / "runsc"
@@ -177,10 +184,21 @@ def test_a_folder_that_others_can_write_is_refused(installation: Path, mode: int
     refused(installation / "runsc", Reason.LOOSE_CHAIN, f"{mode:04o}", str(installation / "gvisor-bin"))
 
 
+def test_a_name_may_have_64_characters(installation: Path) -> None:
+    write(installation / "gvisor-bin" / ("x" * 64), b"\x7fELF")
+    assert [sidecar.name for sidecar in pin(installation / "runsc").sidecars] == [*NAMES, "x" * 64]
+
+
 @pytest.mark.parametrize("name", [".hidden", "a b", "é", "x" * 65])
 def test_a_name_that_no_program_has_is_refused(installation: Path, name: str) -> None:
     write(installation / "gvisor-bin" / name, b"\x7fELF")
     refused(installation / "runsc", Reason.NOT_A_PROGRAM, str(installation / "gvisor-bin"))
+
+
+def test_sixteen_files_are_an_installation(installation: Path) -> None:
+    for number in range(13):
+        write(installation / "gvisor-bin" / f"more-{number}", b"\x7fELF")
+    assert len(pin(installation / "runsc").sidecars) == 16
 
 
 def test_more_files_than_an_installation_has_are_refused(installation: Path) -> None:

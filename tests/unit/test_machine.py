@@ -29,7 +29,12 @@ GOOD: dict[Trigger, dict[str, Any]] = {
         "trusted_owners": [0],
         "immutable_store": False,
     },
-    Trigger.SECURE_ROOT: {"user": 0, "directories": [{"owner": 0, "mode": "0700", "path": "/b/root"}] * 4},
+    Trigger.SECURE_ROOT: {
+        "user": 0,
+        "directories": [
+            {"owner": 0, "mode": "0700", "path": path} for path in ("/b", "/b/c", "/b/root", "/b/other")
+        ],
+    },
     Trigger.STAGE: {
         "path": COPY,
         "size": 3,

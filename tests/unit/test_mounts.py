@@ -141,6 +141,7 @@ def test_mount_points_are_unescaped_and_beneath_the_path(private: Path) -> None:
 def test_only_a_namespace_file_is_unmounted(private: Path) -> None:
     for name in ("net", "other"):
         (private / name).touch()
+    (private / "named").mkdir()
 
     def act() -> list[object]:
         library_call("unshare", 0x40020000)  # CLONE_NEWNET, CLONE_NEWNS
@@ -148,11 +149,15 @@ def test_only_a_namespace_file_is_unmounted(private: Path) -> None:
         bind = 0x1000
         library_call("mount", b"/proc/self/ns/net", os.fsencode(private / "net"), b"", bind, b"")
         library_call("mount", b"/proc/version", os.fsencode(private / "other"), b"", bind, b"")
+        library_call("mount", b"nsfs", os.fsencode(private / "named"), b"tmpfs", 0, b"")
+        os.open(private / "net", os.O_RDONLY)  # in use
         directory = os.open(private, os.O_PATH)
-        answers = [unmount_namespace(directory, str(private / name)) for name in ("net", "other", "net")]
+        names = ("net", "other", "net", "named")
+        answers = [unmount_namespace(directory, str(private / name)) for name in names]
         return [*answers, mounted_beneath(str(private))]
 
-    assert in_a_child(act) == [True, False, False, [str(private / "other")]]
+    left = [str(private / name) for name in ("other", "named")]
+    assert in_a_child(act) == [True, False, False, False, left]
 
 
 def test_a_namespace_file_that_cannot_be_unmounted_is_named(
@@ -193,8 +198,9 @@ def test_other_paths_are_those_of_other_mounts_of_it(private: Path) -> None:
     )
     (place / "in").mkdir(parents=True)
     (place / "in" / "program").touch()
-    for directory in (whole, part, hidden, private / "other"):
+    for directory in (whole, part, hidden, private / "other", private / "unrelated"):
         directory.mkdir()
+    (private / "covered" / "in").mkdir(parents=True)
     file.touch()
 
     def act() -> list[str]:
@@ -202,6 +208,9 @@ def test_other_paths_are_those_of_other_mounts_of_it(private: Path) -> None:
         library_call("mount", b"", b"/", b"", 1 << 18 | 0x4000, 0)
         assert other_paths(str(place)) == []
         for source, target in (
+            (private / "other", private / "unrelated"),
+            (place, private / "covered" / "in"),
+            (private / "other", private / "covered"),  # on top of its parent
             (private, whole),
             (place / "in", part),
             (place / "in" / "program", file),

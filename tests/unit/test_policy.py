@@ -208,7 +208,7 @@ def test_off_is_off_and_contradicts_required(bundle: Bundle, kernel: list[Any]) 
 
 
 def test_required_policy_without_rootless_is_refused(bundle: Bundle) -> None:
-    refused(bundle, options(rootless=False, required=True))
+    refused(bundle, options(rootless=False, required=True), hint="--rootless")
 
 
 def test_bundle_with_the_hosts_root_cannot_be_confined(private: Path, kernel: list[Any]) -> None:
@@ -370,6 +370,14 @@ def test_runsc_that_was_replaced_under_the_policy_is_not_executed(
         apply_policy(options(), bundle, staged)
 
 
+def test_a_link_to_the_staged_runsc_is_not_executed(private: Path, kernel: list[Any], bundle: Bundle) -> None:
+    staged = staged_set(private)
+    Path(staged.path).rename(private / "moved")
+    Path(staged.path).symlink_to(private / "moved")
+    with refuses(PolicyError, Reason.POLICY_IN_PART, staged.path, os.strerror(errno.ELOOP)):
+        apply_policy(options(), bundle, staged)
+
+
 @pytest.mark.parametrize("inside", ["programs", "programs/stage-1", "base", "base/bundle"])
 def test_bundle_with_the_engines_own_directories_is_not_confined(
     private: Path, kernel: list[Any], inside: str
@@ -383,6 +391,7 @@ def test_bundle_with_the_engines_own_directories_is_not_confined(
         settled = apply_policy(options(), chosen, staged)
         assert settled.reason is not None
         assert str(private / name) in settled.reason
+        assert settled.hint
     assert kernel == []
 
 
@@ -399,6 +408,7 @@ def test_what_hides_the_files_of_the_set_cannot_be_bound(
         settled = apply_policy(options(), chosen, staged_set(private))
         assert settled.reason is not None
         assert str(private) in settled.reason
+        assert "rbind" in settled.hint
         assert kernel == []
     assert apply_policy(options(), chosen, ALONE).outcome is PolicyOutcome.ENFORCED
 

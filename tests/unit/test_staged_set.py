@@ -156,8 +156,13 @@ def remove(path: Path) -> None:
     path.unlink()
 
 
+def link(path: Path) -> None:
+    path.rename(path.with_name("moved"))
+    path.symlink_to("moved")
+
+
 @pytest.mark.parametrize("at", ["runsc", *(f"gvisor-bin/{name}" for name in NAMES)])
-@pytest.mark.parametrize("change", [replace, remove])
+@pytest.mark.parametrize("change", [replace, remove, link])
 def test_a_set_of_which_one_file_changed_is_not_what_was_staged(
     staged: Staged, at: str, change: Callable[[Path], None]
 ) -> None:
@@ -179,6 +184,16 @@ def test_a_directory_that_was_replaced_is_not_what_was_staged(staged: Staged, at
     said = staged.changed()
     assert said is not None
     assert repr(str(directory)) in said
+
+
+def test_a_replaced_exec_allow_is_not_what_was_staged(pinned: Validated, environment: dict[str, str]) -> None:
+    staged = stage(pinned, secure_root("web", environment))
+    exec_allow = Path(staged.exec_allow.path)
+    exec_allow.rename(exec_allow.with_name("moved"))
+    shutil.copytree(exec_allow.with_name("moved"), exec_allow)
+    said = staged.changed()
+    assert said is not None
+    assert repr(str(exec_allow)) in said
 
 
 @pytest.mark.parametrize("number", range(3))
