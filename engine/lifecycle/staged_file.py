@@ -140,9 +140,12 @@ def _link(file: PinnedFile, kept_copies: PrivateDirectory, directory: PrivateDir
         # runsc looks for its sidecars beside its /proc/self/exe: the name by which this descriptor was opened. A lease
         # ends when its descriptor is closed, so take it on the new one before closing the other.
         descriptor = _reopen(file.name, directory)
-        if not (store.take_lease(descriptor) and os.path.sameopenfile(descriptor, entry.descriptor)):
+        try:
+            if not (store.take_lease(descriptor) and os.path.sameopenfile(descriptor, entry.descriptor)):
+                raise _not_left_alone(directory)
+        except BaseException:
             os.close(descriptor)
-            raise _not_left_alone(directory)
+            raise
     finally:
         os.close(entry.descriptor)
     return replace(entry, descriptor=descriptor)

@@ -61,7 +61,7 @@ NOT_STOPPED_AT = {
     ),
     **dict.fromkeys(("strerror", "fsencode", "waitstatus_to_exitcode"), "is no system call"),
     **dict.fromkeys(
-        ("fork", "waitpid", "_exit", "pipe", "access", "posix_spawn", "statvfs"),
+        ("fork", "waitpid", "_exit", "pipe", "access", "posix_spawn", "statvfs", "chdir"),
         "is of a policy's probe, which says here what the test chose",
     ),
     "urandom": "fails on no kernel that the engine runs on, getrandom(2)",

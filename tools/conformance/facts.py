@@ -277,7 +277,13 @@ def _apply_policy(now: Moment, _: Moment | None) -> Facts:
 def _policy(now: Moment) -> Facts:
     if not now.rootless:
         return {"outcome": PolicyOutcome.NOT_APPLICABLE}
-    return {"outcome": PolicyOutcome.ENFORCED if now.in_force == "whole" else PolicyOutcome.UNAVAILABLE}
+    if now.in_force != "whole":
+        return {"outcome": PolicyOutcome.UNAVAILABLE}
+    staged = _copy(now)
+    return {
+        "outcome": PolicyOutcome.ENFORCED,
+        "allowed": [file["path"] for file in (staged, *staged.get("sidecars", []))],
+    }
 
 
 def _exec(now: Moment, _: Moment | None) -> Facts:
