@@ -279,11 +279,11 @@ def _policy(now: Moment) -> Facts:
         return {"outcome": PolicyOutcome.NOT_APPLICABLE}
     if now.in_force != "whole":
         return {"outcome": PolicyOutcome.UNAVAILABLE}
+    facts: Facts = {"outcome": PolicyOutcome.ENFORCED}
+    if not now.sidecars:
+        return facts
     staged = _copy(now)
-    return {
-        "outcome": PolicyOutcome.ENFORCED,
-        "allowed": [file["path"] for file in (staged, *staged.get("sidecars", []))],
-    }
+    return {**facts, "allowed": [file["path"] for file in (staged, *staged["sidecars"])]}
 
 
 def _exec(now: Moment, _: Moment | None) -> Facts:
