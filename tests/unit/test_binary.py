@@ -100,6 +100,20 @@ def test_a_text_that_is_not_there_is_not_found(private: Path, missing: int) -> N
     assert found(private / "runsc", content) == there
 
 
+@pytest.mark.parametrize("chunk", [64, 100, 1 << 18])
+def test_a_text_is_told_by_its_first_place(
+    private: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr(binary, "_CHUNK", chunk)
+    content = bytearray(elf(CODE, CONSTANTS).ljust(6000, b"\0"))
+    places = {NAMES[0]: 3900, NAMES[1]: 4000, NAMES[2]: 500}
+    for name, place in (*places.items(), (NAMES[0], 3930)):
+        content[place : place + len(name)] = name
+    (private / "runsc").write_bytes(bytes(content))
+    with (private / "runsc").open("rb") as file:
+        assert binary.find_texts(file.fileno(), NAMES) == places
+
+
 def test_nothing_is_found_in_an_empty_file(private: Path) -> None:
     assert found(private / "runsc", b"") == []
 
@@ -255,11 +269,13 @@ def test_a_sign_is_looked_for_no_further_than_the_texts(
         assert texts_in(file.fileno(), NAMES, [b"sign-1", b"sign-2"]) == {*NAMES, b"sign-1"}
 
 
-@pytest.mark.parametrize(("behind", "is_there"), [(0, True), (90, True), (95, False)])
+@pytest.mark.parametrize(
+    ("before", "behind", "is_there"), [(1000, 0, True), (1000, 90, True), (1000, 95, False), (0, 0, True)]
+)
 def test_the_end_of_a_file_is_its_last_bytes(
-    private: Path, monkeypatch: pytest.MonkeyPatch, behind: int, is_there: bool
+    private: Path, monkeypatch: pytest.MonkeyPatch, before: int, behind: int, is_there: bool
 ) -> None:
     monkeypatch.setattr(binary, "_TAIL", 100)
-    (private / "runsc").write_bytes(bytes(1000) + b"the sentry" + bytes(behind))
+    (private / "runsc").write_bytes(bytes(before) + b"the sentry" + bytes(behind))
     with (private / "runsc").open("rb") as file:
         assert binary.is_at_the_end(file.fileno(), b"the sentry") is is_there

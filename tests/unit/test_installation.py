@@ -236,16 +236,24 @@ def remove_folder(installation: Path) -> None:
         (b"of no release", False),
     ],
 )
+@pytest.mark.parametrize("padding", [0, 100_000])
 def test_without_its_folder_only_a_build_that_is_its_own_sentry_runs(
-    installation: Path, release: bytes, is_alone: bool
+    installation: Path, release: bytes, is_alone: bool, padding: int
 ) -> None:
     remove_folder(installation)
     runsc = installation / "runsc"
-    write(runsc, runsc.read_bytes().replace(b"release-20260914.0", release))
+    write(runsc, runsc.read_bytes().replace(b"release-20260914.0", release) + bytes(padding))
     if is_alone:
         assert pin(runsc).sidecars == ()
     else:
         refused(runsc, Reason.INCOMPLETE, repr(str(runsc)), SENTRY)
+
+
+def test_without_a_folder_a_build_is_not_searched_for_its_sentry(installation: Path) -> None:
+    remove_folder(installation)
+    runsc = installation / "runsc"
+    write(runsc, runsc.read_bytes().replace(PACKAGE, b"\0" + SENTRY.encode()) + bytes(100_000))
+    assert pin(runsc).sidecars == ()
 
 
 def test_a_file_in_the_place_of_the_folder_is_no_installation(installation: Path) -> None:

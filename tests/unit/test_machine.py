@@ -333,15 +333,18 @@ def test_a_step_that_raises_leaves_the_state_as_it_was() -> None:
 
 def test_move_is_recorded_before_its_commit_which_may_fail() -> None:
     walk = Walk().up_to(State.POLICY_SETTLED)
-    seen: list[Trigger] = []
+    settled = Established(GOOD[Trigger.EXEC])
+    seen: list[tuple[Move, Established]] = []
 
-    def commit(_: Established) -> None:
-        seen.append(walk.moves[-1].trigger)
+    def commit(established: Established) -> None:
+        seen.append((walk.moves[-1], established))
         raise OSError("execve")
 
     with pytest.raises(OSError, match="execve"):
-        walk.lifecycle.perform(Trigger.EXEC, lambda: Established(GOOD[Trigger.EXEC]), commit)
-    assert seen == [Trigger.EXEC]
+        walk.lifecycle.perform(Trigger.EXEC, lambda: settled, commit)
+    [(move, established)] = seen
+    assert (move.trigger, move.facts) == (Trigger.EXEC, settled.facts())
+    assert established is settled
     assert walk.lifecycle.state is State.POLICY_SETTLED
     walk.perform(Trigger.REFUSE)
     assert (walk.moves[-1].state, walk.moves[-1].next) == (State.POLICY_SETTLED, State.REFUSED)
