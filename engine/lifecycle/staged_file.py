@@ -87,6 +87,8 @@ def stage_file(
         status, pinned = os.fstat(entry.descriptor), Identity.of(os.fstat(file.descriptor))
         if pinned != file.identity:
             raise _changed(file)
+        if stat.S_IMODE(status.st_mode) != 0o500:
+            raise _not_left_alone(directory)
     except BaseException:
         os.close(entry.descriptor)
         raise
