@@ -74,9 +74,9 @@ def prepare(
             hint="find out who writes there, and run it again",
         )
     return HandOff(
-        program=staged.descriptor if program is None else program,
+        program=staged.runsc.descriptor if program is None else program,
         argv=build_argv(
-            staged.path,
+            staged.runsc.path,
             root.used_root.path,
             options,
             platform,

@@ -167,10 +167,10 @@ def _open_again(staged: Staged) -> int:
     runsc looks for its sidecars beside the path of its executable. If the old namespace ends, what was opened there
     loses the path of its mount, proc_pid_exe(5). Raises `OSError`.
     """
-    program = os.open(staged.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    if not os.path.sameopenfile(program, staged.descriptor):
+    program = os.open(staged.runsc.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if not os.path.sameopenfile(program, staged.runsc.descriptor):
         os.close(program)
-        raise OSError(errno.ESTALE, "it was replaced meanwhile", staged.path)
+        raise OSError(errno.ESTALE, "it was replaced meanwhile", staged.runsc.path)
     return program
 
 

@@ -33,10 +33,7 @@ def program_trees(staged: Staged) -> list[Tree]:
         *_trees([root.base], read_only=True),
         *_trees(writable, read_only=False),
         *_trees([staged.exec_allow], read_only=True),
-        *(
-            Tree(file.path, _identity(os.fstat(file.descriptor)), read_only=True)
-            for file in (staged.runsc, *staged.sidecars)
-        ),
+        *(Tree(file.path, _identity(os.fstat(file.descriptor)), read_only=True) for file in staged.files),
     ]
 
 

@@ -16,12 +16,10 @@ from engine.lifecycle.secure_root import StateDirs
 from engine.lifecycle.staged_file import StagedFile, stage_file
 from engine.lifecycle.validate import Validated
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
-from engine.linux.regular_files import Identity
 from engine.records import TYPE_CHECKING, dataclass
-from engine.runsc.installation import RUNSC, SENTRY, SIDECARS, PinnedFile
+from engine.runsc.installation import SENTRY, SIDECARS, PinnedFile
 from engine.state import programs, store
 from engine.state.container import EXEC_ALLOW
-from engine.traces.writer import identity_facts
 
 if TYPE_CHECKING:
     from engine.traces.schema import StageFacts
@@ -29,66 +27,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """The copy of the program: of runsc, with the fields of `StagedFile`, and of its `sidecars`.
+    """The copy of the program: of `runsc`, whose descriptor execve gets, and of its `sidecars`.
 
-    execve gets `descriptor`. `directory` contains runsc, and `sidecars_directory` the sidecars, if any.
+    `directory` contains runsc, and `sidecars_directory` the sidecars, if any.
     """
 
     exec_allow: PrivateDirectory
     directory: PrivateDirectory
-    descriptor: int
-    path: str
-    digest: str
-    size: int
-    mode: int
-    pinned: Identity
-    from_store: bool
-    made_from: Identity
-    shared: bool
-    hashed: bool
-    compared: bool
+    runsc: StagedFile
     root: StateDirs
     sidecars: tuple[StagedFile, ...] = ()
     sidecars_directory: PrivateDirectory | None = None
 
     @property
-    def runsc(self) -> StagedFile:
-        """The copy of runsc alone, as one of the files."""
-        return StagedFile(
-            name=RUNSC,
-            descriptor=self.descriptor,
-            path=self.path,
-            digest=self.digest,
-            size=self.size,
-            mode=self.mode,
-            pinned=self.pinned,
-            from_store=self.from_store,
-            made_from=self.made_from,
-            shared=self.shared,
-            hashed=self.hashed,
-            compared=self.compared,
-        )
+    def files(self) -> tuple[StagedFile, ...]:
+        """Every file of it, runsc first."""
+        return self.runsc, *self.sidecars
 
     @property
     def sandbox_file(self) -> tuple[int, int]:
         """Device and inode of the file that the sandbox executes: the sentry's if there is one, else runsc's."""
-        sentry = [sidecar.descriptor for sidecar in self.sidecars if sidecar.name == SENTRY]
-        status = os.fstat(sentry[0] if sentry else self.descriptor)
+        sentry = next((sidecar for sidecar in self.sidecars if sidecar.name == SENTRY), self.runsc)
+        status = os.fstat(sentry.descriptor)
         return status.st_dev, status.st_ino
 
     def facts(self) -> StageFacts:
-        facts: StageFacts = {
-            "path": self.path,
-            "sha256": self.digest,
-            "size": self.size,
-            "mode": f"{self.mode:04o}",
-            "pinned": identity_facts(self.pinned),
-            "from_store": self.from_store,
-            "made_from": identity_facts(self.made_from),
-            "shared": self.shared,
-            "hashed": self.hashed,
-            "compared": self.compared,
-        }
+        facts: StageFacts = self.runsc.copy_facts()
         if self.sidecars:
             facts["sidecars"] = [sidecar.facts() for sidecar in self.sidecars]
         return facts
@@ -117,7 +81,7 @@ class Staged:
         Raises `OSError`.
         """
         gone = _remove(self.root, self.exec_allow, self.directory)
-        if not all(file.from_store for file in (self.runsc, *self.sidecars)):
+        if not all(file.from_store for file in self.files):
             with contextlib.suppress(
                 UntrustedPathError
             ):  # what is in the store's place by now is not this run's
@@ -159,7 +123,7 @@ def stage(binary: Validated, root: StateDirs) -> Staged:
             undo.callback(_remove_what_can_be, root, exec_allow, directory)
             staged = _make(binary, root, exec_allow, directory)
             undo.callback(_close_files, staged)
-            if root.sandbox is not None and staged.digest != root.sandbox.digest:
+            if root.sandbox is not None and staged.runsc.digest != root.sandbox.digest:
                 raise StageError(
                     f"runsc {binary.path!r} is not the one that sandbox {root.sandbox.id!r} runs",
                     reason=Reason.OTHER_RUNSC,
@@ -213,17 +177,7 @@ def _make(
     return Staged(
         exec_allow=exec_allow,
         directory=directory,
-        descriptor=runsc.descriptor,
-        path=runsc.path,
-        digest=runsc.digest,
-        size=runsc.size,
-        mode=runsc.mode,
-        pinned=runsc.pinned,
-        from_store=runsc.from_store,
-        made_from=runsc.made_from,
-        shared=runsc.shared,
-        hashed=runsc.hashed,
-        compared=runsc.compared,
+        runsc=runsc,
         root=root,
         sidecars=sidecars,
         sidecars_directory=folder,
@@ -243,7 +197,7 @@ def _remove(root: StateDirs, exec_allow: PrivateDirectory, directory: PrivateDir
 
 
 def _close_files(staged: Staged) -> None:
-    for file in (staged.runsc, *staged.sidecars):
+    for file in staged.files:
         os.close(file.descriptor)
     if staged.sidecars_directory is not None:
         staged.sidecars_directory.close()

@@ -17,7 +17,7 @@ from engine.state.store import CacheEntry
 from engine.traces.writer import identity_facts
 
 if TYPE_CHECKING:
-    from engine.traces.schema import StagedSidecar
+    from engine.traces.schema import StagedSidecar, StageFacts
 
 #: Bytes to copy in one system call: usually all of runsc.
 _CHUNK = 1 << 30
@@ -46,9 +46,9 @@ class StagedFile:
     hashed: bool
     compared: bool
 
-    def facts(self) -> StagedSidecar:
+    def copy_facts(self) -> StageFacts:
+        """What is recorded of the copy of runsc, and of every other but for its name."""
         return {
-            "name": self.name,
             "path": self.path,
             "sha256": self.digest,
             "size": self.size,
@@ -60,6 +60,11 @@ class StagedFile:
             "hashed": self.hashed,
             "compared": self.compared,
         }
+
+    def facts(self) -> StagedSidecar:
+        """What is recorded of the copy of a sidecar."""
+        copy = self.copy_facts()
+        return {"name": self.name, **copy}  # type: ignore[typeddict-unknown-key]  # a sidecar has none of its own
 
     def changed(self, directory: int) -> str | None:
         """How it has changed, in one phrase; None if its name in `directory` still leads to the staged file."""

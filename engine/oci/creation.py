@@ -110,10 +110,12 @@ class _Creation:
         return _Recorded(root.base, root.container)
 
     def about_to_hand_off(self, root: StateDirs, staged: Staged, platform: Platform) -> None:
-        status = os.fstat(staged.descriptor)
+        status = os.fstat(staged.runsc.descriptor)
         program = Program(
-            path=staged.path if root.programs else os.path.relpath(staged.path, root.container.path),
-            sha256=staged.digest,
+            path=staged.runsc.path
+            if root.programs
+            else os.path.relpath(staged.runsc.path, root.container.path),
+            sha256=staged.runsc.digest,
             device=status.st_dev,
             inode=status.st_ino,
             size=status.st_size,

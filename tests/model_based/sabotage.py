@@ -91,7 +91,7 @@ def a_refused_run_is_handed_off_all_the_same() -> None:
             run._walk()
         except (EngineError, OSError) as failure:
             error = failure if isinstance(failure, EngineError) else FailedError(run._step, failure)
-            copies = [os.dup(made.descriptor) for made in run._made if isinstance(made, Staged)]
+            copies = [os.dup(made.runsc.descriptor) for made in run._made if isinstance(made, Staged)]
             run._refuse(error)
             if copies:
                 os.execve(copies[0], ["runsc"], {})

@@ -310,9 +310,8 @@ def staged_set(private: Path, *, apart: bool = True, sandbox: bool = False) -> A
     )
     return SimpleNamespace(
         runsc=files[0],
-        path=files[0].path,
-        descriptor=files[0].descriptor,
         sidecars=tuple(files[1:]),
+        files=tuple(files),
         exec_allow=Place(str(place)),
         root=state,
     )
@@ -326,7 +325,7 @@ def test_each_file_of_a_set_is_a_tree_in_what_is_read_only(
     staged = staged_set(private, apart=apart, sandbox=sandbox)
     settled = apply_policy(options(required=True), bundle, staged)
     [(_, trees, sealed)] = kernel
-    files = [staged.path, *(sidecar.path for sidecar in staged.sidecars)]
+    files = [staged.runsc.path, *(sidecar.path for sidecar in staged.sidecars)]
     assert settled.allowed == (bundle.rootfs, *files)
     assert sealed
     by_path = {tree.path: (tree.read_only, tree.executable) for tree in trees}
@@ -341,7 +340,7 @@ def test_each_file_of_a_set_is_a_tree_in_what_is_read_only(
     for tree in trees:
         assert tree.identity == identity(tree.path)
     assert settled.program is not None
-    assert os.path.samestat(os.fstat(settled.program), os.stat(staged.path))
+    assert os.path.samestat(os.fstat(settled.program), os.stat(staged.runsc.path))
     settled.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(settled.program)
@@ -364,17 +363,17 @@ def test_runsc_that_was_replaced_under_the_policy_is_not_executed(
     private: Path, kernel: list[Any], bundle: Bundle
 ) -> None:
     staged = staged_set(private)
-    Path(staged.path).unlink()
-    Path(staged.path).touch()
-    with refuses(PolicyError, Reason.POLICY_IN_PART, staged.path):
+    Path(staged.runsc.path).unlink()
+    Path(staged.runsc.path).touch()
+    with refuses(PolicyError, Reason.POLICY_IN_PART, staged.runsc.path):
         apply_policy(options(), bundle, staged)
 
 
 def test_a_link_to_the_staged_runsc_is_not_executed(private: Path, kernel: list[Any], bundle: Bundle) -> None:
     staged = staged_set(private)
-    Path(staged.path).rename(private / "moved")
-    Path(staged.path).symlink_to(private / "moved")
-    with refuses(PolicyError, Reason.POLICY_IN_PART, staged.path, os.strerror(errno.ELOOP)):
+    Path(staged.runsc.path).rename(private / "moved")
+    Path(staged.runsc.path).symlink_to(private / "moved")
+    with refuses(PolicyError, Reason.POLICY_IN_PART, staged.runsc.path, os.strerror(errno.ELOOP)):
         apply_policy(options(), bundle, staged)
 
 

@@ -87,8 +87,8 @@ def test_container_and_stage_directory_name_each_other(
 ) -> None:
     (name,) = stages(place)
     assert NAME.fullmatch(name)
-    assert staged.path == str(place / name / "runsc")
-    assert Path(staged.path).read_bytes() == binary.read_bytes()
+    assert staged.runsc.path == str(place / name / "runsc")
+    assert Path(staged.runsc.path).read_bytes() == binary.read_bytes()
     assert os.readlink(Path(root.container.path, "programs")) == str(place / name)
     assert os.readlink(place / name / "state") == root.container.path
     assert staged.exec_allow.path == str(place)

@@ -69,7 +69,7 @@ class Manager:
         return self
 
     def about_to_hand_off(self, root: StateDirs, staged: Staged, platform: Platform) -> None:
-        self.told.append(("hand off", root.container.path, staged.path, platform))
+        self.told.append(("hand off", root.container.path, staged.runsc.path, platform))
 
     def discard(self) -> list[str]:
         return ["the record"]
@@ -178,7 +178,7 @@ def test_the_policy_is_settled_for_the_runs_own_bundle(
     settled: list[Any] = []
 
     def apply_policy(options: RunOptions, bundle: Bundle, staged: Staged) -> Any:
-        settled.append((options.container_id, bundle.path, Path(staged.path).name))
+        settled.append((options.container_id, bundle.path, Path(staged.runsc.path).name))
         return policy.apply_policy(options, bundle, staged)
 
     monkeypatch.setattr("engine.lifecycle.runner.apply_policy", apply_policy)

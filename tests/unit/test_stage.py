@@ -45,20 +45,20 @@ def test_the_copy_is_private_and_holds_the_pinned_bytes(
     root: StateDirs, pinned: Validated, binary: Path
 ) -> None:
     staged = stage(pinned, root)
-    path = Path(staged.path)
+    path = Path(staged.runsc.path)
     assert path.parent.parent == Path(root.runsc_root.path, "exec-allow")
     assert path.name == "runsc"
     assert path.read_bytes() == binary.read_bytes()
     assert path.stat().st_mode & 0o7777 == 0o500
     assert path.parent.stat().st_mode & 0o7777 == 0o700
-    assert staged.digest == hashlib.sha256(binary.read_bytes()).hexdigest()
-    assert os.path.samestat(os.fstat(staged.descriptor), path.stat())
+    assert staged.runsc.digest == hashlib.sha256(binary.read_bytes()).hexdigest()
+    assert os.path.samestat(os.fstat(staged.runsc.descriptor), path.stat())
     assert staged.facts()["pinned"] == pinned.facts()["identity"]
     assert staged.facts()["size"] == path.stat().st_size
 
 
 def test_each_copy_has_a_directory_of_its_own(root: StateDirs, pinned: Validated) -> None:
-    assert stage(pinned, root).path != stage(pinned, root).path
+    assert stage(pinned, root).runsc.path != stage(pinned, root).runsc.path
 
 
 def test_a_binary_swapped_at_the_path_is_not_what_is_staged(
@@ -68,7 +68,7 @@ def test_a_binary_swapped_at_the_path_is_not_what_is_staged(
     binary.parent.rename(binary.parent.with_name("old"))  # moves the directory: the file's ctime stays
     binary.parent.mkdir()
     binary.write_bytes(b"\x7fELF trojan")
-    assert Path(stage(pinned, root).path).read_bytes() == content
+    assert Path(stage(pinned, root).runsc.path).read_bytes() == content
 
 
 def test_binary_replaced_by_rename_is_not_staged(root: StateDirs, pinned: Validated, binary: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_write_that_takes_a_part_is_continued(
 
     monkeypatch.setattr("os.copy_file_range", copy_a_part)
     monkeypatch.setattr("os.sendfile", lambda to, source, offset, count: send(to, source, offset, 777))
-    assert Path(stage(pinned, root).path).read_bytes() == binary.read_bytes()
+    assert Path(stage(pinned, root).runsc.path).read_bytes() == binary.read_bytes()
 
 
 def test_a_read_that_ends_early_is_a_short_copy_and_refused(
@@ -287,7 +287,7 @@ def test_copy_is_never_more_open_than_its_final_mode(
     finally:
         os.umask(old)
     assert modes == [0o500]
-    assert Path(staged.path).stat().st_mode & 0o7777 == 0o500
+    assert Path(staged.runsc.path).stat().st_mode & 0o7777 == 0o500
 
 
 def test_binary_of_many_pieces_is_copied_whole(
@@ -307,8 +307,8 @@ def test_binary_of_many_pieces_is_copied_whole(
     staged = stage(pinned, root)
     content = binary.read_bytes()
     assert len(offsets) > 3
-    assert Path(staged.path).read_bytes() == content
-    assert staged.digest == hashlib.sha256(content).hexdigest()
+    assert Path(staged.runsc.path).read_bytes() == content
+    assert staged.runsc.digest == hashlib.sha256(content).hexdigest()
 
 
 def test_each_refusal_has_its_reason_and_says_where(
@@ -378,7 +378,7 @@ def test_store_that_cannot_be_emptied_hides_no_refusal(
 
 def test_a_copy_that_is_gone_already_is_taken_back_all_the_same(root: StateDirs, pinned: Validated) -> None:
     staged = stage(pinned, root)
-    os.unlink(staged.path)
+    os.unlink(staged.runsc.path)
     assert staged.discard() == [staged.directory.path, os.path.join(root.base.path, "staged")]
     staged.close()
     assert nothing_staged(root)
@@ -390,7 +390,7 @@ def test_only_the_runsc_that_runs_the_sandbox_joins_it(
     digest = hashlib.sha256(binary.read_bytes()).hexdigest()
     pod = replace(root, sandbox=PodSandbox("pod", root.container, root.runsc_root, digest))
     staged = stage(pinned, pod)
-    assert staged.digest == digest
+    assert staged.runsc.digest == digest
     staged.discard()
     other = replace(root, sandbox=PodSandbox("pod", root.container, root.runsc_root, "d" * 64))
     refused(other, pinned, Reason.OTHER_RUNSC, repr(str(binary)), "'pod'")

@@ -73,7 +73,7 @@ def remains(private: Path) -> list[Path]:
 
 
 def test_files_lie_in_the_layout_of_an_installation(staged: Staged, installation: Path) -> None:
-    directory = Path(staged.path).parent
+    directory = Path(staged.runsc.path).parent
     assert [sidecar.name for sidecar in staged.sidecars] == NAMES
     for name, at in (("runsc", "runsc"), *((name, f"gvisor-bin/{name}") for name in NAMES)):
         path = directory / at
@@ -97,13 +97,13 @@ def test_what_is_executed_was_opened_by_its_staged_name(
 
 
 def test_the_sandbox_executes_the_sentry(staged: Staged) -> None:
-    status = (Path(staged.path).parent / "gvisor-bin" / SENTRY).stat()
+    status = (Path(staged.runsc.path).parent / "gvisor-bin" / SENTRY).stat()
     assert staged.sandbox_file == (status.st_dev, status.st_ino)
 
 
 def test_the_sandbox_of_one_file_executes_runsc(binary: Path, root: StateDirs) -> None:
     staged = stage(validate(Resolved(str(binary), "option"), Platform.AUTO), root)
-    status = os.stat(staged.path)
+    status = os.stat(staged.runsc.path)
     assert staged.sandbox_file == (status.st_dev, status.st_ino)
     assert "sidecars" not in staged.facts()
 
@@ -113,7 +113,7 @@ def test_each_file_is_recorded(staged: Staged, pinned: Validated, installation: 
     content = (installation / "gvisor-bin" / SENTRY).read_bytes()
     assert facts[1] == {
         "name": SENTRY,
-        "path": os.path.join(os.path.dirname(staged.path), "gvisor-bin", SENTRY),
+        "path": os.path.join(os.path.dirname(staged.runsc.path), "gvisor-bin", SENTRY),
         "sha256": hashlib.sha256(content).hexdigest(),
         "size": len(content),
         "mode": "0500",
@@ -167,7 +167,7 @@ def test_a_set_of_which_one_file_changed_is_not_what_was_staged(
     staged: Staged, at: str, change: Callable[[Path], None]
 ) -> None:
     assert staged.changed() is None
-    path = Path(staged.path).parent / at
+    path = Path(staged.runsc.path).parent / at
     change(path)
     said = staged.changed()
     assert said is not None
@@ -176,7 +176,7 @@ def test_a_set_of_which_one_file_changed_is_not_what_was_staged(
 
 @pytest.mark.parametrize("at", ["gvisor-bin", "."])
 def test_a_directory_that_was_replaced_is_not_what_was_staged(staged: Staged, at: str) -> None:
-    directory = Path(staged.path).parent / at
+    directory = Path(staged.runsc.path).parent / at
     moved = directory.with_name("moved")
     directory.rename(moved)
     shutil.copytree(moved, directory, symlinks=True)
@@ -275,7 +275,7 @@ def test_a_store_that_another_has_gives_each_file_a_copy(
 def test_a_set_can_be_taken_back(staged: Staged, private: Path) -> None:
     gone = staged.discard()
     staged.close()
-    assert os.path.dirname(staged.path) in gone
+    assert os.path.dirname(staged.runsc.path) in gone
     assert remains(private) == []
     assert list(private.rglob("staged")) == []
     for file in (staged.runsc, *staged.sidecars):
@@ -284,7 +284,7 @@ def test_a_set_can_be_taken_back(staged: Staged, private: Path) -> None:
 
 
 def test_what_is_not_a_sidecar_stops_the_removal(staged: Staged) -> None:
-    foreign = Path(staged.path).parent / "gvisor-bin" / "foreign"
+    foreign = Path(staged.runsc.path).parent / "gvisor-bin" / "foreign"
     foreign.mkdir()
     with pytest.raises(OSError, match=r"Is a directory|Operation not permitted"):
         staged.discard()
@@ -315,7 +315,7 @@ def test_a_stage_of_which_any_file_is_executed_stays(
     monkeypatch.setattr(secure_root_step, "open_place", lambda _: open_base(str(private / "programs")))
     root = secure_root("web", environment)
     staged = stage(validate(Resolved(str(installation / "runsc"), "option"), Platform.AUTO), root)
-    stage_path = Path(staged.path).parent
+    stage_path = Path(staged.runsc.path).parent
     staged.close()
     root.close()
     shutil.rmtree(private / "base")

@@ -71,20 +71,20 @@ def world(private: Path, binary: Path, monkeypatch: pytest.MonkeyPatch) -> World
 
 def test_the_second_run_links_what_the_first_copied(world: World) -> None:
     first, second, third = world.stage(), world.stage(), world.stage()
-    assert [staged.from_store for staged in (first, second, third)] == [False, True, True]
-    assert os.path.samestat(os.fstat(first.descriptor), os.fstat(third.descriptor))
-    assert third.digest == first.digest
+    assert [staged.runsc.from_store for staged in (first, second, third)] == [False, True, True]
+    assert os.path.samestat(os.fstat(first.runsc.descriptor), os.fstat(third.runsc.descriptor))
+    assert third.runsc.digest == first.runsc.digest
     assert third.facts()["made_from"] == third.facts()["pinned"]
-    assert Path(third.path).read_bytes() == world.binary.read_bytes()
-    assert (third.mode, third.size) == (0o500, world.binary.stat().st_size)
+    assert Path(third.runsc.path).read_bytes() == world.binary.read_bytes()
+    assert (third.runsc.mode, third.runsc.size) == (0o500, world.binary.stat().st_size)
 
 
 def test_a_binary_that_was_upgraded_is_copied_anew(world: World) -> None:
     world.stage()
     world.binary.write_bytes(b"\x7fELF anew" + world.binary.read_bytes()[9:])
     again = world.stage()
-    assert not again.from_store
-    assert Path(again.path).read_bytes() == world.binary.read_bytes()
+    assert not again.runsc.from_store
+    assert Path(again.runsc.path).read_bytes() == world.binary.read_bytes()
 
 
 def test_a_write_in_place_that_hides_its_time_is_copied_anew(world: World) -> None:
@@ -95,8 +95,8 @@ def test_a_write_in_place_that_hides_its_time_is_copied_anew(world: World) -> No
         file.write(b"anew")
     os.utime(world.binary, ns=(before.st_atime_ns, before.st_mtime_ns))  # ctime cannot be set
     again = world.stage()
-    assert not again.from_store
-    assert Path(again.path).read_bytes() == world.binary.read_bytes()
+    assert not again.runsc.from_store
+    assert Path(again.runsc.path).read_bytes() == world.binary.read_bytes()
 
 
 def test_a_binary_that_was_changed_just_now_is_not_kept(
@@ -104,7 +104,7 @@ def test_a_binary_that_was_changed_just_now_is_not_kept(
 ) -> None:
     monkeypatch.setattr(store, "SETTLED_NS", 10**18)
     world.stage()
-    assert not world.stage().from_store
+    assert not world.stage().runsc.from_store
     assert world.kept == []
 
 
@@ -122,15 +122,15 @@ def test_a_kept_copy_that_was_written_is_never_run(world: World, hide_the_time: 
     if hide_the_time:
         os.utime(kept, ns=(before.st_atime_ns, before.st_mtime_ns))
     again = world.stage()
-    assert not again.from_store
-    assert Path(again.path).read_bytes() == world.binary.read_bytes()
+    assert not again.runsc.from_store
+    assert Path(again.runsc.path).read_bytes() == world.binary.read_bytes()
 
 
 def test_copy_without_links_is_reused_after_its_digest_matched(world: World) -> None:
     world.stage()
     second = world.stage()
     second.discard()  # moves the ctime of the copy
-    assert world.stage().from_store
+    assert world.stage().runsc.from_store
 
 
 @pytest.mark.parametrize("record", [b"", b"{", b"[]", b"null", b'{"made_from": {}}', b"\xff"])
@@ -138,8 +138,8 @@ def test_a_copy_with_a_broken_record_is_made_anew(world: World, record: bytes) -
     world.stage()
     (written,) = (world.base / store.STORE).glob("*.json")
     written.write_bytes(record)
-    assert not world.stage().from_store
-    assert world.stage().from_store
+    assert not world.stage().runsc.from_store
+    assert world.stage().runsc.from_store
 
 
 def test_a_record_of_another_file_is_not_believed(world: World) -> None:
@@ -148,7 +148,7 @@ def test_a_record_of_another_file_is_not_believed(world: World) -> None:
     record = json.loads(written.read_bytes())
     record["made_from"]["inode"] += 1
     written.write_text(json.dumps(record))
-    assert not world.stage().from_store
+    assert not world.stage().runsc.from_store
 
 
 @pytest.mark.parametrize("mode", [0o700, 0o555, 0o400])
@@ -156,8 +156,8 @@ def test_a_kept_copy_with_another_mode_is_made_anew(world: World, mode: int) -> 
     world.stage()
     world.kept[0].chmod(mode)
     again = world.stage()
-    assert not again.from_store
-    assert again.mode == 0o500
+    assert not again.runsc.from_store
+    assert again.runsc.mode == 0o500
 
 
 @pytest.mark.parametrize("code", [errno.EMLINK, errno.EPERM, errno.EXDEV, errno.ENOENT])
@@ -171,8 +171,8 @@ def test_where_the_file_system_takes_no_link_it_is_copied(
 
     monkeypatch.setattr("os.link", link)
     staged = world.stage()
-    assert not staged.from_store
-    assert Path(staged.path).read_bytes() == world.binary.read_bytes()
+    assert not staged.runsc.from_store
+    assert Path(staged.runsc.path).read_bytes() == world.binary.read_bytes()
 
 
 def test_shared_copy_cannot_be_opened_for_writing(world: World) -> None:
@@ -185,7 +185,7 @@ def test_shared_copy_cannot_be_opened_for_writing(world: World) -> None:
         os.open(kept, os.O_WRONLY | os.O_NONBLOCK)
     expected = "which other containers share, was opened for writing"
     assert [staged.changed() for staged in (first, second)] == [
-        f"{s.path!r}, {expected}" for s in (first, second)
+        f"{s.runsc.path!r}, {expected}" for s in (first, second)
     ]
     first.close()
     second.close()
@@ -200,8 +200,8 @@ def test_a_kept_copy_that_is_open_for_writing_is_not_linked(world: World) -> Non
     with kept.open("r+b"):
         kept.chmod(0o500)
         again = world.stage()
-    assert (again.from_store, again.shared) == (False, True)
-    assert not os.path.samestat(os.fstat(again.descriptor), os.stat(first.path))
+    assert (again.runsc.from_store, again.runsc.shared) == (False, True)
+    assert not os.path.samestat(os.fstat(again.runsc.descriptor), os.stat(first.runsc.path))
 
 
 def test_without_leases_each_run_has_its_own_copy(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,26 +211,28 @@ def test_without_leases_each_run_has_its_own_copy(world: World, monkeypatch: pyt
     monkeypatch.setattr("fcntl.fcntl", fcntl)
     for _ in range(2):
         staged = world.stage()
-        assert (staged.from_store, staged.shared, staged.changed()) == (False, False, None)
+        assert (staged.runsc.from_store, staged.runsc.shared, staged.changed()) == (False, False, None)
     assert world.kept == []
 
 
 def test_copy_of_anothers_binary_is_compared_each_time(world: World) -> None:
     runs = [world.stage_as_anothers() for _ in range(3)]
-    assert [(run.from_store, run.shared, run.hashed, run.compared) for run in runs] == [
+    assert [
+        (run.runsc.from_store, run.runsc.shared, run.runsc.hashed, run.runsc.compared) for run in runs
+    ] == [
         (False, True, True, False),
         (True, True, False, True),
         (True, True, False, True),
     ]
-    assert len({run.digest for run in runs}) == 1
-    assert len({os.fstat(run.descriptor).st_ino for run in runs}) == 1
-    assert {Path(run.path).read_bytes() for run in runs} == {world.binary.read_bytes()}
+    assert len({run.runsc.digest for run in runs}) == 1
+    assert len({os.fstat(run.runsc.descriptor).st_ino for run in runs}) == 1
+    assert {Path(run.runsc.path).read_bytes() for run in runs} == {world.binary.read_bytes()}
     assert all(run.changed() is None for run in runs)
 
 
 def test_one_that_is_the_callers_own_is_not_compared(world: World) -> None:
-    assert [world.stage().compared for _ in range(2)] == [False, False]
-    assert world.stage_as_anothers().compared
+    assert [world.stage().runsc.compared for _ in range(2)] == [False, False]
+    assert world.stage_as_anothers().runsc.compared
 
 
 @pytest.mark.parametrize(
@@ -259,9 +261,13 @@ def test_a_record_of_anothers_is_not_believed_whatever_it_says(
     as_it_is = {"sha256": hashlib.sha256(poison).hexdigest(), "copy": Identity.of(kept.stat()).facts()}
     record.write_text(json.dumps({**json.loads(record.read_bytes()), **as_it_is}))
     again = world.stage_as_anothers()
-    assert (again.from_store, again.compared, again.digest) == (False, False, first.digest)
-    assert Path(again.path).read_bytes() == world.binary.read_bytes()
-    assert world.stage_as_anothers().compared
+    assert (again.runsc.from_store, again.runsc.compared, again.runsc.digest) == (
+        False,
+        False,
+        first.runsc.digest,
+    )
+    assert Path(again.runsc.path).read_bytes() == world.binary.read_bytes()
+    assert world.stage_as_anothers().runsc.compared
 
 
 def test_a_file_that_ends_before_the_other_is_not_the_same(
@@ -287,8 +293,8 @@ def test_what_is_no_digest_is_not_taken_for_one(world: World, digest: object) ->
     (written,) = (world.base / store.STORE).glob("*.json")
     written.write_text(json.dumps({**json.loads(written.read_bytes()), "sha256": digest}))
     again = world.stage_as_anothers()
-    assert again.hashed
-    assert again.digest == first.digest
+    assert again.runsc.hashed
+    assert again.runsc.digest == first.runsc.digest
 
 
 def test_run_waits_a_limited_time_for_the_store(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,8 +304,8 @@ def test_run_waits_a_limited_time_for_the_store(world: World, monkeypatch: pytes
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     staged = world.stage()
     os.close(descriptor)
-    assert (staged.from_store, staged.shared, staged.hashed) == (False, False, True)
-    assert world.stage().from_store
+    assert (staged.runsc.from_store, staged.runsc.shared, staged.runsc.hashed) == (False, False, True)
+    assert world.stage().runsc.from_store
 
 
 def test_what_is_kept_is_recorded_for_the_next(world: World) -> None:
@@ -310,7 +316,7 @@ def test_what_is_kept_is_recorded_for_the_next(world: World) -> None:
     assert json.loads(written.read_bytes()) == {
         "made_from": pinned,
         "sha256": hashlib.sha256(world.binary.read_bytes()).hexdigest(),
-        "copy": Identity.of(os.fstat(first.descriptor)).facts(),
+        "copy": Identity.of(os.fstat(first.runsc.descriptor)).facts(),
     }
     assert written.stat().st_mode & 0o777 == 0o600
     assert sorted(path.name for path in (world.base / store.STORE).iterdir()) == [written.stem, written.name]
@@ -339,7 +345,7 @@ def test_a_copy_that_cannot_be_kept_is_not_shared(world: World, monkeypatch: pyt
 
     monkeypatch.setattr("os.link", link)
     staged = world.stage()
-    assert (staged.shared, staged.from_store, staged.hashed) == (False, False, True)
+    assert (staged.runsc.shared, staged.runsc.from_store, staged.runsc.hashed) == (False, False, True)
     assert staged.changed() is None
 
 
@@ -351,11 +357,11 @@ def test_unwritable_record_makes_the_next_run_copy(world: World, monkeypatch: py
 
     monkeypatch.setattr("os.replace", fail)
     first, others = world.stage(), world.stage_as_anothers()
-    assert (first.shared, others.hashed) == (True, True)
+    assert (first.runsc.shared, others.runsc.hashed) == (True, True)
     monkeypatch.setattr("os.replace", replace_file)
     second, third = world.stage(), world.stage()
-    assert [staged.from_store for staged in (second, third)] == [False, True]
-    assert not os.path.samestat(os.fstat(first.descriptor), os.fstat(second.descriptor))
+    assert [staged.runsc.from_store for staged in (second, third)] == [False, True]
+    assert not os.path.samestat(os.fstat(first.runsc.descriptor), os.fstat(second.runsc.descriptor))
 
 
 def test_a_directory_in_the_place_of_a_record_is_not_read(world: World) -> None:
@@ -365,7 +371,7 @@ def test_a_directory_in_the_place_of_a_record_is_not_read(world: World) -> None:
     (written,) = (world.base / store.STORE).glob("*.json")
     written.unlink()
     written.mkdir()
-    assert world.stage_as_anothers().hashed
+    assert world.stage_as_anothers().runsc.hashed
     opened.append(len(os.listdir("/proc/self/fd")))
     assert opened[2] - opened[1] == opened[1] - opened[0]
 
@@ -385,8 +391,8 @@ def test_gc_removes_a_kept_copy_that_nobody_links_and_no_other(world: World) -> 
     world.stage()
     assert collect(world.environment).failed == ()
     assert len(world.kept) == 1
-    assert os.path.samestat(world.kept[0].stat(), os.fstat(alive.descriptor))
-    assert world.stage().from_store
+    assert os.path.samestat(world.kept[0].stat(), os.fstat(alive.runsc.descriptor))
+    assert world.stage().runsc.from_store
     os.close(root.lock)
     assert collect(world.environment).foreign == ()
     assert list(world.base.iterdir()) == []
@@ -435,12 +441,12 @@ def test_a_copy_that_another_container_left_is_not_read_again(world: World) -> N
     first, second = world.stage(), world.stage()
     unlinked(world, first)
     third = world.stage()
-    assert (third.from_store, third.hashed) == (True, False)
+    assert (third.runsc.from_store, third.runsc.hashed) == (True, False)
     unlinked(world, second)
     unlinked(world, third)
     again = world.stage()  # the base was chosen, so its store stays until gc
-    assert (again.from_store, again.hashed) == (True, False)
-    assert again.digest == hashlib.sha256(world.binary.read_bytes()).hexdigest()
+    assert (again.runsc.from_store, again.runsc.hashed) == (True, False)
+    assert again.runsc.digest == hashlib.sha256(world.binary.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("hide_the_time", [False, True])
@@ -459,8 +465,8 @@ def test_removing_a_link_hides_no_write(world: World, hide_the_time: bool) -> No
         os.utime(kept, ns=(before.st_atime_ns, before.st_mtime_ns))
     remove_leftovers(open_base(str(world.base)), first.root.container)
     again = world.stage()
-    assert not again.from_store
-    assert Path(again.path).read_bytes() == world.binary.read_bytes()
+    assert not again.runsc.from_store
+    assert Path(again.runsc.path).read_bytes() == world.binary.read_bytes()
 
 
 @pytest.mark.parametrize("spoil", ["no record", "no store", "a link in its place", "another's name"])
@@ -472,14 +478,14 @@ def test_a_link_is_removed_whatever_is_recorded(world: World, spoil: str) -> Non
     elif spoil == "no store":
         (world.base / store.STORE).rename(world.base / "moved")
     elif spoil == "a link in its place":
-        os.unlink(first.path)
-        os.symlink(world.binary, first.path)
+        os.unlink(first.runsc.path)
+        os.symlink(world.binary, first.runsc.path)
     else:
         record.rename(record.with_name("not-a-key.json"))
     unlinked(world, first)
-    assert not os.path.lexists(first.path)
+    assert not os.path.lexists(first.runsc.path)
     assert world.binary.exists()
-    assert os.path.exists(second.path)
+    assert os.path.exists(second.runsc.path)
     second.close()
 
 
@@ -487,11 +493,11 @@ def test_a_link_that_is_written_meanwhile_is_removed_and_not_recorded(world: Wor
     first, second = world.stage(), world.stage()
     first.close()
     second.close()
-    os.chmod(second.path, 0o700)
-    with open(second.path, "r+b") as file:
+    os.chmod(second.runsc.path, 0o700)
+    with open(second.runsc.path, "r+b") as file:
         remove_leftovers(open_base(str(world.base)), first.root.container)
         file.seek(100)
         file.write(b"trojan")
-    os.chmod(second.path, 0o500)
-    assert not os.path.lexists(first.path)
-    assert not world.stage().from_store
+    os.chmod(second.runsc.path, 0o500)
+    assert not os.path.lexists(first.runsc.path)
+    assert not world.stage().runsc.from_store
