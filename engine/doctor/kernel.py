@@ -128,7 +128,8 @@ def try_locked_mounts() -> Part:
     """Whether the kernel lets a supervisor lock its mounts."""
     name, enables = "locked mounts", "the rootless execute policy (--exec-policy locked-mounts)"
     try:
-        maps = locked_mounts.probe([], sealed=False)
+        with locked_mounts.probe([], sealed=False) as found:
+            ids = found.ids.kind
     except locked_mounts.UnusableError as error:
         return Part(name, Status.MISSING, error.why, enables, error.hint)
-    return Part(name, Status.OK, f"tried, with ids: {maps.kind}", enables)
+    return Part(name, Status.OK, f"tried, with ids: {ids}", enables)

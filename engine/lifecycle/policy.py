@@ -120,14 +120,15 @@ def _locked_mounts(bundle: Bundle, staged: Staged) -> Policy:
                 f"the bundle binds {source!r} without what is mounted there, and runsc's files are beneath it",
                 "bind it with the option rbind, or bind less of the host",
             )
-        maps = locked_mounts.probe([*trees, *own], sealed=sealed)
+        found = locked_mounts.probe([*trees, *own], sealed=sealed)
     except UnusableError as error:
         return _unavailable(error.why, error.hint)
     except OSError as error:
         return _unavailable(f"{error.filename}: {error.strerror}", "check that path")
     left = (*_open_everywhere(), *_open_standard_files(), *(() if sealed else ("allowed", "mount")))
     try:
-        locked_mounts.confine(maps, [*trees, *own], sealed=sealed)
+        with found:
+            locked_mounts.confine(found, sealed=sealed)
         program = _open_again(staged) if own else None
     except OSError as error:
         refusal = locked_mounts.explain(error)
@@ -140,7 +141,7 @@ def _locked_mounts(bundle: Bundle, staged: Staged) -> Policy:
         Strength.SEALED if sealed else Strength.HOST,
         allowed=tuple(tree.path for tree in (*trees, *own) if tree.executable),
         bypasses=left,
-        ids=maps.kind,
+        ids=found.ids.kind,
         program=program,
     )
 

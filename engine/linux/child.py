@@ -13,35 +13,60 @@ _ANSWERED, _FAILED = b"=", b"!"
 
 
 class Child:
-    """A forked child that runs `function`. Raises `OSError`."""
+    """A forked child, `pid`, that runs `function`. Raises `OSError`.
 
-    def __init__(self, function: Callable[[], bytes | None]) -> None:
-        answer, told = os.pipe()
-        with open(told, "wb") as tell:
-            self._answer = open(answer, "rb")  # noqa: SIM115 (closed by `answer`)
-            try:
-                self._pid = os.fork()
-            except OSError:
-                self._answer.close()
-                raise
-            if self._pid == 0:
+    One that `stays` lives on after its answer, for its namespaces, until `end` or the parent's end.
+    """
+
+    def __init__(self, function: Callable[[], bytes | None], *, stays: bool = False) -> None:
+        with contextlib.ExitStack() as undo:
+            self._stay = _pipe(undo) if stays else None
+            answer, told = _pipe(undo)
+            self.pid = os.fork()
+            if self.pid == 0:
                 try:
-                    kind, content = _outcome(function)
-                    tell.write(len(content).to_bytes(_LENGTH, "little") + kind + content)
-                    tell.flush()
+                    if self._stay is not None:
+                        os.close(self._stay[1])
+                    with open(told, "wb") as tell:
+                        kind, content = _outcome(function)
+                        tell.write(len(content).to_bytes(_LENGTH, "little") + kind + content)
+                    if self._stay is not None:
+                        os.read(self._stay[0], 1)
                 finally:
                     os._exit(0)  # after any exception: the child must not continue as its parent
+            undo.pop_all()
+        os.close(told)
+        self._answer = answer
 
     def answer(self) -> bytes:
-        """Wait for the child's end; what the function returned. Call it once.
+        """Wait for the child's end, or the answer of one that stays; what the function returned. Call it once.
 
         Raises the `OSError` that the function raised, and EIO if the child ended without an answer, because it was
-        killed or raised something else.
+        killed or raised something else. Then it has ended.
         """
-        with self._answer:
-            told = self._answer.read()
+        try:
+            return self._take_answer()
+        except BaseException:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        """End the child that stays, if it has not ended."""
+        if self._stay is not None:
+            for descriptor in self._stay:
+                os.close(descriptor)
+            self._stay = None
+            self._reap()
+
+    def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):  # with SIGCHLD ignored it was reaped already, wait(2)
-            os.waitpid(self._pid, 0)
+            os.waitpid(self.pid, 0)
+
+    def _take_answer(self) -> bytes:
+        with open(self._answer, "rb") as answer:
+            told = answer.read()
+        if self._stay is None:
+            self._reap()
         kind, content = told[_LENGTH : _LENGTH + 1], told[_LENGTH + 1 :]
         if not kind or len(content) != int.from_bytes(told[:_LENGTH], "little"):
             raise OSError(errno.EIO, "it ended without an answer", "a child process")
@@ -54,6 +79,13 @@ class Child:
 def ask_child(function: Callable[[], bytes | None]) -> bytes:
     """What `function` returns in a forked child. Raises as `Child.answer`, and `OSError` if the fork fails."""
     return Child(function).answer()
+
+
+def _pipe(undo: contextlib.ExitStack) -> tuple[int, int]:
+    made = os.pipe()
+    for descriptor in made:
+        undo.callback(os.close, descriptor)
+    return made
 
 
 def _outcome(function: Callable[[], bytes | None]) -> tuple[bytes, bytes]:

@@ -1,6 +1,6 @@
 """An execute allowlist by mount flags: every mount `noexec,nosuid` except a few trees, irreversibly.
 
-Two user and mount namespaces, one in the other. In the first, every mount gets the flags; the second, which is less
+A child makes two user and mount namespaces, one in the other, and the engine joins it. In the first, every mount gets the flags; the second, which is less
 privileged, gets a copy whose flags the kernel has locked, mount_namespaces(7). runsc can still call mount(2), which a
 Landlock domain would forbid, and no privilege is needed.
 
@@ -18,7 +18,7 @@ from functools import partial
 from os.path import realpath
 
 from engine.linux import namespaces, seccomp
-from engine.linux.child import ask_child
+from engine.linux.child import Child
 from engine.linux.mounts import (
     MountFlag,
     attach_tree,
@@ -28,7 +28,10 @@ from engine.linux.mounts import (
     set_flags_everywhere,
 )
 from engine.linux.namespaces import IdMaps
-from engine.records import dataclass
+from engine.records import TYPE_CHECKING, dataclass
+
+if TYPE_CHECKING:
+    from typing import Self
 
 _LOCKED = MountFlag.NO_EXEC | MountFlag.NO_SUID
 
@@ -63,30 +66,64 @@ class UnusableError(Exception):
         self.hint = hint
 
 
-def probe(trees: Sequence[Tree], *, sealed: bool) -> IdMaps:
-    """Try `confine` in a child, and try to undo it there. Returns the ids that can be mapped.
+class Confinement:
+    """User and mount namespaces with locked mounts, made and tried by a child that waits in them. `ids`: theirs.
 
-    Raises `UnusableError`.
+    A context manager: at its end the child ends, and what nobody has entered is gone.
     """
+
+    def __init__(self, ids: IdMaps, child: Child) -> None:
+        self.ids = ids
+        self._child = child
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._child.end()
+
+    def enter(self) -> None:
+        """Join the child, setns(2): into both namespaces or into none. Raises `OSError`."""
+        try:
+            directory = os.getcwd()
+        except OSError:  # removed, or not accessible by its path
+            directory = "/"
+        namespaces.join(self._child.pid)
+        # On what is mounted now: below a read-only tree everything would else still be writable.
+        with contextlib.suppress(OSError):
+            os.chdir(directory)
+
+
+def prepare(maps: IdMaps, trees: Sequence[Tree], *, sealed: bool) -> Confinement:
+    """In a child, make the namespaces, with the ids of `maps`, and try to undo what was done there. Raises `OSError`.
+
+    Nothing can be executed by path in them that is not in an executable one of `trees`. With `sealed`, it is also tried
+    to forbid executable mounts.
+    """
+    child = Child(partial(_try, maps, trees, sealed=sealed), stays=True)
+    child.answer()
+    return Confinement(maps, child)
+
+
+def probe(trees: Sequence[Tree], *, sealed: bool) -> Confinement:
+    """`prepare` with the most ids that can be had. Raises `UnusableError`."""
     try:
         *better, last = namespaces.possible_maps()
         for maps in better:
             with contextlib.suppress(OSError):
-                ask_child(partial(_try, maps, trees, sealed=sealed))
-                return maps
-        ask_child(partial(_try, last, trees, sealed=sealed))
+                return prepare(maps, trees, sealed=sealed)
+        return prepare(last, trees, sealed=sealed)
     except OSError as error:
         raise explain(error) from None
-    return last
 
 
-def confine(maps: IdMaps, trees: Sequence[Tree], *, sealed: bool) -> None:
-    """Forbid this process and its children to execute by path anything that is not in an executable one of `trees`.
+def confine(found: Confinement, *, sealed: bool) -> None:
+    """Confine this process and its children as the child of `found` is.
 
-    With `sealed`, also to mount anything executable. Irreversible. Raises `OSError`; the process may then be confined
-    in part.
+    With `sealed`, also forbid them to mount anything executable. Irreversible. Raises `OSError`; the process may then
+    be confined in part.
     """
-    _lock(maps, trees)
+    found.enter()
     _forbid_more(sealed=sealed)
 
 
@@ -107,16 +144,7 @@ def _lock(maps: IdMaps, trees: Sequence[Tree]) -> None:
             place = _open(tree)  # again: a tree mounted before may contain it
             opened.callback(os.close, place)
             attach_tree(clone, place, tree.path)
-    _enter_mounted_directory()
     namespaces.enter(namespaces.possible_maps()[0])
-
-
-def _enter_mounted_directory() -> None:
-    """Have the working directory on what is mounted now: below a read-only tree everything is still writable."""
-    try:
-        os.chdir(os.getcwd())
-    except OSError:  # removed, or not accessible by its path
-        os.chdir("/")
 
 
 def _open(tree: Tree) -> int:
@@ -130,7 +158,7 @@ def _open(tree: Tree) -> int:
 
 
 def _try(maps: IdMaps, trees: Sequence[Tree], *, sealed: bool) -> None:
-    """In a child: confine, and try to undo it. Raises `OSError`."""
+    """In the child: confine, and try to undo it. Raises `OSError`."""
     _lock(maps, trees)
     with contextlib.suppress(OSError):
         clear_flags("/", MountFlag.NO_EXEC)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
 _CAP_SETGID, _CAP_SETUID = 6, 7
+_ENTERED = "a new user namespace"
 #: Where newuidmap(1) and newgidmap(1) are searched: only root can write there.
 _SYSTEM_PATHS = ("/usr/bin", "/bin", "/usr/local/bin")
 
@@ -222,8 +223,20 @@ def enter(maps: IdMaps) -> None:
         child.answer()
 
 
+def join(process: int) -> None:
+    """Enter the user and mount namespace of `process`, both or none; the current directory is then the root.
+
+    EINVAL for a process with threads; EPERM unless the other one's user made its namespaces. Raises `OSError`.
+    """
+    descriptor = os.pidfd_open(process)
+    try:
+        library_call("setns", descriptor, _CLONE_NEWUSER | _CLONE_NEWNS, about=_ENTERED)
+    finally:
+        os.close(descriptor)
+
+
 def _unshare() -> None:
-    library_call("unshare", _CLONE_NEWUSER | _CLONE_NEWNS, about="a new user namespace")
+    library_call("unshare", _CLONE_NEWUSER | _CLONE_NEWNS, about=_ENTERED)
 
 
 def _map_from_outside(maps: IdMaps, go: int, gone: int) -> None:

@@ -159,19 +159,22 @@ def choose_the_kernel(
     on any machine. What the policies forbid is tried in tests/unit/test_policy.py and tests/integration.
     """
     from engine.linux import locked_mounts
-    from engine.linux.locked_mounts import Tree, UnusableError
-    from engine.linux.namespaces import IdMaps, Range
+    from engine.linux.locked_mounts import Confinement, Tree, UnusableError
+    from tests.support.confinement import Pretended
 
-    def probe(_trees: Sequence[Tree], *, sealed: bool) -> IdMaps:
+    executable: list[str] = []
+
+    def probe(trees: Sequence[Tree], *, sealed: bool) -> Confinement:
         if kernel == "cannot":
             raise UnusableError("this kernel was told not to", "tell it otherwise")
-        return IdMaps((Range(0, 0, 1),), (Range(0, 0, 1),), "single")
+        executable.extend(tree.path for tree in trees)
+        return Pretended()
 
-    def confine(_maps: IdMaps, trees: Sequence[Tree], *, sealed: bool) -> None:
+    def confine(_found: Confinement, *, sealed: bool) -> None:
         if kernel == "changes":
             in_part()
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a new user namespace")
-        restricted([tree.path for tree in trees])
+        restricted(executable)
 
     replace(locked_mounts, "probe", probe)
     replace(locked_mounts, "confine", confine)

@@ -507,13 +507,16 @@ class TestRealKernel:
 
     def test_a_process_with_threads_is_told_so(self) -> None:
         def act() -> bool:
+            before = [os.readlink(f"/proc/self/ns/{kind}") for kind in ("user", "mnt")]
             stop = threading.Event()
             thread = threading.Thread(target=stop.wait)
             thread.start()
             try:
-                locked_mounts.confine(possible_maps()[-1], [], sealed=False)
+                with locked_mounts.prepare(possible_maps()[-1], [], sealed=False) as found:
+                    locked_mounts.confine(found, sealed=False)
             except OSError as error:
-                return "this process has threads" in explain(error).why
+                unchanged = before == [os.readlink(f"/proc/self/ns/{kind}") for kind in ("user", "mnt")]
+                return unchanged and "this process has threads" in explain(error).why
             finally:
                 stop.set()
                 thread.join()
