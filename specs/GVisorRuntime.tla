@@ -255,7 +255,7 @@ IsGood(r, p, kept) ==
 IsInUse(kept) ==
     \E r \in Runs : \E p \in shared[r] : IsKeptFor(r, p, kept) /\ (state[r] \notin Terminal \/ alive[r])
 
-\* policy.py.  Confining the process cannot be undone, so it is tried in a child first.
+\* policy.py.  Confining the process cannot be undone, so a child does it first, and tries to undo it.
 IsToBeEnforced(r) == option[r].rootless /\ option[r].wanted
 IsConfined(r)     == inForce[r] = "whole"
 IsSettled(r)      == ~IsToBeEnforced(r) \/ probed[r] = "unusable" \/ IsConfined(r)
@@ -371,7 +371,7 @@ Stage(r) ==
     /\ state' = [state EXCEPT ![r] = "staged"]
     /\ UNCHANGED <<given, verdict, binary, copies, locks, policies, handOff, source, dirs, bundle, spent>>
 
-\* Try all of it in a child process that then ends: the engine's own process is unchanged.
+\* A child process does all of it and then waits: the engine's own process is unchanged.
 Probe(r) ==
     /\ state[r] = "staged"
     /\ ~failed[r]
@@ -380,7 +380,7 @@ Probe(r) ==
     /\ probed' = [probed EXCEPT ![r] = IF enforceable THEN "usable" ELSE "unusable"]
     /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policy, inForce, handOff, source, dirs, bundle, spent>>
 
-\* Confine the process itself.  If the kernel now refuses, the process is left confined in part.
+\* The process joins the child's namespaces and sets the rest.  If the kernel now refuses, it is confined in part.
 Confine(r) ==
     /\ state[r] = "staged"
     /\ ~failed[r]
