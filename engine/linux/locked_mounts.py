@@ -1,8 +1,8 @@
 """An execute allowlist by mount flags: every mount `noexec,nosuid` except a few trees, irreversibly.
 
-A child makes two user and mount namespaces, one in the other, and the engine joins it. In the first, every mount gets the flags; the second, which is less
-privileged, gets a copy whose flags the kernel has locked, mount_namespaces(7). runsc can still call mount(2), which a
-Landlock domain would forbid, and no privilege is needed.
+A child makes two user and mount namespaces, one in the other, and the engine joins it. In the first, every mount gets
+the flags; the second, which is less privileged, gets a copy whose flags the kernel has locked, mount_namespaces(7).
+runsc can still call mount(2), which a Landlock domain would forbid, and no privilege is needed.
 
 A descriptor keeps the mount that it was opened on. So a program opened before can still be executed, but nothing else
 of its directory.
