@@ -392,9 +392,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_exceptions_are_cloned_before_flags_are_set_and_locked(asked: list[Any]) -> None:
-    locked_mounts._lock(
-        SINGLE, [Tree("/a/b", (1, 2), read_only=True), Tree("/c", (1, 3), read_only=False)]
-    )
+    locked_mounts._lock(SINGLE, [Tree("/a/b", (1, 2), read_only=True), Tree("/c", (1, 3), read_only=False)])
     assert asked == [
         ("enter", SINGLE),
         ("clone", "open /c", "/c"),
