@@ -16,15 +16,16 @@ from engine.errors import PolicyError, Reason
 from engine.lifecycle.stage import Staged
 from engine.linux.namespaces import sysctl
 from engine.options import ExecPolicy, RunOptions
-from engine.records import TYPE_CHECKING, dataclass
 from engine.traces.move import PolicyOutcome, Strength
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from engine.linux.locked_mounts import Tree
     from engine.traces.schema import ApplyPolicyFacts, Ids
 
 
-@dataclass(frozen=True, slots=True)
 class Policy:
     """The policy's outcome. `mechanism`: what enforces it; None if nothing does, and `reason` says why.
 
@@ -33,15 +34,27 @@ class Policy:
     staged runsc, opened again in the new mount namespace; None if it was not.
     """
 
-    outcome: PolicyOutcome
-    mechanism: str | None = None
-    strength: Strength | None = None
-    allowed: tuple[str, ...] = ()
-    bypasses: tuple[str, ...] = ()
-    ids: Ids | None = None
-    reason: str | None = None
-    hint: str = "run without --require-exec-policy"
-    program: int | None = None
+    def __init__(
+        self,
+        outcome: PolicyOutcome,
+        mechanism: str | None = None,
+        strength: Strength | None = None,
+        allowed: tuple[str, ...] = (),
+        bypasses: tuple[str, ...] = (),
+        ids: Ids | None = None,
+        reason: str | None = None,
+        hint: str = "run without --require-exec-policy",
+        program: int | None = None,
+    ) -> None:
+        self.outcome: Final = outcome
+        self.mechanism: Final = mechanism
+        self.strength: Final = strength
+        self.allowed: Final = allowed
+        self.bypasses: Final = bypasses
+        self.ids: Final = ids
+        self.reason: Final = reason
+        self.hint: Final = hint
+        self.program: Final = program
 
     def facts(self) -> ApplyPolicyFacts:
         return {

@@ -22,7 +22,6 @@ from engine.lifecycle.stage import Staged, stage
 from engine.lifecycle.validate import Validated, validate
 from engine.linux.files import PrivateDirectory, UntrustedPathError
 from engine.options import Platform, RunOptions
-from engine.records import TYPE_CHECKING, dataclass
 from engine.runsc.arguments import RUN, RunscArguments, build_argv, build_environment
 from engine.runsc.execute import SignalGuard
 from engine.state.base import chosen_base, open_base
@@ -31,8 +30,9 @@ from engine.state.programs import PROGRAM, foresee
 from engine.traces.move import PolicyOutcome, Trigger
 from engine.traces.writer import Trace, header
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NoReturn, Protocol, TypeVar
+    from typing import Any, Final, NoReturn, Protocol, TypeVar
 
     from engine.traces.schema import Error, RefuseFacts
 
@@ -95,13 +95,13 @@ def run(
     raise AssertionError("unreachable: a run is handed off or raises")
 
 
-@dataclass(frozen=True, slots=True)
 class Plan:
     """What a run would execute; `argv[0]` has a `*` in the place of each run's own name."""
 
-    runsc: Validated
-    argv: tuple[str, ...]
-    environment: Mapping[str, str]
+    def __init__(self, runsc: Validated, argv: tuple[str, ...], environment: Mapping[str, str]) -> None:
+        self.runsc: Final = runsc
+        self.argv: Final = argv
+        self.environment: Final = environment
 
 
 def plan(bundle: Bundle, options: RunOptions, environment: Mapping[str, str]) -> Plan:
@@ -137,11 +137,11 @@ def plan(bundle: Bundle, options: RunOptions, environment: Mapping[str, str]) ->
     )
 
 
-@dataclass(frozen=True, slots=True)
 class _Refusal:
-    error: EngineError
-    cleaned: tuple[str, ...]
-    left: tuple[str, ...]
+    def __init__(self, error: EngineError, cleaned: tuple[str, ...], left: tuple[str, ...]) -> None:
+        self.error: Final = error
+        self.cleaned: Final = cleaned
+        self.left: Final = left
 
     def facts(self) -> dict[str, Any]:
         given = self.error

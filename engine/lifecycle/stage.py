@@ -16,28 +16,38 @@ from engine.lifecycle.secure_root import StateDirs
 from engine.lifecycle.staged_file import StagedFile, stage_file
 from engine.lifecycle.validate import Validated
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
-from engine.records import TYPE_CHECKING, dataclass
 from engine.runsc.installation import SENTRY, SIDECARS, PinnedFile
 from engine.state import programs, store
 from engine.state.container import EXEC_ALLOW
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from engine.traces.schema import StageFacts
 
 
-@dataclass(frozen=True, slots=True)
 class Staged:
     """The copy of the program: of `runsc`, whose descriptor execve gets, and of its `sidecars`.
 
     `directory` contains runsc, and `sidecars_directory` the sidecars, if any.
     """
 
-    exec_allow: PrivateDirectory
-    directory: PrivateDirectory
-    runsc: StagedFile
-    root: StateDirs
-    sidecars: tuple[StagedFile, ...] = ()
-    sidecars_directory: PrivateDirectory | None = None
+    def __init__(
+        self,
+        exec_allow: PrivateDirectory,
+        directory: PrivateDirectory,
+        runsc: StagedFile,
+        root: StateDirs,
+        sidecars: tuple[StagedFile, ...] = (),
+        sidecars_directory: PrivateDirectory | None = None,
+    ) -> None:
+        self.exec_allow: Final = exec_allow
+        self.directory: Final = directory
+        self.runsc: Final = runsc
+        self.root: Final = root
+        self.sidecars: Final = sidecars
+        self.sidecars_directory: Final = sidecars_directory
 
     @property
     def files(self) -> tuple[StagedFile, ...]:
@@ -125,7 +135,7 @@ def stage(binary: Validated, root: StateDirs) -> Staged:
             undo.callback(_close_files, staged)
             if root.sandbox is not None and staged.runsc.digest != root.sandbox.digest:
                 raise StageError(
-                    f"runsc {binary.path!r} is not the one that sandbox {root.sandbox.id!r} runs",
+                    f"runsc {binary.runsc.path!r} is not the one that sandbox {root.sandbox.id!r} runs",
                     reason=Reason.OTHER_RUNSC,
                     hint="leave out --runsc, which takes the sandbox's, or create the pod anew",
                 )

@@ -10,20 +10,21 @@ from engine.errors import Reason, StageError
 from engine.linux.files import PrivateDirectory
 from engine.linux.locks import has_lease
 from engine.linux.regular_files import Identity
-from engine.records import TYPE_CHECKING, dataclass, replace
 from engine.runsc.installation import PinnedFile
 from engine.state import store
 from engine.state.store import CacheEntry
 from engine.traces.writer import identity_facts
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from engine.traces.schema import StagedSidecar, StageFacts
 
 #: Bytes to copy in one system call: usually all of runsc.
 _CHUNK = 1 << 30
 
 
-@dataclass(frozen=True, slots=True)
 class StagedFile:
     """The copy of a pinned file at `path`, open for reading on `descriptor`, which was opened by that name.
 
@@ -33,18 +34,33 @@ class StagedFile:
     this run compared the copy with the pinned file.
     """
 
-    name: str
-    descriptor: int
-    path: str
-    digest: str
-    size: int
-    mode: int
-    pinned: Identity
-    from_store: bool
-    made_from: Identity
-    shared: bool
-    hashed: bool
-    compared: bool
+    def __init__(
+        self,
+        name: str,
+        descriptor: int,
+        path: str,
+        digest: str,
+        size: int,
+        mode: int,
+        pinned: Identity,
+        from_store: bool,
+        made_from: Identity,
+        shared: bool,
+        hashed: bool,
+        compared: bool,
+    ) -> None:
+        self.name: Final = name
+        self.descriptor: Final = descriptor
+        self.path: Final = path
+        self.digest: Final = digest
+        self.size: Final = size
+        self.mode: Final = mode
+        self.pinned: Final = pinned
+        self.from_store: Final = from_store
+        self.made_from: Final = made_from
+        self.shared: Final = shared
+        self.hashed: Final = hashed
+        self.compared: Final = compared
 
     def copy_facts(self) -> StageFacts:
         """What is recorded of the copy of runsc, and of every other but for its name."""
@@ -155,7 +171,7 @@ def _link(file: PinnedFile, kept_copies: PrivateDirectory, directory: PrivateDir
             raise
     finally:
         os.close(entry.descriptor)
-    return replace(entry, descriptor=descriptor)
+    return CacheEntry(descriptor, entry.made_from, entry.digest, hashed=entry.hashed, compared=entry.compared)
 
 
 def _copy(file: PinnedFile, directory: PrivateDirectory) -> CacheEntry:
