@@ -60,6 +60,7 @@ def performance_page(found: Mapping[str, Any]) -> str:
         _HOW,
         _machine(found),
         _starts(found["starts"]),
+        *([_installations(found["installations"]["each"])] if "installations" in found else []),
         _remaining(found),
         _memory(found),
         _growth(found),
@@ -99,6 +100,31 @@ def _starts(starts: Mapping[str, Any]) -> str:
     for label, why in starts["cannot"].items():
         text += f"\n\n{label}: did not run here: {why}"
     return text
+
+
+def _installations(each: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        (
+            one["version"],
+            str(one["files"]),
+            one["who"],
+            f"{_median(one['bare']):.0f} ms",
+            f"{_median(one['ours']):.0f} ms",
+            f"{ratios(one['ours'], one['bare']):.2f}",
+            f"{_median([ours - bare for ours, bare in zip(one['ours'], one['bare'], strict=True)]):.0f} ms",
+            f"{one['steps']['stage'] + one['steps']['apply_policy']:.1f} ms",
+        )
+        for one in each
+    ]
+    head = (
+        *("runsc", "files", "who", "bare", "`engine run`", "ratio", "more"),
+        "`stage` and `apply_policy`",
+    )
+    return (
+        "## By runsc\n\n"
+        + _table(head, rows)
+        + f"\n\n{len(each[0]['bare'])} rounds of each pair, bare and under the engine in turn, measured on its own."
+    )
 
 
 def _remaining(found: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """How long it takes to start a container, and what else it costs: `./just bench [--quick]`.
 
-Writes benchmarks/starts.json, and from that docs/performance.md. Nothing here passes or fails.
+Writes benchmarks/starts.json, and from that docs/performance.md. Nothing here passes or fails. With `--only PART` the
+figures of the other parts stay. With `--runsc PATH` the part `installations` measures that one as well.
 """
 
 from __future__ import annotations
@@ -31,17 +32,21 @@ from engine.options import ExecPolicy
 from engine.state.container import component
 from tests.support.bundles import NAMESPACES, PROC, write_config
 from tests.support.harness import Caller, unprivileged_user, waiting_program, whoever_runs_the_suite
+from tests.support.standin import build
 from tools.make_rootfs import main as make_rootfs
+from tools.system_parts import OLD_RUNSC
 
 NETWORK = ("--network", "none")
+PARTS = ("starts", "installations", "alone", "imports", "resident", "disk", "throughput", "crowded")
 
 
 class Bench:
     """What is measured, and where it lives: one directory, removed at the end."""
 
-    def __init__(self, place: Path, *, quick: bool) -> None:
+    def __init__(self, place: Path, *, quick: bool, more: Sequence[str]) -> None:
         self.place = place
         self.quick = quick
+        self.more = more
         self.runsc = next(path for path in TRUSTED_PATHS if os.path.isfile(path))
         self.root = whoever_runs_the_suite(self._directory("home"))
         self.user = unprivileged_user(self._directory("user"), self._directory("user-home"))
@@ -95,7 +100,14 @@ class Bench:
         )
 
     def bare(
-        self, key: str, label: str, caller: Caller, *options: str, bundle: Path | None = None
+        self,
+        key: str,
+        label: str,
+        caller: Caller,
+        *options: str,
+        bundle: Path | None = None,
+        runsc: str | None = None,
+        platform: str = "systrap",
     ) -> Contender:
         state = self._directory(f"state-{key}", caller)
         state.chmod(0o700)
@@ -103,7 +115,7 @@ class Bench:
             key,
             label,
             lambda name: [
-                *(self.runsc, "--root", str(state), *options, *NETWORK, "--platform", "systrap"),
+                *(runsc or self.runsc, "--root", str(state), *options, *NETWORK, "--platform", platform),
                 *("run", "--bundle", str(bundle or self.bundle), name),
             ],
             caller.environment,
@@ -173,6 +185,39 @@ class Bench:
             "cannot": cannot,
             "steps": _steps(next(one for one in tried if one.key == "engine")),
         }
+
+    def installations(self) -> dict[str, Any]:
+        """Starts with each kind of runsc, bare and under the engine, as root and as an ordinary user.
+
+        Debian 12's, of 2022, needs `--rootless`, and has the platform ptrace.
+        """
+        rootless = ("--rootless", "--ignore-cgroups")
+        several = build(self.place / "several-files").runsc
+        found: list[dict[str, Any]] = []
+        for runsc, platform in (
+            (str(OLD_RUNSC), "ptrace"),
+            *((path, "systrap") for path in (self.runsc, str(several), *self.more)),
+        ):
+            kinds = [("an ordinary user", self.user, rootless), ("root", self.root, ())]
+            for who, caller, options in kinds[: 1 if platform == "ptrace" else 2]:
+                key = f"{len(found)}"
+                more = (*options, "--platform", platform)
+                pair = [
+                    self.bare(f"bare-{key}", runsc, caller, *options, runsc=runsc, platform=platform),
+                    self.engine(f"ours-{key}", runsc, caller, "--runsc", runsc, *more),
+                ]
+                samples = in_turn(pair, 5 if self.quick else 30)
+                found.append(
+                    {
+                        "version": machine(runsc)["runsc"],
+                        "files": 1 + len(list((Path(runsc).parent / "gvisor-bin").glob("*"))),
+                        "who": who,
+                        "bare": samples[pair[0].key],
+                        "ours": samples[pair[1].key],
+                        "steps": _steps(pair[1]),
+                    }
+                )
+        return {"each": found}
 
     def stand_in(self) -> str:
         """A program that ends at once, with a runsc behind it: the engine alone is what then costs anything."""
@@ -381,18 +426,22 @@ def _used(directory: Path) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few rounds; what comes of it is only printed")
+    parser.add_argument("--only", choices=PARTS, help="measure this part anew, and keep the rest")
+    parser.add_argument(
+        "--runsc", metavar="PATH", action="append", default=[], help="measure this one as well"
+    )
     options = parser.parse_args(arguments)
     if os.geteuid() != 0:
         print("bench: run it as root: it compares starts as root with those of another user", file=sys.stderr)
         return 2
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = json.loads(STARTS.read_text()) if options.only else {}
     with tempfile.TemporaryDirectory(prefix="engine-bench-") as place:
         Path(place).chmod(0o755)
-        bench = Bench(Path(place), quick=options.quick)
-        found["machine"] = machine(bench.runsc)
+        bench = Bench(Path(place), quick=options.quick, more=options.runsc)
+        if not options.only:
+            found["machine"] = machine(bench.runsc)
         parts: list[tuple[str, Callable[[], Any]]] = [
-            (name, partial(getattr(bench, name)))
-            for name in ("starts", "alone", "imports", "resident", "disk", "throughput", "crowded")
+            (name, partial(getattr(bench, name))) for name in ([options.only] if options.only else PARTS)
         ]
         for name, measure in parts:
             began = time.monotonic()
@@ -401,7 +450,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.quick:
         print(performance_page(found))
         return 0
-    found["measured"] = f"{datetime.now(UTC):%Y-%m-%d}"
+    if not options.only:
+        found["measured"] = f"{datetime.now(UTC):%Y-%m-%d}"
     STARTS.write_text(json.dumps(found, indent=1) + "\n")
     PERFORMANCE.write_text(performance_page(found))
     print(f"bench: written: {STARTS} and {PERFORMANCE}")
