@@ -96,9 +96,13 @@ def release_of(binary: int, *, wholly: bool) -> str | None:
     if wholly:
         places += [(middle, size), (0, middle + _MAX_RELEASE)]
     for begin, end in places:
+        window = bytearray()
         for window in _windows(binary, begin, end, _MAX_RELEASE):
             if found := _release_in(window):
                 return found
+        # No window follows that has the last bytes and zeros behind them, if a whole chunk was the last.
+        if found := _release_in(window[-_MAX_RELEASE:] + bytes(_MAX_RELEASE)):
+            return found
     return None
 
 

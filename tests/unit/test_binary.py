@@ -195,6 +195,23 @@ def test_a_file_that_begins_with_its_release_tells_it_at_once(private: Path) -> 
     assert release_in(private / "runsc", b"release-20260817.0", wholly=False) == "release-20260817.0"
 
 
+@pytest.mark.parametrize("size", [200, 300, 400])
+@pytest.mark.parametrize("back", [18, 60, 128])
+def test_a_release_at_the_very_end_of_what_is_read_is_found(
+    private: Path, monkeypatch: pytest.MonkeyPatch, size: int, back: int
+) -> None:
+    """The constants that a linker puts there are `size` bytes, which are read 100 at a time, and more follows them."""
+    monkeypatch.setattr(binary, "_CHUNK", 100)
+    monkeypatch.setattr(binary, "_LINKED_IN", size)
+    monkeypatch.setattr(binary, "_TAIL", 0)
+    content = bytearray(elf(CODE, CONSTANTS).ljust(9000, b"\0"))
+    content[40:48], content[60:62] = (8000).to_bytes(8, "little"), (1).to_bytes(2, "little")
+    content[8000:8064] = section(3000, 1000)
+    content[4000 - back : 4018 - back] = b"release-20260817.0"
+    content[4000:4001] = b"/"
+    assert release_in(private / "runsc", bytes(content), wholly=False) == "release-20260817.0"
+
+
 def section(begin: int, size: int, following: int = 0) -> bytes:
     """The header of a section, of 64 bytes: where it begins, its size, and what follows these."""
     fields = (each.to_bytes(8, "little") for each in (begin, size, following))
