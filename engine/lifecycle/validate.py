@@ -45,6 +45,7 @@ class Validated:
     trusted_owners: tuple[int, ...]
     platform: Platform
     capabilities: Capabilities
+    starts_sidecars: bool = False
     sidecars: tuple[PinnedFile, ...] = ()
     release: str | None = None
 
@@ -106,7 +107,7 @@ def validate(resolved: Resolved, platform: Platform) -> Validated:
     binary = _pin(resolved.path, tuple(sorted(owners)), platform)
     try:
         if os.pread(binary.descriptor, len(_SCRIPT), 0) != _SCRIPT:
-            return _as_elf(binary, resolved.path)
+            return _as_elf(binary)
         wrapped = _wrapped_binary(binary)
         if wrapped is None:
             raise ValidateError(
@@ -120,7 +121,7 @@ def validate(resolved: Resolved, platform: Platform) -> Validated:
     binary.close()
     script, binary = binary.path, _pin(wrapped, binary.trusted_owners, platform)
     try:
-        return _as_elf(binary, wrapped, wrapper=script)
+        return _as_elf(binary, wrapper=script)
     except BaseException:
         binary.close()
         raise
@@ -175,8 +176,8 @@ def _wrapped_binary(script: Validated) -> str | None:
     return None
 
 
-def _as_elf(binary: Validated, found_at: str, wrapper: str | None = None) -> Validated:
-    """The `binary`, found at this path, when its content and its sidecars were judged, too."""
+def _as_elf(binary: Validated, wrapper: str | None = None) -> Validated:
+    """The `binary`, when its content and its sidecars were judged, too."""
     runsc = binary.runsc
     require_elf(runsc)
     able = capabilities(binary.descriptor)
@@ -190,10 +191,14 @@ def _as_elf(binary: Validated, found_at: str, wrapper: str | None = None) -> Val
             reason=Reason.NO_PLATFORM,
             hint="choose another --platform, or a newer runsc",
         )
-    beside = os.path.dirname(found_at), os.path.dirname(binary.path)
-    sidecars, release = pin_sidecars(
-        runsc, beside, binary.trusted_owners, has_package=able.has_sidecar_package
-    )
+    installed = pin_sidecars(runsc, binary.trusted_owners, has_package=able.has_sidecar_package)
+    sidecars, release = installed or ((), None)
     return replace(
-        binary, wrapper=wrapper, platform=platform, capabilities=able, sidecars=sidecars, release=release
+        binary,
+        wrapper=wrapper,
+        platform=platform,
+        capabilities=able,
+        starts_sidecars=installed is not None,
+        sidecars=sidecars,
+        release=release,
     )

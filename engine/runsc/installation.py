@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 from engine.errors import Reason, ValidateError, hint_for
 from engine.linux.files import Opened, UntrustedPathError, is_immutable_store_entry, open_trusted
@@ -27,6 +27,8 @@ PREWARMER = "gvisor-sentry-prewarmer"
 PACKAGE = b"gvisor.dev/gvisor/runsc/gvisorbinaries"
 
 _ELF = b"\x7fELF"
+#: Bytes to compare at a time.
+_CHUNK = 1 << 18
 #: The last release that is known to be its own Sentry where the whole of `SIDECARS` is missing; those from
 #: release-20260914 on end with 128.
 _LAST_ALONE = "release-20260817"
@@ -133,34 +135,37 @@ def _is_there(path: str) -> bool:
 
 
 def pin_sidecars(
-    runsc: PinnedFile, beside: Sequence[str], owners: Collection[int], *, has_package: bool
-) -> tuple[tuple[PinnedFile, ...], str | None]:
+    runsc: PinnedFile, owners: Collection[int], *, has_package: bool
+) -> tuple[tuple[PinnedFile, ...], str | None] | None:
     """The sidecars of `runsc`, in the order of their names, and the release that all of it is of, if that is told.
 
-    They are looked for in the directories `beside`, in turn, as runsc does. `has_package` says that `PACKAGE` is among
-    its first constants. Nothing for a build that wants no sidecars, whatever lies beside it, and for the last one that
-    can be without. Raises `ValidateError`: where a sidecar is not to be trusted, one that is needed is missing, or
-    they are of different releases; nothing stays open then.
+    They are looked for where runsc itself does: beside its path without links, whatever lies beside a link to it.
+    `has_package` says that `PACKAGE` is among its first constants. None for a build that starts no sidecars, whatever
+    lies beside it, and for the last one that can be without. Raises `ValidateError`: where a sidecar is not to be
+    trusted, one that is needed is missing, or they are of different releases; nothing stays open then.
     """
-    places = [os.path.join(directory, SIDECARS) for directory in dict.fromkeys(beside)]
+    place = os.path.join(os.path.dirname(runsc.path), SIDECARS)
     # Only a hint whether it pays to read all of a build that does not tell at once: what is opened below is judged.
-    is_there = any(map(_is_there, places))
-    if not (has_package or _wants_sidecars(runsc, wholly=is_there)):
-        return (), None
+    if not (has_package or _wants_sidecars(runsc, wholly=_is_there(place))):
+        return None
     with contextlib.ExitStack() as undo:
-        folder = _open_folder(places, owners)
-        if folder is None:
-            release = release_of(runsc.descriptor, wholly=True)
-            if release is not None and release[: len(_LAST_ALONE)] <= _LAST_ALONE:
-                return (), None
-            raise _incomplete(runsc, SENTRY)
-        undo.callback(os.close, folder.descriptor)
+        folder = _open_folder(place, owners)
+        if folder is not None:
+            undo.callback(os.close, folder.descriptor)
         with contextlib.ExitStack() as pinned:
-            sidecars = tuple(_pin_all(folder, owners, pinned))
+            sidecars = () if folder is None else tuple(_pin_all(folder, owners, pinned))
+            if not sidecars and _can_be_alone(runsc):
+                return None
             _require_all(runsc, sidecars)
+            _require_distinct(runsc, sidecars)
             release = _one_release(runsc, sidecars)
             pinned.pop_all()
     return sidecars, release
+
+
+def _can_be_alone(runsc: PinnedFile) -> bool:
+    release = release_of(runsc.descriptor, wholly=True)
+    return release is not None and release[: len(_LAST_ALONE)] <= _LAST_ALONE
 
 
 def _wants_sidecars(runsc: PinnedFile, *, wholly: bool) -> bool:
@@ -169,24 +174,22 @@ def _wants_sidecars(runsc: PinnedFile, *, wholly: bool) -> bool:
     return is_at_the_end(runsc.descriptor, name) or (wholly and bool(texts_in(runsc.descriptor, [name])))
 
 
-def _open_folder(places: Iterable[str], owners: Collection[int]) -> Opened | None:
-    """The first of `places` that is there, when it and what is above it was judged. Raises `ValidateError`."""
-    for place in places:
-        try:
-            return open_trusted(place, owners, follow_links=True, directory=True)
-        except FileNotFoundError:
-            continue
-        except UntrustedPathError as error:
-            raise ValidateError(
-                f"on the way to {place!r}, {error}", reason=Reason.LOOSE_CHAIN, hint=OWN_COPY
-            ) from None
-        except OSError as error:
-            raise ValidateError(
-                f"{place!r}: {error.strerror}",
-                reason=Reason.INCOMPLETE if isinstance(error, NotADirectoryError) else Reason.FAILURE,
-                hint=hint_for(error, _WHOLE),
-            ) from None
-    return None
+def _open_folder(place: str, owners: Collection[int]) -> Opened | None:
+    """The directory at `place`, judged with all above it; None if there is none. Raises `ValidateError`."""
+    try:
+        return open_trusted(place, owners, follow_links=True, directory=True)
+    except FileNotFoundError:
+        return None
+    except UntrustedPathError as error:
+        raise ValidateError(
+            f"on the way to {place!r}, {error}", reason=Reason.LOOSE_CHAIN, hint=OWN_COPY
+        ) from None
+    except OSError as error:
+        raise ValidateError(
+            f"{place!r}: {error.strerror}",
+            reason=Reason.INCOMPLETE if isinstance(error, NotADirectoryError) else Reason.FAILURE,
+            hint=hint_for(error, _WHOLE),
+        ) from None
 
 
 def _pin_all(folder: Opened, owners: Collection[int], undo: contextlib.ExitStack) -> Iterable[PinnedFile]:
@@ -218,6 +221,12 @@ def _pin_one(
     undo: contextlib.ExitStack,
 ) -> PinnedFile:
     path = os.path.join(folder.path, name)
+    if _is_half_unpacked(name):
+        raise ValidateError(
+            f"{path!r} is of an upgrade that is under way or was cut off",
+            reason=Reason.MIXED_RELEASES,
+            hint="let the upgrade finish and run again; after one that was cut off, install gVisor anew",
+        )
     if not _NAME_CHARACTERS.issuperset(name) or name.startswith(".") or len(name) > _MAX_NAME:
         raise ValidateError(
             f"{path!r} has a name that no program of gVisor's has", reason=Reason.NOT_A_PROGRAM, hint=_WHOLE
@@ -239,6 +248,11 @@ def _pin_one(
     return file
 
 
+def _is_half_unpacked(name: str) -> bool:
+    """Whether a package manager has such a name for a file while it unpacks: dpkg(1), and those of RPM and Alpine."""
+    return name.endswith((".dpkg-new", ".dpkg-tmp")) or ";" in name or name.startswith(".apk.")
+
+
 def _require_all(runsc: PinnedFile, sidecars: Iterable[PinnedFile]) -> None:
     """Raise `ValidateError` where one that a sandbox is started with is missing."""
     there = {sidecar.name for sidecar in sidecars}
@@ -247,6 +261,37 @@ def _require_all(runsc: PinnedFile, sidecars: Iterable[PinnedFile]) -> None:
     # Not every build has a prewarmer; whether this one has is asked only where there is none.
     if PREWARMER not in there and texts_in(runsc.descriptor, [PREWARMER.encode()]):
         raise _incomplete(runsc, PREWARMER)
+
+
+def _require_distinct(runsc: PinnedFile, sidecars: Iterable[PinnedFile]) -> None:
+    """Raise `ValidateError` where runsc, its Sentry and its prewarmer are not three programs but one under two names.
+
+    runsc ends with 128 where its Sentry is a link to itself, or a copy.
+    """
+    seen = [runsc]
+    for sidecar in sidecars:
+        if sidecar.name not in (SENTRY, PREWARMER):
+            continue
+        for other in seen:
+            if _are_one(other, sidecar):
+                raise ValidateError(
+                    f"{sidecar.path!r} is the same program as {other.path!r}",
+                    reason=Reason.INCOMPLETE,
+                    hint=_WHOLE,
+                )
+        seen.append(sidecar)
+
+
+def _are_one(one: PinnedFile, other: PinnedFile) -> bool:
+    """Whether both are one file, or have the same bytes."""
+    if one.identity.size != other.identity.size:
+        return False
+    if (one.identity.device, one.identity.inode) == (other.identity.device, other.identity.inode):
+        return True
+    for offset in range(0, one.identity.size, _CHUNK):
+        if os.pread(one.descriptor, _CHUNK, offset) != os.pread(other.descriptor, _CHUNK, offset):
+            return False
+    return True
 
 
 def _incomplete(runsc: PinnedFile, name: str) -> ValidateError:

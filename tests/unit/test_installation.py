@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -101,20 +102,33 @@ def test_the_folder_of_sidecars_may_be_a_link(installation: Path) -> None:
         assert sidecar.path == str(installation / "of-a-release" / name)
 
 
-@pytest.mark.parametrize("linked", [True, False])
-def test_sidecars_beside_a_link_come_first(installation: Path, private: Path, linked: bool) -> None:
+@pytest.mark.parametrize("beside_the_link", ["nothing", "an empty folder", "a whole one", "a file"])
+def test_sidecars_are_those_beside_the_file_not_beside_a_link(
+    installation: Path, private: Path, beside_the_link: str
+) -> None:
+    """runsc looks beside its /proc/self/exe, which has no links."""
     link = private / "elsewhere" / "runsc"
     link.parent.mkdir(mode=0o755)
     link.symlink_to(installation / "runsc")
-    beside = installation
-    if linked:
-        beside = link.parent
-        (beside / "gvisor-bin").mkdir(mode=0o755)
+    if beside_the_link == "a file":
+        (link.parent / "gvisor-bin").touch()
+    elif beside_the_link != "nothing":
+        (link.parent / "gvisor-bin").mkdir(mode=0o755)
+    if beside_the_link == "a whole one":
         for name in (SENTRY, PREWARMER):
-            write(beside / "gvisor-bin" / name, (installation / "gvisor-bin" / name).read_bytes())
+            write(link.parent / "gvisor-bin" / name, (installation / "gvisor-bin" / name).read_bytes())
     pinned = pin(link)
     assert pinned.path == str(installation / "runsc")
-    assert {os.path.dirname(sidecar.path) for sidecar in pinned.sidecars} == {str(beside / "gvisor-bin")}
+    assert [sidecar.path for sidecar in pinned.sidecars] == [
+        str(installation / "gvisor-bin" / name) for name in NAMES
+    ]
+
+
+def test_sidecars_beside_a_link_alone_are_none(installation: Path, private: Path) -> None:
+    (private / "elsewhere").mkdir(mode=0o755)
+    (private / "elsewhere" / "runsc").symlink_to(installation / "runsc")
+    (installation / "gvisor-bin").rename(private / "elsewhere" / "gvisor-bin")
+    refused(private / "elsewhere" / "runsc", Reason.INCOMPLETE, repr(str(installation / "runsc")), SENTRY)
 
 
 def loosen(path: Path) -> None:
@@ -213,6 +227,43 @@ def test_a_sidecar_that_is_needed_and_missing_is_refused(installation: Path, nam
     refused(installation / "runsc", Reason.INCOMPLETE, name, repr(str(installation / "runsc")))
 
 
+@pytest.mark.parametrize("how", [os.link, shutil.copy])
+@pytest.mark.parametrize(
+    ("name", "of"), [(SENTRY, "runsc"), (PREWARMER, "runsc"), (PREWARMER, f"gvisor-bin/{SENTRY}")]
+)
+def test_a_program_under_the_name_of_another_is_refused(
+    installation: Path, name: str, of: str, how: Callable[[Path, Path], object]
+) -> None:
+    """A Sentry that is runsc itself would be started, and end with 128."""
+    path = installation / "gvisor-bin" / name
+    path.unlink()
+    how(installation / of, path)
+    refused(installation / "runsc", Reason.INCOMPLETE, repr(str(path)), repr(str(installation / of)))
+
+
+def test_programs_of_one_size_are_not_one(installation: Path) -> None:
+    sentry, prewarmer = installation / "gvisor-bin" / SENTRY, installation / "gvisor-bin" / PREWARMER
+    size = max(path.stat().st_size for path in (installation / "runsc", sentry))
+    for path in (installation / "runsc", sentry, prewarmer):
+        write(path, path.read_bytes().ljust(size, b"\0"))
+    assert [sidecar.name for sidecar in pin(installation / "runsc").sidecars] == NAMES
+
+
+@pytest.mark.parametrize(
+    "name", [f"{SENTRY}.dpkg-new", f"{SENTRY}.dpkg-tmp", f"{SENTRY};65a1b2c3", ".apk.0123456789abcdef"]
+)
+@pytest.mark.parametrize("mode", [0o000, 0o644, 0o755])
+def test_an_upgrade_under_way_is_to_be_waited_for(installation: Path, name: str, mode: int) -> None:
+    """What a package manager unpacks has another name until it is whole: no mode is to be given to it."""
+    path = installation / "gvisor-bin" / name
+    write(path, b"\x7fELF half of it")
+    path.chmod(mode)
+    with refuses(ValidateError, Reason.MIXED_RELEASES, repr(str(path))) as refusal:
+        pin(installation / "runsc")
+    assert "chmod" not in refusal.value.hint
+    assert "upgrade" in refusal.value.hint
+
+
 def test_a_build_without_a_prewarmer_needs_none(installation: Path) -> None:
     runsc = installation / "runsc"
     write(runsc, runsc.read_bytes().replace(PREWARMER.encode(), b"gvisor-nothing"))
@@ -237,14 +288,19 @@ def remove_folder(installation: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("padding", [0, 100_000])
+@pytest.mark.parametrize("folder", ["missing", "empty"])
 def test_without_its_folder_only_a_build_that_is_its_own_sentry_runs(
-    installation: Path, release: bytes, is_alone: bool, padding: int
+    installation: Path, release: bytes, is_alone: bool, padding: int, folder: str
 ) -> None:
-    remove_folder(installation)
+    if folder == "missing":
+        remove_folder(installation)
+    else:
+        for path in (installation / "gvisor-bin").iterdir():
+            path.unlink()
     runsc = installation / "runsc"
     write(runsc, runsc.read_bytes().replace(b"release-20260914.0", release) + bytes(padding))
     if is_alone:
-        assert pin(runsc).sidecars == ()
+        assert (pin(runsc).sidecars, pin(runsc).starts_sidecars) == ((), False)
     else:
         refused(runsc, Reason.INCOMPLETE, repr(str(runsc)), SENTRY)
 
