@@ -202,7 +202,7 @@ def _remove(root: StateDirs, exec_allow: PrivateDirectory, directory: PrivateDir
     programs.remove_program(directory, _home(root))
     if not directory.is_named_in(exec_allow.descriptor):
         return []  # another directory has its name
-    os.rmdir(os.path.basename(directory.path), dir_fd=exec_allow.descriptor)
+    programs.remove_directory(exec_allow, os.path.basename(directory.path))
     return [directory.path]
 
 

@@ -24,11 +24,11 @@ from engine.linux.files import PrivateDirectory, make_private_directory
 from engine.linux.locks import lock
 from engine.linux.regular_files import open_own, replace_own
 from engine.runsc.command import ask
-from engine.state.cleanup import remove_tree
 from engine.state.container import RUNSC_ROOT, RUNTIME
 from engine.state.oci_lifecycle import Status, Verb
 from engine.state.record import Attempt, Record
 from engine.state.status import open_state_root
+from engine.state.trees import remove_tree
 
 #: Seconds to wait for another runsc's lock of the container, and for the sandbox's answer.
 _TIMEOUT = 10.0

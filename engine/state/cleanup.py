@@ -76,8 +76,13 @@ def remove_programs(container: PrivateDirectory) -> list[str]:
     Raises `UntrustedPathError` and `OSError`.
     """
     try:
-        os.stat(PROGRAMS, dir_fd=container.descriptor, follow_symlinks=False)
+        status = os.stat(PROGRAMS, dir_fd=container.descriptor, follow_symlinks=False)
     except FileNotFoundError:
+        return []
+    if not stat.S_ISLNK(status.st_mode):
+        from engine.state.trees import remove_tree
+
+        remove_tree(container, PROGRAMS)
         return []
     from engine.state import programs, store  # only if they lie apart
 
@@ -140,12 +145,14 @@ def _staged_copies(container: PrivateDirectory, root: PrivateDirectory) -> Itera
 
     with contextlib.ExitStack() as held:
         stages = []
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, UntrustedPathError):
             nest = open_private_directory(root.descriptor, root.path, EXEC_ALLOW)
             held.callback(nest.close)
             for name in os.listdir(nest.descriptor):
-                stages.append(open_private_directory(nest.descriptor, nest.path, name))
-                held.callback(stages[-1].close)
+                # What is no stage is removed later, and not used.
+                with contextlib.suppress(FileNotFoundError, UntrustedPathError):
+                    stages.append(open_private_directory(nest.descriptor, nest.path, name))
+                    held.callback(stages[-1].close)
         with contextlib.suppress(FileNotFoundError):
             if path := programs.named(container):
                 stages.append(held.enter_context(programs.opened_stage(path)))
@@ -160,21 +167,6 @@ def _staged_copies(container: PrivateDirectory, root: PrivateDirectory) -> Itera
                 os.close(program)
 
 
-def remove_tree(directory: PrivateDirectory, name: str) -> None:
-    """Remove the tree `name` in `directory`. Links are not followed, and mounts are not entered.
-
-    Raises `OSError`: EBUSY, before anything is removed, if something is mounted in the tree.
-    """
-    import shutil  # only if there is something to remove: slow imports
-
-    from engine.linux.mounts import mounted_beneath
-
-    path = os.path.join(directory.path, name)
-    if mounted := mounted_beneath(path):
-        raise OSError(errno.EBUSY, f"something is mounted on {mounted[0]!r}", path)
-    shutil.rmtree(name, dir_fd=directory.descriptor)
-
-
 def remove_stage(home: PrivateDirectory, nest: PrivateDirectory, name: str) -> None:
     """Remove the stage directory `name` in `nest`; `home` contains the store that its files may be linked from.
 
@@ -182,6 +174,7 @@ def remove_stage(home: PrivateDirectory, nest: PrivateDirectory, name: str) -> N
     """
     from engine.linux.mounts import mounted_beneath
     from engine.state import programs
+    from engine.state.trees import remove_tree  # only if there is something to remove
 
     with contextlib.suppress(
         UntrustedPathError
@@ -199,6 +192,7 @@ def remove_runsc_root(base: PrivateDirectory, container: PrivateDirectory) -> No
     Raises `OSError`.
     """
     from engine.runsc.left_behind import unmount_null_netns  # only if there is something to remove
+    from engine.state.trees import remove_tree
 
     with contextlib.closing(open_private_directory(container.descriptor, container.path, RUNSC_ROOT)) as root:
         unmount_null_netns(root.descriptor, root.path)
@@ -213,13 +207,14 @@ def _remove_programs_in(base: PrivateDirectory, root: PrivateDirectory) -> None:
 
     if mounted_beneath(root.path):
         return
-    with contextlib.ExitStack() as opened, contextlib.suppress(FileNotFoundError, UntrustedPathError):
+    with contextlib.suppress(FileNotFoundError, UntrustedPathError):
         nest = open_private_directory(root.descriptor, root.path, EXEC_ALLOW)
-        opened.callback(nest.close)
-        for name in os.listdir(nest.descriptor):
-            stage = open_private_directory(nest.descriptor, nest.path, name)
-            opened.callback(stage.close)
-            programs.remove_program(stage, base)
+        with contextlib.closing(nest):
+            for name in os.listdir(nest.descriptor):
+                with contextlib.suppress(FileNotFoundError, UntrustedPathError):
+                    stage = open_private_directory(nest.descriptor, nest.path, name)
+                    with contextlib.closing(stage):
+                        programs.remove_program(stage, base)
 
 
 def remove_if_unused(base: PrivateDirectory, container: PrivateDirectory) -> bool:
@@ -236,14 +231,11 @@ def remove_container(base: PrivateDirectory, container: PrivateDirectory) -> boo
     is now another directory's. Raises `OSError`.
     """
     remove_leftovers(base, container)
-    for name in os.listdir(container.descriptor):
-        if name == LOCK:
-            continue
-        status = os.stat(name, dir_fd=container.descriptor, follow_symlinks=False)
-        if stat.S_ISDIR(status.st_mode):
-            remove_tree(container, name)
-        else:
-            os.unlink(name, dir_fd=container.descriptor)
+    names = [name for name in os.listdir(container.descriptor) if name != LOCK]
+    if names:
+        from engine.state.trees import remove_trees
+
+        remove_trees(container, names)
     os.unlink(LOCK, dir_fd=container.descriptor)
     if not container.is_named_in(base.descriptor):
         return False

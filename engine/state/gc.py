@@ -137,6 +137,12 @@ def _collect_programs(base: str) -> tuple[tuple[str, ...], tuple[tuple[str, str]
     return tuple(sweep.removed), tuple(sweep.failed)
 
 
+def _named(error: OSError) -> str | None:
+    """The absolute path that the error is about, if it names one."""
+    path = error.filename
+    return path if isinstance(path, str) and path.startswith("/") else None
+
+
 class _Sweep:
     """One collection in `base`. Traces written before the time `before` are removed, time(2)."""
 
@@ -159,7 +165,7 @@ class _Sweep:
         except FileNotFoundError:
             pass  # another process removed it
         except OSError as error:
-            self.failed.append((where, error.strerror or str(error)))
+            self.failed.append((_named(error) or where, error.strerror or str(error)))
 
     def container(self, name: str) -> None:
         """Remove a container's directory, or all but its traces, unless it is alive."""

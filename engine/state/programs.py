@@ -195,26 +195,39 @@ def make_stage(place: PrivateDirectory, container: PrivateDirectory, name: str) 
 def remove_stage(place: PrivateDirectory, container: PrivateDirectory, stage: PrivateDirectory) -> None:
     """Undo `make_stage`, and remove the program. Another directory in its place stays. Raises `OSError`."""
     remove_program(stage, place)
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, IsADirectoryError):
         os.unlink(_STATE, dir_fd=stage.descriptor)
     if stage.is_named_in(place.descriptor):
-        os.rmdir(os.path.basename(stage.path), dir_fd=place.descriptor)
+        remove_directory(place, os.path.basename(stage.path))
     with contextlib.suppress(FileNotFoundError):
         os.unlink(PROGRAMS, dir_fd=container.descriptor)
+
+
+def remove_directory(parent: PrivateDirectory, name: str) -> None:
+    """Remove the directory `name` in `parent`, and what somebody else has put there. Raises `OSError`."""
+    try:
+        os.rmdir(name, dir_fd=parent.descriptor)
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
+        from engine.state.trees import remove_tree  # rarely needed
+
+        remove_tree(parent, name)
 
 
 def remove_program(stage: PrivateDirectory, home: PrivateDirectory) -> None:
     """Remove runsc and its sidecars from the stage directory; `home` contains the store that they may be linked from.
 
-    Raises `OSError`, also if something else is among the sidecars.
+    What else is in their places goes, too. Raises `OSError`.
     """
     from engine.state import store  # only if there is something to remove
 
     with _opened_sidecars(stage) as folder:
         names = [] if folder is None else sorted(os.listdir(folder.descriptor))
         store.unlink(home, [(stage, PROGRAM), *((folder, name) for name in names if folder is not None)])
-        if folder is not None and folder.is_named_in(stage.descriptor):
-            os.rmdir(SIDECARS, dir_fd=stage.descriptor)
+        if folder is None or not folder.is_named_in(stage.descriptor):
+            return
+        remove_directory(stage, SIDECARS)
 
 
 @contextlib.contextmanager
@@ -243,11 +256,15 @@ def named(container: PrivateDirectory) -> str | None:
 
 
 def _link(directory: PrivateDirectory, name: str) -> str | None:
-    """The target of the link `name` in `directory`; None if there is none."""
+    """The target of the link `name` in `directory`; None if there is none, or something else."""
     try:
         return os.readlink(name, dir_fd=directory.descriptor)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return None
+        raise
 
 
 @contextlib.contextmanager

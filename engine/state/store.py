@@ -104,7 +104,7 @@ def get(store: PrivateDirectory, identity: Identity, pinned: int | None) -> Cach
     """The copy of the file with this `identity`, leased. A copy that is not good is removed, and the answer is None.
 
     `pinned`: a descriptor of that file, to compare the copy with it; None where its record is trusted. A directory in
-    the copy's place stays, and gc reports it. Raises `OSError`.
+    the copy's place stays until gc removes it. Raises `OSError`.
     """
     key = _key(identity)
     try:
@@ -158,7 +158,8 @@ def unlink(base: PrivateDirectory, files: Sequence[tuple[PrivateDirectory, str]]
     """Remove staged `files`, each a name in its directory, which may be links to copies in the store under `base`.
 
     unlink(2) changes the ctime of a copy that stays. So its record is written again, if the copy was as recorded just
-    before; otherwise the next run would have to hash it. Files that are gone are skipped. Raises `OSError`.
+    before; otherwise the next run would have to hash it. Files that are gone are skipped, and directories. Raises
+    `OSError`.
     """
     with contextlib.ExitStack() as undo:
         store, entries = None, []
@@ -168,7 +169,7 @@ def unlink(base: PrivateDirectory, files: Sequence[tuple[PrivateDirectory, str]]
             if lock(store.descriptor, time.monotonic() + TIMEOUT):
                 entries = _entries(store)
         for directory, name in files:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError):
                 if store is not None and entries:
                     _unlink_copy(store, entries, directory, name)
                 else:
@@ -235,7 +236,12 @@ def collect(base: PrivateDirectory) -> list[str]:
         names = set(os.listdir(store.descriptor))
         used = {name for name in names if _is_linked(store, name)}
         for name in sorted(names - used - {f"{key}.json" for key in used}):
-            os.unlink(name, dir_fd=store.descriptor)
+            try:
+                os.unlink(name, dir_fd=store.descriptor)
+            except IsADirectoryError:
+                from engine.state.trees import remove_tree  # rarely needed
+
+                remove_tree(store, name)
             gone.append(os.path.join(store.path, name))
         if not used and store.is_named_in(base.descriptor):
             os.rmdir(STORE, dir_fd=base.descriptor)

@@ -283,12 +283,139 @@ def test_a_set_can_be_taken_back(staged: Staged, private: Path) -> None:
             os.fstat(file.descriptor)
 
 
-def test_what_is_not_a_sidecar_stops_the_removal(staged: Staged) -> None:
-    foreign = Path(staged.runsc.path).parent / "gvisor-bin" / "foreign"
-    foreign.mkdir()
-    with pytest.raises(OSError, match=r"Is a directory|Operation not permitted"):
+def a_directory(path: Path) -> None:
+    (path / "inner").mkdir(parents=True)
+    (path / "inner" / "file").touch()
+
+
+def a_closed_directory(path: Path) -> None:
+    a_directory(path)
+    (path / "inner").chmod(0)
+    path.chmod(0o500)
+
+
+def a_deep_directory(path: Path) -> None:
+    """Deeper than the interpreter's stack and the number of descriptors."""
+    path.mkdir()
+    here = os.open(path, os.O_RDONLY)
+    for _ in range(1200):
+        os.mkdir("x", dir_fd=here)
+        inner = os.open("x", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(here)
+
+
+def a_link_to_precious(path: Path) -> None:
+    path.symlink_to(path.parents[len(path.parents) - 3])
+
+
+def a_link_within(path: Path) -> None:
+    path.mkdir()
+    a_link_to_precious(path / "link")
+
+
+KINDS = [a_directory, a_closed_directory, a_link_to_precious, a_link_within, os.mkfifo]
+PLACES = ["gvisor-bin/foreign", "foreign", "gvisor-bin/gvisor_sentry", "runsc", "gvisor-bin", "state"]
+
+
+@pytest.mark.parametrize(
+    ("at", "kind"),
+    [
+        *((at, kind) for at in PLACES for kind in KINDS if (at, kind) != ("state", a_link_to_precious)),
+        ("gvisor-bin/foreign", a_deep_directory),
+    ],
+)
+def test_whatever_is_in_a_stage_is_removed_with_it(
+    staged: Staged,
+    root: StateDirs,
+    private: Path,
+    environment: dict[str, str],
+    kind: Callable[[Path], None],
+    at: str,
+) -> None:
+    """No entry there blocks the container for ever, and none is followed."""
+    (private / "precious").touch()
+    path = Path(staged.runsc.path).parent / at
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    kind(path)
+    staged.close()
+    root.close()
+    collected = collect(environment)
+    assert (collected.failed, collected.foreign) == ((), ())
+    assert remains(private / "base") == []
+    again = secure_root("web", environment)
+    again.close()
+    assert (private / "precious").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("at", ["gvisor-bin/foreign", "foreign"])
+def test_a_set_with_another_entry_can_be_taken_back(
+    staged: Staged, private: Path, kind: Callable[[Path], None], at: str
+) -> None:
+    kind(Path(staged.runsc.path).parent / at)
+    assert os.path.dirname(staged.runsc.path) in staged.discard()
+    assert remains(private) == []
+
+
+@pytest.mark.parametrize("at", ["programs", "runsc-root/exec-allow/foreign", "runsc-root/exec-allow"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_is_in_the_containers_directory_is_removed(
+    private: Path, environment: dict[str, str], kind: Callable[[Path], None], at: str
+) -> None:
+    (private / "precious").touch()
+    root = secure_root("web", environment)
+    path = Path(root.container.path) / at
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    (Path(root.runsc_root.path) / "x_sandbox:x.state").touch()  # so that runsc is looked for there
+    kind(path)
+    root.close()
+    collected = collect(environment)
+    assert collected.removed == (root.container.path,) or (at, kind) == ("programs", a_link_to_precious)
+    assert (private / "precious").exists()
+
+
+def test_a_directory_in_the_store_goes_with_it(
+    staged: Staged, root: StateDirs, environment: dict[str, str]
+) -> None:
+    place = root.programs or root.base
+    a_directory(Path(place.path) / store.STORE / "0-0")
+    staged.close()
+    root.close()
+    assert collect(environment).failed == ()
+
+
+def test_what_cannot_be_removed_is_named_and_all_else_goes(
+    needs_root: None,
+    staged: Staged,
+    root: StateDirs,
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where somebody gave it the attribute that chattr(1) calls immutable."""
+    folder = Path(staged.runsc.path).parent / "gvisor-bin"
+    a_directory(folder / "a")
+    a_directory(folder / "b")
+    real = os.unlink
+
+    def unlink(path: Any, *, dir_fd: int | None = None) -> None:
+        if path == "file" and "/a/" in os.readlink(f"/proc/self/fd/{dir_fd}"):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), path)
+        real(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr("os.unlink", unlink)
+    with pytest.raises(PermissionError) as failure:
         staged.discard()
-    assert foreign.exists()
+    assert failure.value.filename == str(folder / "a" / "inner" / "file")
+    assert not (folder / "b").exists()
+    staged.close()
+    root.close()
+    if root.programs is None:
+        assert collect(environment).failed == ((failure.value.filename, "Operation not permitted"),)
 
 
 def test_gc_removes_a_set_that_is_over(
