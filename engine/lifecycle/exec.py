@@ -93,7 +93,7 @@ def prepare(
 def hand_off(given: HandOff, process: SignalGuard) -> NoReturn:
     """Become runsc. Raises `ExecError` if execve fails: this process is then still the engine."""
     try:
-        become_runsc(given.program, given.argv, given.environment, process, given.kept)
+        become_runsc(given.program, given.argv, given.environment, process, given.kept, has_output=True)
     except OSError as error:
         raise ExecError(
             f"the kernel refused to execute runsc: {error.filename!r}: {error.strerror}",

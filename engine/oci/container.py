@@ -256,7 +256,14 @@ class Container:
                 *arguments,
             )
             try:
-                become_runsc(program, argv, environment, process, range(3, 3 + preserved))
+                become_runsc(
+                    program,
+                    argv,
+                    environment,
+                    process,
+                    range(3, 3 + preserved),
+                    has_output=verb == Verb.EXEC or (verb == Verb.START and self.record.sandbox is not None),
+                )
             except OSError as error:
                 raise ContainerError(
                     self.verb,

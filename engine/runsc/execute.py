@@ -2,6 +2,11 @@
 
 It gets the descriptor of the checked file, not its path, so what runs is what was checked. None of the caller's
 descriptors or environment is passed on; signals and umask are restored.
+
+A container's output to a regular file is appended. runsc writes it with pwrite(2) at offsets of its own, which begin at
+0 and leave the caller's offset alone: it would overwrite what is in the file, and the caller's next line would
+overwrite the output. With O_APPEND both always write at the end, pwrite(2) too. The flag belongs to the open file
+that the caller shares, and stays set there. Sources: fcntl(2), pwrite(2) (Bugs).
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ import contextlib
 import errno
 import os
 import signal
+import stat
 from collections.abc import Collection, Mapping, Sequence
 
 from engine.records import TYPE_CHECKING
@@ -105,23 +111,61 @@ def keep_only_descriptors(kept: Collection[int]) -> None:
                 raise OSError(error.errno, error.strerror, f"descriptor {name}") from None
 
 
+def append_output() -> dict[int, int]:
+    """Set O_APPEND on each standard descriptor that is a regular file open for writing.
+
+    Returns the earlier flags of those that had no O_APPEND. Raises `OSError` that names the descriptor; then none is
+    changed.
+    """
+    before: dict[int, int] = {}
+    for descriptor in (0, 1, 2):
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                continue
+            import fcntl
+
+            flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+            if flags & os.O_ACCMODE != os.O_RDONLY and not flags & os.O_APPEND:
+                fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_APPEND)
+                before[descriptor] = flags
+        except OSError as error:
+            if error.errno == errno.EBADF:  # closed
+                continue
+            restore_flags(before)
+            raise OSError(error.errno, error.strerror, f"descriptor {descriptor}") from None
+    return before
+
+
+def restore_flags(before: Mapping[int, int]) -> None:
+    """Undo `append_output`."""
+    import fcntl
+
+    for descriptor, flags in before.items():
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
+
+
 def become_runsc(
     program: int,
     argv: Sequence[str],
     environment: Mapping[str, str],
     process: SignalGuard,
     kept: Collection[int] = (),
+    *,
+    has_output: bool = False,
 ) -> NoReturn:
     """execve(2) the file open on descriptor `program`; 0, 1, 2 and the descriptors in `kept` stay open.
 
-    Raises `OSError` that names `argv[0]`, or the descriptor that failed; then this process is as before.
+    `has_output`: 0, 1 and 2 become the container's. Raises `OSError` that names `argv[0]`, or the descriptor that
+    failed; then this process is as before.
     """
     keep_only_descriptors(kept)
+    before = append_output() if has_output else {}
     try:
         process.release()
         os.execve(program, list(argv), dict(environment))  # noqa: S606 (no shell)
     except OSError as error:
         process.retake()
+        restore_flags(before)
         for descriptor in kept:
             with contextlib.suppress(OSError):  # the caller's number may not be open
                 os.set_inheritable(descriptor, False)

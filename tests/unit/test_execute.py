@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import resource
 import shutil
@@ -15,8 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from engine.runsc.execute import SignalGuard, become_runsc, keep_only_descriptors
-from tests.support.forked import failure
+from engine.runsc.execute import (
+    SignalGuard,
+    append_output,
+    become_runsc,
+    keep_only_descriptors,
+    restore_flags,
+)
+from tests.support.forked import failure, in_a_child
 
 
 def test_standard_descriptors_and_the_kept_one_survive_execve(tmp_path: Path) -> None:
@@ -197,6 +204,52 @@ class TestBecomeRunsc:
             signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
             assert process.arrived == "SIGTERM"
             signal.sigtimedwait([signal.SIGTERM], 0)  # it would end this process when its mask is given back
+
+    def test_output_to_a_file_is_appended_and_shared_so(self, kept: int, tmp_path: Path) -> None:
+        """The program's pwrite(2) at 0, and the caller's next write, both end up at the end of the file."""
+        log = tmp_path / "log"
+        program = os.open(sys.executable, os.O_RDONLY)
+        with log.open("wb", buffering=0) as output:
+            output.write(b"before\n")
+            child = os.fork()
+            if child == 0:
+                try:
+                    os.dup2(output.fileno(), 1)
+                    code = "import os; os.pwrite(1, b'out\\n', 0)"
+                    with SignalGuard() as process:
+                        become_runsc(program, (sys.executable, "-Ic", code), {}, process, has_output=True)
+                finally:
+                    os._exit(99)
+            assert os.waitpid(child, 0)[1] == 0
+            output.write(b"after\n")
+        os.close(program)
+        assert log.read_bytes() == b"before\nout\nafter\n"
+
+    def test_after_a_failed_execve_output_has_its_flags_again(self, kept: int, tmp_path: Path) -> None:
+        def act() -> list[bool]:
+            answers = []
+            with (tmp_path / "log").open("wb") as log, SignalGuard() as process:
+                os.dup2(log.fileno(), 1)
+                before = append_output()
+                answers.append(list(before) == [1])
+                answers.append(bool(fcntl.fcntl(log, fcntl.F_GETFL) & os.O_APPEND))
+                restore_flags(before)
+                failure(lambda: become_runsc(kept, ("/",), {}, process, has_output=True))
+                answers.append(not fcntl.fcntl(log, fcntl.F_GETFL) & os.O_APPEND)
+            return answers
+
+        assert in_a_child(act) == [True, True, True]
+
+    def test_only_regular_files_open_for_writing_are_appended_to(self, tmp_path: Path) -> None:
+        (tmp_path / "given").write_bytes(b"")
+
+        def act() -> dict[int, int]:
+            os.dup2(os.open(tmp_path / "given", os.O_RDONLY), 0)
+            os.dup2(os.pipe()[1], 1)
+            os.close(2)
+            return append_output()
+
+        assert in_a_child(act) == {}
 
     def test_nothing_is_executed_without_a_free_descriptor(self, kept: int) -> None:
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
