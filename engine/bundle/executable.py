@@ -36,12 +36,36 @@ def executable_trees(bundle: Bundle) -> list[Tree]:
             status = os.stat(path)
         except FileNotFoundError:
             continue
-        if stat.S_ISREG(status.st_mode) and not status.st_mode & 0o111:
-            continue  # cannot contain a program
+        if _is_no_program(status):
+            continue
         known = trees.get(path)
         read_only = "ro" in options and (known is None or known.read_only)
         trees[path] = Tree(path, (status.st_dev, status.st_ino), read_only)
     return list(trees.values())
+
+
+def written_trees(bundle: Bundle) -> list[Tree]:
+    """The sources of bind mounts in which the container may write, but from which nothing is executed.
+
+    A missing source is skipped. Raises `OSError`.
+    """
+    trees = {}
+    for mount in _bind_mounts(bundle):
+        options = mount.get("options", [])
+        path = os.path.normpath(os.path.join(bundle.path, mount["source"]))
+        if "ro" in options:
+            continue
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            continue
+        if "noexec" in options or _is_no_program(status):
+            trees[path] = Tree(path, (status.st_dev, status.st_ino), read_only=False, executable=False)
+    return list(trees.values())
+
+
+def _is_no_program(status: os.stat_result) -> bool:
+    return stat.S_ISREG(status.st_mode) and not status.st_mode & 0o111
 
 
 def bound_without_inner_mounts(bundle: Bundle, trees: Sequence[Tree]) -> str | None:

@@ -16,6 +16,7 @@ from engine.errors import PolicyError, Reason
 from engine.lifecycle.stage import Staged
 from engine.linux.namespaces import sysctl
 from engine.options import ExecPolicy, RunOptions
+from engine.runsc.arguments import RUN, RunscArguments
 from engine.traces.move import PolicyOutcome, Strength
 
 TYPE_CHECKING = False
@@ -77,14 +78,15 @@ class Policy:
             os.close(self.program)
 
 
-#: Applies a policy to this process for a bundle and the staged program.
-Backend = Callable[[Bundle, Staged], Policy]
+#: Applies a policy to this process for a bundle, the staged program and what runsc is told.
+Backend = Callable[[Bundle, Staged, RunscArguments], Policy]
 
 
 def apply_policy(
     options: RunOptions,
     bundle: Bundle,
     staged: Staged,
+    runsc_arguments: RunscArguments = RUN,
     *,
     backends: Mapping[ExecPolicy, Backend] | None = None,
 ) -> Policy:
@@ -93,7 +95,7 @@ def apply_policy(
     Raises `PolicyError` if the policy is required and not enforced, or was applied only in part.
     """
     if options.rootless:
-        policy = (backends or BACKENDS)[options.exec_policy](bundle, staged)
+        policy = (backends or BACKENDS)[options.exec_policy](bundle, staged, runsc_arguments)
     else:
         reason = "it applies to --rootless runs"
         policy = Policy(
@@ -108,10 +110,12 @@ def apply_policy(
     return policy
 
 
-def _locked_mounts(bundle: Bundle, staged: Staged) -> Policy:
+def _locked_mounts(bundle: Bundle, staged: Staged, runsc_arguments: RunscArguments) -> Policy:
     """Every mount noexec except those of the bundle's files and the staged ones, and sealed if these are read-only."""
     # Only for rootless runs.
     from engine.bundle.executable import bound_without_inner_mounts, executable_trees
+    from engine.lifecycle.program_trees import program_trees
+    from engine.lifecycle.written_trees import may_hold_programs_of, of_runsc, of_the_container
     from engine.linux import locked_mounts, seccomp
     from engine.linux.locked_mounts import UnusableError
 
@@ -122,8 +126,16 @@ def _locked_mounts(bundle: Bundle, staged: Staged) -> Policy:
                 "the bundle uses the host's / as files of the container, so all of it must stay executable",
                 "bind-mount less of the host",
             )
-        sealed = all(tree.read_only for tree in trees) and seccomp.is_known_machine()
-        own = _program_trees(staged) if staged.sidecars else []
+        filters = seccomp.is_known_machine()
+        given = of_the_container(bundle, runsc_arguments)
+        written = [*of_runsc(staged), *given]
+        sealed = (
+            filters
+            and all(tree.read_only for tree in trees)
+            and not may_hold_programs_of(trees, given)
+            and not bound_without_inner_mounts(bundle, written)
+        )
+        own = program_trees(staged) if staged.sidecars else []
         if path := _within_our_own(trees, own):
             return _unavailable(
                 f"the bundle uses {path!r}, which is the engine's own", "keep the container's files elsewhere"
@@ -133,16 +145,24 @@ def _locked_mounts(bundle: Bundle, staged: Staged) -> Policy:
                 f"the bundle binds {source!r} without what is mounted there, and runsc's files are beneath it",
                 "bind it with the option rbind, or bind less of the host",
             )
-        found = locked_mounts.probe([*trees, *own], sealed=sealed)
+        known_paths = {tree.path for tree in own}
+        written = [tree for tree in written if sealed and tree.path not in known_paths]
+        taken = [*trees, *own, *written]
+        found = locked_mounts.probe(taken, sealed=sealed)
     except UnusableError as error:
         return _unavailable(error.why, error.hint)
     except OSError as error:
         return _unavailable(f"{error.filename}: {error.strerror}", "check that path")
-    left = (*_open_everywhere(), *_open_standard_files(), *(() if sealed else ("allowed", "mount")))
+    left = (
+        *_open_everywhere(),
+        *_open_files(runsc_arguments.preserved),
+        *(() if sealed else ("allowed", "mount")),
+        *(() if filters else ("terminal",)),
+    )
     try:
         with found:
             locked_mounts.confine(found, sealed=sealed)
-        program = _open_again(staged) if own else None
+        program = _open_again(staged) if staged.sidecars else None
     except OSError as error:
         refusal = locked_mounts.explain(error)
         raise PolicyError(
@@ -157,12 +177,6 @@ def _locked_mounts(bundle: Bundle, staged: Staged) -> Policy:
         ids=found.ids.kind,
         program=program,
     )
-
-
-def _program_trees(staged: Staged) -> list[Tree]:
-    from engine.lifecycle.program_trees import program_trees  # only for a set
-
-    return program_trees(staged)
 
 
 def _within_our_own(trees: Sequence[Tree], own: Sequence[Tree]) -> str | None:
@@ -188,7 +202,7 @@ def _open_again(staged: Staged) -> int:
     return program
 
 
-def _off(bundle: Bundle, staged: Staged) -> Policy:  # noqa: ARG001 (nothing is done)
+def _off(*_: object) -> Policy:
     return _unavailable("it was turned off with --exec-policy off", "leave --exec-policy at auto")
 
 
@@ -209,13 +223,17 @@ def _open_everywhere() -> tuple[str, ...]:
     return () if value == "2" else ("memfd",)
 
 
-def _open_standard_files() -> Iterator[str]:
-    """The standard descriptors on an executable mount of the caller's: through them a file can be executed."""
-    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+def _open_files(preserved: int) -> Iterator[str]:
+    """The descriptors that runsc keeps and that are on an executable mount of the caller's.
+
+    A file there can be executed, and of a directory all that is in it.
+    """
+    names = {0: "stdin", 1: "stdout", 2: "stderr"}
+    for descriptor in range(3 + preserved):
         try:
             mode = os.fstat(descriptor).st_mode
             executable = not os.fstatvfs(descriptor).f_flag & os.ST_NOEXEC
         except OSError:  # closed
             continue
         if executable and (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            yield name
+            yield names.get(descriptor, f"fd {descriptor}")

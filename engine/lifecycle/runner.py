@@ -212,7 +212,8 @@ class _Run:
         root = lifecycle.perform(begin(Trigger.SECURE_ROOT), self._secure_root)
         staged = lifecycle.perform(begin(Trigger.STAGE), lambda: self._keep(stage(binary, root)))
         policy = lifecycle.perform(
-            begin(Trigger.APPLY_POLICY), lambda: self._keep(apply_policy(options, self._bundle, staged))
+            begin(Trigger.APPLY_POLICY),
+            lambda: self._keep(apply_policy(options, self._bundle, staged, self._runsc_arguments())),
         )
         if policy.outcome is PolicyOutcome.UNAVAILABLE:
             self._warn(f"no execute policy: {policy.reason}")
@@ -237,20 +238,21 @@ class _Run:
         return root
 
     def _prepare(self, root: StateDirs, staged: Staged, binary: Validated, program: int | None) -> HandOff:
-        runsc_arguments = RUN
         if self._manager is not None:
             self._manager.about_to_hand_off(root, staged, binary.platform)
-            runsc_arguments = self._manager.runsc_arguments
         return prepare(
             self._bundle,
             root,
             staged,
             self._options,
             binary.platform,
-            runsc_arguments,
+            self._runsc_arguments(),
             program,
             creation_flags=binary.capabilities.creation_flags(),
         )
+
+    def _runsc_arguments(self) -> RunscArguments:
+        return RUN if self._manager is None else self._manager.runsc_arguments
 
     def _refuse(self, error: EngineError) -> None:
         """Remove what was made, record the refusal, and only then release the lock."""

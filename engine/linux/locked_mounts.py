@@ -24,6 +24,7 @@ from engine.linux.mounts import (
     attach_tree,
     clear_flags,
     clone_tree,
+    make_kernel_file_systems_writable,
     set_flags,
     set_flags_everywhere,
 )
@@ -97,8 +98,9 @@ class Confinement:
 def prepare(maps: IdMaps, trees: Sequence[Tree], *, sealed: bool) -> Confinement:
     """In a child, make the namespaces, with the ids of `maps`, and try to undo what was done there. Raises `OSError`.
 
-    Nothing can be executed by path in them that is not in an executable one of `trees`. With `sealed`, it is also tried
-    to forbid executable mounts.
+    Nothing can be executed by path in them that is not in an executable one of `trees`. With `sealed`, nothing can be
+    written by path either, except in those of `trees` that are not read-only: a program may have other names than those
+    in its tree. It is also tried to forbid executable mounts.
     """
     child = Child(partial(_try, maps, trees, sealed=sealed), stays=True)
     child.answer()
@@ -127,7 +129,7 @@ def confine(found: Confinement, *, sealed: bool) -> None:
     _forbid_more(sealed=sealed)
 
 
-def _lock(maps: IdMaps, trees: Sequence[Tree]) -> None:
+def _lock(maps: IdMaps, trees: Sequence[Tree], *, sealed: bool) -> None:
     namespaces.enter(maps)
     with contextlib.ExitStack() as opened:
         cloned = []
@@ -139,7 +141,9 @@ def _lock(maps: IdMaps, trees: Sequence[Tree]) -> None:
             if tree.flags:
                 set_flags(clone, tree.flags, tree.path)
             cloned.append((clone, tree))
-        set_flags_everywhere(_LOCKED)
+        set_flags_everywhere(_LOCKED | MountFlag.READ_ONLY if sealed else _LOCKED)
+        if sealed:
+            make_kernel_file_systems_writable()
         for clone, tree in cloned:
             place = _open(tree)  # again: a tree mounted before may contain it
             opened.callback(os.close, place)
@@ -159,16 +163,20 @@ def _open(tree: Tree) -> int:
 
 def _try(maps: IdMaps, trees: Sequence[Tree], *, sealed: bool) -> None:
     """In the child: confine, and try to undo it. Raises `OSError`."""
-    _lock(maps, trees)
-    with contextlib.suppress(OSError):
-        clear_flags("/", MountFlag.NO_EXEC)
-    if not os.statvfs("/").f_flag & os.ST_NOEXEC:
+    _lock(maps, trees, sealed=sealed)
+    locked = os.ST_NOEXEC | (os.ST_RDONLY if sealed else 0)
+    for flag in (MountFlag.NO_EXEC, *((MountFlag.READ_ONLY,) if sealed else ())):
+        with contextlib.suppress(OSError):
+            clear_flags("/", flag)
+    if os.statvfs("/").f_flag & locked != locked:
         raise OSError(errno.EOPNOTSUPP, "this kernel does not lock the flags of mounts", "/")
     _forbid_more(sealed=sealed)
 
 
 def _forbid_more(*, sealed: bool) -> None:
     seccomp.set_no_new_privileges()
+    if seccomp.is_known_machine():
+        seccomp.forbid_terminal_input()
     if sealed:
         seccomp.forbid_executable_mounts()
 

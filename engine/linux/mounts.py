@@ -6,6 +6,7 @@ tree first, never by clearing a flag.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import struct
@@ -22,6 +23,10 @@ _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
 _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 0x04, 0x40
 _MS_PRIVATE = 1 << 18
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
+
+
+#: File systems that hold no programs, and in which runsc writes: maps of ids, owners of terminals, control groups.
+_OF_THE_KERNEL = frozenset({b"proc", b"sysfs", b"cgroup", b"cgroup2", b"devpts", b"mqueue"})
 
 
 class MountFlag(IntFlag):
@@ -148,10 +153,28 @@ def set_flags_everywhere(flags: MountFlag) -> None:
     _set_attributes(_AT_FDCWD, b"/", 0, flags, "/", propagation=_MS_PRIVATE)
 
 
+def make_kernel_file_systems_writable() -> None:
+    """Clear the read-only flag of what the kernel provides, as proc(5), where it is not locked. Raises `OSError`."""
+    for mount in _mounts():
+        if mount.kind in _OF_THE_KERNEL:
+            with contextlib.suppress(OSError):  # hidden, not accessible, or read-only before
+                place = os.open(mount.point, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    status = os.fstat(place)
+                    if b"%d:%d" % (os.major(status.st_dev), os.minor(status.st_dev)) == mount.device:
+                        _clear_flags(place, b"", _AT_EMPTY_PATH, MountFlag.READ_ONLY, mount.point)
+                finally:
+                    os.close(place)
+
+
 def clear_flags(path: str, flags: MountFlag) -> None:
     """Clear `flags` of the mount at `path`. EPERM if they are locked, mount_namespaces(7)."""
-    attributes = struct.pack("QQQQ", 0, flags, 0, 0)
-    system_call(MOUNT_SETATTR, _AT_FDCWD, os.fsencode(path), 0, attributes, len(attributes), about=path)
+    _clear_flags(_AT_FDCWD, os.fsencode(path), 0, flags, path)
+
+
+def _clear_flags(directory: int, path: bytes, how: int, flags: MountFlag, about: str) -> None:
+    attributes = struct.pack("QQQQ", 0, flags, 0, 0)  # struct mount_attr
+    system_call(MOUNT_SETATTR, directory, path, how, attributes, len(attributes), about=about)
 
 
 def _set_attributes(

@@ -1,6 +1,6 @@
-"""A seccomp filter that keeps file systems from becoming executable: seccomp(2).
+"""Two seccomp filters, seccomp(2): no file system becomes executable; nothing is typed into the caller's terminal.
 
-runsc remounts its root directories read-only without the noexec flag, and exits if that fails. The filter answers such
+runsc remounts its root directories read-only without the noexec flag, and exits if that fails. The first answers such
 a remount with success and does not make it. So it is for a process whose root file system is read-only already; the
 other root, the sandbox's empty one, stays writable and noexec.
 """
@@ -24,8 +24,8 @@ from engine.records import dataclass
 
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 
-#: For each machine: its audit(7) architecture, and the number of mount(2).
-_MACHINES = {"x86_64": (0xC000003E, 165), "aarch64": (0xC00000B7, 40)}
+#: For each machine: its audit(7) architecture, and the numbers of mount(2) and ioctl(2).
+_MACHINES = {"x86_64": (0xC000003E, 165, 16), "aarch64": (0xC00000B7, 40, 29)}
 _X32 = 0x40000000
 
 _READ_ONLY, _NO_EXEC, _REMOUNT, _BIND, _MOVE = 0x1, 0x8, 0x20, 0x1000, 0x2000
@@ -33,8 +33,11 @@ _PROPAGATION = 0xF << 17
 #: mount(2) ignores the upper half of its flags if it has this value.
 _MAGIC, _MAGIC_MASK = 0xC0ED0000, 0xFFFF0000
 
+#: Requests of ioctl_tty(2) and ioctl_console(2) that put input into a terminal.
+_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+
 # Classic BPF over struct seccomp_data, whose members lie at these offsets (little-endian machines only).
-_NUMBER, _ARCHITECTURE, _MOUNT_FLAGS = 0, 4, 16 + 3 * 8
+_NUMBER, _ARCHITECTURE, _IOCTL_REQUEST, _MOUNT_FLAGS = 0, 4, 16 + 1 * 8, 16 + 3 * 8
 _LOAD, _AND, _IF_EQUAL, _IF_ANY, _RETURN = 0x20, 0x54, 0x15, 0x45, 0x06
 _ALLOW, _ERROR = 0x7FFF0000, 0x00050000
 
@@ -55,7 +58,7 @@ def set_no_new_privileges() -> None:
 
 
 def is_known_machine() -> bool:
-    """Whether the filter supports this machine."""
+    """Whether the filters support this machine."""
     return os.uname().machine in _MACHINES
 
 
@@ -66,14 +69,46 @@ def forbid_executable_mounts() -> None:
     does nothing. The newer mount API fails with ENOSYS, as before Linux 5.2, and so do all calls of another
     architecture. Raises `OSError`.
     """
-    code = _program()
+    _install(_no_executable_mounts())
+
+
+def forbid_terminal_input() -> None:
+    """Forbid this process and its children to put input into a terminal, which its shell would execute.
+
+    ioctl(2) with TIOCSTI or TIOCLINUX fails with EPERM, and all calls of another architecture with ENOSYS. The kernel
+    reads 32 bits of the request, and so does the filter. Raises `OSError`.
+    """
+    _install(_no_terminal_input())
+
+
+def _install(code: bytes) -> None:
     # struct sock_fprog: the number of instructions of 8 bytes, and where they are.
     program = struct.pack("HxxxxxxQ", len(code) // 8, address_of(code))
     library_call("prctl", _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, program, 0, 0, about="PR_SET_SECCOMP")
 
 
-def _program() -> bytes:
-    architecture, mount = _MACHINES[os.uname().machine]
+def _no_terminal_input() -> bytes:
+    architecture, _, ioctl = _MACHINES[os.uname().machine]
+    return _assemble(
+        (_LOAD, _ARCHITECTURE),
+        _Jump(_IF_EQUAL, architecture, otherwise="absent"),
+        (_LOAD, _NUMBER),
+        _Jump(_IF_EQUAL, ioctl, then="ioctl"),
+        _Jump(_IF_ANY, _X32, then="absent", otherwise="allow"),
+        "ioctl",
+        (_LOAD, _IOCTL_REQUEST),
+        *(_Jump(_IF_EQUAL, request, then="forbid") for request in (_TIOCSTI, _TIOCLINUX)),
+        "allow",
+        (_RETURN, _ALLOW),
+        "forbid",
+        (_RETURN, _ERROR | errno.EPERM),
+        "absent",
+        (_RETURN, _ERROR | errno.ENOSYS),
+    )
+
+
+def _no_executable_mounts() -> bytes:
+    architecture, mount, _ = _MACHINES[os.uname().machine]
     absent = (FSOPEN, FSMOUNT, FSPICK, MOUNT_SETATTR, OPEN_TREE_ATTR)
     return _assemble(
         (_LOAD, _ARCHITECTURE),

@@ -243,8 +243,8 @@ class ApplyPolicyFacts(TypedDict):
     open: Annotated[
         list[str],
         Says(
-            "The bypasses found: `memfd`; `stdin`, `stdout`, `stderr`; "
-            "`allowed`, files written there; `mount`, a new file system."
+            "The bypasses found: `memfd`; `stdin`, `stdout`, `stderr`, `fd N`, what can be executed by a descriptor; "
+            "`allowed`, files written there; `mount`, a new file system; `terminal`, input for the caller's."
         ),
     ]
     ids: Annotated[

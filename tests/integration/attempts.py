@@ -16,9 +16,11 @@ import fcntl
 import json
 import mmap
 import os
+import pty
 import stat
 import sys
 import tempfile
+import termios
 import types
 from collections.abc import Callable, Mapping, Sequence
 
@@ -84,7 +86,11 @@ def _with_power_to_mount() -> None:
 
 
 class Attempts:
-    """Each public method is one. `program` is a static one that needs no other file, `bundle` the container's."""
+    """Each public method is one. `program` is a static one that needs no other file, `bundle` the container's.
+
+    `rootfs/attempt` in the bundle is a program with a hard link beside the root, $ATTEMPTS_AGAIN another mount of the
+    root. The working directory is the root since before the engine started, but for the attempts on a set.
+    """
 
     def __init__(self, program: bytes, bundle: str, scratch: str) -> None:
         self._program = program
@@ -141,6 +147,28 @@ class Attempts:
         """a binary written to the container's root"""
         return _in_a_child(lambda: self._become(self._written(os.path.join(self._bundle, "rootfs"))))
 
+    def _rewritten(self, path: str) -> str:
+        """Write a program by `path`, and execute it by its path in the root."""
+
+        def act() -> None:
+            with open(os.open(path, os.O_WRONLY | os.O_TRUNC), "wb") as file:
+                file.write(self._program)
+            self._become(os.path.join(self._bundle, "rootfs", "attempt"))
+
+        return _in_a_child(act)
+
+    def a_hard_link(self) -> str:
+        """a program of the container's root, written by a hard link beside the root"""
+        return self._rewritten(os.path.join(self._bundle, "linked"))
+
+    def another_mount(self) -> str:
+        """the same, written by another mount of the root"""
+        return self._rewritten(os.path.join(os.environ["ATTEMPTS_AGAIN"], "attempt"))
+
+    def the_working_directory(self) -> str:
+        """the same, written in the working directory, which is the root"""
+        return self._rewritten("attempt")
+
     def a_file_of_the_root(self) -> str:
         """a program of the container's root, as the bundle has it"""
         return execute(os.path.join(self._bundle, "rootfs/bin/busybox"), "true")
@@ -160,6 +188,14 @@ class Attempts:
     def the_callers_root(self) -> str:
         """`/bin/true` by the caller's `/proc/PID/root`"""
         return execute(f"/proc/{os.getppid()}/root/bin/true")
+
+    def the_callers_program(self) -> str:
+        """the caller's shell by `/proc/PID/exe`"""
+        return execute(f"/proc/{os.getppid()}/exe", "-c", ":")
+
+    def the_callers_descriptor(self) -> str:
+        """a program that the caller has open, by `/proc/PID/fd`"""
+        return execute(f"/proc/{os.getppid()}/fd/0")
 
     def the_lock(self) -> str:
         """the lock's descriptor, which the supervisor keeps"""
@@ -218,6 +254,17 @@ class Attempts:
         """the caller's shell, taken over by `ptrace(2)`"""
         shell = os.getppid()
         return _in_a_child(lambda: library_call("ptrace", _PTRACE_SEIZE, shell, 0, 0))
+
+    def the_callers_terminal(self) -> str:
+        """input for the terminal, which the caller's shell would execute"""
+
+        def act() -> None:
+            os.setsid()
+            _, terminal = pty.openpty()
+            fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+            fcntl.ioctl(terminal, termios.TIOCSTI, b"x")
+
+        return _in_a_child(act)
 
     def the_outer_user_namespace(self) -> str:
         """the user namespace around the supervisor's own"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +262,17 @@ def test_without_that_demand_the_run_goes_on_and_says_so(unprivileged_engine: En
 # --- What is tried from where the supervisor is ---------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def _mounted_again(directory: Path) -> Iterator[str]:
+    """Another mount of the directory, not beneath those that an attempt mounts."""
+    with tempfile.TemporaryDirectory(prefix="ge-again-") as place:
+        subprocess.run(["mount", "--bind", directory, place], check=True)
+        try:
+            yield place
+        finally:
+            subprocess.run(["umount", place], check=True)
+
+
 def _attempts(
     engine: Engine, *options: str, readonly: bool = True, name: str, on_set: Path | None = None
 ) -> dict[str, Any]:
@@ -270,6 +282,9 @@ def _attempts(
     bundle = engine.bundle(root={"path": "rootfs", "readonly": readonly}, name=name)
     script = engine.write(bundle / "rootfs" / "script", b"#!/bin/sh\n")
     script.chmod(0o755)
+    attempt = engine.write(bundle / "rootfs" / "attempt", Path(busybox).read_bytes())
+    attempt.chmod(0o755)
+    os.link(attempt, bundle / "linked")
     program = engine.write(engine.directory / f"program-{name}", Path(busybox).read_bytes())
     program.chmod(0o755)
     scratch = engine.make_directory(f"scratch-{name}")
@@ -279,7 +294,7 @@ def _attempts(
     arguments = ["run", str(bundle), "--rootless", *options]
     environment, where = (
         {"ATTEMPTS_PROGRAM": str(program), "ATTEMPTS_SCRATCH": str(scratch)},
-        engine.directory,
+        bundle / "rootfs",
     )
     if on_set is not None:
         arguments += ["--runsc", str(on_set)]
@@ -287,7 +302,8 @@ def _attempts(
             engine, on_set
         )
         where = Path(environment["ATTEMPTS_STORED"]).parent
-    with program.open("rb") as given:
+    with program.open("rb") as given, _mounted_again(bundle / "rootfs") as again:
+        environment["ATTEMPTS_AGAIN"] = again
         process = engine.start(
             # Started by a shell of the caller's: whose process it is whose mounts and root are tried.
             ["sh", "-c", 'cd "$0"; "$@"; exit $?', str(where), engine.caller.python, str(source), *arguments],
@@ -327,6 +343,7 @@ def _ask(
         columns["off"] = _attempts(user, "--exec-policy", "off", name="off")["answers"]
         columns["writable"] = _attempts(user, *locked, readonly=False, name="writable")["answers"]
         columns["sealed"] = _attempts(user, *locked, name="sealed")["answers"]
+        columns["root"] = _attempts(new_engine("root"), *locked, name="root")["answers"]
     return columns
 
 
@@ -349,6 +366,9 @@ STAYS_POSSIBLE = {"a_file_of_the_root", "a_file_in_memory", "standard_input"}
 #: And this besides, where the container may write its root: what is new can be brought to execution anyway.
 IF_THE_ROOT_IS_WRITABLE = {
     "a_file_written_to_the_root",
+    "a_hard_link",
+    "another_mount",
+    "the_working_directory",
     "a_tmpfs",
     "a_tmpfs_remounted",
     "the_newer_mount_calls",
@@ -358,8 +378,9 @@ IF_THE_ROOT_IS_WRITABLE = {
 def test_supervisor_can_execute_nothing_of_the_host(
     answers: Mapping[str, Mapping[str, str]],
 ) -> None:
-    possible = {name for name, answer in answers["sealed"].items() if answer == "runs"}
-    assert possible <= STAYS_POSSIBLE
+    for column in ("sealed", "root"):
+        possible = {name for name, answer in answers[column].items() if answer == "runs"}
+        assert possible <= STAYS_POSSIBLE
     possible = {name for name, answer in answers["writable"].items() if answer == "runs"}
     assert possible <= STAYS_POSSIBLE | IF_THE_ROOT_IS_WRITABLE
 
@@ -373,6 +394,8 @@ def test_without_a_policy_the_attempts_succeed_so_they_are_fair(
         never.add("the_callers_shell")
     if sysctl("vm.memfd_noexec") == "2":
         never.add("a_file_in_memory")
+    if sysctl("dev.tty.legacy_tiocsti") == "0":
+        never.add("the_callers_terminal")
     assert {name for name, answer in answers["off"].items() if answer != "runs"} == never
 
 
@@ -414,7 +437,8 @@ def test_nothing_but_the_files_of_a_set_becomes_executable(
         found = answers_on_a_set[column]
         possible = {name for name in ATTEMPTS_ON_A_SET if found[name] == "runs"}
         assert possible == THE_SET, found
-        assert {name: found[name] for name in ATTEMPTS} == answers[column]
+        same = [name for name in ATTEMPTS if name != "the_working_directory"]  # which is the store
+        assert {name: found[name] for name in same} == {name: answers[column][name] for name in same}
 
 
 def test_without_a_policy_the_attempts_on_a_set_succeed(
@@ -425,10 +449,17 @@ def test_without_a_policy_the_attempts_on_a_set_succeed(
 
 
 def _table(answers: Mapping[str, Mapping[str, str]], attempts: Mapping[str, str]) -> str:
-    lines = ["| attempt | off | locked mounts, root writable | locked mounts, root read-only |"]
-    lines.append("|---|---|---|---|")
+    heads = {
+        "off": "off",
+        "writable": "locked mounts, root writable",
+        "sealed": "locked mounts, root read-only",
+        "root": "the same, by root",
+    }
+    shown = [column for column in heads if column in answers]
+    lines = [f"| attempt | {' | '.join(heads[column] for column in shown)} |"]
+    lines.append("|---" * (1 + len(shown)) + "|")
     for name, words in attempts.items():
-        cells = [answers[column][name] for column in ("off", "writable", "sealed")]
+        cells = [answers[column][name] for column in shown]
         lines.append(
             f"| {words} | {' | '.join('**runs**' if cell == 'runs' else f'`{cell}`' for cell in cells)} |"
         )
@@ -438,8 +469,12 @@ def _table(answers: Mapping[str, Mapping[str, str]], attempts: Mapping[str, str]
 def test_the_documented_tables_are_what_the_kernel_answers(
     answers: Mapping[str, Mapping[str, str]], answers_on_a_set: Mapping[str, Mapping[str, str]]
 ) -> None:
-    for name in ("vm.memfd_noexec", "kernel.yama.ptrace_scope"):
-        if (value := sysctl(name) or "0") != "0":
+    for name, usual in (
+        ("vm.memfd_noexec", "0"),
+        ("kernel.yama.ptrace_scope", "0"),
+        ("dev.tty.legacy_tiocsti", "1"),
+    ):
+        if (value := sysctl(name) or usual) != usual:
             pytest.skip(f"{name} = {value}: more is closed here than on the page, which shows the default")
     found = re.findall(r"<!-- generated by .*? -->\n\n(.*?)\n\n<!-- end -->", PAGE.read_text(), re.DOTALL)
     tables = [_table(answers, ATTEMPTS), _table(answers_on_a_set, ATTEMPTS_ON_A_SET)]
@@ -468,7 +503,7 @@ def test_the_running_runsc_is_where_the_attempts_were_made(
         ]
         for pattern, name in own:
             mounts = [[re.sub(pattern, name, point), flags] for point, flags in mounts]
-        return sorted(mounts)
+        return sorted(each for each in mounts if "/ge-again-" not in each[0])
 
     assert of_any_container(mounts) == of_any_container(tried["mounts"])
     executable = {point for point, flags in mounts if "noexec" not in flags.split(",")}

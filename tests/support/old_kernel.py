@@ -19,9 +19,7 @@ def forget(number: int) -> None:
         "allow",
         (seccomp._RETURN, seccomp._ALLOW),
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(seccomp, "_program", lambda: code)
-        seccomp.forbid_executable_mounts()
+    seccomp._install(code)
 
 
 def skip_if_it_cannot_be_made() -> None:

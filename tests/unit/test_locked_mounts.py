@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import pty
 import shutil
 import signal
 import socket
+import struct
 import tempfile
+import termios
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +32,13 @@ MANY = IdMaps((Range(0, 0, 10),), (Range(0, 0, 10),), "all")
 NEW_MOUNT_NAMESPACE, RECURSIVE, PRIVATE, SHARED = 0x00020000, 0x4000, 1 << 18, 1 << 20
 REMOUNT, BIND = 0x20, 0x1000
 FLAGS = MountFlag.NO_EXEC | MountFlag.NO_SUID
+LOCKED = os.ST_NOEXEC | os.ST_RDONLY
+
+
+@pytest.fixture
+def needs_filters() -> None:
+    if not seccomp.is_known_machine():
+        pytest.skip(f"no filter is written for {os.uname().machine}")
 
 
 def tree(path: Path, *, read_only: bool = False, executable: bool = True) -> Tree:
@@ -111,13 +122,73 @@ def test_only_programs_in_a_tree_run_and_it_cannot_be_undone(
         "runs": [0, 13, 13],
         "undone": [errno.ENOSYS if sealed else errno.EPERM] * 2,
         "flags": os.ST_NOEXEC | os.ST_NOSUID,
-        "write": [errno.EROFS if read_only else 0, 0],
+        "write": [errno.EROFS if read_only else 0, errno.EROFS if sealed else 0],
         "mount": errno.EPERM,
         "new_privileges": "1",
-        "filter": "2" if sealed else "0",
+        "filter": "2" if seccomp.is_known_machine() else "0",
     }
     assert in_a_child(act) == expected
     assert can_run("/bin/true") == 0
+
+
+@pytest.mark.usefixtures("needs_filters")
+def test_where_it_is_sealed_other_names_of_a_program_cannot_be_written(programs: tuple[Path, Path]) -> None:
+    """A hard link beside the tree, another mount of it, and a working directory in it; what is listed can be."""
+    kept, other = programs
+    os.link(kept / "true", other / "link")
+    written = other / "written"
+    written.mkdir()
+
+    def act() -> list[int | None]:
+        namespaces.enter(possible_maps()[0])
+        again = other / "again"
+        again.mkdir()
+        assert mount(str(kept), again, "", BIND) == 0
+        os.chdir(kept)
+        trees = [tree(kept, read_only=True), tree(written, executable=False)]
+        confine(possible_maps()[0], trees, sealed=True)
+
+        def opened(path: Path | str) -> int | None:
+            return failure(lambda: os.close(os.open(path, os.O_WRONLY)))[0]
+
+        shutil.copy(kept / "true", written / "true")
+        return [
+            *(opened(path) for path in (other / "link", again / "true", "true")),
+            write(again),
+            write(Path()),
+            write(written),
+            can_run(str(written / "true")),
+            failure(lambda: os.link(kept / "true", written / "link"))[0],
+        ]
+
+    read_only = [errno.EROFS] * 5
+    assert in_a_child(act) == [*read_only, 0, errno.EACCES, errno.EXDEV]
+
+
+@pytest.mark.usefixtures("needs_filters")
+def test_what_the_kernel_provides_stays_writable_where_it_is_sealed() -> None:
+    def act() -> list[int]:
+        confine(possible_maps()[0], [], sealed=True)
+        return [os.statvfs(path).f_flag & os.ST_RDONLY for path in ("/proc", "/")]
+
+    assert in_a_child(act) == [0, os.ST_RDONLY]
+
+
+@pytest.mark.usefixtures("needs_filters")
+@pytest.mark.parametrize("sealed", [True, False])
+def test_no_input_is_put_into_a_terminal(sealed: bool) -> None:
+    def act() -> list[int | None]:
+        os.setsid()
+        _, inner = pty.openpty()
+        fcntl.ioctl(inner, termios.TIOCSCTTY, 0)
+        confine(possible_maps()[0], [], sealed=sealed)
+        return [
+            *(failure(lambda how=how: fcntl.ioctl(inner, how, b"x"))[0] for how in (termios.TIOCSTI, 0x541C)),  # type: ignore[misc]
+            failure(lambda: library_call("ioctl", inner, 1 << 32 | termios.TIOCSTI, 0))[0],
+            struct.unpack("i", fcntl.ioctl(inner, termios.FIONREAD, bytes(4)))[0],
+        ]
+
+    assert in_a_child(act) == [*[errno.EPERM] * 3, 0]
 
 
 @pytest.mark.usefixtures("needs_root")
@@ -384,21 +455,28 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(namespaces, "enter", tell("enter"))
     monkeypatch.setattr(namespaces, "possible_maps", lambda: [MANY, SINGLE])
     monkeypatch.setattr(locked_mounts, "_open", lambda tree: f"open {tree.path}")
-    for name in ("set_flags", "set_flags_everywhere", "attach_tree"):
+    for name in ("set_flags", "set_flags_everywhere", "attach_tree", "make_kernel_file_systems_writable"):
         monkeypatch.setattr(locked_mounts, name, tell(name))
     monkeypatch.setattr(locked_mounts, "clone_tree", tell("clone", lambda _, path: f"clone {path}"))
     monkeypatch.setattr(locked_mounts, "os", SimpleNamespace(close=tell("close")))
     return told
 
 
-def test_exceptions_are_cloned_before_flags_are_set_and_locked(asked: list[Any]) -> None:
-    locked_mounts._lock(SINGLE, [Tree("/a/b", (1, 2), read_only=True), Tree("/c", (1, 3), read_only=False)])
+@pytest.mark.parametrize("sealed", [True, False])
+def test_exceptions_are_cloned_before_flags_are_set_and_locked(asked: list[Any], sealed: bool) -> None:
+    locked_mounts._lock(
+        SINGLE, [Tree("/a/b", (1, 2), read_only=True), Tree("/c", (1, 3), read_only=False)], sealed=sealed
+    )
     assert asked == [
         ("enter", SINGLE),
         ("clone", "open /c", "/c"),
         ("clone", "open /a/b", "/a/b"),
         ("set_flags", "clone /a/b", MountFlag.READ_ONLY, "/a/b"),
-        ("set_flags_everywhere", FLAGS),
+        *(
+            [("set_flags_everywhere", FLAGS | MountFlag.READ_ONLY), ("make_kernel_file_systems_writable",)]
+            if sealed
+            else [("set_flags_everywhere", FLAGS)]
+        ),
         ("attach_tree", "clone /c", "open /c", "/c"),
         ("attach_tree", "clone /a/b", "open /a/b", "/a/b"),
         *(
@@ -492,11 +570,11 @@ def test_a_trial_that_ends_without_an_answer_is_no_success(
 def in_the_child(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What a trial does, of which nothing is done; `/` has the flag, and a list of what was asked is kept."""
     told: list[Any] = []
-    monkeypatch.setattr(locked_mounts, "_lock", lambda *arguments: told.append(arguments))
+    monkeypatch.setattr(locked_mounts, "_lock", lambda *arguments, sealed: told.append((*arguments, sealed)))
     monkeypatch.setattr(locked_mounts, "clear_flags", lambda *arguments: told.append(arguments))
-    monkeypatch.setattr(
-        os, "statvfs", lambda path: SimpleNamespace(f_flag=os.ST_NOEXEC if path == "/" else 0)
-    )
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=LOCKED if path == "/" else 0))
+    monkeypatch.setattr(seccomp, "is_known_machine", lambda: True)
+    monkeypatch.setattr(seccomp, "forbid_terminal_input", lambda: told.append("terminal"))
     monkeypatch.setattr(seccomp, "set_no_new_privileges", lambda: told.append("no_new_privileges"))
     monkeypatch.setattr(seccomp, "forbid_executable_mounts", lambda: told.append("filter"))
     return told
@@ -506,17 +584,20 @@ def in_the_child(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_the_trial_does_all_of_it_and_tries_to_undo_it(in_the_child: list[Any], sealed: bool) -> None:
     locked_mounts._try(SINGLE, ("trees",), sealed=sealed)  # type: ignore[arg-type]
     assert in_the_child == [
-        (SINGLE, ("trees",)),
+        (SINGLE, ("trees",), sealed),
         ("/", MountFlag.NO_EXEC),
+        *([("/", MountFlag.READ_ONLY)] if sealed else []),
         "no_new_privileges",
+        "terminal",
         *(["filter"] if sealed else []),
     ]
 
 
+@pytest.mark.parametrize("left", [os.ST_RDONLY | os.ST_NOSUID, os.ST_NOEXEC | os.ST_NOSUID])
 def test_flags_that_could_be_undone_are_no_success(
-    in_the_child: list[Any], monkeypatch: pytest.MonkeyPatch
+    in_the_child: list[Any], monkeypatch: pytest.MonkeyPatch, left: int
 ) -> None:
-    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=os.ST_RDONLY | os.ST_NOSUID))
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=left))
     expected = errno.EOPNOTSUPP, "this kernel does not lock the flags of mounts", "/"
     assert failure(lambda: locked_mounts._try(SINGLE, (), sealed=True)) == expected
     assert "filter" not in in_the_child

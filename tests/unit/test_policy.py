@@ -23,6 +23,7 @@ from engine.lifecycle.stage import Staged
 from engine.linux import locked_mounts, seccomp
 from engine.linux.locked_mounts import Confinement, UnusableError
 from engine.options import ExecPolicy, RunOptions
+from engine.runsc.arguments import RUN
 from engine.traces.move import PolicyOutcome, Strength
 from tests.support.bundles import make_bundle
 from tests.support.confinement import Pretended
@@ -30,7 +31,15 @@ from tests.support.forked import failure, in_a_child
 from tests.support.refusals import refuses
 
 #: A staged program of one file, of which the policy needs nothing.
-ALONE = cast(Staged, SimpleNamespace(sidecars=()))
+ALONE = cast(
+    Staged,
+    SimpleNamespace(
+        sidecars=(),
+        root=SimpleNamespace(
+            sandbox=None, runsc_root=SimpleNamespace(path="/", descriptor=os.open("/", os.O_PATH))
+        ),
+    ),
+)
 
 
 def identity(path: str | Path) -> tuple[int, int]:
@@ -72,7 +81,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(locked_mounts, "probe", probe)
     monkeypatch.setattr(locked_mounts, "confine", confine)
     monkeypatch.setattr(policy_step, "sysctl", {"vm.memfd_noexec": "0"}.get)
-    monkeypatch.setattr(policy_step, "_open_standard_files", lambda: iter(()))
+    monkeypatch.setattr(policy_step, "_open_files", lambda _: iter(()))
     return asked
 
 
@@ -107,7 +116,7 @@ def test_the_chosen_backend_is_given_the_bundle(bundle: Bundle) -> None:
     enforced = Policy(PolicyOutcome.ENFORCED)
 
     def backend(*given: Any) -> Policy:
-        assert given == (bundle, ALONE)
+        assert given == (bundle, ALONE, RUN)
         return enforced
 
     chosen = options(policy=ExecPolicy.LOCKED_MOUNTS, required=True)
@@ -121,7 +130,7 @@ def test_every_policy_that_can_be_chosen_has_its_backend() -> None:
 
 def test_auto_locks_mounts_but_not_the_bundles_root(bundle: Bundle, kernel: list[Any]) -> None:
     settled = apply_policy(options(required=True), bundle, ALONE)
-    [([tree], sealed)] = kernel
+    [([tree, *_], sealed)] = kernel
     assert sealed
     assert (tree.path, tree.identity, tree.read_only) == (bundle.rootfs, bundle.rootfs_identity, True)
     assert settled.facts() == {
@@ -137,7 +146,7 @@ def test_auto_locks_mounts_but_not_the_bundles_root(bundle: Bundle, kernel: list
 
 def test_writable_root_is_not_sealed_and_is_reported(private: Path, kernel: list[Any]) -> None:
     settled = apply_policy(options(), opened(private, root={"path": "rootfs"}), ALONE)
-    [([tree], sealed)] = kernel
+    [([tree, *_], sealed)] = kernel
     assert (tree.read_only, sealed) == (False, False)
     assert (settled.strength, settled.bypasses) == (Strength.HOST, ("memfd", "allowed", "mount"))
 
@@ -173,14 +182,14 @@ def test_on_a_machine_without_a_filter_nothing_is_sealed(
 ) -> None:
     monkeypatch.setattr(seccomp, "is_known_machine", lambda: False)
     settled = apply_policy(options(required=True), bundle, ALONE)
-    [([tree], sealed)] = kernel
+    [([tree, *_], sealed)] = kernel
     assert (tree.read_only, sealed, settled.strength) == (True, False, Strength.HOST)
 
 
 def test_what_is_found_open_is_said(
     bundle: Bundle, kernel: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policy_step, "_open_standard_files", lambda: iter(("stdin",)))
+    monkeypatch.setattr(policy_step, "_open_files", lambda _: iter(("stdin",)))
     assert apply_policy(options(), bundle, ALONE).bypasses == ("memfd", "stdin")
     assert len(kernel) == 1
 
@@ -230,12 +239,12 @@ def test_a_regular_file_as_standard_input_is_a_way_left_open(private: Path) -> N
         found = []
         for descriptor in range(3):
             os.dup2(os.open("/dev/null", os.O_RDWR), descriptor)
-        found.append(list(policy_step._open_standard_files()))
+        found.append(list(policy_step._open_files(0)))
         os.dup2(os.open(private / "file", os.O_RDWR | os.O_CREAT), 0)
         os.dup2(os.open(private, os.O_RDONLY), 2)
-        found.append(list(policy_step._open_standard_files()))
+        found.append(list(policy_step._open_files(0)))
         os.close(0)
-        found.append(list(policy_step._open_standard_files()))
+        found.append(list(policy_step._open_files(0)))
         return found
 
     assert in_a_child(act) == [[], ["stdin", "stderr"], ["stderr"]]
@@ -271,7 +280,7 @@ def test_closed_or_noexec_standard_file_is_no_bypass(
     with monkeypatch.context() as patched:
         patched.setattr(os, "fstat", fstat)
         patched.setattr(os, "fstatvfs", fstatvfs)
-        found = list(policy_step._open_standard_files())
+        found = list(policy_step._open_files(0))
     assert found == left
 
 

@@ -177,9 +177,9 @@ def test_the_policy_is_settled_for_the_runs_own_bundle(
 ) -> None:
     settled: list[Any] = []
 
-    def apply_policy(options: RunOptions, bundle: Bundle, staged: Staged) -> Any:
+    def apply_policy(options: RunOptions, bundle: Bundle, staged: Staged, *more: Any) -> Any:
         settled.append((options.container_id, bundle.path, Path(staged.runsc.path).name))
-        return policy.apply_policy(options, bundle, staged)
+        return policy.apply_policy(options, bundle, staged, *more)
 
     monkeypatch.setattr("engine.lifecycle.runner.apply_policy", apply_policy)
     with pytest.raises(HandedOffError):

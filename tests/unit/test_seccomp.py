@@ -69,7 +69,7 @@ def judged(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> C
     """The filter of a machine: the verdict on a call's number and flags. `mount` stands for its mount(2)."""
     machine, architecture, mount_number = request.param
     monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine=machine))
-    program = seccomp._program()
+    program = seccomp._no_executable_mounts()
     monkeypatch.undo()
 
     def judge(number: int | str, flags: int = 0, *, entry: int = architecture) -> int:
@@ -150,7 +150,7 @@ def test_kernel_gets_the_filter_and_no_new_privs(monkeypatch: pytest.MonkeyPatch
     seccomp.forbid_executable_mounts()
     assert asked == [
         ("prctl", 38, 1, 0, 0, 0, "PR_SET_NO_NEW_PRIVS"),
-        ("prctl", 22, 2, seccomp._program(), 0, 0, "PR_SET_SECCOMP"),
+        ("prctl", 22, 2, seccomp._no_executable_mounts(), 0, 0, "PR_SET_SECCOMP"),
     ]
 
 

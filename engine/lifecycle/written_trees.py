@@ -1,0 +1,50 @@
+"""What stays writable under a sealed policy, where all else is read-only.
+
+A program in a read-only tree may have other names: a hard link beside the tree, another mount of it. Whoever can write
+by such a name can bring new code to execution. So only what runsc has to write stays writable: its own directories,
+what the container may write, and the place of a pid file.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from itertools import pairwise
+
+from engine.bundle import executable
+from engine.bundle.bundle import Bundle
+from engine.lifecycle.stage import Staged
+from engine.linux.locked_mounts import Tree
+from engine.runsc.arguments import RunscArguments
+
+
+def of_runsc(staged: Staged) -> list[Tree]:
+    """runsc's own directories, into which nobody but the engine has put anything. Raises `OSError`."""
+    root = staged.root
+    own = [root.runsc_root] if root.sandbox is None else [root.runsc_root, root.used_root]
+    return [_tree(directory.path, os.fstat(directory.descriptor)) for directory in own]
+
+
+def of_the_container(bundle: Bundle, runsc_arguments: RunscArguments) -> list[Tree]:
+    """What the container may write, and the directory of a pid file. Raises `OSError`."""
+    places = _directories_of_pid_files(runsc_arguments.flags)
+    return [*executable.written_trees(bundle), *(_tree(path, os.stat(path)) for path in places)]
+
+
+def may_hold_programs_of(trees: Sequence[Tree], written: Sequence[Tree]) -> bool:
+    """Whether a file in the executable `trees` may have another name in what is `written`. Raises `OSError`."""
+    devices = {tree.identity[0] for tree in trees}
+    for tree in written:
+        status = os.stat(tree.path)
+        if status.st_dev in devices and (stat.S_ISDIR(status.st_mode) or status.st_nlink > 1):
+            return True
+    return False
+
+
+def _directories_of_pid_files(flags: Sequence[str]) -> list[str]:
+    return [os.path.dirname(path) for flag, path in pairwise(flags) if flag == "--pid-file"]
+
+
+def _tree(path: str, status: os.stat_result) -> Tree:
+    return Tree(path, (status.st_dev, status.st_ino), read_only=False, executable=False)
