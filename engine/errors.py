@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import errno
 
-from engine.records import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import ClassVar
 

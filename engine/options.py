@@ -5,7 +5,10 @@ from __future__ import annotations
 from enum import StrEnum
 
 from engine.errors import Reason, UsageError
-from engine.records import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 #: containerd's limit; a longer one does not fit the name of runsc's control socket, unix(7).
 MAX_CONTAINER_ID = 76
@@ -40,21 +43,34 @@ class ExecPolicy(StrEnum):
     OFF = "off"
 
 
-@dataclass(frozen=True, slots=True)
 class RunOptions:
     """The options of one run. Immutable: the trace's header has the same."""
 
-    container_id: str
-    network: Network = Network.NONE
-    platform: Platform = Platform.AUTO
-    rootless: bool = False
-    ignore_cgroups: bool = False
-    exec_policy: ExecPolicy = ExecPolicy.AUTO
-    require_exec_policy: bool = False
-    runsc: str | None = None
+    def __init__(
+        self,
+        container_id: str,
+        network: Network = Network.NONE,
+        platform: Platform = Platform.AUTO,
+        rootless: bool = False,
+        ignore_cgroups: bool = False,
+        exec_policy: ExecPolicy = ExecPolicy.AUTO,
+        require_exec_policy: bool = False,
+        runsc: str | None = None,
+    ) -> None:
+        self.container_id: Final = container_id
+        self.network: Final = network
+        self.platform: Final = platform
+        self.rootless: Final = rootless
+        self.ignore_cgroups: Final = ignore_cgroups
+        self.exec_policy: Final = exec_policy
+        self.require_exec_policy: Final = require_exec_policy
+        self.runsc: Final = runsc
+        check_container_id(container_id)
 
-    def __post_init__(self) -> None:
-        check_container_id(self.container_id)
+    def given(self, *, network: Network | None = None, runsc: str | None = None) -> RunOptions:
+        """These options, but for the network and the runsc that are given."""
+        changes = {"network": network or self.network, "runsc": runsc or self.runsc}
+        return RunOptions(**{**vars(self), **changes})
 
 
 def exec_policy_name(name: str) -> str:

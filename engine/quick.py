@@ -12,8 +12,7 @@ from __future__ import annotations
 import sys
 from types import ModuleType
 
-from engine.records import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 

@@ -229,14 +229,14 @@ def _version(digest: str) -> str:
     except EngineError:
         return "not recorded, and this machine has no trusted runsc to compare with; use the digest"
     try:
-        with open(binary.descriptor, "rb", closefd=False) as file:
+        with open(binary.runsc.descriptor, "rb", closefd=False) as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                 return "not recorded, and this machine's runsc is a different one; use the digest"
-        first = version(binary.descriptor, binary.path).splitlines()[0]
+        first = version(binary.runsc.descriptor, binary.runsc.path).splitlines()[0]
     except (EngineError, OSError, IndexError):
         return "not recorded, and this machine's runsc, with the same digest, does not print one"
     else:
-        return f"{first} (from {binary.path} here, which has the same digest)"
+        return f"{first} (from {binary.runsc.path} here, which has the same digest)"
     finally:
         binary.close()
 

@@ -19,10 +19,10 @@ from engine.errors import BundleError, Reason
 from engine.linux.files import UntrustedPathError
 from engine.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
 from engine.linux.regular_files import read_regular
-from engine.records import TYPE_CHECKING, dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Self
+    from typing import Any, Final, Self
 
 CONFIG_NAME = "config.json"
 #: Bytes: enough for some 100,000 mounts.
@@ -34,7 +34,6 @@ Identity = tuple[int, int]
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Bundle:
     """A validated bundle. Close it exactly once.
 
@@ -42,15 +41,27 @@ class Bundle:
     hex, of config.json's bytes. `rootfs`: the absolute path that runsc makes of `root.path`.
     """
 
-    path: str
-    directory: int
-    identity: Identity
-    config: dict[str, Any]
-    digest: str
-    rootfs: str
-    rootfs_directory: int
-    rootfs_identity: Identity
-    may_be_root: bool = False
+    def __init__(
+        self,
+        path: str,
+        directory: int,
+        identity: Identity,
+        config: dict[str, Any],
+        digest: str,
+        rootfs: str,
+        rootfs_directory: int,
+        rootfs_identity: Identity,
+        may_be_root: bool = False,
+    ) -> None:
+        self.path: Final = path
+        self.directory: Final = directory
+        self.identity: Final = identity
+        self.config: Final = config
+        self.digest: Final = digest
+        self.rootfs: Final = rootfs
+        self.rootfs_directory: Final = rootfs_directory
+        self.rootfs_identity: Final = rootfs_identity
+        self.may_be_root: Final = may_be_root
 
     def changed(self) -> str | None:
         """What has changed since the bundle was opened, in one phrase; None if nothing.

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from engine.bundle.bundle import Bundle
 from engine.linux.locked_mounts import Tree
 from engine.linux.openat2 import RESOLVE_IN_ROOT, openat2
-from engine.records import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 

@@ -25,8 +25,8 @@ from engine.bundle.rules import (
     scalar,
 )
 from engine.bundle.strict_json import MismatchError
-from engine.records import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any

@@ -33,8 +33,8 @@ from engine.bundle.rules import (
 )
 from engine.bundle.strict_json import MismatchError, NotJsonError, read
 from engine.errors import BundleError, Reason
-from engine.records import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 

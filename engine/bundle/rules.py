@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from engine.bundle.strict_json import MismatchError, refuse_kind, shown
-from engine.records import TYPE_CHECKING, dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import Any, Final, NoReturn
 
 
-@dataclass(frozen=True, slots=True)
 class Rule:
     """A rule for a value: `wanted` describes it; `check` raises `MismatchError` if it is violated."""
 
-    wanted: str
-    check: Callable[[Any], None]
+    def __init__(self, wanted: str, check: Callable[[Any], None]) -> None:
+        self.wanted: Final = wanted
+        self.check: Final = check
 
 
 def scalar(

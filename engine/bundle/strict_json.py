@@ -13,8 +13,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 
-from engine.records import TYPE_CHECKING, dataclass
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
@@ -94,28 +93,23 @@ def refuse_kind(value: object, wanted: str) -> NoReturn:
     raise MismatchError(f"is {_KINDS[type(value)]}", wanted, hint=hint)
 
 
-@dataclass(frozen=True, slots=True)
-class _Misfit:
-    """Placeholder for an unusable value, until its path is known."""
+#: Stands for an unusable value until its path is known, as JSON has no tuples: what is found, what is wanted, the hint.
+_Misfit = tuple[str, str, str]
+_AGAIN = ("is present more than once", "it once", "remove the others")
 
-    found: str
-    wanted: str
-    hint: str
+_NO_NUMBER = ("is NaN or Infinity, which JSON does not have", "a number", "write a number")
 
-
-_AGAIN = _Misfit("is present more than once", "it once", "remove the others")
-
-_NO_NUMBER = _Misfit("is NaN or Infinity, which JSON does not have", "a number", "write a number")
-
-_LONG_NUMBER = _Misfit(
-    f"is a number of more than {MAX_NUMBER_LENGTH} characters", "a shorter one", "write a smaller number"
+_LONG_NUMBER = (
+    f"is a number of more than {MAX_NUMBER_LENGTH} characters",
+    "a shorter one",
+    "write a smaller number",
 )
 
 #: What a string must not contain; and a pattern that matches nothing.
 _UNUSABLE, _NO_TEXT = "[\0\ud800-\udfff]", "(?!)"
-_UNUSABLE_TEXT = _Misfit("holds a NUL or half a surrogate pair", "text", "remove that character")
+_UNUSABLE_TEXT = ("holds a NUL or half a surrogate pair", "text", "remove that character")
 
-_UNUSABLE_NAME = _Misfit("has a name with a NUL or half a surrogate pair", "text", "rename that member")
+_UNUSABLE_NAME = ("has a name with a NUL or half a surrogate pair", "text", "rename that member")
 
 
 def read(data: bytes, *, any_text: bool = False) -> Any:
@@ -189,11 +183,11 @@ def _refuse_misfits(document: object, unusable_text: str) -> None:
                 inside = iter(enumerate(value))
             elif isinstance(value, str) and unusable.search(value):
                 misfit = _UNUSABLE_TEXT
-            elif isinstance(value, _Misfit):
+            elif isinstance(value, tuple):
                 misfit = value
             if misfit:
-                steps = [*path, step][1:]
-                raise MismatchError(misfit.found, misfit.wanted, hint=misfit.hint, path=reversed(steps))
+                found, wanted, hint = misfit
+                raise MismatchError(found, wanted, hint=hint, path=reversed([*path, step][1:]))
             if inside:
                 path.append(step)
                 walks.append(inside)

@@ -7,8 +7,8 @@ import signal
 import sys
 
 from engine.cli.command import add_command, positive, say, say_over
-from engine.records import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from typing import Any

@@ -8,8 +8,8 @@ import os
 import sys
 
 from engine.errors import printable
-from engine.records import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn

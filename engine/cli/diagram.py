@@ -6,8 +6,8 @@ import os
 import sys
 
 from engine.cli.command import add_command, wrong_usage
-from engine.records import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from typing import Any

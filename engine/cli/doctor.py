@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from engine.cli.command import add_command
-from engine.records import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from typing import Any

@@ -8,8 +8,8 @@ import os
 
 from engine.cli.command import REFUSED, add_command, say
 from engine.errors import printable
-from engine.records import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 

@@ -16,8 +16,8 @@ from engine import __doc__ as what_it_is
 from engine import __version__
 from engine.cli import command
 from engine.errors import as_refusal
-from engine.records import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable

@@ -11,8 +11,8 @@ from engine.cli.command import add_choice, add_command, say, wrong_usage
 from engine.errors import printable
 from engine.options import ExecPolicy, Network, Platform, RunOptions, check_container_id, exec_policy_name
 from engine.quick import import_transitions
-from engine.records import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from typing import Any

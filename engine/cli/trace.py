@@ -7,8 +7,8 @@ import json
 from engine.cli.command import UNREADABLE, Formatter, add_command, wrong_usage
 from engine.cli.trace_options import add_signers, add_workers, signers_of, workers_of
 from engine.errors import printable
-from engine.records import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from typing import Any

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from engine.cli.command import positive, wrong_usage
-from engine.records import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence

@@ -43,20 +43,20 @@ def usable_runsc() -> Validated | Part:
 
 def describe(binary: Validated) -> Part:
     """The version, path and digest of that runsc."""
-    with open(binary.descriptor, "rb", closefd=False) as file:
+    with open(binary.runsc.descriptor, "rb", closefd=False) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     detail = {
-        "path": binary.path,
+        "path": binary.runsc.path,
         "sha256": digest,
         "platforms": [str(name) for name in binary.capabilities.platforms],
     }
     try:
-        told = version(binary.descriptor, binary.path)
+        told = version(binary.runsc.descriptor, binary.runsc.path)
     except RunscError as error:
         return Part("runsc", Status.DEGRADED, error.what, _RUNSC_ENABLES, error.hint, detail)
     detail["version"] = told
     name = told.splitlines()[0].removeprefix("runsc version ") if told else "(no version)"
-    found = f"{name} at {binary.path}, SHA-256 {digest[:12]}…"
+    found = f"{name} at {binary.runsc.path}, SHA-256 {digest[:12]}…"
     return Part("runsc", Status.OK, found, _RUNSC_ENABLES, detail=detail)
 
 
@@ -98,7 +98,7 @@ def try_platform(name: Platform, binary: Validated | None, limit: float) -> Part
     with tempfile.TemporaryDirectory(prefix="engine-doctor-") as made:
         private = os.path.realpath(made)  # the path in mountinfo
         try:
-            outcome = run_limited(_run(private, name, binary.path), limit, _environment(private))
+            outcome = run_limited(_run(private, name, binary.runsc.path), limit, _environment(private))
         finally:
             kill_all_that_name(private)
             _unmount_what_runsc_left(private)

@@ -9,27 +9,34 @@ from engine.errors import ExecError, Reason, hint_for
 from engine.lifecycle.secure_root import StateDirs
 from engine.lifecycle.stage import Staged
 from engine.options import Platform, RunOptions
-from engine.records import TYPE_CHECKING, dataclass
 from engine.runsc.arguments import RUN, RunscArguments, build_argv, build_environment
 from engine.runsc.execute import SignalGuard, become_runsc
 from engine.traces.writer import bundle_facts
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Final, NoReturn
 
     from engine.traces.schema import Bundle as BundleFacts
     from engine.traces.schema import ExecFacts
 
 
-@dataclass(frozen=True, slots=True)
 class HandOff:
     """The arguments of execve: the open `program`, `argv`, `environment`; the descriptors `kept` stay open in runsc."""
 
-    program: int
-    argv: tuple[str, ...]
-    environment: Mapping[str, str]
-    kept: frozenset[int]
-    bundle: BundleFacts
+    def __init__(
+        self,
+        program: int,
+        argv: tuple[str, ...],
+        environment: Mapping[str, str],
+        kept: frozenset[int],
+        bundle: BundleFacts,
+    ) -> None:
+        self.program: Final = program
+        self.argv: Final = argv
+        self.environment: Final = environment
+        self.kept: Final = kept
+        self.bundle: Final = bundle
 
     def facts(self) -> ExecFacts:
         return {

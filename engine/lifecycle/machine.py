@@ -26,11 +26,11 @@ from engine.lifecycle.guards import (
     sidecars_are_trusted,
     sidecars_are_what_was_pinned,
 )
-from engine.records import TYPE_CHECKING, dataclass
 from engine.traces.move import Facts, Move, State, Trigger
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Protocol, TypeVar
+    from typing import Any, Final, Protocol, TypeVar
 
     class HasFacts(Protocol):
         """The result of a step; `facts` is the part of it that is recorded."""
@@ -40,29 +40,38 @@ if TYPE_CHECKING:
     Established = TypeVar("Established", bound=HasFacts)
 
 
-@dataclass(frozen=True, slots=True)
 class Guard:
     """A condition on the recorded facts; the machine moves only if it holds."""
 
-    name: str
-    holds: Callable[[Known], bool]
-    otherwise: str
+    def __init__(self, name: str, holds: Callable[[Known], bool], otherwise: str) -> None:
+        self.name: Final = name
+        self.holds: Final = holds
+        self.otherwise: Final = otherwise
 
 
-@dataclass(frozen=True, slots=True)
 class Transition:
     """A row of the lifecycle: from any of `sources`, `trigger` leads to `target` if every guard holds.
 
     `reasons`: why this step may refuse, besides the reasons of every step.
     """
 
-    trigger: Trigger
-    sources: tuple[State, ...]
-    target: State
-    establishes: str
-    refuses: str
-    reasons: frozenset[str]
-    guards: tuple[Guard, ...] = ()
+    def __init__(
+        self,
+        trigger: Trigger,
+        sources: tuple[State, ...],
+        target: State,
+        establishes: str,
+        refuses: str,
+        reasons: frozenset[str],
+        guards: tuple[Guard, ...] = (),
+    ) -> None:
+        self.trigger: Final = trigger
+        self.sources: Final = sources
+        self.target: Final = target
+        self.establishes: Final = establishes
+        self.refuses: Final = refuses
+        self.reasons: Final = reasons
+        self.guards: Final = guards
 
 
 #: The spec's `not_trusted`, by its kinds of files.

@@ -7,9 +7,11 @@ import stat
 from collections.abc import Mapping, Sequence
 
 from engine.errors import Reason, ResolveError
-from engine.records import TYPE_CHECKING, dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from engine.traces.schema import FoundBy, ResolveFacts
 
 TRUSTED_PATHS = ("/usr/local/bin/runsc", "/usr/bin/runsc", "/opt/gvisor/runsc")
@@ -17,12 +19,12 @@ TRUSTED_PATHS = ("/usr/local/bin/runsc", "/usr/bin/runsc", "/opt/gvisor/runsc")
 _INSTALL = "install gVisor (on Debian and Ubuntu the package is runsc), or name it with --runsc PATH"
 
 
-@dataclass(frozen=True, slots=True)
 class Resolved:
     """`path` is absolute; `found_by`: `option`, `trusted path` or `PATH`."""
 
-    path: str
-    found_by: FoundBy
+    def __init__(self, path: str, found_by: FoundBy) -> None:
+        self.path: Final = path
+        self.found_by: Final = found_by
 
     def facts(self) -> ResolveFacts:
         return {"path": self.path, "found_by": self.found_by}

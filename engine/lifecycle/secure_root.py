@@ -14,13 +14,15 @@ from itertools import pairwise
 
 from engine.errors import Reason, SecureRootError, hint_for
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
-from engine.records import TYPE_CHECKING, dataclass
 from engine.state.base import base_changed, chosen_base, open_base
 from engine.state.cleanup import in_use_reason, remove_if_unused, remove_leftovers
 from engine.state.container import EXEC_ALLOW, LOCK, RUNSC_ROOT, RUNTIME, component, open_container
 from engine.state.programs import open_place
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from engine.traces.schema import Directory, Sandbox, SecureRootFacts
 
 _HINT = (
@@ -29,17 +31,23 @@ _HINT = (
 )
 
 
-@dataclass(frozen=True, slots=True)
 class PodSandbox:
     """The live sandbox `id` that a pod's container joins, its directories open.
 
     `digest`: the SHA-256, in hexadecimal, of its copy of runsc.
     """
 
-    id: str
-    container: PrivateDirectory
-    runsc_root: PrivateDirectory
-    digest: str
+    def __init__(
+        self,
+        id: str,  # noqa: A002
+        container: PrivateDirectory,
+        runsc_root: PrivateDirectory,
+        digest: str,
+    ) -> None:
+        self.id: Final = id
+        self.container: Final = container
+        self.runsc_root: Final = runsc_root
+        self.digest: Final = digest
 
     def facts(self) -> Sandbox:
         return {
@@ -49,21 +57,31 @@ class PodSandbox:
         }
 
 
-@dataclass(frozen=True, slots=True)
 class StateDirs:
     """The container's directories, open; the descriptor `lock` that holds its lock; and the sandbox that it joined.
 
     `programs`: the directory of its stage directory and the store, if these lie apart from the state.
     """
 
-    base: PrivateDirectory
-    container: PrivateDirectory
-    runsc_root: PrivateDirectory
-    runtime: PrivateDirectory
-    lock: int
-    cleaned: tuple[str, ...]
-    sandbox: PodSandbox | None = None
-    programs: PrivateDirectory | None = None
+    def __init__(
+        self,
+        base: PrivateDirectory,
+        container: PrivateDirectory,
+        runsc_root: PrivateDirectory,
+        runtime: PrivateDirectory,
+        lock: int,
+        cleaned: tuple[str, ...],
+        sandbox: PodSandbox | None = None,
+        programs: PrivateDirectory | None = None,
+    ) -> None:
+        self.base: Final = base
+        self.container: Final = container
+        self.runsc_root: Final = runsc_root
+        self.runtime: Final = runtime
+        self.lock: Final = lock
+        self.cleaned: Final = cleaned
+        self.sandbox: Final = sandbox
+        self.programs: Final = programs
 
     @property
     def directories(self) -> tuple[PrivateDirectory, ...]:

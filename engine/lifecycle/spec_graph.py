@@ -13,10 +13,12 @@ from collections.abc import Callable, Mapping
 from engine.errors import EngineError, Reason, StepError
 from engine.lifecycle.machine import Lifecycle
 from engine.lifecycle.spec_files import LIFECYCLE_SPEC, spec_digest
-from engine.records import TYPE_CHECKING, dataclass
 from engine.traces.move import Facts, Move, Trigger
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from engine.lifecycle.machine import Established
 
 SPEC_GRAPH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "spec_graph.json")
@@ -24,7 +26,6 @@ SPEC_GRAPH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "spec_grap
 _REINSTALL = "install the engine again; in a checkout: ./just compile"
 
 
-@dataclass(frozen=True, slots=True)
 class SpecGraph:
     """The reachable edges of the lifecycle in the spec whose SHA-256 is `spec`.
 
@@ -32,9 +33,10 @@ class SpecGraph:
     `start`.
     """
 
-    spec: str
-    start: str
-    edges: Mapping[str, Mapping[str, str]]
+    def __init__(self, spec: str, start: str, edges: Mapping[str, Mapping[str, str]]) -> None:
+        self.spec: Final = spec
+        self.start: Final = start
+        self.edges: Final = edges
 
     def is_terminal(self, state: str) -> bool:
         """Whether no edge leaves `state`."""

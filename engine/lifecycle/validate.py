@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import os
 
-from engine.errors import Reason, ValidateError, hint_for
+from engine.errors import Reason, ValidateError
 from engine.lifecycle.resolve import TRUSTED_PATHS, Resolved
-from engine.linux.files import UntrustedPathError, open_trusted
+from engine.linux.files import open_trusted
 from engine.linux.namespaces import unmapped_uid
-from engine.linux.regular_files import Identity
 from engine.options import Platform
-from engine.records import TYPE_CHECKING, dataclass, replace
-from engine.runsc.capabilities import UNKNOWN, Capabilities, capabilities
-from engine.runsc.installation import OWN_COPY, RUNSC, PinnedFile, pin, pin_sidecars, require_elf
+from engine.runsc.capabilities import Capabilities, capabilities
+from engine.runsc.installation import RUNSC, PinnedFile, opening, pin, pin_sidecars, require_elf
 from engine.traces.writer import identity_facts
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from engine.traces.schema import ValidateFacts
 
 _SCRIPT = b"#!"
@@ -27,42 +28,43 @@ _SCRIPT = b"#!"
 _MAX_WRAPPER = 4096
 
 
-@dataclass(frozen=True, slots=True)
 class Validated:
-    """The pinned binary. `descriptor` is open for reading; `path` is free of links.
+    """The pinned `runsc`, and its `sidecars`, the files of `gvisor-bin/`, checked by the same rules.
 
-    `wrapper`: the script that names the binary, if any. `platform`: the one to use. `sidecars`: the files of
-    `gvisor-bin/`, checked by the same rules; `release`: that of all of them, None if unknown. A runsc that is one file
-    has neither.
+    `wrapper`: the script that names runsc, if any. `platform`: the one to use. `release`: that of all the files, None
+    if unknown. A runsc that is one file has neither sidecars nor a release.
     """
 
-    descriptor: int
-    path: str
-    wrapper: str | None
-    identity: Identity
-    owner: int
-    mode: int
-    trusted_owners: tuple[int, ...]
-    platform: Platform
-    capabilities: Capabilities
-    starts_sidecars: bool = False
-    sidecars: tuple[PinnedFile, ...] = ()
-    release: str | None = None
-
-    @property
-    def runsc(self) -> PinnedFile:
-        """The binary alone, as one of the files of the installation."""
-        return PinnedFile(RUNSC, self.descriptor, self.path, self.identity, self.owner, self.mode)
+    def __init__(
+        self,
+        runsc: PinnedFile,
+        trusted_owners: tuple[int, ...],
+        platform: Platform,
+        capabilities: Capabilities,
+        wrapper: str | None = None,
+        starts_sidecars: bool = False,
+        sidecars: tuple[PinnedFile, ...] = (),
+        release: str | None = None,
+    ) -> None:
+        self.runsc: Final = runsc
+        self.trusted_owners: Final = trusted_owners
+        self.platform: Final = platform
+        self.capabilities: Final = capabilities
+        self.wrapper: Final = wrapper
+        self.starts_sidecars: Final = starts_sidecars
+        self.sidecars: Final = sidecars
+        self.release: Final = release
 
     def facts(self) -> ValidateFacts:
+        runsc = self.runsc
         facts: ValidateFacts = {
-            "path": self.path,
+            "path": runsc.path,
             "wrapper": self.wrapper,
-            "identity": identity_facts(self.identity),
-            "owner": self.owner,
-            "mode": f"{self.mode:04o}",
+            "identity": identity_facts(runsc.identity),
+            "owner": runsc.owner,
+            "mode": f"{runsc.mode:04o}",
             "trusted_owners": list(self.trusted_owners),
-            "immutable_store": self.path.startswith("/nix/store/") and self.mode & 0o222 == 0,
+            "immutable_store": runsc.path.startswith("/nix/store/") and runsc.mode & 0o222 == 0,
             "platforms": list(self.capabilities.platforms),
             "platform": str(self.platform),
         }
@@ -86,8 +88,8 @@ class Validated:
 
     def close(self) -> None:
         """Unpin it."""
-        for descriptor in (self.descriptor, *(sidecar.descriptor for sidecar in self.sidecars)):
-            os.close(descriptor)
+        for file in (self.runsc, *self.sidecars):
+            os.close(file.descriptor)
 
 
 def validate(resolved: Resolved, platform: Platform) -> Validated:
@@ -104,101 +106,63 @@ def validate(resolved: Resolved, platform: Platform) -> Validated:
         # An unmapped root of the host appears as this uid, as does every other unmapped user. On the trusted paths,
         # where only root can write, it counts as root.
         owners.add(unmapped)
-    binary = _pin(resolved.path, tuple(sorted(owners)), platform)
+    trusted = tuple(sorted(owners))
+    runsc, wrapper = _pin(resolved.path, trusted), None
     try:
-        if os.pread(binary.descriptor, len(_SCRIPT), 0) != _SCRIPT:
-            return _as_elf(binary)
-        wrapped = _wrapped_binary(binary)
-        if wrapped is None:
-            raise ValidateError(
-                f"runsc {binary.path!r} is a script and names no runsc binary to start",
-                reason=Reason.NOT_A_PROGRAM,
-                hint="name the ELF binary itself with --runsc PATH",
-            )
+        if os.pread(runsc.descriptor, len(_SCRIPT), 0) == _SCRIPT:
+            script, runsc = runsc, _pin(_wrapped_binary(runsc), trusted)
+            wrapper = script.path
+            os.close(script.descriptor)
+        return _as_elf(runsc, trusted, platform, wrapper)
     except BaseException:
-        binary.close()
-        raise
-    binary.close()
-    script, binary = binary.path, _pin(wrapped, binary.trusted_owners, platform)
-    try:
-        return _as_elf(binary, wrapper=script)
-    except BaseException:
-        binary.close()
+        os.close(runsc.descriptor)
         raise
 
 
-def _pin(path: str, owners: tuple[int, ...], platform: Platform) -> Validated:
+def _pin(path: str, owners: tuple[int, ...]) -> PinnedFile:
     """Open and check the file at `path`; its content is not read yet."""
-    try:
+    with opening(f"runsc {path!r}", FileNotFoundError, Reason.ABSENT, "name another with --runsc PATH"):
         opened = open_trusted(path, owners, follow_links=True)
-    except UntrustedPathError as error:
-        raise ValidateError(
-            f"on the way to runsc {path!r}, {error}", reason=Reason.LOOSE_CHAIN, hint=OWN_COPY
-        ) from None
-    except OSError as error:
-        raise ValidateError(
-            f"runsc {path!r}: {error.strerror}",
-            reason=Reason.ABSENT if isinstance(error, FileNotFoundError) else Reason.FAILURE,
-            hint=hint_for(error, "name another with --runsc PATH"),
-        ) from None
     try:
-        file = pin(RUNSC, opened, owners)
+        return pin(RUNSC, opened, owners)
     finally:
         os.close(opened.descriptor)
-    return Validated(
-        descriptor=file.descriptor,
-        path=file.path,
-        wrapper=None,
-        identity=file.identity,
-        owner=file.owner,
-        mode=file.mode,
-        trusted_owners=owners,
-        platform=platform,
-        capabilities=UNKNOWN,
-    )
 
 
-def _wrapped_binary(script: Validated) -> str | None:
+def _wrapped_binary(script: PinnedFile) -> str:
     """The absolute path with `runsc` in it in the last `exec` line of a short wrapper script.
 
-    Such a line: `exec -a "$0" "/nix/store/…/.runsc-wrapped" "$@"`.
+    Such a line: `exec -a "$0" "/nix/store/…/.runsc-wrapped" "$@"`. Raises `ValidateError`.
     """
-    if script.identity.size > _MAX_WRAPPER:
-        return None
+    is_short = script.identity.size <= _MAX_WRAPPER
     text = os.pread(script.descriptor, _MAX_WRAPPER, 0).decode("utf-8", "replace")
-    for line in reversed(text.splitlines()):
+    for line in reversed(text.splitlines() if is_short else ()):
         if not line.strip().startswith("exec "):
             continue
         for token in line.split():
             path = token.strip('"')
             if path.startswith("/") and "runsc" in path and os.path.isfile(path):
                 return path
-    return None
+    raise ValidateError(
+        f"runsc {script.path!r} is a script and names no runsc binary to start",
+        reason=Reason.NOT_A_PROGRAM,
+        hint="name the ELF binary itself with --runsc PATH",
+    )
 
 
-def _as_elf(binary: Validated, wrapper: str | None = None) -> Validated:
-    """The `binary`, when its content and its sidecars were judged, too."""
-    runsc = binary.runsc
+def _as_elf(runsc: PinnedFile, owners: tuple[int, ...], platform: Platform, wrapper: str | None) -> Validated:
+    """The pinned `runsc`, when its content and its sidecars were judged, too."""
     require_elf(runsc)
-    able = capabilities(binary.descriptor)
+    able = capabilities(runsc.descriptor)
     platforms = able.platforms
-    platform = binary.platform
     if platform is Platform.AUTO:
         platform = Platform.SYSTRAP if Platform.SYSTRAP in platforms else Platform.PTRACE
     elif platforms and platform not in platforms:
         raise ValidateError(
-            f"runsc {binary.path!r} was built without the platform {platform} (it has {', '.join(platforms)})",
+            f"runsc {runsc.path!r} was built without the platform {platform} (it has {', '.join(platforms)})",
             reason=Reason.NO_PLATFORM,
             hint="choose another --platform, or a newer runsc",
         )
-    installed = pin_sidecars(runsc, binary.trusted_owners, has_package=able.has_sidecar_package)
+    installed = pin_sidecars(runsc, owners, has_package=able.has_sidecar_package)
     sidecars, release = installed or ((), None)
-    return replace(
-        binary,
-        wrapper=wrapper,
-        platform=platform,
-        capabilities=able,
-        starts_sidecars=installed is not None,
-        sidecars=sidecars,
-        release=release,
-    )
+    return Validated(runsc, owners, platform, able, wrapper, installed is not None, sidecars, release)

@@ -12,7 +12,10 @@ import os
 import stat
 from collections.abc import Collection
 
-from engine.records import dataclass
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
 
 #: As the kernel's own limit, path_resolution(7).
 MAX_LINKS = 40
@@ -29,13 +32,13 @@ class UntrustedPathError(Exception):
         self.why = why
 
 
-@dataclass(frozen=True, slots=True)
 class Opened:
     """An `O_PATH` descriptor, the path, free of links, by which it was reached, and its directory's status."""
 
-    descriptor: int
-    path: str
-    parent: os.stat_result | None = None
+    def __init__(self, descriptor: int, path: str, parent: os.stat_result | None = None) -> None:
+        self.descriptor: Final = descriptor
+        self.path: Final = path
+        self.parent: Final = parent
 
 
 def is_loosely_writable(status: os.stat_result) -> bool:
@@ -153,13 +156,13 @@ def _located(error: OSError, path: str) -> OSError:
     return OSError(error.errno, error.strerror, path)
 
 
-@dataclass(frozen=True, slots=True)
 class PrivateDirectory:
     """A directory of the effective user alone: mode 0700, not a link, open on `descriptor`."""
 
-    descriptor: int
-    path: str
-    created: bool
+    def __init__(self, descriptor: int, path: str, created: bool) -> None:
+        self.descriptor: Final = descriptor
+        self.path: Final = path
+        self.created: Final = created
 
     @property
     def identity(self) -> tuple[int, int]:

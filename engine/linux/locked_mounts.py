@@ -29,15 +29,14 @@ from engine.linux.mounts import (
     set_flags_everywhere,
 )
 from engine.linux.namespaces import IdMaps
-from engine.records import TYPE_CHECKING, dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Self
+    from typing import Final, Self
 
 _LOCKED = MountFlag.NO_EXEC | MountFlag.NO_SUID
 
 
-@dataclass(frozen=True, slots=True)
 class Tree:
     """A directory or file whose mount keeps its flags, or is also made `read_only`.
 
@@ -45,10 +44,13 @@ class Tree:
     of a read-only one. `identity`: the device and inode that its path must lead to.
     """
 
-    path: str
-    identity: tuple[int, int]
-    read_only: bool
-    executable: bool = True
+    def __init__(
+        self, path: str, identity: tuple[int, int], read_only: bool, executable: bool = True
+    ) -> None:
+        self.path: Final = path
+        self.identity: Final = identity
+        self.read_only: Final = read_only
+        self.executable: Final = executable
 
     @property
     def flags(self) -> MountFlag:

@@ -13,7 +13,10 @@ import struct
 from enum import IntFlag
 
 from engine.linux.syscall import MOUNT_SETATTR, MOVE_MOUNT, OPEN_TREE, library_call, system_call
-from engine.records import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
 
@@ -99,14 +102,14 @@ def unmount_namespace(directory: int, path: str) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
 class _Mount:
     """A mount: at `point`, of the directory or file `root` in the file system on `device`, whose type is `kind`."""
 
-    device: bytes
-    root: str
-    point: str
-    kind: bytes
+    def __init__(self, device: bytes, root: str, point: str, kind: bytes) -> None:
+        self.device: Final = device
+        self.root: Final = root
+        self.point: Final = point
+        self.kind: Final = kind
 
 
 def _mounts() -> list[_Mount]:

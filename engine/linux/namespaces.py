@@ -13,10 +13,10 @@ import os
 from collections.abc import Iterable, Sequence
 
 from engine.linux.syscall import library_call
-from engine.records import TYPE_CHECKING, dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Literal
+    from typing import Final, Literal
 
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
 _CAP_SETGID, _CAP_SETUID = 6, 7
@@ -99,25 +99,26 @@ def sysctl(name: str) -> str | None:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
-    """`size` ids; the first is `inside` the new namespace and `outside` it."""
-
-    inside: int
-    outside: int
-    size: int
+#: Ids that follow each other: the first in the new namespace, the first outside of it, and their number.
+Range = tuple[int, int, int]
 
 
-@dataclass(frozen=True, slots=True)
 class IdMaps:
     """The ids of a new user namespace; `kind` says who maps them."""
 
-    uids: tuple[Range, ...]
-    gids: tuple[Range, ...]
-    #: `all`: every id of the present namespace, by its root. `subordinate`: the caller as root and its subordinate
-    #: ids after it, by newuidmap(1) and newgidmap(1). `single`: the caller as root, by itself.
-    kind: Literal["all", "subordinate", "single"]
-    programs: tuple[str, str] | None = None
+    def __init__(
+        self,
+        uids: tuple[Range, ...],
+        gids: tuple[Range, ...],
+        kind: Literal["all", "subordinate", "single"],
+        programs: tuple[str, str] | None = None,
+    ) -> None:
+        self.uids: Final = uids
+        self.gids: Final = gids
+        #: `all`: every id of the present namespace, by its root. `subordinate`: the caller as root and its subordinate
+        #: ids after it, by newuidmap(1) and newgidmap(1). `single`: the caller as root, by itself.
+        self.kind: Final = kind
+        self.programs: Final = programs
 
 
 def possible_maps() -> list[IdMaps]:
@@ -125,7 +126,7 @@ def possible_maps() -> list[IdMaps]:
 
     Raises `OSError` if /proc cannot be read.
     """
-    single = IdMaps((Range(0, os.geteuid(), 1),), (Range(0, os.getegid(), 1),), "single")
+    single = IdMaps(((0, os.geteuid(), 1),), ((0, os.getegid(), 1),), "single")
     if os.geteuid() == 0 and _may_set_ids():
         everything = IdMaps(_present("uid_map"), _present("gid_map"), "all")
         if (everything.uids, everything.gids) == (single.uids, single.gids):
@@ -155,8 +156,8 @@ def _may_set_ids() -> bool:
 def _present(name: str) -> tuple[Range, ...]:
     """Each id of this namespace, mapped to itself."""
     with open(f"/proc/self/{name}", encoding="utf-8") as file:
-        ranges = [Range(*map(int, line.split())) for line in file]
-    return tuple(Range(given.inside, given.inside, given.size) for given in ranges)
+        ranges = [tuple(map(int, line.split())) for line in file]
+    return tuple((inside, inside, size) for inside, _, size in ranges)
 
 
 def _find(program: str) -> str | None:
@@ -189,7 +190,7 @@ def subordinate_ids(path: str, uid: int) -> list[tuple[int, int]]:
 def _after_root(ranges: Iterable[tuple[int, int]]) -> list[Range]:
     found, inside = [], 1
     for outside, count in ranges:
-        found.append(Range(inside, outside, count))
+        found.append((inside, outside, count))
         inside += count
     return found
 
@@ -258,7 +259,7 @@ def _run(program: str, process: int, ranges: Sequence[Range]) -> None:
     arguments = [
         program,
         str(process),
-        *(str(n) for each in ranges for n in (each.inside, each.outside, each.size)),
+        *(str(number) for each in ranges for number in each),
     ]
     quiet = [(os.POSIX_SPAWN_OPEN, descriptor, os.devnull, os.O_RDWR, 0) for descriptor in range(3)]
     started = os.posix_spawn(program, arguments, {"PATH": ":".join(_SYSTEM_PATHS)}, file_actions=quiet)
@@ -267,7 +268,7 @@ def _run(program: str, process: int, ranges: Sequence[Range]) -> None:
 
 
 def _text(ranges: Iterable[Range]) -> str:
-    return "".join(f"{each.inside} {each.outside} {each.size}\n" for each in ranges)
+    return "".join(f"{inside} {outside} {size}\n" for inside, outside, size in ranges)
 
 
 def _write(path: str, text: str) -> None:

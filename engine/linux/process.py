@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Collection
 
 from engine.linux.syscall import library_call
-from engine.records import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from subprocess import Popen
     from typing import Any

@@ -12,7 +12,10 @@ import os
 import stat
 
 from engine.linux.files import PrivateDirectory, UntrustedPathError
-from engine.records import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _CHUNK = 1 << 20
 _KINDS = {
@@ -26,18 +29,24 @@ _KINDS = {
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True)
 class Identity:
     """Identifies a version of a file: any write, chmod or link changes `ctime_ns`.
 
     Device, inode, size in bytes, and the times in nanoseconds.
     """
 
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
+    def __init__(self, device: int, inode: int, size: int, mtime_ns: int, ctime_ns: int) -> None:
+        self.device: Final = device
+        self.inode: Final = inode
+        self.size: Final = size
+        self.mtime_ns: Final = mtime_ns
+        self.ctime_ns: Final = ctime_ns
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Identity) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((self.device, self.inode, self.ctime_ns))
 
     @classmethod
     def of(cls, status: os.stat_result) -> Identity:
@@ -45,13 +54,7 @@ class Identity:
 
     def facts(self) -> dict[str, int]:
         """The five by name, as recorded in a trace."""
-        return {
-            "device": self.device,
-            "inode": self.inode,
-            "size": self.size,
-            "mtime_ns": self.mtime_ns,
-            "ctime_ns": self.ctime_ns,
-        }
+        return dict(vars(self))
 
 
 def open_regular(name: str, directory: int, path: str, *, owner: int | None = None) -> int:

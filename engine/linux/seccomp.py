@@ -20,7 +20,6 @@ from engine.linux.syscall import (
     address_of,
     library_call,
 )
-from engine.records import dataclass
 
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 
@@ -42,14 +41,12 @@ _LOAD, _AND, _IF_EQUAL, _IF_ANY, _RETURN = 0x20, 0x54, 0x15, 0x45, 0x06
 _ALLOW, _ERROR = 0x7FFF0000, 0x00050000
 
 
-@dataclass(frozen=True, slots=True)
-class _Jump:
-    """To the label `then` if the condition holds, else `otherwise`; None is the next instruction."""
+_Jump = tuple[int, int, str | None, str | None]
 
-    code: int
-    value: int
-    then: str | None = None
-    otherwise: str | None = None
+
+def _jump(code: int, value: int, then: str | None = None, otherwise: str | None = None) -> _Jump:
+    """To the label `then` if the condition holds, else `otherwise`; None is the next instruction."""
+    return code, value, then, otherwise
 
 
 def set_no_new_privileges() -> None:
@@ -112,22 +109,22 @@ def _no_executable_mounts() -> bytes:
     absent = (FSOPEN, FSMOUNT, FSPICK, MOUNT_SETATTR, OPEN_TREE_ATTR)
     return _assemble(
         (_LOAD, _ARCHITECTURE),
-        _Jump(_IF_EQUAL, architecture, otherwise="absent"),
+        _jump(_IF_EQUAL, architecture, otherwise="absent"),
         (_LOAD, _NUMBER),
-        _Jump(_IF_EQUAL, mount, then="mount"),
-        *(_Jump(_IF_EQUAL, number, then="absent") for number in absent),
-        _Jump(_IF_ANY, _X32, then="absent", otherwise="allow"),
+        _jump(_IF_EQUAL, mount, then="mount"),
+        *(_jump(_IF_EQUAL, number, then="absent") for number in absent),
+        _jump(_IF_ANY, _X32, then="absent", otherwise="allow"),
         "mount",
         (_LOAD, _MOUNT_FLAGS),
-        _Jump(_IF_ANY, _NO_EXEC, then="allow"),
-        _Jump(_IF_ANY, _REMOUNT, then="remount"),
+        _jump(_IF_ANY, _NO_EXEC, then="allow"),
+        _jump(_IF_ANY, _REMOUNT, then="remount"),
         (_AND, _MAGIC_MASK),
-        _Jump(_IF_EQUAL, _MAGIC, then="forbid"),
+        _jump(_IF_EQUAL, _MAGIC, then="forbid"),
         (_LOAD, _MOUNT_FLAGS),
-        _Jump(_IF_ANY, _BIND | _MOVE | _PROPAGATION, then="allow", otherwise="forbid"),
+        _jump(_IF_ANY, _BIND | _MOVE | _PROPAGATION, then="allow", otherwise="forbid"),
         "remount",
         (_AND, _BIND | _READ_ONLY),
-        _Jump(_IF_EQUAL, _BIND | _READ_ONLY, then="pretend", otherwise="forbid"),
+        _jump(_IF_EQUAL, _BIND | _READ_ONLY, then="pretend", otherwise="forbid"),
         "allow",
         (_RETURN, _ALLOW),
         "pretend",
@@ -152,7 +149,7 @@ def _assemble(*lines: tuple[int, int] | _Jump | str) -> bytes:
     for position, line in enumerate(instructions):
         here = labels | {None: position + 1}
         match line:
-            case _Jump(operation, value, then, otherwise):
+            case (operation, value, then, otherwise):
                 jumps = here[then] - position - 1, here[otherwise] - position - 1
                 code += struct.pack("HBBI", operation, *jumps, value)
             case (operation, value):

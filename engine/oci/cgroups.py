@@ -12,8 +12,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
-from engine.records import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 

@@ -8,9 +8,9 @@ from engine.errors import Reason, UsageError
 from engine.oci.flags import Kind, Table
 from engine.oci.lookup import delegate
 from engine.oci.request import Request
-from engine.records import TYPE_CHECKING
 from engine.state.oci_lifecycle import Verb
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 

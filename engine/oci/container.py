@@ -18,7 +18,6 @@ from engine.linux.files import PrivateDirectory, UntrustedPathError, open_privat
 from engine.linux.process import started
 from engine.linux.regular_files import open_own, replace_file
 from engine.oci.request import Request
-from engine.records import TYPE_CHECKING, dataclass, replace
 from engine.runsc.arguments import build_environment
 from engine.runsc.execute import SignalGuard, become_runsc
 from engine.state import oci_lifecycle as machine
@@ -32,8 +31,9 @@ from engine.state.oci_lifecycle import Status, Verb
 from engine.state.record import Attempt, Record
 from engine.state.status import ContainerState, inspect, open_state_root, state_file
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Final, NoReturn
 
 #: Seconds to wait for another command that creates or deletes the same container.
 TIMEOUT = 10.0
@@ -63,14 +63,20 @@ class NoSuchError(ContainerError):
         )
 
 
-@dataclass(frozen=True, slots=True)
 class Container:
     """A container with a record, and its open directories."""
 
-    verb: str
-    base: PrivateDirectory
-    directory: PrivateDirectory
-    record: Record
+    def __init__(
+        self, verb: str, base: PrivateDirectory, directory: PrivateDirectory, record: Record
+    ) -> None:
+        self.verb: Final = verb
+        self.base: Final = base
+        self.directory: Final = directory
+        self.record: Final = record
+
+    def with_record(self, noted: Record) -> Container:
+        """The same container, of which this is recorded by now."""
+        return Container(self.verb, self.base, self.directory, noted)
 
     def state(self) -> ContainerState:
         """Its current state. Raises `ContainerError`."""
@@ -83,7 +89,9 @@ class Container:
         if self.record.sandbox is None or state.sandbox is None or state.known == Status.CREATED:
             return state
         # A live sandbox does not mean that this container of it lives: only the sandbox knows.
-        return replace(state, sandbox=None) if self._runsc_says_stopped() else state
+        if self._runsc_says_stopped():
+            state.sandbox = None
+        return state
 
     def _found_out(self, state: ContainerState, doubt: Attempt) -> ContainerState:
         from engine.oci import attempt
@@ -94,8 +102,10 @@ class Container:
         except (UntrustedPathError, OSError) as error:
             raise unreadable(self.verb, error) from None
         if status is Status.STOPPED:
-            return replace(state, sandbox=None)
-        return replace(state, known=str(status), is_told=status == state.known)
+            state.sandbox = None
+        else:
+            state.known, state.is_told = str(status), status == state.known
+        return state
 
     def _runsc_says_stopped(self) -> bool:
         import subprocess
@@ -122,7 +132,7 @@ class Container:
             noted = record.read(self.directory)
             if noted is None or noted.creation != self.record.creation:
                 raise NoSuchError(self.verb, self.record.id)
-            now = replace(self, record=noted)
+            now = self.with_record(noted)
             state = now.state()
             if not state.is_told and state.known is not None:
                 from engine.oci import attempt
@@ -151,8 +161,8 @@ class Container:
                         ) as root:
                             found = state_file(root, now.record.state_file)
                         pid_and_start_time = (os.getpid(), started(os.getpid()) or 0)
-                        attempt = Attempt(str(verb), pid_and_start_time, found[1] if found else "")
-                        record.write(self.directory, replace(now.record, attempt=attempt))
+                        now.record.attempt = Attempt(str(verb), pid_and_start_time, found[1] if found else "")
+                        record.write(self.directory, now.record)
                     except (UntrustedPathError, OSError) as error:
                         raise unreadable(self.verb, error) from None
                     return
@@ -282,7 +292,8 @@ class Container:
         try:
             with self.program() as program:
                 pid = monitor.begin(self.base, self.directory, self.record, program)
-            record.write(self.directory, replace(self.record, waiter=(pid, started(pid) or 0)))
+            self.record.waiter = pid, started(pid) or 0
+            record.write(self.directory, self.record)
             if pid_file is not None:
                 replace_file(pid_file, str(pid).encode(), mode=0o644)
         except (UntrustedPathError, OSError) as error:

@@ -29,7 +29,6 @@ from engine.oci.network import ANNOTATION, settle
 from engine.oci.removal import remove, remove_partial_create
 from engine.oci.request import Request, say
 from engine.options import ExecPolicy, Network, Platform, RunOptions, exec_policy_name
-from engine.records import TYPE_CHECKING, dataclass, replace
 from engine.runsc.arguments import RunscArguments, build_global_flags
 from engine.state import elsewhere, record
 from engine.state.base import VARIABLE, default_base, open_base
@@ -38,18 +37,19 @@ from engine.state.container import OCI_RECORD, TRACES, component
 from engine.state.record import Program, Record, Sidecar
 from engine.traces.writer import Trace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Final, NoReturn
 
 _FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 
-@dataclass(frozen=True, slots=True)
 class _Recorded:
     """Lets a refused run remove the record."""
 
-    base: PrivateDirectory
-    container: PrivateDirectory
+    def __init__(self, base: PrivateDirectory, container: PrivateDirectory) -> None:
+        self.base: Final = base
+        self.container: Final = container
 
     def discard(self) -> list[str]:
         gone = forget(self.base, self.container)
@@ -99,11 +99,11 @@ class _Creation:
         if self._sandbox_id is None:
             return None
         joined, noted, self._joining = pod.join(base, self._sandbox_id)
-        self._record = replace(self._record, sandbox=noted)
+        self._record.sandbox = noted
         return joined
 
     def secured(self, root: StateDirs, trace: str | None) -> _Recorded:
-        self._record = replace(self._record, trace=trace)
+        self._record.trace = trace
         self._write(root, SecureRootError)
         if self._joining is not None:
             os.close(self._joining)  # from here on the record protects the sandbox's directory
@@ -125,7 +125,7 @@ class _Creation:
         flags = build_global_flags(root.used_root.path, self._options, platform)
         own = tuple(flag for flag in self.runsc_arguments.global_flags if flag == "--systemd-cgroup")
         made = () if self._options.ignore_cgroups else cgroups.missing(self._config, self._record.id)
-        self._record = replace(self._record, program=program, flags=(*flags, *own), cgroups=made)
+        self._record.program, self._record.flags, self._record.cgroups = program, (*flags, *own), made
         self._write(root, ExecError)
 
     def _write(self, root: StateDirs, refusal: type[SecureRootError | ExecError]) -> None:
@@ -210,7 +210,7 @@ def _become(
             sandbox_id = pod.sandbox_of(bundle.config)
             if sandbox_id is not None:
                 if not ends_with_runsc:
-                    runsc_arguments = replace(runsc_arguments, flags=_without_pid_file(runsc_arguments.flags))
+                    runsc_arguments = _without_pid_file(runsc_arguments)
                 options, more = pod.as_in_sandbox(
                     options, base_path, sandbox_id, network_is_chosen=network_is_chosen
                 )
@@ -218,7 +218,7 @@ def _become(
                 network, why = settle(
                     bundle.config, options.runsc, request.environment, rootless=options.rootless
                 )
-                options = replace(options, network=network)
+                options = options.given(network=network)
                 if why is not None:
                     more[ANNOTATION] = why
                     warn(f"{options.container_id!r} has no network: {why}")
@@ -273,7 +273,7 @@ def _start_monitor(request: Request, container_id: str, creation: str) -> int:
             with found.locked():
                 if (noted := record.read(found.directory)) is not None and noted.creation == creation:
                     pid_file = request.flags.value("pid-file")
-                    replace(found, record=noted).start_monitor(pid_file and os.path.abspath(pid_file))
+                    found.with_record(noted).start_monitor(pid_file and os.path.abspath(pid_file))
     except ContainerError as error:
         request.report(error)
         return EngineError.exit_code
@@ -343,12 +343,13 @@ def _creation_flags(request: Request) -> tuple[str, ...]:
     return tuple(given)
 
 
-def _without_pid_file(flags: tuple[str, ...]) -> tuple[str, ...]:
+def _without_pid_file(given: RunscArguments) -> RunscArguments:
     """Drop --pid-file: runsc would write the sandbox's pid."""
-    if "--pid-file" not in flags:
-        return flags
-    at = flags.index("--pid-file")
-    return (*flags[:at], *flags[at + 2 :])
+    if "--pid-file" not in given.flags:
+        return given
+    at = given.flags.index("--pid-file")
+    flags = (*given.flags[:at], *given.flags[at + 2 :])
+    return RunscArguments(given.verb, flags, given.global_flags, given.preserved)
 
 
 def _options(request: Request) -> RunOptions:

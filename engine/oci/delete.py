@@ -7,7 +7,6 @@ from engine.oci.flags import Kind, Table
 from engine.oci.lookup import find
 from engine.oci.removal import remove, remove_partial_create
 from engine.oci.request import Request
-from engine.records import replace
 from engine.state import oci_lifecycle as machine
 from engine.state.oci_lifecycle import Verb
 from engine.state.record import read
@@ -31,7 +30,7 @@ def main(request: Request) -> int:
                 noted = read(found.directory)
                 if noted is None or noted.creation != found.record.creation:
                     raise NoSuchError(request.verb, container_id)  # deleted during the wait for the lock
-                now = replace(found, record=noted)  # its creation may have continued during the wait
+                now = found.with_record(noted)  # its creation may have continued during the wait
                 machine.require(verb, now.status(), container_id)
                 remove(now, force=force)
     except NoSuchError:

@@ -12,9 +12,9 @@ from engine.errors import StepError
 from engine.lifecycle.trusted_runsc import find_runsc
 from engine.oci.flags import Table
 from engine.oci.request import Request
-from engine.records import TYPE_CHECKING
 from engine.runsc.capabilities import UNKNOWN, Capabilities
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 

@@ -11,7 +11,10 @@ from enum import Enum, auto
 from types import MappingProxyType
 
 from engine.errors import Reason, UsageError
-from engine.records import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
 _FALSE = frozenset({"0", "f", "F", "false", "False", "FALSE"})
@@ -36,13 +39,18 @@ Table = Mapping[str, Kind]
 _SWITCHES = frozenset({Kind.SWITCH, Kind.IGNORED_SWITCH})
 
 
-@dataclass(frozen=True, slots=True)
 class Flags:
     """The given flags, by long name."""
 
-    switches: frozenset[str] = frozenset()
-    values: Mapping[str, str] = MappingProxyType({})
-    lists: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    def __init__(
+        self,
+        switches: frozenset[str] = frozenset(),
+        values: Mapping[str, str] = MappingProxyType({}),
+        lists: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    ) -> None:
+        self.switches: Final = switches
+        self.values: Final = values
+        self.lists: Final = lists
 
     def has(self, name: str) -> bool:
         """Whether the switch `name` is set."""

@@ -12,13 +12,13 @@ from engine.linux.files import PrivateDirectory, UntrustedPathError, open_privat
 from engine.oci.container import Container, ContainerError, NoSuchError, unreadable
 from engine.oci.request import Request
 from engine.options import check_container_id
-from engine.records import TYPE_CHECKING
 from engine.state import oci_lifecycle as machine
 from engine.state import record
 from engine.state.base import open_existing_base
 from engine.state.container import component, is_component
 from engine.state.oci_lifecycle import Verb
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 

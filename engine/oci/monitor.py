@@ -16,13 +16,13 @@ import select
 import socket
 
 from engine.linux.files import PrivateDirectory
-from engine.records import TYPE_CHECKING
 from engine.runsc.command import ask
 from engine.state.container import RUNSC_ROOT, RUNTIME
 from engine.state.oci_lifecycle import Status
 from engine.state.record import Record
 from engine.state.status import CutShortError, open_state_root, state_file
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 

@@ -15,9 +15,9 @@ from engine.lifecycle.trusted_runsc import find_runsc
 from engine.linux.child import ask_child
 from engine.linux.syscall import library_call
 from engine.options import Network
-from engine.records import TYPE_CHECKING
 from engine.runsc.capabilities import OLD_NETWORK_SIGN, tells_network_namespaces_apart
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
@@ -78,4 +78,4 @@ def _shows_in_new_namespace(path: str) -> bool:
 def _tells_apart(chosen: str | None, environment: Mapping[str, str]) -> bool:
     """Whether the runsc that a run would use knows a new network namespace from the host's."""
     with closing(find_runsc(chosen, environment)) as binary:
-        return tells_network_namespaces_apart(binary.descriptor)
+        return tells_network_namespaces_apart(binary.runsc.descriptor)

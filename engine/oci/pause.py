@@ -5,9 +5,9 @@ from __future__ import annotations
 from engine.oci.flags import Table
 from engine.oci.lookup import delegate
 from engine.oci.request import Request
-from engine.records import TYPE_CHECKING
 from engine.state.oci_lifecycle import Verb
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 

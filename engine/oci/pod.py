@@ -19,7 +19,6 @@ from engine.lifecycle.secure_root import PodSandbox
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.oci.network import ANNOTATION
 from engine.options import Network, RunOptions
-from engine.records import TYPE_CHECKING, replace
 from engine.state import record
 from engine.state.base import open_existing_base
 from engine.state.container import component, open_runsc_root, take_lock
@@ -27,6 +26,7 @@ from engine.state.oci_lifecycle import Status
 from engine.state.record import Sandbox
 from engine.state.status import inspect
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
@@ -90,11 +90,11 @@ def as_in_sandbox(
             noted = record.read(directory)
             if noted is not None and noted.program is not None:
                 if options.runsc is None:
-                    options = replace(options, runsc=os.path.join(directory.path, noted.program.path))
+                    options = options.given(runsc=os.path.join(directory.path, noted.program.path))
                 if not network_is_chosen:
                     network = noted.flags[noted.flags.index("--network") + 1]
                     why = noted.annotations.get(ANNOTATION)
-                    return replace(options, network=Network(network)), {ANNOTATION: why} if why else {}
+                    return options.given(network=Network(network)), {ANNOTATION: why} if why else {}
     return options, {}
 
 

@@ -11,21 +11,26 @@ from collections.abc import Mapping, Sequence
 from engine.errors import EngineError, Reason, SecureRootError, UsageError, hint_for
 from engine.linux.files import UntrustedPathError
 from engine.oci.flags import Flags
-from engine.records import dataclass
 from engine.state.base import VARIABLE, chosen_base, default_base, reach_base
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _BASE_HINT = "with --root, give a directory whose parents only root or you can write"
 
 
-@dataclass(frozen=True, slots=True)
 class Request:
     """`common`: flags before the verb. `flags`: flags after it. `arguments`: the rest."""
 
-    environment: Mapping[str, str]
-    common: Flags
-    verb: str
-    flags: Flags
-    arguments: Sequence[str]
+    def __init__(
+        self, environment: Mapping[str, str], common: Flags, verb: str, flags: Flags, arguments: Sequence[str]
+    ) -> None:
+        self.environment: Final = environment
+        self.common: Final = common
+        self.verb: Final = verb
+        self.flags: Final = flags
+        self.arguments: Final = arguments
 
     def container_id(self) -> str:
         """The only argument. Raises `UsageError`."""

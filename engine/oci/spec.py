@@ -8,10 +8,10 @@ from engine.errors import EngineError, Reason, UsageError, hint_for
 from engine.lifecycle.trusted_runsc import find_runsc
 from engine.oci.flags import Kind, Table
 from engine.oci.request import Request
-from engine.records import TYPE_CHECKING
 from engine.runsc.arguments import build_environment
 from engine.runsc.execute import SignalGuard, become_runsc
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
@@ -33,10 +33,10 @@ def main(request: Request) -> NoReturn:
     ]
     command = ("--", *request.arguments) if request.arguments else ()
     binary = find_runsc(request.common.value("runsc"), request.environment)
-    argv = (binary.path, "spec", "--bundle", bundle, *flags, *command)
+    argv = (binary.runsc.path, "spec", "--bundle", bundle, *flags, *command)
     try:
         with SignalGuard() as process:
-            become_runsc(binary.descriptor, argv, build_environment("/nonexistent"), process)
+            become_runsc(binary.runsc.descriptor, argv, build_environment("/nonexistent"), process)
     except OSError as error:
         raise EngineError(
             f"runsc cannot be executed: {error.filename!r}: {error.strerror}",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from engine.oci.flags import Table
 from engine.oci.lookup import find
 from engine.oci.request import Request
-from engine.records import TYPE_CHECKING
 from engine.state import oci_lifecycle as machine
 from engine.state.oci_lifecycle import Verb
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 

@@ -9,9 +9,9 @@ from engine.oci.container import Container, NoSuchError
 from engine.oci.flags import Table
 from engine.oci.lookup import find
 from engine.oci.request import Request
-from engine.records import TYPE_CHECKING
 from engine.state.oci_lifecycle import Status
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from engine.options import Platform, RunOptions
-from engine.records import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-@dataclass(frozen=True, slots=True)
 class RunscArguments:
     """How runsc starts the container: the verb, its flags, and more global flags.
 
     `preserved`: number of descriptors from 3 that are passed to the container.
     """
 
-    verb: str = "run"
-    flags: tuple[str, ...] = ()
-    global_flags: tuple[str, ...] = ()
-    preserved: int = 0
+    def __init__(
+        self,
+        verb: str = "run",
+        flags: tuple[str, ...] = (),
+        global_flags: tuple[str, ...] = (),
+        preserved: int = 0,
+    ) -> None:
+        self.verb: Final = verb
+        self.flags: Final = flags
+        self.global_flags: Final = global_flags
+        self.preserved: Final = preserved
 
 
 #: A run without a manager.

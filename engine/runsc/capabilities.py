@@ -6,9 +6,12 @@ A build that is not recognised is given nothing new: what is unknown counts as a
 from __future__ import annotations
 
 from engine.options import Platform
-from engine.records import dataclass, replace
 from engine.runsc.binary import find_texts, platform_package, texts_in, texts_within
 from engine.runsc.installation import PACKAGE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 #: Go sorts the names of types and fields by length, so that a flag's tag lies behind the name of a platform's package:
 #: 48 to 700 KB behind it in the build of 2026-08. Bytes.
@@ -18,7 +21,6 @@ _GOFER_NAMESPACE = b'flag:"gofer-network-namespace"'
 _ENFORCE_RELEASE = b'flag:"sidecar-release-enforcement-policy"'
 
 
-@dataclass(frozen=True, slots=True)
 class Capabilities:
     """What one build can do.
 
@@ -27,10 +29,17 @@ class Capabilities:
     release. `has_sidecar_package`: the Go package that starts them is among its first constants.
     """
 
-    platforms: tuple[str, ...] = ()
-    gofer_namespace: bool = False
-    enforces_release: bool = False
-    has_sidecar_package: bool = False
+    def __init__(
+        self,
+        platforms: tuple[str, ...] = (),
+        gofer_namespace: bool = False,
+        enforces_release: bool = False,
+        has_sidecar_package: bool = False,
+    ) -> None:
+        self.platforms: Final = platforms
+        self.gofer_namespace: Final = gofer_namespace
+        self.enforces_release: Final = enforces_release
+        self.has_sidecar_package: Final = has_sidecar_package
 
     @property
     def hooks(self) -> tuple[str, ...]:
@@ -59,12 +68,13 @@ def capabilities(binary: int) -> Capabilities:
     packages = {platform_package(name): str(name) for name in Platform if name is not Platform.AUTO}
     found = find_texts(binary, packages, [PACKAGE])
     platforms = tuple(name for package, name in packages.items() if package in found)
-    able = Capabilities(platforms, has_sidecar_package=PACKAGE in found)
     near = min((place for text, place in found.items() if text in packages), default=None)
     if near is None or not texts_within(binary, [_GOFER_NAMESPACE], near, _TAGS_SIZE):
-        return able
+        return Capabilities(platforms, has_sidecar_package=PACKAGE in found)
     enforces = bool(texts_within(binary, [_ENFORCE_RELEASE], near, _TAGS_SIZE))
-    return replace(able, gofer_namespace=True, enforces_release=enforces)
+    return Capabilities(
+        platforms, gofer_namespace=True, enforces_release=enforces, has_sidecar_package=PACKAGE in found
+    )
 
 
 #: Until Linux 6.10 visible only in the host's network namespace; the older runsc tells the two apart by it.

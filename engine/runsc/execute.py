@@ -18,8 +18,7 @@ import signal
 import stat
 from collections.abc import Collection, Mapping, Sequence
 
-from engine.records import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn, Self
 

@@ -8,8 +8,7 @@ mended its build without another version.
 from __future__ import annotations
 
 import re
-
-from engine.records import dataclass
+from dataclasses import dataclass
 
 #: How to get a current gVisor, for hints: gVisor's own page, whose first way is its apt repository.
 INSTALL_PAGE = "https://gvisor.dev/docs/user_guide/install/"

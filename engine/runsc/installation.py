@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 from engine.errors import Reason, ValidateError, hint_for
 from engine.linux.files import Opened, UntrustedPathError, is_immutable_store_entry, open_trusted
 from engine.linux.regular_files import Identity
-from engine.records import dataclass
 from engine.runsc.binary import is_at_the_end, release_of, texts_in
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 #: What the file that is started is called in an installation.
 RUNSC = "runsc"
@@ -40,19 +43,38 @@ OWN_COPY = "install runsc from a package, or copy it where only root or you can 
 _WHOLE = f"install gVisor anew, runsc and {SIDECARS}/ of one release"
 
 
-@dataclass(frozen=True, slots=True)
 class PinnedFile:
     """A file that was judged. `descriptor` is open for reading, `path` is free of links; `name` as it is staged.
 
     `mode` are its permissions, `owner` is a uid.
     """
 
-    name: str
-    descriptor: int
-    path: str
-    identity: Identity
-    owner: int
-    mode: int
+    def __init__(
+        self, name: str, descriptor: int, path: str, identity: Identity, owner: int, mode: int
+    ) -> None:
+        self.name: Final = name
+        self.descriptor: Final = descriptor
+        self.path: Final = path
+        self.identity: Final = identity
+        self.owner: Final = owner
+        self.mode: Final = mode
+
+
+@contextlib.contextmanager
+def opening(what: str, missing: type[OSError], reason: str, hint: str) -> Iterator[None]:
+    """While `open_trusted` opens `what`, its errors become `ValidateError`: `missing` has that `reason`."""
+    try:
+        yield
+    except UntrustedPathError as error:
+        raise ValidateError(
+            f"on the way to {what}, {error}", reason=Reason.LOOSE_CHAIN, hint=OWN_COPY
+        ) from None
+    except OSError as error:
+        raise ValidateError(
+            f"{what}: {error.strerror}",
+            reason=reason if isinstance(error, missing) else Reason.FAILURE,
+            hint=hint_for(error, hint),
+        ) from None
 
 
 def pin(name: str, opened: Opened, owners: Collection[int]) -> PinnedFile:
@@ -176,20 +198,12 @@ def _wants_sidecars(runsc: PinnedFile, *, wholly: bool) -> bool:
 
 def _open_folder(place: str, owners: Collection[int]) -> Opened | None:
     """The directory at `place`, judged with all above it; None if there is none. Raises `ValidateError`."""
-    try:
+    with (
+        opening(repr(place), NotADirectoryError, Reason.INCOMPLETE, _WHOLE),
+        contextlib.suppress(FileNotFoundError),
+    ):
         return open_trusted(place, owners, follow_links=True, directory=True)
-    except FileNotFoundError:
-        return None
-    except UntrustedPathError as error:
-        raise ValidateError(
-            f"on the way to {place!r}, {error}", reason=Reason.LOOSE_CHAIN, hint=OWN_COPY
-        ) from None
-    except OSError as error:
-        raise ValidateError(
-            f"{place!r}: {error.strerror}",
-            reason=Reason.INCOMPLETE if isinstance(error, NotADirectoryError) else Reason.FAILURE,
-            hint=hint_for(error, _WHOLE),
-        ) from None
+    return None
 
 
 def _pin_all(folder: Opened, owners: Collection[int], undo: contextlib.ExitStack) -> Iterable[PinnedFile]:

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.linux.regular_files import open_own
-from engine.records import TYPE_CHECKING
 from engine.state.container import (
     EXEC_ALLOW,
     LOCK,
@@ -26,6 +25,7 @@ from engine.state.container import (
     take_lock,
 )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from engine.state.record import Record, Sandbox
 

@@ -9,10 +9,10 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from engine.errors import EngineError, Reason, hint_for
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
-from engine.records import dataclass
 from engine.state import elsewhere, programs, store
 from engine.state import retention as old_traces
 from engine.state.base import chosen_base, open_existing_base

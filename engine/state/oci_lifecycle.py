@@ -11,7 +11,10 @@ from __future__ import annotations
 from enum import StrEnum
 
 from engine.errors import EngineError, Reason
-from engine.records import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 
 class Status(StrEnum):
@@ -42,14 +45,14 @@ class Verb(StrEnum):
     UPDATE = "update"
 
 
-@dataclass(frozen=True, slots=True)
 class Row:
     """From any of `sources`, `verb` leads to `target`; None: the verb itself changes no status."""
 
-    verb: Verb
-    sources: frozenset[Status]
-    target: Status | None
-    otherwise: str
+    def __init__(self, verb: Verb, sources: frozenset[Status], target: Status | None, otherwise: str) -> None:
+        self.verb: Final = verb
+        self.sources: Final = sources
+        self.target: Final = target
+        self.otherwise: Final = otherwise
 
 
 _S = Status

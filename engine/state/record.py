@@ -14,13 +14,13 @@ from engine.linux.boot import boot_id
 from engine.linux.files import PrivateDirectory, UntrustedPathError
 from engine.linux.process import started
 from engine.linux.regular_files import read_own, replace_own
-from engine.records import TYPE_CHECKING, dataclass
 from engine.runsc.installation import SENTRY
 from engine.state.container import OCI_RECORD
 from engine.state.oci_lifecycle import OCI_LIFECYCLE, Status, Verb
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Final
 
 FORMAT = 1
 #: Bytes, at most, of a record or of runsc's state file, which contains all of config.json.
@@ -34,13 +34,13 @@ MOVES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
 class Sidecar:
     """A program that runsc starts from beside its own executable: which file its staged copy is."""
 
-    name: str
-    device: int
-    inode: int
+    def __init__(self, name: str, device: int, inode: int) -> None:
+        self.name: Final = name
+        self.device: Final = device
+        self.inode: Final = inode
 
     @property
     def file(self) -> tuple[int, int]:
@@ -48,7 +48,6 @@ class Sidecar:
         return self.device, self.inode
 
 
-@dataclass(frozen=True, slots=True)
 class Program:
     """The staged copy of runsc; `path` is relative to the container's directory unless absolute.
 
@@ -57,13 +56,23 @@ class Program:
     engine has none.
     """
 
-    path: str
-    sha256: str
-    device: int
-    inode: int
-    size: int
-    modified: int
-    sidecars: tuple[Sidecar, ...] = ()
+    def __init__(
+        self,
+        path: str,
+        sha256: str,
+        device: int,
+        inode: int,
+        size: int,
+        modified: int,
+        sidecars: tuple[Sidecar, ...] = (),
+    ) -> None:
+        self.path: Final = path
+        self.sha256: Final = sha256
+        self.device: Final = device
+        self.inode: Final = inode
+        self.size: Final = size
+        self.modified: Final = modified
+        self.sidecars: Final = sidecars
 
     @property
     def sandbox_file(self) -> tuple[int, int]:
@@ -86,25 +95,25 @@ class Program:
         ) == (self.device, self.inode, self.size, self.modified)
 
 
-@dataclass(frozen=True, slots=True)
 class Sandbox:
     """The sandbox of a pod's member: its container `id`, the `creation` of that, and its copy of runsc."""
 
-    id: str
-    creation: str
-    program: Program
+    def __init__(self, id: str, creation: str, program: Program) -> None:  # noqa: A002
+        self.id: Final = id
+        self.creation: Final = creation
+        self.program: Final = program
 
 
-@dataclass(frozen=True, slots=True)
 class Attempt:
     """A recorded start, pause or resume (`verb`) by the process `who`: its pid and start time.
 
     `file`: the content of runsc's file before.
     """
 
-    verb: str
-    who: tuple[int, int]
-    file: str
+    def __init__(self, verb: str, who: tuple[int, int], file: str) -> None:
+        self.verb: Final = verb
+        self.who: Final = who
+        self.file: Final = file
 
     @property
     def source(self) -> Status:
@@ -126,7 +135,6 @@ class Attempt:
         return json.dumps({**json.loads(self.file), "status": str(status)}, separators=(",", ":"))
 
 
-@dataclass(frozen=True, slots=True)
 class Record:
     """What the engine must know of the container after a command has ended.
 
@@ -139,21 +147,39 @@ class Record:
     older engines. After another boot none of its processes is left, and others may have their pids.
     """
 
-    id: str
-    bundle: str
-    creation: str
-    creator: tuple[int, int]
-    created: str
-    oci_version: str
-    annotations: Mapping[str, str]
-    trace: str | None = None
-    program: Program | None = None
-    flags: tuple[str, ...] = ()
-    cgroups: tuple[str, ...] = ()
-    sandbox: Sandbox | None = None
-    waiter: tuple[int, int] | None = None
-    attempt: Attempt | None = None
-    boot: str | None = None
+    def __init__(
+        self,
+        id: str,  # noqa: A002
+        bundle: str,
+        creation: str,
+        creator: tuple[int, int],
+        created: str,
+        oci_version: str,
+        annotations: Mapping[str, str],
+        trace: str | None = None,
+        program: Program | None = None,
+        flags: tuple[str, ...] = (),
+        cgroups: tuple[str, ...] = (),
+        sandbox: Sandbox | None = None,
+        waiter: tuple[int, int] | None = None,
+        attempt: Attempt | None = None,
+        boot: str | None = None,
+    ) -> None:
+        self.id: Final = id
+        self.bundle: Final = bundle
+        self.creation: Final = creation
+        self.creator: Final = creator
+        self.created: Final = created
+        self.oci_version: Final = oci_version
+        self.annotations: Final = annotations
+        self.trace = trace
+        self.program = program
+        self.flags = flags
+        self.cgroups = cgroups
+        self.sandbox = sandbox
+        self.waiter = waiter
+        self.attempt = attempt
+        self.boot: Final = boot
 
     @property
     def is_of_earlier_boot(self) -> bool:
@@ -168,9 +194,9 @@ class Record:
 
 def write(container: PrivateDirectory, record: Record) -> None:
     """Replace the record, all or nothing. Raises `OSError`."""
-    from dataclasses import asdict  # only where a record is written
-
-    data = json.dumps({"format": FORMAT, **asdict(record)}, separators=(",", ":")).encode() + b"\n"
+    data = (
+        json.dumps({"format": FORMAT, **vars(record)}, default=vars, separators=(",", ":")).encode() + b"\n"
+    )
     replace_own(container, OCI_RECORD, data)
 
 

@@ -13,11 +13,11 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from contextlib import closing
+from dataclasses import dataclass
 
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.linux.locks import take_lease
 from engine.linux.regular_files import open_own
-from engine.records import dataclass
 from engine.state.cleanup import in_use_reason
 from engine.state.container import TRACES, component, take_lock
 

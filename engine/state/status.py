@@ -14,11 +14,14 @@ import time
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.linux.process import arguments, executing, runs, started
 from engine.linux.regular_files import read_own
-from engine.records import dataclass
 from engine.state import container as containers
 from engine.state.container import OCI_RECORD, RUNSC_ROOT, component, is_component
 from engine.state.oci_lifecycle import Status, status
 from engine.state.record import MAX_SIZE, Attempt, Record, read
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 #: Seconds to wait for a complete state file, as runsc writes it in place ...
 _WRITE_TIMEOUT = 2.0
@@ -28,12 +31,12 @@ _REST_TIMEOUT = 0.1
 _PARTS = frozenset({b"boot", b"gofer", b"umount"})
 
 
-@dataclass(frozen=True, slots=True)
 class StateFile:
     """The content of runsc's state file: the `status` when it was last written, and the sandbox's pid."""
 
-    status: str
-    pid: int
+    def __init__(self, status: str, pid: int) -> None:
+        self.status: Final = status
+        self.pid: Final = pid
 
 
 def open_state_root(base: PrivateDirectory, container: PrivateDirectory, record: Record) -> PrivateDirectory:
@@ -87,7 +90,6 @@ def _parsed(data: bytes | str) -> StateFile:
     return StateFile(str(fields["status"]), int((fields.get("sandbox") or {}).get("pid", 0)))
 
 
-@dataclass(frozen=True, slots=True)
 class ContainerState:
     """The real state of a recorded container.
 
@@ -99,13 +101,23 @@ class ContainerState:
     runsc's file says what is `known`.
     """
 
-    known: str | None
-    sandbox: int | None
-    processes: tuple[int, ...]
-    is_being_created: bool
-    monitor: int | None = None
-    doubt: Attempt | None = None
-    is_told: bool = True
+    def __init__(
+        self,
+        known: str | None,
+        sandbox: int | None,
+        processes: tuple[int, ...],
+        is_being_created: bool,
+        monitor: int | None = None,
+        doubt: Attempt | None = None,
+        is_told: bool = True,
+    ) -> None:
+        self.known = known
+        self.sandbox = sandbox
+        self.processes: Final = processes
+        self.is_being_created: Final = is_being_created
+        self.monitor: Final = monitor
+        self.doubt: Final = doubt
+        self.is_told = is_told
 
     @property
     def status(self) -> Status:

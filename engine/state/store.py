@@ -44,7 +44,10 @@ from engine.linux.files import (
 )
 from engine.linux.locks import lock
 from engine.linux.regular_files import Identity, open_own, read_own, replace_own
-from engine.records import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 STORE = "staged"
 #: Nanoseconds. ctime advances in steps of a few milliseconds: two writes within a step leave the same identity. A file
@@ -59,7 +62,6 @@ _CHUNK = 1 << 18
 _MAX_RECORD = 4096
 
 
-@dataclass(frozen=True, slots=True)
 class CacheEntry:
     """A copy, open for reading on `descriptor`: made from the file `made_from`, its SHA-256 in hexadecimal.
 
@@ -67,11 +69,14 @@ class CacheEntry:
     the pinned file.
     """
 
-    descriptor: int
-    made_from: Identity
-    digest: str
-    hashed: bool
-    compared: bool = False
+    def __init__(
+        self, descriptor: int, made_from: Identity, digest: str, hashed: bool, compared: bool = False
+    ) -> None:
+        self.descriptor: Final = descriptor
+        self.made_from: Final = made_from
+        self.digest: Final = digest
+        self.hashed: Final = hashed
+        self.compared: Final = compared
 
 
 @contextlib.contextmanager
@@ -177,7 +182,10 @@ def unlink(base: PrivateDirectory, files: Sequence[tuple[PrivateDirectory, str]]
 
 
 def _unlink_copy(
-    store: PrivateDirectory, entries: list[tuple[Identity, _Record]], directory: PrivateDirectory, name: str
+    store: PrivateDirectory,
+    entries: list[tuple[Identity, str, object]],
+    directory: PrivateDirectory,
+    name: str,
 ) -> None:
     try:
         descriptor = open_own(directory, name)
@@ -190,14 +198,14 @@ def _unlink_copy(
         status = os.fstat(descriptor)
         os.unlink(name, dir_fd=directory.descriptor)
         if leased and status.st_nlink > 1:
-            for made_from, record in entries:
-                if record.copy == Identity.of(status).facts():
-                    update(store, CacheEntry(descriptor, made_from, record.digest, hashed=False))
+            for made_from, digest, copy in entries:
+                if copy == Identity.of(status).facts():
+                    update(store, CacheEntry(descriptor, made_from, digest, hashed=False))
     finally:
         os.close(descriptor)
 
 
-def _entries(store: PrivateDirectory) -> list[tuple[Identity, _Record]]:
+def _entries(store: PrivateDirectory) -> list[tuple[Identity, str, object]]:
     """The records that can be read, each with the identity of the file that its copy was made from."""
     found = []
     for name in os.listdir(store.descriptor):
@@ -206,7 +214,7 @@ def _entries(store: PrivateDirectory) -> list[tuple[Identity, _Record]]:
         with contextlib.suppress(ValueError, TypeError):
             made_from = Identity(*(int(number, 16) for number in name.removesuffix(".json").split("-")))
             if record := _read_record(store, made_from):
-                found.append((made_from, record))
+                found.append((made_from, *record))
     return found
 
 
@@ -287,29 +295,27 @@ def _judge(
     record = _read_record(store, identity)
     if record is None:
         return None
+    digest, copy = record
     if pinned is not None:
         if not _have_equal_bytes(descriptor, pinned):
             return None
-        return CacheEntry(descriptor, identity, record.digest, hashed=False, compared=True)
-    hashed = record.copy != Identity.of(status).facts()
-    if hashed and digest_of(descriptor) != record.digest:
+        return CacheEntry(descriptor, identity, digest, hashed=False, compared=True)
+    hashed = copy != Identity.of(status).facts()
+    if hashed and digest_of(descriptor) != digest:
         return None
-    return CacheEntry(descriptor, identity, record.digest, hashed)
+    return CacheEntry(descriptor, identity, digest, hashed)
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
-    digest: str
-    copy: object
+def _read_record(store: PrivateDirectory, identity: Identity) -> tuple[str, object] | None:
+    """What is recorded of the file with this `identity`: the digest, and the copy's own identity.
 
-
-def _read_record(store: PrivateDirectory, identity: Identity) -> _Record | None:
-    """The record of the file with this `identity`; None if there is none, or it cannot be read."""
+    None if there is no record, or it cannot be read.
+    """
     try:
         record = json.loads(read_own(store, f"{_key(identity)}.json", _MAX_RECORD))
         if record["made_from"] != identity.facts() or not _is_digest(record["sha256"]):
             return None
-        return _Record(record["sha256"], record["copy"])
+        return record["sha256"], record["copy"]
     except (OSError, UntrustedPathError, ValueError, KeyError, TypeError):
         return None
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 
-from engine.records import TYPE_CHECKING, dataclass
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Final
 
 #: The trace format. Format 1 had no reason codes, and the key of the hint was `remedy`.
 FORMAT = 2
@@ -58,11 +57,11 @@ class Strength(StrEnum):
     SEALED = "sealed"
 
 
-@dataclass(frozen=True, slots=True)
 class Move:
     """An edge that is about to be taken."""
 
-    state: State
-    trigger: Trigger
-    next: State
-    facts: Facts
+    def __init__(self, state: State, trigger: Trigger, next: State, facts: Facts) -> None:  # noqa: A002
+        self.state: Final = state
+        self.trigger: Final = trigger
+        self.next: Final = next
+        self.facts: Final = facts

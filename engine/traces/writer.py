@@ -17,9 +17,9 @@ from engine.digest import sha256
 from engine.errors import Reason, TraceError, hint_for
 from engine.linux.files import PrivateDirectory
 from engine.linux.regular_files import write_all
-from engine.records import TYPE_CHECKING
 from engine.traces.move import FORMAT, Move
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 

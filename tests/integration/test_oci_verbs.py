@@ -85,7 +85,7 @@ def test_limits_are_updated_where_runsc_can_and_else_refused(oci: Oci, root_engi
     limits = root_engine.directory / "limits.json"
     limits.write_text('{"memory": {"limit": 134217728}}')
     with closing(find_runsc(None, os.environ)) as binary:
-        can = has_verb(binary.descriptor, "update")
+        can = has_verb(binary.runsc.descriptor, "update")
     if can:
         oci.ok("update", "--resources", limits, container_id)
         assert oci("update", "--memory", "much", container_id).code == 128

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from typing import Any
 
 from engine.errors import EngineError, FailedError, PolicyError, TraceError
@@ -22,6 +21,7 @@ from engine.state import store
 from engine.state.store import CacheEntry
 from engine.traces.move import Trigger
 from engine.traces.writer import Trace
+from tests.support.objects import changed
 
 
 def stage_is_triggered_before_validate() -> None:
@@ -48,7 +48,8 @@ def validation_is_moved_after_staging() -> None:
         postponed.append(lambda: judge(name, opened, status, owners))
 
     def validated(found: Any, platform: Any) -> validate.Validated:
-        return replace(real_validate(found, platform), mode=0o755, owner=0)
+        made = real_validate(found, platform)
+        return changed(made, runsc=changed(made.runsc, mode=0o755, owner=0))
 
     def copy_and_judge(*given: Any) -> CacheEntry:
         copied = copy(*given)
@@ -125,7 +126,7 @@ def a_kept_copy_is_linked_unread() -> None:
 
     def believe(directory: Any, identity: Any, descriptor: int, _pinned: int | None) -> CacheEntry | None:
         record = store._read_record(directory, identity)
-        return None if record is None else CacheEntry(descriptor, identity, record.digest, hashed=False)
+        return None if record is None else CacheEntry(descriptor, identity, record[0], hashed=False)
 
     _spoil(store, "_judge", believe)
 
@@ -136,7 +137,7 @@ def a_record_of_anothers_is_believed() -> None:
 
     def get(directory: Any, identity: Any, _pinned: int | None) -> CacheEntry | None:
         kept = real(directory, identity, None)
-        return None if kept is None else replace(kept, compared=True)
+        return None if kept is None else changed(kept, compared=True)
 
     _spoil(store, "get", get)
 

@@ -23,6 +23,7 @@ from engine.spec.tlc import Tlc
 from engine.spec.values import parse_state
 from engine.traces.move import PolicyOutcome, State, Trigger
 from engine.verify.trace_check import Verdict, verify
+from tests.support.objects import changed
 from tests.support.refusals import refuses
 from tests.support.stories import Story, as_they_are, mutate, save
 from tools.compile import compile_graph, lifecycle_graph, stale, write_spec_graph
@@ -116,9 +117,9 @@ def test_a_model_of_two_runs_cannot_be_compared() -> None:
 Sabotage = Callable[[tuple[Transition, ...]], tuple[Transition, ...]]
 
 
-def changed(trigger: Trigger, **fields: object) -> Sabotage:
+def with_row(trigger: Trigger, **fields: object) -> Sabotage:
     def sabotage(table: tuple[Transition, ...]) -> tuple[Transition, ...]:
-        return tuple(replace(row, **fields) if row.trigger is trigger else row for row in table)  # type: ignore[arg-type]
+        return tuple(changed(row, **fields) if row.trigger is trigger else row for row in table)
 
     return sabotage
 
@@ -127,7 +128,7 @@ def without(guard: str) -> Sabotage:
     def sabotage(table: tuple[Transition, ...]) -> tuple[Transition, ...]:
         assert any(known.name == guard for row in table for known in row.guards)
         return tuple(
-            replace(row, guards=tuple(known for known in row.guards if known.name != guard)) for row in table
+            changed(row, guards=tuple(known for known in row.guards if known.name != guard)) for row in table
         )
 
     return sabotage
@@ -145,14 +146,14 @@ def a_transition_removed(table: tuple[Transition, ...]) -> tuple[Transition, ...
 
 
 def validation_after_staging(table: tuple[Transition, ...]) -> tuple[Transition, ...]:
-    table = changed(Trigger.SECURE_ROOT, sources=(State.RESOLVED,))(table)
-    table = changed(Trigger.VALIDATE, sources=(State.STAGED,))(table)
-    return changed(Trigger.APPLY_POLICY, sources=(State.VALIDATED,))(table)
+    table = with_row(Trigger.SECURE_ROOT, sources=(State.RESOLVED,))(table)
+    table = with_row(Trigger.VALIDATE, sources=(State.STAGED,))(table)
+    return with_row(Trigger.APPLY_POLICY, sources=(State.VALIDATED,))(table)
 
 
 def a_stricter_policy(table: tuple[Transition, ...]) -> tuple[Transition, ...]:
     only = Guard("only", lambda known: known["apply_policy"]["outcome"] != PolicyOutcome.UNAVAILABLE, "never")
-    return changed(Trigger.APPLY_POLICY, guards=(only,))(without("policy_permits")(table))
+    return with_row(Trigger.APPLY_POLICY, guards=(only,))(without("policy_permits")(table))
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def a_stricter_policy(table: tuple[Transition, ...]) -> tuple[Transition, ...]:
             "",
         ),
         (
-            changed(Trigger.EXEC, target=State.REFUSED),
+            with_row(Trigger.EXEC, target=State.REFUSED),
             "policy_settled --exec--> handed_off",
             Kind.ONLY_IN_SPEC,
             "",
@@ -246,7 +247,7 @@ def test_a_guard_that_sees_less_than_the_options_is_named(
         return policy.holds({**known, "header": {**known["header"], "options": options}})
 
     (policy,) = next(row.guards for row in LIFECYCLE if row.trigger is Trigger.APPLY_POLICY)
-    table = changed(Trigger.APPLY_POLICY, guards=(replace(policy, holds=permits),))(LIFECYCLE)
+    table = with_row(Trigger.APPLY_POLICY, guards=(changed(policy, holds=permits),))(LIFECYCLE)
     monkeypatch.setattr(machine, "LIFECYCLE", table)
     monkeypatch.setattr(comparison, "LIFECYCLE", table)
     (difference,) = compare(lifecycle)

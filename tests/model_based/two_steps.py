@@ -116,14 +116,15 @@ def make_staging_small(replace: Callable[..., None], *, settled: bool) -> None:
 def make_the_binary_anothers(replace: Callable[..., None]) -> None:
     """In the engine's process: take the binary for one that is trusted and another user's: no record is believed."""
     from engine.lifecycle import runner
-    from engine.records import replace as changed
+    from tests.support.objects import changed
 
     real = vars(runner)["validate"]
 
     def validate(resolved: Any, platform: Any) -> Any:
         pinned = real(resolved, platform)
-        owner = pinned.owner + 1
-        return changed(pinned, owner=owner, trusted_owners=(*pinned.trusted_owners, owner))
+        owner = pinned.runsc.owner + 1
+        runsc = changed(pinned.runsc, owner=owner)
+        return changed(pinned, runsc=runsc, trusted_owners=(*pinned.trusted_owners, owner))
 
     replace(runner, "validate", validate)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from engine.linux.locked_mounts import Confinement
-from engine.linux.namespaces import IdMaps, Range
+from engine.linux.namespaces import IdMaps
 
 #: The ids that they would have.
-SINGLE = IdMaps((Range(0, 1000, 1),), (Range(0, 1000, 1),), "single")
+SINGLE = IdMaps(((0, 1000, 1),), ((0, 1000, 1),), "single")
 
 
 class Pretended(Confinement):

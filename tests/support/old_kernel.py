@@ -14,7 +14,7 @@ def forget(number: int) -> None:
     """From here on the system call `number` is ENOSYS for this process and its children. Irreversible."""
     code = seccomp._assemble(
         (seccomp._LOAD, seccomp._NUMBER),
-        seccomp._Jump(seccomp._IF_EQUAL, number, otherwise="allow"),
+        seccomp._jump(seccomp._IF_EQUAL, number, otherwise="allow"),
         (seccomp._RETURN, seccomp._ERROR | errno.ENOSYS),
         "allow",
         (seccomp._RETURN, seccomp._ALLOW),

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from engine.lifecycle.spec_graph import (
 from engine.options import RunOptions
 from engine.traces.move import Move, State, Trigger
 from tests.support.bundles import make_bundle
+from tests.support.objects import changed
 from tests.support.refusals import check, refuses
 from tests.support.stories import STEPS, Established, KernelRefusesError, Story, read
 
@@ -59,7 +59,7 @@ class Walk:
 
 def sabotage(monkeypatch: pytest.MonkeyPatch, trigger: Trigger, **fields: Any) -> None:
     """Change a row of the machine's table."""
-    table = tuple(replace(row, **fields) if row.trigger is trigger else row for row in LIFECYCLE)
+    table = tuple(changed(row, **fields) if row.trigger is trigger else row for row in LIFECYCLE)
     monkeypatch.setattr(machine, "LIFECYCLE", table)
 
 
@@ -172,7 +172,7 @@ def test_a_step_that_is_skipped_stops_the_run_before_it_acts(
         machine,
         "LIFECYCLE",
         tuple(
-            replace(row, sources=(State.RESOLVED,)) if row.trigger is Trigger.SECURE_ROOT else row
+            changed(row, sources=(State.RESOLVED,)) if row.trigger is Trigger.SECURE_ROOT else row
             for row in LIFECYCLE
             if row.trigger is not Trigger.VALIDATE
         ),

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,7 @@ from engine.linux import locked_mounts
 from engine.options import Platform
 from engine.runsc.capabilities import UNKNOWN, Capabilities
 from engine.spec.java import PACKAGED_JAR_SHA256
+from tests.support.objects import changed
 from tests.support.refusals import refuses
 
 #: Stands in for a runsc that hangs: a child in a session of its own, as the sandbox is, with runsc's arguments.
@@ -48,7 +49,7 @@ def installed() -> Iterator[Validated]:
         real = find_runsc(None, os.environ)
     except ResolveError as error:
         pytest.fail(f"{error}; ./just setup installs it")
-    yield replace(real, capabilities=UNKNOWN)
+    yield changed(real, capabilities=UNKNOWN)
     real.close()
 
 
@@ -217,13 +218,15 @@ def test_a_runsc_that_the_engine_refuses_is_not_run_in_place(tmp_path: Path, ins
     refused = tmp_path / "runsc"
     refused.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
     refused.chmod(0o755)
-    part = platforms.try_platform(Platform.PTRACE, replace(installed, path=str(refused)), 10.0)
+    part = platforms.try_platform(
+        Platform.PTRACE, changed(installed, runsc=changed(installed.runsc, path=str(refused))), 10.0
+    )
     assert (part.status, part.detail["exit_code"]) == (Status.DEGRADED, 125)
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_platform_that_is_not_built_in_is_not_tried(installed: Validated) -> None:
-    binary = replace(installed, capabilities=Capabilities(("ptrace", "kvm")))
+    binary = changed(installed, capabilities=Capabilities(("ptrace", "kvm")))
     part = platforms.try_platform(Platform.SYSTRAP, binary, 5.0)
     assert (part.status, part.found) == (Status.MISSING, "not built into this runsc")
     assert "newer runsc" in part.hint

@@ -74,7 +74,7 @@ def test_what_was_pinned_is_recorded(installation: Path) -> None:
 def test_unpinning_closes_every_file(installation: Path) -> None:
     pinned = pin(installation / "runsc")
     pinned.close()
-    for descriptor in (pinned.descriptor, *(sidecar.descriptor for sidecar in pinned.sidecars)):
+    for descriptor in (pinned.runsc.descriptor, *(sidecar.descriptor for sidecar in pinned.sidecars)):
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(descriptor)
 
@@ -118,7 +118,7 @@ def test_sidecars_are_those_beside_the_file_not_beside_a_link(
         for name in (SENTRY, PREWARMER):
             write(link.parent / "gvisor-bin" / name, (installation / "gvisor-bin" / name).read_bytes())
     pinned = pin(link)
-    assert pinned.path == str(installation / "runsc")
+    assert pinned.runsc.path == str(installation / "runsc")
     assert [sidecar.path for sidecar in pinned.sidecars] == [
         str(installation / "gvisor-bin" / name) for name in NAMES
     ]

@@ -16,12 +16,13 @@ import pytest
 
 from engine.linux import locked_mounts, namespaces
 from engine.linux.locked_mounts import UnusableError, explain
-from engine.linux.namespaces import IdMaps, Range, outside_uid, possible_maps, subordinate_ids
+from engine.linux.namespaces import IdMaps, outside_uid, possible_maps, subordinate_ids
 from engine.linux.syscall import library_call
 from tests.support.forked import become_ordinary, failure, in_a_child
+from tests.support.objects import values
 
 UID, GID = 4242, 4343
-SINGLE = IdMaps((Range(0, UID, 1),), (Range(0, GID, 1),), "single")
+SINGLE = IdMaps(((0, UID, 1),), ((0, GID, 1),), "single")
 
 
 # --- Which ids ------------------------------------------------------------------------------------------------
@@ -115,48 +116,50 @@ def account(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_user_is_mapped_to_root_then_subordinate_ids(account: dict[str, Any]) -> None:
-    assert possible_maps() == [
-        IdMaps(
-            (Range(0, UID, 1), Range(1, 100_000, 65_536), Range(65_537, 300_000, 5)),
-            (Range(0, GID, 1), Range(1, 200_000, 7)),
-            "subordinate",
-            ("/usr/bin/newuidmap", "/usr/bin/newgidmap"),
-        ),
-        SINGLE,
-    ]
+    assert values(possible_maps()) == values(
+        [
+            IdMaps(
+                ((0, UID, 1), (1, 100_000, 65_536), (65_537, 300_000, 5)),
+                ((0, GID, 1), (1, 200_000, 7)),
+                "subordinate",
+                ("/usr/bin/newuidmap", "/usr/bin/newgidmap"),
+            ),
+            SINGLE,
+        ]
+    )
 
 
 @pytest.mark.parametrize("lacking", ["/etc/subuid", "/etc/subgid", "newuidmap", "newgidmap"])
 def test_without_ranges_or_helpers_a_user_is_root_alone(account: dict[str, Any], lacking: str) -> None:
     account[lacking] = [] if lacking.startswith("/") else None
-    assert possible_maps() == [SINGLE]
+    assert values(possible_maps()) == values([SINGLE])
 
 
 @pytest.mark.parametrize("may", [True, False])
 def test_root_keeps_each_id_as_itself_where_it_may_say_so(monkeypatch: pytest.MonkeyPatch, may: bool) -> None:
-    present = {"uid_map": (Range(0, 0, 3),), "gid_map": (Range(0, 0, 4),)}
+    present = {"uid_map": ((0, 0, 3),), "gid_map": ((0, 0, 4),)}
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(os, "getegid", lambda: GID)
     monkeypatch.setattr(namespaces, "_may_set_ids", lambda: may)
     monkeypatch.setattr(namespaces, "_present", present.__getitem__)
     monkeypatch.setattr(namespaces, "_find", lambda _: None)
-    single = IdMaps((Range(0, 0, 1),), (Range(0, GID, 1),), "single")
+    single = IdMaps(((0, 0, 1),), ((0, GID, 1),), "single")
     everything = IdMaps(present["uid_map"], present["gid_map"], "all")
-    assert possible_maps() == ([everything, single] if may else [single])
+    assert values(possible_maps()) == values([everything, single] if may else [single])
 
 
 @pytest.mark.parametrize(("uids", "gids", "alone"), [(1, 1, True), (2, 1, False), (1, 2, False)])
 def test_single_id_is_mapped_without_a_helper(
     monkeypatch: pytest.MonkeyPatch, uids: int, gids: int, alone: bool
 ) -> None:
-    present = {"uid_map": (Range(0, 0, uids),), "gid_map": (Range(0, 0, gids),)}
+    present = {"uid_map": ((0, 0, uids),), "gid_map": ((0, 0, gids),)}
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(os, "getegid", lambda: 0)
     monkeypatch.setattr(namespaces, "_may_set_ids", lambda: True)
     monkeypatch.setattr(namespaces, "_present", present.__getitem__)
-    single = IdMaps((Range(0, 0, 1),), (Range(0, 0, 1),), "single")
+    single = IdMaps(((0, 0, 1),), ((0, 0, 1),), "single")
     everything = IdMaps(present["uid_map"], present["gid_map"], "all")
-    assert possible_maps() == ([single] if alone else [everything, single])
+    assert values(possible_maps()) == values([single] if alone else [everything, single])
 
 
 @pytest.mark.usefixtures("needs_root")
@@ -217,7 +220,7 @@ def test_the_present_ids_are_each_themselves(
 ) -> None:
     (tmp_path / name).write_text("         0       1000          1\n         1     100000      65536\n")
     redirect(monkeypatch, {f"/proc/self/{name}": tmp_path / name})
-    assert namespaces._present(name) == (Range(0, 0, 1), Range(1, 1, 65_536))
+    assert namespaces._present(name) == ((0, 0, 1), (1, 1, 65_536))
 
 
 def redirect(monkeypatch: pytest.MonkeyPatch, paths: Mapping[str, Path]) -> None:
@@ -250,7 +253,7 @@ def test_kernel_parameter_is_read_and_a_missing_one_is_none(
 
 
 def test_ranges_are_lines_of_three_numbers() -> None:
-    assert namespaces._text([Range(0, 1000, 1), Range(1, 100_000, 7)]) == "0 1000 1\n1 100000 7\n"
+    assert namespaces._text([(0, 1000, 1), (1, 100_000, 7)]) == "0 1000 1\n1 100000 7\n"
 
 
 # --- Entering one ---------------------------------------------------------------------------------------------
@@ -277,7 +280,7 @@ def helpers(private: Path) -> tuple[str, str]:
     return str(private / "newuidmap"), str(private / "newgidmap")
 
 
-RANGES = (Range(0, 0, 1), Range(1, 100_000, 5))
+RANGES = ((0, 0, 1), (1, 100_000, 5))
 
 
 @pytest.mark.usefixtures("needs_root")
@@ -444,7 +447,7 @@ def test_both_namespaces_are_asked_for_at_once(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.usefixtures("needs_root")
 class TestRealKernel:
     def test_a_map_that_is_refused_is_named(self) -> None:
-        maps = IdMaps((Range(0, 0, 0),), (Range(0, 0, 1),), "single")
+        maps = IdMaps(((0, 0, 0),), ((0, 0, 1),), "single")
         assert in_a_child(lambda: failure(lambda: namespaces.enter(maps))) == (
             errno.EINVAL,
             "Invalid argument",
@@ -474,7 +477,7 @@ class TestRealKernel:
     def test_a_map_that_the_kernel_refuses_is_an_error_that_says_so(self) -> None:
         def act() -> bool:
             become_ordinary()
-            theirs = (Range(0, 4242, 1), Range(1, 100000, 65536))
+            theirs = ((0, 4242, 1), (1, 100000, 65536))
             try:
                 namespaces.enter(IdMaps(theirs, theirs, "all"))
             except PermissionError as error:

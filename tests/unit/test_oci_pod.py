@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,14 @@ from engine.state.cleanup import forget
 from engine.state.container import component, open_container
 from engine.state.record import Program, Record, Sandbox
 from engine.state.status import in_use_reason, members
+from tests.support.objects import changed, values
 from tests.support.refusals import refuses
 
 TYPE, NAME = "io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id"
 CRIO_TYPE, CRIO_NAME = "io.kubernetes.cri-o.ContainerType", "io.kubernetes.cri-o.SandboxID"
 PROGRAM = Program("runsc-root/exec-allow/stage-1/runsc", "ab" * 32, 1, 2, 3, 4)
 POD = Record("pod", "/bundle", "1f", (1, 1), "2026-01-01T00:00:00Z", "1.0.2", {}, program=PROGRAM)
-MEMBER = replace(POD, id="member", creation="2f", sandbox=Sandbox("pod", "1f", PROGRAM), waiter=(1, 2))
+MEMBER = changed(POD, id="member", creation="2f", sandbox=Sandbox("pod", "1f", PROGRAM), waiter=(1, 2))
 
 
 @pytest.fixture
@@ -71,22 +71,22 @@ def test_annotations_that_say_nothing_are_refused(annotations: dict[str, str]) -
 
 
 def test_a_record_of_a_member_is_read_as_it_was_written(base: PrivateDirectory) -> None:
-    assert record.read(keep(base, MEMBER)) == MEMBER
+    assert values(record.read(keep(base, MEMBER))) == values(MEMBER)
     assert MEMBER.state_file == "member_sandbox:pod.state"
     assert POD.state_file == "pod_sandbox:pod.state"
 
 
 def test_members_are_those_of_this_very_sandbox(base: PrivateDirectory) -> None:
-    for noted in (POD, MEMBER, replace(MEMBER, id="later", sandbox=Sandbox("pod", "3f", PROGRAM))):
+    for noted in (POD, MEMBER, changed(MEMBER, id="later", sandbox=Sandbox("pod", "3f", PROGRAM))):
         keep(base, noted)
     assert members(base, POD) == ["member"]
-    assert members(base, replace(POD, creation="3f")) == ["later"]
+    assert members(base, changed(POD, creation="3f")) == ["later"]
     assert members(base, MEMBER) == []
 
 
 def test_deleted_sandbox_stays_until_its_last_member_goes(base: PrivateDirectory) -> None:
     container = keep(base, POD)
-    members = [keep(base, replace(MEMBER, id=name)) for name in ("a", "b")]
+    members = [keep(base, changed(MEMBER, id=name)) for name in ("a", "b")]
     assert in_use_reason(base, container) == "is gone, and containers of its sandbox are not: 'a', 'b'"
     assert forget(base, members[0])
     assert Path(container.path).exists()
@@ -96,8 +96,8 @@ def test_deleted_sandbox_stays_until_its_last_member_goes(base: PrivateDirectory
 
 @pytest.mark.parametrize("changes", [{"creation": "3f"}, {"sandbox": Sandbox("other", "4f", PROGRAM)}])
 def test_a_member_takes_away_no_other_sandbox(base: PrivateDirectory, changes: dict[str, Any]) -> None:
-    container = keep(base, replace(POD, **changes))
-    keep(base, replace(MEMBER, id="else", sandbox=Sandbox("pod", "3f", PROGRAM)))
+    container = keep(base, changed(POD, **changes))
+    keep(base, changed(MEMBER, id="else", sandbox=Sandbox("pod", "3f", PROGRAM)))
     forget(base, keep(base, MEMBER))
     assert Path(container.path).exists() == (changes.get("creation") == "3f")
 
@@ -106,10 +106,10 @@ def test_a_member_takes_away_no_other_sandbox(base: PrivateDirectory, changes: d
     ("noted", "fact"),
     [
         (None, "'pod'"),
-        (replace(POD, id="another"), "'pod'"),
-        (replace(POD, program=None), "'pod'"),
+        (changed(POD, id="another"), "'pod'"),
+        (changed(POD, program=None), "'pod'"),
         (POD, "'pod'"),
-        (replace(POD, sandbox=Sandbox("other", "4f", PROGRAM)), "'other'"),
+        (changed(POD, sandbox=Sandbox("other", "4f", PROGRAM)), "'other'"),
     ],
     ids=["nothing", "another", "never handed off", "deleted", "a member"],
 )

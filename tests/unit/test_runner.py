@@ -584,4 +584,4 @@ def test_plan_returns_what_a_run_would_exec_and_touches_nothing(
     assert fnmatch.fnmatchcase(argv[0], planned.argv[0])
     nest = world.base / COMPONENT / "runsc-root" / "exec-allow"
     assert planned.argv[0] == str(nest / "stage-*" / "runsc")
-    assert planned.runsc.path == str(world.binary)
+    assert planned.runsc.runsc.path == str(world.binary)

@@ -26,7 +26,7 @@ def pinned(private: Path, program: str) -> Validated:
 
 
 def version_of(binary: Validated) -> str:
-    return version(binary.descriptor, binary.path)
+    return version(binary.runsc.descriptor, binary.runsc.path)
 
 
 def test_the_version_is_what_the_binary_prints(private: Path) -> None:

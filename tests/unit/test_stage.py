@@ -8,7 +8,6 @@ import os
 import re
 import stat
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from engine.linux.boot import boot_id
 from engine.linux.files import PrivateDirectory, UntrustedPathError
 from engine.options import Platform
 from engine.state import programs, store
+from tests.support.objects import changed
 from tests.support.refusals import refuses
 
 
@@ -340,7 +340,7 @@ def test_each_refusal_has_its_reason_and_says_where(
         refused(root, pinned, Reason.NOEXEC, repr(root.runsc_root.path))
     with monkeypatch.context() as patch:
         patch.setattr(staged_file, "_copy_bytes", lambda *_: ("", 100))
-        refused(root, pinned, Reason.NOT_WHAT_WAS_PINNED, pinned.identity.size, repr(str(binary)))
+        refused(root, pinned, Reason.NOT_WHAT_WAS_PINNED, pinned.runsc.identity.size, repr(str(binary)))
     binary.write_bytes(b"upgraded")
     refused(root, pinned, Reason.NOT_WHAT_WAS_PINNED, repr(str(binary)))
 
@@ -388,9 +388,9 @@ def test_only_the_runsc_that_runs_the_sandbox_joins_it(
     root: StateDirs, pinned: Validated, binary: Path
 ) -> None:
     digest = hashlib.sha256(binary.read_bytes()).hexdigest()
-    pod = replace(root, sandbox=PodSandbox("pod", root.container, root.runsc_root, digest))
+    pod = changed(root, sandbox=PodSandbox("pod", root.container, root.runsc_root, digest))
     staged = stage(pinned, pod)
     assert staged.runsc.digest == digest
     staged.discard()
-    other = replace(root, sandbox=PodSandbox("pod", root.container, root.runsc_root, "d" * 64))
+    other = changed(root, sandbox=PodSandbox("pod", root.container, root.runsc_root, "d" * 64))
     refused(other, pinned, Reason.OTHER_RUNSC, repr(str(binary)), "'pod'")

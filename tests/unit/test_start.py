@@ -1,22 +1,17 @@
-"""What a start costs: a run imports what it needs, which is listed here, and records are cheap and as they must be."""
+"""What a start costs: a run imports what it needs, which is listed here."""
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import hashlib
 import json
 import os
-import pickle
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from engine import digest
-from engine.records import dataclass, replace
 from tests.support.bundles import make_bundle
 
 #: What a run may import beyond what the interpreter has at its start. To grow this is to slow down every start.
@@ -35,7 +30,7 @@ RUN = {
     *("argparse", "collections", "contextlib", "copyreg", "enum", "errno", "fcntl"),
     *("functools", "gc", "itertools", "json", "keyword", "operator", "re", "reprlib", "signal", "struct"),
     *("transitions", "types", "warnings", "_sha256", "_sha2"),
-    *(f"engine{name}" for name in ("", ".__main__", ".digest", ".errors", ".options", ".quick", ".records")),
+    *(f"engine{name}" for name in ("", ".__main__", ".digest", ".errors", ".options", ".quick")),
     *(f"engine.bundle{name}" for name in ("", ".bundle", ".linux", ".oci_config", ".process")),
     *(f"engine.bundle.{name}" for name in ("rules", "strict_json")),
     *(f"engine.cli{name}" for name in ("", ".command", ".main", ".run")),
@@ -197,122 +192,6 @@ def test_a_digest_is_that_of_hashlib_whatever_computes_it(size: int) -> None:
 def test_a_digest_needs_no_name_that_is_not_promised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digest, "_BUILT_IN", "no_such_module")
     assert digest.sha256(b"abc") == hashlib.sha256(b"abc").hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """A record."""
-
-    x: int
-    y: int = 2
-    name: str = "p"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Model:
-    """The same as the standard library makes it."""
-
-    x: int
-    y: int = 2
-    name: str = "p"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Handle:
-    """A record that is only itself."""
-
-    descriptor: int
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """A record that is looked at when it is made."""
-
-    x: int
-
-    def __post_init__(self) -> None:
-        if self.x < 0:
-            raise ValueError("negative")
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    record: int
-
-
-def test_a_record_is_what_the_standard_library_makes() -> None:
-    for made, model in (
-        (Point(1), Model(1)),
-        (Point(1, 3), Model(1, 3)),
-        (Point(1, name="q"), Model(1, name="q")),
-        (Point(x=1, y=2, name="r"), Model(x=1, y=2, name="r")),
-    ):
-        assert dataclasses.astuple(made) == dataclasses.astuple(model)
-        assert repr(made) == repr(model).replace("Model", "Point")
-        assert hash(made) == hash(model)
-        assert dataclasses.asdict(made) == dataclasses.asdict(model)
-        assert [f.name for f in dataclasses.fields(made)] == [f.name for f in dataclasses.fields(model)]
-        assert not hasattr(made, "__dict__")
-    assert Point.__slots__ == Model.__slots__ == Point.__match_args__ == ("x", "y", "name")
-    assert (Point.__doc__, Point.__qualname__, Point.__module__) == ("A record.", "Point", __name__)
-
-
-def test_records_are_equal_when_their_kind_and_fields_are() -> None:
-    assert Point(1) == Point(1, 2)
-    assert Point(1) != Point(2)
-    others: list[Any] = [Model(1), (1, 2, "p"), None]
-    for other in others:
-        assert (Point(1) == other, Point(1) != other) == (False, True)
-    assert Handle(1) != Handle(1)
-    assert len({Point(1), Point(1), Point(2)}) == 2
-
-
-def test_a_record_stays_as_it_is() -> None:
-    point = Point(1)
-    with pytest.raises(dataclasses.FrozenInstanceError, match=r"^cannot assign to field 'x'$"):
-        point.x = 3  # type: ignore[misc]
-    with pytest.raises(dataclasses.FrozenInstanceError, match=r"^cannot assign to field 'z'$"):
-        point.z = 3  # type: ignore[attr-defined]
-    with pytest.raises(dataclasses.FrozenInstanceError, match=r"^cannot delete field 'x'$"):
-        del point.x
-    assert point == Point(1)
-
-
-def test_a_record_can_be_made_from_another_and_copied() -> None:
-    point = Point(1, 3)
-    for changed in (replace(point, y=4), dataclasses.replace(point, y=4)):
-        assert changed == Point(1, 4)
-    assert replace(Named(1), record=2) == Named(2)  # whatever the field's name
-    assert copy.deepcopy(point) == pickle.loads(pickle.dumps(point)) == point
-    with pytest.raises(TypeError):
-        replace(point, z=1)  # type: ignore[call-arg]
-
-
-@pytest.mark.parametrize(
-    ("positional", "named", "wrong"),
-    [
-        ((), {}, "Point lacks 'x'"),
-        ((1, 2, "p", 4), {}, "Point takes 3 fields, not 4"),
-        ((1,), {"x": 1}, "Point was given 'x' twice"),
-        ((1,), {"z": 1}, "Point has no field 'z'"),
-    ],
-)
-def test_a_record_is_given_its_fields_each_once(
-    positional: tuple[object, ...], named: dict[str, object], wrong: str
-) -> None:
-    with pytest.raises(TypeError, match=f"^{wrong}$"):
-        Point(*positional, **named)  # type: ignore[arg-type]
-
-
-def test_a_record_is_looked_at_when_it_is_made() -> None:
-    assert Checked(1).x == 1
-    with pytest.raises(ValueError, match="negative"):
-        Checked(-1)
-
-
-def test_what_is_not_frozen_is_not_a_record() -> None:
-    with pytest.raises(TypeError, match="a record is frozen and has slots"):
-        dataclass(frozen=False, slots=True)
 
 
 #: Slow imports. A manager calls five verbs a container, so none of the short ones may do these.

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from engine.state import store
 from engine.state.base import open_base
 from engine.state.cleanup import remove_leftovers
 from engine.state.gc import collect
+from tests.support.objects import changed
 from tests.support.refusals import refuses
 
 
@@ -43,7 +43,7 @@ class World:
     def stage_as_anothers(self) -> Staged:
         """As if the binary were trusted and somebody else's: root's, where root does not run this."""
         pinned = validate(Resolved(str(self.binary), "option"), Platform.AUTO)
-        return self._stage(replace(pinned, owner=pinned.owner + 1))
+        return self._stage(changed(pinned, runsc=changed(pinned.runsc, owner=pinned.runsc.owner + 1)))
 
     def _stage(self, pinned: Validated) -> Staged:
         self._runs += 1

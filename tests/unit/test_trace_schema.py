@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import get_args, is_typeddict
 
@@ -19,6 +18,7 @@ from engine.traces.move import FORMAT, Trigger
 from engine.traces.schema import ERRORS, FACTS, Error, Header, Record
 from engine.verify.evidence import Outcome, judge
 from engine.verify.trace_check import Verdict, verify
+from tests.support.objects import changed
 from tests.support.stories import Story, save, written
 from tools.trace_fields import PAGE, fields, page, reasons
 
@@ -104,7 +104,7 @@ def test_a_trace_of_format_1_is_read_as_before(name: str) -> None:
     path = OLD / f"{name}.jsonl"
     header = json.loads(path.read_bytes().splitlines()[0])
     assert header["format"] == 1
-    graph = replace(spec_graph(), spec=header["spec"])
+    graph = changed(spec_graph(), spec=header["spec"])
     [result] = verify([str(path)], graph=graph)
     assert result.verdict is (Verdict.INCOMPLETE if name == "run-killed" else Verdict.CONFORMS)
     evidence = judge(str(path), path.read_bytes(), graph)

@@ -7,7 +7,6 @@ import fcntl
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from engine.lifecycle.validate import Validated, validate
 from engine.linux import files
 from engine.linux.regular_files import Identity
 from engine.options import Platform
+from tests.support.objects import changed
 from tests.support.refusals import refuses
 
 
@@ -37,11 +37,11 @@ def refused(path: Path, reason: str, *facts: object, platform: Platform = Platfo
 def test_binary_only_its_owner_can_write_is_pinned(binary: Path) -> None:
     pinned = pin(binary)
     status = binary.stat()
-    assert pinned.path == str(binary)
-    assert pinned.identity == Identity.of(status) == Identity.of(os.fstat(pinned.descriptor))
-    assert (pinned.owner, pinned.mode) == (status.st_uid, 0o755)
-    assert not os.get_inheritable(pinned.descriptor)
-    assert os.pread(pinned.descriptor, 4, 0) == b"\x7fELF"
+    assert pinned.runsc.path == str(binary)
+    assert pinned.runsc.identity == Identity.of(status) == Identity.of(os.fstat(pinned.runsc.descriptor))
+    assert (pinned.runsc.owner, pinned.runsc.mode) == (status.st_uid, 0o755)
+    assert not os.get_inheritable(pinned.runsc.descriptor)
+    assert os.pread(pinned.runsc.descriptor, 4, 0) == b"\x7fELF"
     assert pinned.facts() == {
         "path": str(binary),
         "wrapper": None,
@@ -74,13 +74,15 @@ def test_binary_only_its_owner_can_write_is_pinned(binary: Path) -> None:
 def test_only_unwritable_nix_store_paths_are_immutable(
     binary: Path, path: str, mode: int, immutable: bool
 ) -> None:
-    assert replace(pin(binary), path=path, mode=mode).facts()["immutable_store"] is immutable
+    validated = pin(binary)
+    moved = changed(validated, runsc=changed(validated.runsc, path=path, mode=mode))
+    assert moved.facts()["immutable_store"] is immutable
 
 
 @pytest.mark.parametrize("mode", [0o500, 0o410, 0o401, 0o601, 0o755])
 def test_a_binary_that_anybody_at_all_may_execute_is_pinned(binary: Path, mode: int) -> None:
     binary.chmod(mode)
-    assert pin(binary).mode == mode
+    assert pin(binary).runsc.mode == mode
 
 
 def _replaced_by_a_directory(binary: Path) -> None:
@@ -127,7 +129,7 @@ def test_descriptor_stays_on_the_judged_file_after_a_swap(binary: Path) -> None:
     pinned = pin(binary)
     (binary.parent / "evil").write_bytes(b"\x7fELF evil")
     (binary.parent / "evil").rename(binary)
-    assert os.pread(pinned.descriptor, len(content) + 1, 0) == content
+    assert os.pread(pinned.runsc.descriptor, len(content) + 1, 0) == content
 
 
 @pytest.mark.parametrize("mode", [0o775, 0o757, 0o777, 0o722])
@@ -181,17 +183,17 @@ def test_a_directory_that_others_can_write_on_the_way_is_refused(binary: Path) -
 
 def test_sticky_directory_on_the_way_is_accepted(binary: Path) -> None:
     binary.parent.chmod(0o1777)
-    assert pin(binary).path == str(binary)
+    assert pin(binary).runsc.path == str(binary)
 
 
 def test_link_in_trusted_directories_is_followed(binary: Path, private: Path) -> None:
     (private / "links").mkdir()
     link = private / "links" / "runsc"
     link.symlink_to("../bin/./runsc")
-    assert pin(link).path == str(binary)
+    assert pin(link).runsc.path == str(binary)
     absolute = private / "links" / "absolute"
     absolute.symlink_to(binary)
-    assert pin(absolute).path == str(binary)
+    assert pin(absolute).runsc.path == str(binary)
 
 
 def test_link_in_a_directory_others_can_write_is_refused(binary: Path, private: Path) -> None:
@@ -239,15 +241,15 @@ def test_a_nix_wrapper_leads_to_the_binary_it_starts(binary: Path, private: Path
     wrapper.write_text("#! /bin/bash -e\nexport PATH=/x:$PATH\n" + line.format(real) + "\n")
     wrapper.chmod(0o755)
     pinned = pin(wrapper)
-    assert (pinned.path, pinned.wrapper) == (str(real), str(wrapper))
-    assert pinned.identity == Identity.of(real.stat())
+    assert (pinned.runsc.path, pinned.wrapper) == (str(real), str(wrapper))
+    assert pinned.runsc.identity == Identity.of(real.stat())
 
 
 def test_the_last_exec_line_of_a_wrapper_decides(binary: Path, private: Path) -> None:
     wrapper = private / "wrapper"
     wrapper.write_text(f'#!/bin/sh\nexec "{private}/old-runsc"\nexec "{binary}" "$@"\n')
     wrapper.chmod(0o755)
-    assert pin(wrapper).path == str(binary)
+    assert pin(wrapper).runsc.path == str(binary)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +278,7 @@ def test_a_script_longer_than_a_wrapper_is_not_searched(
     script.write_text(text.ljust(size, "#"))
     script.chmod(0o755)
     if followed:
-        assert pin(script).path == str(binary)
+        assert pin(script).runsc.path == str(binary)
     else:
         refused(script, Reason.NOT_A_PROGRAM, repr(str(script)))
 
@@ -286,7 +288,7 @@ def test_wrapper_need_not_be_utf_8(binary: Path, private: Path) -> None:
     script = private / "runsc"
     script.write_bytes(b"#!/bin/sh\n# M\xfcller\nexec %s\n" % os.fsencode(real))
     script.chmod(0o755)
-    assert pin(script).path == str(real)
+    assert pin(script).runsc.path == str(real)
 
 
 def test_a_wrapper_does_not_lend_its_trust_to_what_it_starts(binary: Path, private: Path) -> None:
@@ -311,11 +313,11 @@ class TestNixStore:
         return binary
 
     def test_an_immutable_artefact_may_have_any_owner(self, artefact: Path) -> None:
-        assert pin(artefact).owner == 30001
+        assert pin(artefact).runsc.owner == 30001
 
     def test_unmapped_owners_directory_is_trusted_if_unwritable(self, artefact: Path) -> None:
         os.chown(artefact.parent, 30001, 30001)
-        assert pin(artefact).owner == 30001
+        assert pin(artefact).runsc.owner == 30001
         artefact.parent.chmod(0o755)
         with refuses(ValidateError, Reason.LOOSE_CHAIN, f"'{artefact.parent}'", 30001):
             pin(artefact)
@@ -368,7 +370,7 @@ def test_the_trusted_owners_are_root_and_the_effective_user(monkeypatch: pytest.
     assert status.st_uid == 0
     pinned = pin(Path(os.path.realpath("/bin/sh")))
     assert pinned.trusted_owners == (0, 1000)
-    assert not stat.S_ISLNK(os.fstat(pinned.descriptor).st_mode)
+    assert not stat.S_ISLNK(os.fstat(pinned.runsc.descriptor).st_mode)
 
 
 @pytest.mark.parametrize("unmapped", [None, 65534])
