@@ -114,7 +114,6 @@ def _locked_mounts(bundle: Bundle, staged: Staged, runsc_arguments: RunscArgumen
     """Every mount noexec except those of the bundle's files and the staged ones, and sealed if these are read-only."""
     # Only for rootless runs.
     from engine.bundle.executable import bound_without_inner_mounts, executable_trees
-    from engine.lifecycle.program_trees import program_trees
     from engine.lifecycle.written_trees import may_hold_programs_of, of_runsc, of_the_container
     from engine.linux import locked_mounts, seccomp
     from engine.linux.locked_mounts import UnusableError
@@ -135,7 +134,7 @@ def _locked_mounts(bundle: Bundle, staged: Staged, runsc_arguments: RunscArgumen
             and not may_hold_programs_of(trees, given)
             and not bound_without_inner_mounts(bundle, written)
         )
-        own = program_trees(staged) if staged.sidecars else []
+        own = _program_trees(staged) if staged.sidecars else []
         if path := _within_our_own(trees, own):
             return _unavailable(
                 f"the bundle uses {path!r}, which is the engine's own", "keep the container's files elsewhere"
@@ -177,6 +176,12 @@ def _locked_mounts(bundle: Bundle, staged: Staged, runsc_arguments: RunscArgumen
         ids=found.ids.kind,
         program=program,
     )
+
+
+def _program_trees(staged: Staged) -> list[Tree]:
+    from engine.lifecycle.program_trees import program_trees  # only for a set
+
+    return program_trees(staged)
 
 
 def _within_our_own(trees: Sequence[Tree], own: Sequence[Tree]) -> str | None:

@@ -88,13 +88,13 @@ def _no_terminal_input() -> bytes:
     architecture, _, ioctl = _MACHINES[os.uname().machine]
     return _assemble(
         (_LOAD, _ARCHITECTURE),
-        _Jump(_IF_EQUAL, architecture, otherwise="absent"),
+        _jump(_IF_EQUAL, architecture, otherwise="absent"),
         (_LOAD, _NUMBER),
-        _Jump(_IF_EQUAL, ioctl, then="ioctl"),
-        _Jump(_IF_ANY, _X32, then="absent", otherwise="allow"),
+        _jump(_IF_EQUAL, ioctl, then="ioctl"),
+        _jump(_IF_ANY, _X32, then="absent", otherwise="allow"),
         "ioctl",
         (_LOAD, _IOCTL_REQUEST),
-        *(_Jump(_IF_EQUAL, request, then="forbid") for request in (_TIOCSTI, _TIOCLINUX)),
+        *(_jump(_IF_EQUAL, request, then="forbid") for request in (_TIOCSTI, _TIOCLINUX)),
         "allow",
         (_RETURN, _ALLOW),
         "forbid",

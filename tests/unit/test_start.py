@@ -61,6 +61,7 @@ RUN = {
 }
 ROOTLESS = {
     *("ctypes", "_ctypes", "engine.bundle.executable"),
+    "engine.lifecycle.written_trees",
     *(f"engine.linux.{name}" for name in ("child", "locked_mounts", "mounts", "seccomp")),
 }
 #: Once for each runsc and base: OpenSSL, to hash it.
