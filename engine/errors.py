@@ -27,6 +27,7 @@ _HINTS = {
     errno.ENFILE: "let the system open more files (sysctl fs.file-max)",
     errno.EROFS: "choose a place that is not mounted read-only",
     errno.ENOMEM: "free memory",
+    errno.ENODEV: "mount what is missing: mount -t proc proc /proc",
 }
 
 
@@ -199,6 +200,15 @@ def as_refusal(error: Exception) -> EngineError:
         )
     refusal.__cause__ = error
     return refusal
+
+
+def stdout_refusal(error: OSError) -> EngineError:
+    """The refusal of a command whose output is not all written."""
+    return EngineError(
+        f"stdout: {error.strerror}",
+        reason=Reason.FAILURE,
+        hint="what was printed is not whole: let stdout lead to where there is space",
+    )
 
 
 class UsageError(EngineError):

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 EXIT_CODES = (
-    "exit codes: 125 the engine refused; 2 wrong usage; 130 interrupted; run: the container's own after the hand-off; "
-    "check: 1 a property fails, 3 TLC could not run; trace verify: 1 a trace differs or its signature does not "
-    "verify, 3 none does but one could not be read"
+    "exit codes: 125 the engine refused; 2 wrong usage; 130 interrupted; 141 nobody reads the output; run: the "
+    "container's own after the hand-off; check: 1 a property fails, 3 TLC could not run; trace verify: 1 a trace "
+    "differs or its signature does not verify, 3 none does but one could not be read"
 )
 REFUSED = 125
 UNREADABLE = 3
@@ -111,11 +111,3 @@ def say_over(line: str) -> None:
     """Print `line` on the terminal over the last one."""
     with contextlib.suppress(OSError):
         print(f"\r\x1b[K{line[:100]}", end="", file=sys.stderr, flush=True)
-
-
-def forget_stdout() -> None:
-    """Discard what stdout did not take: the interpreter's last flush would fail again."""
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-        return
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

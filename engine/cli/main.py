@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from engine import __doc__ as what_it_is
 from engine import __version__
 from engine.cli import command
-from engine.errors import as_refusal
+from engine.errors import as_refusal, stdout_refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,14 +23,35 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from engine.linux.streams import Stdout
+
 INTERRUPTED = 130
+#: As a shell has it for a program that SIGPIPE ended.
+READER_GONE = 128 + 13
+_PRINTING_RUNS = frozenset({"-h", "--help", "--dry-run", "--detach"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; `arguments` are those after the program's name. Returns the exit code."""
-    debug = as_json = False
     try:
-        given = sys.argv[1:] if arguments is None else arguments
+        return _main(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    finally:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            from engine.linux.streams import forget_unwritten
+
+            forget_unwritten()
+
+
+def _main(given: Sequence[str]) -> int:
+    debug = as_json = False
+    answer, error, ended = 0, None, None
+    stdout = _stdout(given)
+    try:
         options = _parser(given).parse_args(given)
         debug, as_json = options.debug, options.json
         if not options.becomes_runsc:
@@ -40,20 +61,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ):  # raises KeyboardInterrupt, so that commands clean up
                 signal.signal(signal.SIGINT, signal.default_int_handler)
         answer = int(options.command(options))
-        sys.stdout.flush()
-    except SystemExit:
-        command.forget_stdout()
-        raise
-    except BrokenPipeError:
-        command.forget_stdout()  # the reader has closed the pipe
-        return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except Exception as error:  # no traceback for users
-        refusal = as_refusal(error)
-    else:
+    except SystemExit as end:
+        if end.code:
+            raise
+        ended = end
+    except Exception as raised:  # no traceback for users
+        error = raised
+    if error is None or isinstance(error, OSError):
+        failure = stdout.failure() if stdout is not None else None
+        if isinstance(failure, BrokenPipeError):
+            return READER_GONE
+        error = error if failure is None else stdout_refusal(failure)
+    if error is None:
+        if ended is not None:
+            raise ended
         return answer
-    command.forget_stdout()
+    refusal = as_refusal(error)
     if debug:
         import traceback
 
@@ -64,6 +87,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         command.say(f"engine: {refusal}")
     return refusal.exit_code
+
+
+def _stdout(given: Sequence[str]) -> Stdout | None:
+    """stdout for a command that prints; a run leaves it to the container, and starts sooner without."""
+    if given[:1] == ["run"] and not _PRINTING_RUNS.intersection(given):
+        return None
+    from engine.linux.streams import Stdout
+
+    return Stdout()
 
 
 def _parser(given: Sequence[str]) -> argparse.ArgumentParser:

@@ -81,12 +81,18 @@ def unmapped_uid() -> int | None:
 
     The host's root and its other users then look the same, user_namespaces(7). The map only says who root is in the
     parent namespace; if that is root again, the owner of `/` decides.
+
+    Raises `OSError`, and ENODEV where /proc is not mounted: a `FileNotFoundError` would be taken for one of the path
+    that a caller opens.
     """
     uid_map = read_uid_map()
     if uid_map.split() == ["0", "0", str(0xFFFFFFFF)]:
         return None
-    with open("/proc/sys/kernel/overflowuid", encoding="utf-8") as file:
-        unmapped = int(file.read())
+    try:
+        with open("/proc/sys/kernel/overflowuid", encoding="utf-8") as file:
+            unmapped = int(file.read())
+    except FileNotFoundError:
+        raise OSError(errno.ENODEV, "/proc is not mounted", "/proc/sys/kernel/overflowuid") from None
     return unmapped if root_maps_to_unprivileged(uid_map) or os.stat("/").st_uid == unmapped else None
 
 

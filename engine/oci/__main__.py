@@ -15,6 +15,14 @@ import signal  # noqa: E402 (after the above)
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+import os  # noqa: E402 (after the above)
+import sys  # noqa: E402 (after the above)
+
+if None in (sys.stdin, sys.stdout, sys.stderr) or not (os.get_blocking(1) and os.get_blocking(2)):
+    from engine.linux.streams import mend
+
+    mend()
+
 from engine.oci.cli import main  # noqa: E402 (after the above)
 
 gc.freeze()

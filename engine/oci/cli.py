@@ -12,9 +12,15 @@ import sys
 from collections.abc import Sequence
 
 from engine import __version__
-from engine.errors import EngineError, Reason, UsageError, as_refusal
+from engine.errors import EngineError, Reason, UsageError, as_refusal, stdout_refusal
 from engine.oci.flags import Flags, Kind, Table, parse
 from engine.oci.request import Request, say
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from engine.linux.streams import Stdout
 
 VERBS = {
     "create": "create a container from a bundle",
@@ -58,6 +64,7 @@ COMMON: Table = {
 _SHORT = {"v": "version", "h": "help"}
 #: Verbs whose arguments end with another program's command line.
 _COMMAND_FOLLOWS = frozenset({"exec", "spec"})
+_PRINTING = frozenset({"state", "list", "features", "help"})
 _REFUSING = frozenset({"create", "run", "restore"})
 
 _USAGE = """usage: engine-oci [--root DIR] [--log FILE] [--log-format text|json] [--debug] [--systemd-cgroup]
@@ -66,48 +73,53 @@ _USAGE = """usage: engine-oci [--root DIR] [--log FILE] [--log-format text|json]
                   VERB [FLAG...] [CONTAINER] [...]"""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 (each end has its own code)
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; `arguments` are those after the program's name. Returns the exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _main(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            from engine.linux.streams import forget_unwritten
+
+            forget_unwritten()
+
+
+def _main(given: list[str]) -> int:
     request = Request(os.environ, Flags(), "engine-oci", Flags(), ())
+    answer, error = 0, None
+    stdout: Stdout | None = None
     try:
         common, rest = parse(given, COMMON, _SHORT, among_arguments=False)
         request = Request(os.environ, common, "engine-oci", Flags(), ())
+        stdout = _stdout([] if common.has("version") or common.has("help") else rest)
         if common.has("version"):
             print(f"engine-oci version {__version__}\nspec: 1.2.0")
-            return 0
-        if common.has("help") or rest in ([], ["help"]):
+        elif common.has("help") or rest in ([], ["help"]):
             print(_help())
-            return 0 if given else 2
-        verb = rest[0]
-        if verb not in VERBS:
-            raise UsageError(f"unknown verb {verb!r}", reason=Reason.USAGE, hint="see engine-oci --help")
-        if verb in _REFUSING:  # these import the lifecycle
-            from engine.quick import import_transitions
-
-            import_transitions()
-        module = importlib.import_module(f"engine.oci.{verb}")
-        table = {**module.FLAGS, "help": Kind.SWITCH}
-        flags, left = parse(
-            rest[1:], table, {**module.SHORT, "h": "help"}, among_arguments=verb not in _COMMAND_FOLLOWS
-        )
-        if flags.has("help"):
-            print(
-                f"usage: engine-oci {verb} [{'] ['.join(f'--{name}' for name in table)}] ...: {VERBS[verb]}"
-            )
-            return 0
-        request = Request(os.environ, _judged(common), verb, flags, left)
-        answer: int = module.main(request)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:  # a bug of ours must not reach the user as a traceback
-        refusal = as_refusal(error)
-    else:
+            answer = 0 if given else 2
+        else:
+            module, flags, left = _parsed(rest)
+            if flags.has("help"):
+                known = " ".join(f"[--{name}]" for name in module.FLAGS)
+                print(f"usage: engine-oci {rest[0]} {known} ...: {VERBS[rest[0]]}")
+            else:
+                request = Request(os.environ, _judged(common), rest[0], flags, left)
+                answer = module.main(request)
+    except Exception as raised:  # a bug of ours must not reach the user as a traceback
+        error = raised
+    if error is None or isinstance(error, OSError):
+        failure = stdout.failure() if stdout is not None else None
+        if isinstance(failure, BrokenPipeError):
+            return 1
+        error = error if failure is None else stdout_refusal(failure)
+    if error is None:
         return answer
+    refusal = as_refusal(error)
     request.report(refusal)
     if request.common.has("debug"):
         import traceback
@@ -116,6 +128,32 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 (each 
     if refusal.exit_code == EngineError.exit_code and request.verb not in _REFUSING:
         return 1
     return refusal.exit_code
+
+
+def _stdout(rest: Sequence[str]) -> Stdout | None:
+    """stdout for what prints; other verbs leave it to runsc, and start sooner without."""
+    if rest and rest[0] not in _PRINTING and not {"-h", "--help", "-help"}.intersection(rest):
+        return None
+    from engine.linux.streams import Stdout
+
+    return Stdout()
+
+
+def _parsed(rest: list[str]) -> tuple[Any, Flags, list[str]]:
+    """The verb's module, its flags and its arguments. Raises `UsageError`."""
+    verb = rest[0]
+    if verb not in VERBS:
+        raise UsageError(f"unknown verb {verb!r}", reason=Reason.USAGE, hint="see engine-oci --help")
+    if verb in _REFUSING:  # these import the lifecycle
+        from engine.quick import import_transitions
+
+        import_transitions()
+    module = importlib.import_module(f"engine.oci.{verb}")
+    table = {**module.FLAGS, "help": Kind.SWITCH}
+    flags, left = parse(
+        rest[1:], table, {**module.SHORT, "h": "help"}, among_arguments=verb not in _COMMAND_FOLLOWS
+    )
+    return module, flags, left
 
 
 def _judged(common: Flags) -> Flags:

@@ -253,6 +253,7 @@ class Container:
     ) -> NoReturn:
         """Become the staged runsc with `verb`. Raises `ContainerError`."""
         environment = build_environment(os.path.join(self.runsc_root, RUNTIME))
+        log = request.hold_log()
         with self.program() as program, SignalGuard() as process:
             argv = (
                 os.path.join(
@@ -271,7 +272,7 @@ class Container:
                     argv,
                     environment,
                     process,
-                    range(3, 3 + preserved),
+                    {*range(3, 3 + preserved), *(() if log is None else (log,))},
                     has_output=verb == Verb.EXEC or (verb == Verb.START and self.record.sandbox is not None),
                 )
             except OSError as error:

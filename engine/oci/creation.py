@@ -169,6 +169,7 @@ def start(request: Request, flags: Sequence[str], *, ends_with_runsc: bool) -> i
         elsewhere.note(component(options.container_id), path)
     environment = {**request.environment, VARIABLE: path}
     sys.stdout.flush()
+    held_log = request.hold_log()
     parent = os.getpid()
     child = os.fork()
     if child == 0:
@@ -176,6 +177,8 @@ def start(request: Request, flags: Sequence[str], *, ends_with_runsc: bool) -> i
             request, options, runsc_arguments, environment, creation, parent, ends_with_runsc=ends_with_runsc
         )
     code = _wait(child)
+    if held_log is not None:
+        os.close(held_log)
     if code == 0 and not ends_with_runsc:
         code = _start_monitor(request, options.container_id, creation)
     if code != 0 or ends_with_runsc:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import stat
 import sys
+import time
 from collections.abc import Mapping, Sequence
 
 from engine.errors import EngineError, Reason, SecureRootError, UsageError, hint_for
@@ -17,7 +20,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
+#: Seconds to wait for a FIFO's reader: to open it, and to take what is written.
+_READER_TIMEOUT = 2.0
 _BASE_HINT = "with --root, give a directory whose parents only root or you can write"
+
+
+class LogError(UsageError):
+    """The file of `--log` cannot be used."""
 
 
 class Request:
@@ -79,15 +88,40 @@ class Request:
         log, form = self.common.value("log"), self.common.value("log-format")
         return (*(("--log", log) if log else ()), *(("--log-format", form) if form else ()))
 
+    def hold_log(self) -> int | None:
+        """Open the `--log` if it is a FIFO: runsc's own open then does not wait for a reader, fifo(7).
+
+        None for anything else. The descriptor stays open until runsc has opened it. Raises `LogError` where nobody
+        reads it in time.
+        """
+        log = self.common.value("log")
+        if not log or not _is_fifo(log):
+            return None
+        end = time.monotonic() + _READER_TIMEOUT
+        while True:
+            try:
+                return os.open(log, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            except OSError as error:
+                if error.errno != errno.ENXIO or time.monotonic() > end:
+                    raise LogError(
+                        f"the log {log!r} is a FIFO that nobody reads",
+                        reason=Reason.USAGE,
+                        hint="read it from before, or give a regular file",
+                    ) from None
+            time.sleep(0.01)
+
     def report(self, error: EngineError) -> None:
         """Print the error on stderr and write it to the manager's log in its format; JSON also has the `reason`."""
-        self._log("error", str(error), error.reason)
+        unwritten = self._log("error", str(error), error.reason)
         say(f"engine-oci: {error}")
+        if unwritten is not None and not (unwritten.errno == errno.ENXIO and isinstance(error, LogError)):
+            say(f"engine-oci: the log {self.common.value('log')!r} cannot be written: {unwritten.strerror}")
 
-    def _log(self, level: str, message: str, reason: str) -> None:
+    def _log(self, level: str, message: str, reason: str) -> OSError | None:
+        """Write to the manager's log, if there is one. Returns why it could not be written."""
         log = self.common.value("log")
         if not log:
-            return
+            return None
         from datetime import UTC, datetime
 
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -97,15 +131,45 @@ class Request:
             )
         else:
             line = f"time={json.dumps(now)} level={level} msg={json.dumps(message)}"
+        flags = (
+            os.O_WRONLY
+            | os.O_CREAT
+            | os.O_APPEND
+            | os.O_NONBLOCK
+            | os.O_NOFOLLOW
+            | os.O_NOCTTY
+            | os.O_CLOEXEC
+        )
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
             descriptor = os.open(log, flags, 0o600)
             try:
-                os.write(descriptor, line.encode() + b"\n")
+                _write_in_time(descriptor, line.encode() + b"\n")
             finally:
                 os.close(descriptor)
-        except (OSError, ValueError) as failure:
-            say(f"engine-oci: the log {log!r} cannot be written: {failure}")
+        except OSError as failure:
+            return failure
+        except ValueError as failure:  # a NUL
+            return OSError(errno.EINVAL, str(failure))
+        return None
+
+
+def _is_fifo(path: str) -> bool:
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def _write_in_time(descriptor: int, data: bytes) -> None:
+    """Write all of it to a file that does not block. Raises `OSError`, EAGAIN where a reader is too slow."""
+    end = time.monotonic() + _READER_TIMEOUT
+    while data:
+        try:
+            data = data[os.write(descriptor, data) :]
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.01)
 
 
 def say(line: str) -> None:
