@@ -250,10 +250,15 @@ IsKeptFor(r, p, kept)   == kept.of = IdentityValidated(r, p)
 IsGood(r, p, kept) ==
     IF BinaryIsTheStoresOwners(r) THEN kept.bytes = kept.recorded ELSE kept.bytes = Bytes(p, pinned[r][p])
 
-\* store.py, `take_lease`: until execve the run has a read lease on the file, fcntl(2).  From then on the file is being
-\* executed, so that open(2) for writing fails with ETXTBSY.  Either way nobody can write it.
+\* store.py, `take_lease`: the run has a read lease on the file, fcntl(2).  The kernel breaks it for a writer who waits
+\* for lease-break-time (45 s), so it may be broken until the last look, which asks for it; between that and execve it
+\* lasts.  From then on the file is being executed, so that open(2) for writing fails with ETXTBSY.
 IsInUse(kept) ==
-    \E r \in Runs : \E p \in shared[r] : IsKeptFor(r, p, kept) /\ (state[r] \notin Terminal \/ alive[r])
+    \E r \in Runs : \E p \in shared[r] :
+        IsKeptFor(r, p, kept) /\ (alive[r] \/ (seen[r] # Unseen /\ state[r] \notin Terminal))
+
+\* staged_file.py, `has_lease`: nobody has written.
+LeasesAreHeld(r) == \A p \in shared[r] : copied[r][p] = validated[r][p]
 
 \* policy.py.  Confining the process cannot be undone, so a child does it first, and tries to undo it.
 IsToBeEnforced(r) == option[r].rootless /\ option[r].wanted
@@ -404,8 +409,8 @@ ApplyPolicy(r) ==
           /\ policy' = [policy EXCEPT ![r] = "not_applicable"]
     /\ UNCHANGED <<given, verdict, binary, copies, locks, probed, inForce, handOff, source, dirs, bundle, spent>>
 
-\* Check the bundle and the state directories once more, as late as possible.  No check can close the gap from here to
-\* execve, and until runsc has read them.
+\* Check the bundle, the state directories and the copies once more, as late as possible.  No check can close the gap
+\* from here to execve, and until runsc has read them.
 LastLook(r) ==
     /\ state[r] = "policy_settled"
     /\ ~failed[r]
@@ -413,6 +418,7 @@ LastLook(r) ==
     /\ BundleIsUnchanged(r)
     /\ RootIsStillPrivate(r)
     /\ SetIsAsStaged(r)
+    /\ LeasesAreHeld(r)
     /\ seen' = [seen EXCEPT ![r] = [bundle |-> bundle[r],
                                     root |-> IF base = "trusted" /\ (place[r] = "apart" => programs = "trusted")
                                              THEN root[id[r]] ELSE "loose",
@@ -492,7 +498,7 @@ RefuseExec(r) ==
     /\ \/ failed[r] /\ Refused(r, "failure")
        \/ seen[r] = Unseen /\ ~BundleIsUnchanged(r) /\ Refused(r, "bundle_changed")
        \/ seen[r] = Unseen /\ ~RootIsStillPrivate(r) /\ Refused(r, "root_changed")
-       \/ seen[r] = Unseen /\ ~SetIsAsStaged(r) /\ Refused(r, "copy_changed")
+       \/ seen[r] = Unseen /\ ~(SetIsAsStaged(r) /\ LeasesAreHeld(r)) /\ Refused(r, "copy_changed")
 
 -----------------------------------------------------------------------------
 (* The world beside the engine.                                            *)
@@ -641,10 +647,11 @@ SpoilKept ==
           /\ kept.bytes # "evil"
           /\ ~IsInUse(kept)
           /\ stored' = (stored \ {kept}) \cup {[kept EXCEPT !.bytes = "evil"]}
-          /\ copied' = [r \in Runs |-> [p \in Parts |->
-                            IF p \in shared[r] /\ IsKeptFor(r, p, kept) /\ state[r] \notin Terminal THEN "evil"
-                            ELSE copied[r][p]]]
-    /\ UNCHANGED <<given, state, verdict, binary, onDisk, shared, locks, policies, handOff, source, dirs, bundle>>
+          /\ LET Spoilt(bytes) == [r \in Runs |-> [p \in Parts |->
+                    IF p \in shared[r] /\ IsKeptFor(r, p, kept) /\ bytes[r][p] = kept.bytes /\ state[r] \notin Terminal
+                    THEN "evil" ELSE bytes[r][p]]]
+             IN copied' = Spoilt(copied) /\ onDisk' = Spoilt(onDisk)
+    /\ UNCHANGED <<given, state, verdict, binary, shared, locks, policies, handOff, source, dirs, bundle>>
 
 ChangeBundle(r) ==
     /\ "bundle" \in Moves
@@ -800,10 +807,13 @@ RootIsSecured ==
                        => /\ base' = "trusted" /\ root'[id[r]] = "private" /\ root[id[r]] # "swapped"
                           /\ place'[r] = "apart" => programs' = "trusted"]_vars
 
+\* In a step: the run copies or links the part.
+IsCopiedNow(r, p) == copied[r][p] = Nothing /\ copied'[r][p] # Nothing
+
 \* A copy written through a planted link would overwrite somebody's file.  stage.py: `make_private_directory`.
 CopiesGoIntoOurOwn ==
     [][\A r \in Runs : \A p \in Parts :
-          onDisk'[r][p] # onDisk[r][p] /\ copied'[r][p] # copied[r][p] /\ copied'[r][p] # Nothing
+          onDisk'[r][p] # onDisk[r][p] /\ IsCopiedNow(r, p)
               => nest[id[r]] = "own"]_vars
 
 \* An earlier check can be out of date.  exec.py: `prepare` comes right before `hand_off`.
@@ -842,7 +852,7 @@ NoFailureIsSwallowed == \A r \in Runs : state[r] = "handed_off" => ~failed[r]
 Acts(r) ==
     \/ state'[r] # state[r]
     \/ handle'[r] = "current" /\ handle[r] # "current"
-    \/ copied'[r] # copied[r]
+    \/ \E p \in Parts : IsCopiedNow(r, p)
     \/ probed'[r] # probed[r]
     \/ inForce'[r] # inForce[r]
     \/ seen'[r] # seen[r]
