@@ -53,9 +53,7 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    import_transitions()
     from engine.bundle.bundle import open_bundle
-    from engine.lifecycle.runner import plan, run
 
     if options.id is not None:
         check_container_id(options.id)
@@ -79,6 +77,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.dry_run:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="surrogateescape")  # print the path's own bytes
+        from engine.lifecycle.plan import plan
+
         planned = plan(bundle, chosen, os.environ)
         if options.json:
             print(json.dumps({"argv": planned.argv, "environment": planned.environment}, indent=2))
@@ -88,6 +88,9 @@ def _run(options: argparse.Namespace) -> int:
             print("\n".join(f"{name}={shlex.quote(value)}" for name, value in planned.environment.items()))
             print(shlex.join(planned.argv))
         return 0
+
+    import_transitions()
+    from engine.lifecycle.runner import run
 
     def warn(text: str) -> None:
         say(json.dumps({"warning": text}) if options.json else f"engine: warning: {printable(text)}")

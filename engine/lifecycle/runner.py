@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from engine import __version__
 from engine.bundle.bundle import Bundle
-from engine.errors import EngineError, FailedError, Reason, SecureRootError, StoppedError, TraceError
+from engine.errors import EngineError, FailedError, Reason, StoppedError, TraceError
 from engine.lifecycle.exec import HandOff, hand_off, prepare
 from engine.lifecycle.machine import Lifecycle
 from engine.lifecycle.policy import apply_policy
@@ -22,11 +22,10 @@ from engine.lifecycle.stage import Staged, stage
 from engine.lifecycle.validate import Validated, validate
 from engine.linux.files import PrivateDirectory, UntrustedPathError
 from engine.options import Platform, RunOptions
-from engine.runsc.arguments import RUN, RunscArguments, build_argv, build_environment
+from engine.runsc.arguments import RUN, RunscArguments
 from engine.runsc.execute import SignalGuard
 from engine.state.base import chosen_base, open_base
-from engine.state.container import EXEC_ALLOW, RUNSC_ROOT, RUNTIME, component, open_container
-from engine.state.programs import PROGRAM, foresee
+from engine.state.container import component, open_container
 from engine.traces.move import PolicyOutcome, Trigger
 from engine.traces.writer import Trace, header
 
@@ -93,48 +92,6 @@ def run(
         lifecycle = SpecLifecycle(known, trace.move, graph)
         _Run(bundle, options, environment, trace, lifecycle, warn, process, manager).go()
     raise AssertionError("unreachable: a run is handed off or raises")
-
-
-class Plan:
-    """What a run would execute; `argv[0]` has a `*` in the place of each run's own name."""
-
-    def __init__(self, runsc: Validated, argv: tuple[str, ...], environment: Mapping[str, str]) -> None:
-        self.runsc: Final = runsc
-        self.argv: Final = argv
-        self.environment: Final = environment
-
-
-def plan(bundle: Bundle, options: RunOptions, environment: Mapping[str, str]) -> Plan:
-    """What `run` would do, by resolving and validating only: nothing is made. Raises `EngineError`."""
-    try:
-        base = chosen_base(environment)
-        place = foresee(base)
-    except UntrustedPathError as error:
-        raise SecureRootError(
-            str(error),
-            reason=Reason.ROOT_NOT_PRIVATE,
-            hint="make it a directory of your own with mode 0700, or choose another base: ENGINE_ARTIFACT_BASE",
-        ) from None
-    except OSError as error:
-        raise SecureRootError(
-            f"{error.filename!r}: {error.strerror}", reason=Reason.FAILURE, hint="give an absolute base"
-        ) from None
-    binary = validate(resolve(options.runsc, environment), options.platform)
-    container = os.path.join(base, component(options.container_id))
-    root = os.path.join(container, RUNSC_ROOT)
-    program = os.path.join(place or os.path.join(root, EXEC_ALLOW), "stage-*", PROGRAM)
-    return Plan(
-        binary,
-        build_argv(
-            program,
-            root,
-            options,
-            binary.platform,
-            bundle.path,
-            creation_flags=binary.capabilities.creation_flags(),
-        ),
-        build_environment(os.path.join(root, RUNTIME)),
-    )
 
 
 class _Refusal:

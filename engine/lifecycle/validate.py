@@ -15,7 +15,6 @@ from engine.linux.namespaces import unmapped_uid
 from engine.options import Platform
 from engine.runsc.capabilities import Capabilities, capabilities
 from engine.runsc.installation import RUNSC, PinnedFile, opening, pin, pin_sidecars, require_elf
-from engine.traces.writer import identity_facts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,6 +55,8 @@ class Validated:
         self.release: Final = release
 
     def facts(self) -> ValidateFacts:
+        from engine.traces.writer import identity_facts  # only for a trace
+
         runsc = self.runsc
         facts: ValidateFacts = {
             "path": runsc.path,

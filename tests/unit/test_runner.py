@@ -20,8 +20,9 @@ from engine.bundle.bundle import Bundle, open_bundle
 from engine.errors import EngineError, Reason
 from engine.lifecycle import policy
 from engine.lifecycle import stage as stage_step
+from engine.lifecycle.plan import plan
 from engine.lifecycle.resolve import Resolved, resolve
-from engine.lifecycle.runner import NO_TRACE, plan, run
+from engine.lifecycle.runner import NO_TRACE, run
 from engine.lifecycle.secure_root import PodSandbox, StateDirs, secure_root
 from engine.lifecycle.stage import Staged
 from engine.linux.files import PrivateDirectory, open_private_directory
@@ -444,7 +445,8 @@ def test_run_and_plan_search_the_callers_path(
         runsc_arguments.append((chosen, environment))
         return resolve(chosen, environment)
 
-    monkeypatch.setattr("engine.lifecycle.runner.resolve", look)
+    for module in ("runner", "plan"):
+        monkeypatch.setattr(f"engine.lifecycle.{module}.resolve", look)
     with pytest.raises(HandedOffError):
         world.run()
     with open_bundle(str(world.bundle)) as bundle:
