@@ -113,6 +113,20 @@ def test_a_rootless_run_imports_only_what_is_listed(private: Path) -> None:
     assert imported(private, "--rootless") - RUN - FIRST == ROOTLESS
 
 
+def test_a_dry_run_imports_no_step_that_it_does_not_take(private: Path) -> None:
+    bundle = make_bundle(private / "bundle", root={"path": "rootfs", "readonly": True})
+    code = (
+        f"import os, sys; os.environ['ENGINE_ARTIFACT_BASE'] = {str(private / 'base')!r}\n"
+        "from engine.__main__ import main\n"
+        f"main(['run', '--dry-run', '--runsc', '/bin/true', {str(bundle)!r}]); print(*sys.modules)"
+    )
+    names = set(python(code).splitlines()[-1].split())
+    assert "engine.lifecycle.validate" in names
+    assert names.isdisjoint(
+        {"transitions", "engine.lifecycle.runner", "engine.state.store", "engine.traces.move"}
+    )
+
+
 def python(code: str) -> str:
     done = subprocess.run(
         [sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=60, check=False
