@@ -23,6 +23,11 @@
 (* read, and relies on it from then on.  So the engine records what runsc  *)
 (* is about to do, and the next command finds out whether it was done.     *)
 (*                                                                         *)
+(* runsc signals the pids in its file when it deletes.  As the world may   *)
+(* give the pid of a process that has ended to another, the engine ends    *)
+(* what is alive itself, and lets the file name nobody before that.        *)
+(* runsc makes the cgroups before its file, so the record lists them.      *)
+(*                                                                         *)
 (* Modelled: several commands at once on one id, a refusal at every step,  *)
 (* a runsc that fails at create or start, a container that ends by itself, *)
 (* and a crash of any command between any two of its steps.                *)
@@ -55,9 +60,16 @@ VARIABLES
     alive,      \* some process executes the staged copy of runsc
     handedOff,  \* the run of this very container was handed off
     killed,     \* somebody has sent it a signal that ends it
+    named,      \* whose the pid in runsc's file is: "nobody" when it names none, "free" when nobody has it any more
+    harmed,     \* runsc has killed a process that was not the container's
+    cgroup,     \* the cgroups that runsc made for it are there
+    listed,     \* the record lists them
     crashes     \* how many commands have been killed
 
-vars == <<state, run, lock, doing, record, file, inside, attempt, alive, handedOff, killed, crashes>>
+vars == <<state, run, lock, doing, record, file, inside, attempt, alive, handedOff, killed, named, harmed, cgroup,
+          listed, crashes>>
+pids    == <<named, harmed>>
+cgroups == <<cgroup, listed>>
 
 \* Only one; it has a name so that the state graph reads like GVisorRuntime's.
 Containers == {"c"}
@@ -113,7 +125,16 @@ Init ==
     /\ alive = FALSE
     /\ handedOff = FALSE
     /\ killed = FALSE
+    /\ named = "nobody"
+    /\ harmed = FALSE
+    /\ cgroup = FALSE
+    /\ listed = FALSE
     /\ crashes = 0
+
+\* The process in runsc's file has ended: the world may give its pid to another.
+PidIsFreed ==
+    /\ named' = IF named = "ours" THEN "free" ELSE named
+    /\ harmed' = harmed
 
 LetGo(v) ==
     /\ lock' = Nobody
@@ -127,19 +148,20 @@ Begin(v) ==
     /\ RunAt = "none"
     /\ RunComesTo("start")
     /\ doing' = [doing EXCEPT ![v] = "begin"]
-    /\ UNCHANGED <<state, lock, record, file, inside, attempt, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<state, lock, record, file, inside, attempt, alive, handedOff, killed, crashes, pids, cgroups>>
 
 Resolve(v) ==
     /\ doing[v] = "begin" /\ RunAt = "start"
     /\ RunComesTo("resolved")
-    /\ UNCHANGED <<state, lock, doing, record, file, inside, attempt, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<state, lock, doing, record, file, inside, attempt, alive, handedOff, killed, crashes, pids, cgroups>>
 
 Validate(v) ==
     /\ doing[v] = "begin" /\ RunAt = "resolved"
     /\ RunComesTo("validated")
-    /\ UNCHANGED <<state, lock, doing, record, file, inside, attempt, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<state, lock, doing, record, file, inside, attempt, alive, handedOff, killed, crashes, pids, cgroups>>
 
-\* Write the record only when the lock is free and nothing of this id is alive.
+\* Write the record only when the lock is free and nothing of this id is alive.  First remove what the last creation
+\* left: the new record lists the cgroups that are missing.
 Vacant == file = "none" /\ ~alive
 
 Create(v) ==
@@ -154,49 +176,63 @@ Create(v) ==
     /\ RunComesTo("root_secured")
     /\ Becomes("creating")
     /\ attempt' = "none"
-    /\ UNCHANGED <<file, inside, alive, crashes>>
+    /\ cgroup' = FALSE
+    /\ listed' = FALSE
+    /\ UNCHANGED <<file, inside, alive, crashes, pids>>
 
 Stage(v) ==
     /\ doing[v] = "create" /\ RunAt = "root_secured"
     /\ RunComesTo("staged")
-    /\ UNCHANGED <<state, lock, doing, record, file, inside, attempt, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<state, lock, doing, record, file, inside, attempt, alive, handedOff, killed, crashes, pids, cgroups>>
 
 ApplyPolicy(v) ==
     /\ doing[v] = "create" /\ RunAt = "staged"
     /\ RunComesTo("policy_settled")
-    /\ UNCHANGED <<state, lock, doing, record, file, inside, attempt, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<state, lock, doing, record, file, inside, attempt, alive, handedOff, killed, crashes, pids, cgroups>>
 
-\* execve into `runsc create`, which holds the lock until it ends.
+\* execve into `runsc create`, which holds the lock until it ends.  The record lists the cgroups that runsc will make.
 Exec(v) ==
     /\ doing[v] = "create" /\ RunAt = "policy_settled"
     /\ RunComesTo("handed_off")
     /\ handedOff' = TRUE
-    /\ UNCHANGED <<state, lock, doing, record, file, inside, attempt, alive, killed, crashes>>
+    /\ listed' = ~cgroup
+    /\ cgroup' = cgroup
+    /\ UNCHANGED <<state, lock, doing, record, file, inside, attempt, alive, killed, crashes, pids>>
 
-\* runsc starts the gofer and the sandbox ...
+\* runsc makes cgroups ...
+MakeCgroups(v) ==
+    /\ doing[v] = "create" /\ RunAt = "handed_off"
+    /\ ~cgroup
+    /\ cgroup' = TRUE
+    /\ UNCHANGED <<state, run, lock, doing, record, file, inside, attempt, alive, handedOff, killed, crashes, pids,
+                   listed>>
+
+\* ... starts the gofer and the sandbox ...
 Boot(v) ==
     /\ doing[v] = "create" /\ RunAt = "handed_off"
-    /\ file = "none" /\ ~alive
+    /\ file = "none" /\ ~alive /\ cgroup
     /\ alive' = TRUE
-    /\ UNCHANGED <<state, run, lock, doing, record, file, inside, attempt, handedOff, killed, crashes>>
+    /\ UNCHANGED <<state, run, lock, doing, record, file, inside, attempt, handedOff, killed, crashes, pids, cgroups>>
 
 \* ... and says so in its file when both are up.
 Complete(v) ==
     /\ doing[v] = "create" /\ RunAt = "handed_off"
     /\ alive
     /\ file' = "created"
+    /\ named' = "ours"
+    /\ harmed' = harmed
     /\ inside' = "created"
     /\ RunComesTo("none")
     /\ Becomes("created")
     /\ LetGo(v)
-    /\ UNCHANGED <<record, attempt, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<record, attempt, alive, handedOff, killed, crashes, cgroups>>
 
 \* A run refused before it has the lock has made nothing.
 RefuseRun(v) ==
     /\ doing[v] = "begin"
     /\ RunComesTo("refused")
     /\ doing' = [doing EXCEPT ![v] = "nothing"]
-    /\ UNCHANGED <<state, lock, record, file, inside, attempt, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<state, lock, record, file, inside, attempt, alive, handedOff, killed, crashes, pids, cgroups>>
 
 \* Refused later, it removes the record.
 Refuse(v) ==
@@ -205,23 +241,23 @@ Refuse(v) ==
     /\ record' = FALSE
     /\ Becomes("deleted")
     /\ LetGo(v)
-    /\ UNCHANGED <<file, inside, attempt, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<file, inside, attempt, alive, handedOff, killed, crashes, pids, cgroups>>
 
-\* runsc refuses, and ends what it started.  The record stays for the parent, which is one more command that deletes, or
-\* if that is killed, for the next command.
+\* runsc refuses, and ends what it started; its cgroups may stay.  The record stays for the parent, which is one more
+\* command that deletes, or if that is killed, for the next command.
 RefuseCreate(v) ==
     /\ doing[v] = "create" /\ RunAt = "handed_off"
     /\ alive' = FALSE
     /\ RunComesTo("none")
     /\ Becomes("deleted")
     /\ LetGo(v)
-    /\ UNCHANGED <<record, file, inside, attempt, handedOff, killed, crashes>>
+    /\ UNCHANGED <<record, file, inside, attempt, handedOff, killed, crashes, pids, cgroups>>
 
 \* The process of a refused run has ended; the next may begin.
 Ended ==
     /\ RunAt = "refused"
     /\ RunComesTo("none")
-    /\ UNCHANGED <<state, lock, doing, record, file, inside, attempt, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<state, lock, doing, record, file, inside, attempt, alive, handedOff, killed, crashes, pids, cgroups>>
 
 -----------------------------------------------------------------------------
 (* start, pause and resume: the engine records it and becomes runsc.       *)
@@ -236,7 +272,7 @@ Try(v, verb) ==
     /\ attempt' = verb
     /\ doing' = [doing EXCEPT ![v] = "try"]
 
-Noted == UNCHANGED <<state, run, lock, record, inside, alive, handedOff, killed, crashes>>
+Noted == UNCHANGED <<state, run, lock, record, inside, alive, handedOff, killed, crashes, pids, cgroups>>
 TryStart(v)  == Try(v, "start") /\ Noted
 TryPause(v)  == Try(v, "pause") /\ Noted
 TryResume(v) == Try(v, "resume") /\ Noted
@@ -249,7 +285,7 @@ Done(v, verb) ==
     /\ Becomes(To(verb))
     /\ doing' = [doing EXCEPT ![v] = "tell"]
 
-Untold == UNCHANGED <<run, lock, record, file, attempt, alive, handedOff, killed, crashes>>
+Untold == UNCHANGED <<run, lock, record, file, attempt, alive, handedOff, killed, crashes, pids, cgroups>>
 Start(v)  == Done(v, "start") /\ Untold
 Pause(v)  == Done(v, "pause") /\ Untold
 Resume(v) == Done(v, "resume") /\ Untold
@@ -259,29 +295,30 @@ Empty(v) ==
     /\ doing[v] = "tell"
     /\ file' = "cut"
     /\ doing' = [doing EXCEPT ![v] = "write"]
-    /\ UNCHANGED <<state, run, lock, record, inside, attempt, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<state, run, lock, record, inside, attempt, alive, handedOff, killed, crashes, pids, cgroups>>
 
 \* ... and writes it.
 Tell(v) ==
     /\ doing[v] = "write"
     /\ file' = To(attempt)
     /\ doing' = [doing EXCEPT ![v] = "nothing"]
-    /\ UNCHANGED <<state, run, lock, record, inside, attempt, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<state, run, lock, record, inside, attempt, alive, handedOff, killed, crashes, pids, cgroups>>
 
 \* The sandbox is gone, or runsc refuses: nothing was done.
 GiveUp(v) ==
     /\ doing[v] = "try"
     /\ doing' = [doing EXCEPT ![v] = "nothing"]
-    /\ UNCHANGED <<state, run, lock, record, file, inside, attempt, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<state, run, lock, record, file, inside, attempt, alive, handedOff, killed, crashes, pids, cgroups>>
 
 \* A start that fails ends what was created.
 RefuseStart(v) ==
     /\ doing[v] = "try" /\ attempt = "start"
     /\ file = "created" /\ alive
     /\ alive' = FALSE
+    /\ PidIsFreed
     /\ Becomes("stopped")
     /\ doing' = [doing EXCEPT ![v] = "nothing"]
-    /\ UNCHANGED <<run, lock, record, file, inside, attempt, handedOff, killed, crashes>>
+    /\ UNCHANGED <<run, lock, record, file, inside, attempt, handedOff, killed, crashes, cgroups>>
 
 -----------------------------------------------------------------------------
 (* The other verbs that are runsc's alone.                                 *)
@@ -291,21 +328,22 @@ Mend ==
     /\ ~BeingTried
     /\ alive /\ file \notin {"none", Known}
     /\ file' = Known
-    /\ UNCHANGED <<state, run, lock, doing, record, inside, attempt, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<state, run, lock, doing, record, inside, attempt, alive, handedOff, killed, crashes, pids, cgroups>>
 
 \* runsc sends no signal to a paused container.
 Kill ==
     /\ alive /\ Reported \in {"created", "running"}
     /\ ~killed
     /\ killed' = TRUE
-    /\ UNCHANGED <<state, run, lock, doing, record, file, inside, attempt, alive, handedOff, crashes>>
+    /\ UNCHANGED <<state, run, lock, doing, record, file, inside, attempt, alive, handedOff, crashes, pids, cgroups>>
 
 \* The container ends: killed, by itself, or because it is being deleted.
 End ==
     /\ file # "none" /\ alive
     /\ alive' = FALSE
+    /\ PidIsFreed
     /\ Becomes("stopped")
-    /\ UNCHANGED <<run, lock, doing, record, file, inside, attempt, handedOff, killed, crashes>>
+    /\ UNCHANGED <<run, lock, doing, record, file, inside, attempt, handedOff, killed, crashes, cgroups>>
 
 -----------------------------------------------------------------------------
 (* delete and gc.                                                          *)
@@ -318,22 +356,23 @@ TakeToDelete(v) ==
     /\ Reported \in {"created", "stopped", "deleted"}
     /\ lock' = v
     /\ doing' = [doing EXCEPT ![v] = "delete"]
-    /\ UNCHANGED <<state, run, record, file, inside, attempt, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<state, run, record, file, inside, attempt, alive, handedOff, killed, crashes, pids, cgroups>>
 
 \* runsc checks again, under its own lock: a container started meanwhile is not deleted ...
 Decline(v) ==
     /\ doing[v] = "delete"
     /\ alive /\ file \in {"running", "paused", "cut"}
     /\ LetGo(v)
-    /\ UNCHANGED <<state, run, record, file, inside, attempt, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<state, run, record, file, inside, attempt, alive, handedOff, killed, crashes, pids, cgroups>>
 
 \* ... otherwise it is ended first.
 EndCreated(v) ==
     /\ doing[v] = "delete"
     /\ alive /\ file = "created"
     /\ alive' = FALSE
+    /\ PidIsFreed
     /\ Becomes("stopped")
-    /\ UNCHANGED <<run, lock, doing, record, file, inside, attempt, handedOff, killed, crashes>>
+    /\ UNCHANGED <<run, lock, doing, record, file, inside, attempt, handedOff, killed, crashes, cgroups>>
 
 \* delete --force ends whatever is running.
 TakeByForce(v) ==
@@ -343,7 +382,7 @@ TakeByForce(v) ==
     /\ lock' = v
     /\ doing' = [doing EXCEPT ![v] = "delete"]
     /\ killed' = TRUE
-    /\ UNCHANGED <<state, run, record, file, inside, attempt, alive, handedOff, crashes>>
+    /\ UNCHANGED <<state, run, record, file, inside, attempt, alive, handedOff, crashes, pids, cgroups>>
 
 \* gc, and another creation of this id, remove what a killed creation left, and nothing that is in use.
 Collect(v) ==
@@ -353,28 +392,59 @@ Collect(v) ==
     /\ Vacant
     /\ lock' = v
     /\ doing' = [doing EXCEPT ![v] = "collect"]
-    /\ UNCHANGED <<state, run, record, file, inside, attempt, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<state, run, record, file, inside, attempt, alive, handedOff, killed, crashes, pids, cgroups>>
 
-\* If runsc has a file about the container, runsc deletes it once it has ended, and not while another runsc writes that
-\* file.  Processes that a creation left without a file are ended, and so is a runsc that was to start, pause or resume.
+\* Once the container has ended, and while no other runsc writes that file, the engine lets runsc's file name nobody.
+Disown(v) ==
+    /\ doing[v] = "delete"
+    /\ \A w \in Commands : doing[w] \notin {"tell", "write"}
+    /\ file # "none" /\ ~alive
+    /\ named # "nobody"
+    /\ named' = "nobody"
+    /\ UNCHANGED <<state, run, lock, doing, record, file, inside, attempt, alive, handedOff, killed, crashes, harmed,
+                   cgroups>>
+
+\* If runsc has a file about the container, runsc deletes it, and kills whoever the file names.  Processes that a
+\* creation left without a file are ended by the engine, and so is a runsc that was to start, pause or resume.
 Delete(v) ==
     /\ doing[v] = "delete"
     /\ \A w \in Commands : doing[w] \notin {"tell", "write"}
-    /\ \/ file # "none" /\ ~alive
+    /\ \/ file # "none" /\ named = "nobody"
        \/ file = "none" /\ alive
     /\ file' = "none"
-    /\ alive' = FALSE
+    /\ alive' = (alive /\ file # "none")
+    /\ harmed' = (harmed \/ named = "anothers")
+    /\ named' = "nobody"
+    /\ cgroup' = (cgroup /\ file = "none")
+    /\ listed' = listed
     /\ Becomes("deleted")
     /\ doing' = [w \in Commands |-> IF doing[w] = "try" THEN "nothing" ELSE doing[w]]
     /\ UNCHANGED <<run, lock, record, inside, attempt, handedOff, killed, crashes>>
 
-\* Remove the record last: while anything is left, the next command can find it.
+\* Remove the record last, after the cgroups that it lists: while anything is left, the next command can find it.
 Forget(v) ==
     /\ doing[v] \in {"delete", "collect"}
     /\ Vacant
     /\ record' = FALSE
+    /\ cgroup' = (cgroup /\ ~listed)
+    /\ listed' = FALSE
     /\ LetGo(v)
-    /\ UNCHANGED <<state, run, file, inside, attempt, alive, handedOff, killed, crashes>>
+    /\ UNCHANGED <<state, run, file, inside, attempt, alive, handedOff, killed, crashes, pids>>
+
+-----------------------------------------------------------------------------
+(* The world starts and ends processes of its own.                         *)
+
+PidGoesToAnother ==
+    /\ named = "free"
+    /\ named' = "anothers"
+    /\ UNCHANGED <<state, run, lock, doing, record, file, inside, attempt, alive, handedOff, killed, crashes, harmed,
+                   cgroups>>
+
+TheOtherEnds ==
+    /\ named = "anothers"
+    /\ named' = "free"
+    /\ UNCHANGED <<state, run, lock, doing, record, file, inside, attempt, alive, handedOff, killed, crashes, harmed,
+                   cgroups>>
 
 -----------------------------------------------------------------------------
 (* A command is killed.  Its lock is released; all else stays.             *)
@@ -389,17 +459,17 @@ Crash(v) ==
     /\ lock' = IF lock = v THEN Nobody ELSE lock
     /\ RunComesTo(IF HoldsTheRun(v) THEN "none" ELSE RunAt)
     /\ Becomes(IF doing[v] = "create" /\ ~alive THEN "deleted" ELSE Now)
-    /\ UNCHANGED <<record, file, inside, attempt, alive, handedOff, killed>>
+    /\ UNCHANGED <<record, file, inside, attempt, alive, handedOff, killed, pids, cgroups>>
 
 Next ==
     \/ \E v \in Commands :
         \/ Begin(v) \/ Resolve(v) \/ Validate(v) \/ Create(v) \/ Stage(v) \/ ApplyPolicy(v) \/ Exec(v)
-        \/ Boot(v) \/ Complete(v) \/ RefuseRun(v) \/ Refuse(v) \/ RefuseCreate(v)
+        \/ MakeCgroups(v) \/ Boot(v) \/ Complete(v) \/ RefuseRun(v) \/ Refuse(v) \/ RefuseCreate(v)
         \/ TakeToDelete(v) \/ TakeByForce(v) \/ Collect(v)
-        \/ Decline(v) \/ EndCreated(v) \/ Delete(v) \/ Forget(v) \/ Crash(v)
+        \/ Decline(v) \/ EndCreated(v) \/ Disown(v) \/ Delete(v) \/ Forget(v) \/ Crash(v)
         \/ TryStart(v) \/ TryPause(v) \/ TryResume(v) \/ Start(v) \/ Pause(v) \/ Resume(v)
         \/ Empty(v) \/ Tell(v) \/ GiveUp(v) \/ RefuseStart(v)
-    \/ Ended \/ Mend \/ Kill \/ End
+    \/ Ended \/ Mend \/ Kill \/ End \/ PidGoesToAnother \/ TheOtherEnds
 
 Spec == Init /\ [][Next]_vars
 
@@ -408,9 +478,9 @@ Spec == Init /\ [][Next]_vars
 Fairness ==
     /\ \A v \in Commands :
         /\ WF_vars(Resolve(v) \/ Validate(v) \/ RefuseRun(v))
-        /\ WF_vars(Stage(v) \/ ApplyPolicy(v) \/ Exec(v) \/ Boot(v) \/ Complete(v))
+        /\ WF_vars(Stage(v) \/ ApplyPolicy(v) \/ Exec(v) \/ MakeCgroups(v) \/ Boot(v) \/ Complete(v))
         /\ WF_vars(Start(v) \/ Pause(v) \/ Resume(v) \/ Empty(v) \/ Tell(v) \/ GiveUp(v))
-        /\ SF_vars(Decline(v) \/ EndCreated(v) \/ Delete(v)) /\ WF_vars(Forget(v))
+        /\ SF_vars(Decline(v) \/ EndCreated(v) \/ Disown(v) \/ Delete(v)) /\ WF_vars(Forget(v))
         /\ SF_vars(TakeByForce(v))
     /\ WF_vars(Ended)
     /\ WF_vars(killed /\ End)
@@ -430,6 +500,10 @@ TypeOK ==
     /\ alive \in BOOLEAN
     /\ handedOff \in BOOLEAN
     /\ killed \in BOOLEAN
+    /\ named \in {"nobody", "ours", "free", "anothers"}
+    /\ harmed \in BOOLEAN
+    /\ cgroup \in BOOLEAN
+    /\ listed \in BOOLEAN
     /\ crashes \in 0 .. Crashes
 
 \* `state` tells a manager the truth, whatever was killed before.  While a verb is in progress, both the status before
@@ -441,6 +515,12 @@ RunscIsNotMisled == \A v \in Commands : doing[v] = "try" /\ alive => file = insi
 
 \* Without a record nobody could find the container, and so nobody could end it.  It is written first, removed last.
 NoOrphan == alive \/ file # "none" => record
+
+\* runsc signals pids: one that its file names may be anybody's by the time that the container is deleted.
+NobodyElseIsSignalled == ~harmed
+
+\* Whatever is killed, the next command finds the cgroups that runsc made, and removes them with the record.
+NoCgroupStays == cgroup => record /\ listed
 
 \* A container that did not pass the lifecycle's steps was not checked.  Only Exec hands off.
 NeverWithoutHandOff == alive => handedOff

@@ -24,6 +24,7 @@ from engine.linux.files import PrivateDirectory, UntrustedPathError
 from engine.options import Platform, RunOptions
 from engine.runsc.arguments import RUN, RunscArguments
 from engine.runsc.execute import SignalGuard
+from engine.state import cgroups
 from engine.state.base import chosen_base, open_base
 from engine.state.container import component, open_container
 from engine.traces.move import PolicyOutcome, Trigger
@@ -197,6 +198,9 @@ class _Run:
     def _prepare(self, root: StateDirs, staged: Staged, binary: Validated, program: int | None) -> HandOff:
         if self._manager is not None:
             self._manager.about_to_hand_off(root, staged, binary.platform)
+        elif not self._options.ignore_cgroups:
+            made = cgroups.missing(self._bundle.config, self._options.container_id)
+            self._keep(cgroups.note(root.container, made))
         return prepare(
             self._bundle,
             root,

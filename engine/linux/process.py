@@ -76,14 +76,24 @@ def _all(is_one: Callable[[int], bool]) -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and is_one(int(name))]
 
 
-def end_all(is_one: Callable[[int], bool], *, seconds: float) -> list[int]:
+def end_all(
+    is_one: Callable[[int], bool],
+    *,
+    seconds: float,
+    ends_itself: Callable[[int], bool] | None = None,
+    grace: float = 0.0,
+) -> list[int]:
     """Kill every process for which `is_one` is true, and wait for their ends; those left after `seconds`.
 
     Each is opened as a pidfd and then checked again, so that no process with a reused pid is killed, pidfd_open(2).
+    Those for which `ends_itself` is true are killed only after `grace` seconds.
     """
-    deadline = time.monotonic() + seconds
+    begin = time.monotonic()
+    deadline = begin + seconds
     while remaining := _all(is_one):
         for pid in remaining:
+            if ends_itself is not None and time.monotonic() < begin + grace and ends_itself(pid):
+                continue
             try:
                 held = os.pidfd_open(pid)
             except ProcessLookupError:

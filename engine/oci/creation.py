@@ -22,7 +22,7 @@ from engine.lifecycle.staged_file import StagedFile
 from engine.linux.boot import boot_id
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
 from engine.linux.process import die_with_parent, started
-from engine.oci import cgroups, pod
+from engine.oci import pod
 from engine.oci.container import ContainerError, NoSuchError
 from engine.oci.lookup import find, kept_elsewhere
 from engine.oci.network import ANNOTATION, settle
@@ -30,7 +30,7 @@ from engine.oci.removal import remove, remove_partial_create
 from engine.oci.request import Request, say
 from engine.options import ExecPolicy, Network, Platform, RunOptions, exec_policy_name
 from engine.runsc.arguments import RunscArguments, build_global_flags
-from engine.state import elsewhere, record
+from engine.state import cgroups, elsewhere, record
 from engine.state.base import VARIABLE, default_base, open_base
 from engine.state.cleanup import forget
 from engine.state.container import OCI_RECORD, TRACES, component
@@ -253,10 +253,11 @@ def _become(
 
 def _wait(child: int) -> int:
     """Forward signals to `child` until it ends. Returns its exit code, or 128 plus the signal that killed it."""
+    held = os.pidfd_open(child)  # once it is reaped, its pid may be another's
 
     def forward(number: int, _frame: object) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(child, number)
+            signal.pidfd_send_signal(held, number)
 
     before = {number: signal.signal(number, forward) for number in _FORWARDED}
     try:
@@ -264,6 +265,7 @@ def _wait(child: int) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        os.close(held)
     return status if status >= 0 else 128 - status
 
 

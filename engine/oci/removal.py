@@ -7,13 +7,12 @@ import os
 
 from engine.errors import Reason, hint_for, printable
 from engine.linux.files import UntrustedPathError, open_private_directory
-from engine.linux.process import end_all, runs, wait_for_reaping
-from engine.oci import cgroups
+from engine.linux.process import wait_for_reaping
 from engine.oci.container import Container, ContainerError, unreadable
 from engine.oci.lookup import open_base_of
 from engine.oci.request import Request, say
 from engine.options import check_container_id
-from engine.state import elsewhere
+from engine.state import cgroups, elsewhere, processes, record
 from engine.state import oci_lifecycle as machine
 from engine.state.base import default_base
 from engine.state.cleanup import purge_runsc_state, remove_container, remove_runsc_root
@@ -21,9 +20,9 @@ from engine.state.container import OCI_RECORD, RUNTIME, component, is_ours, take
 from engine.state.oci_lifecycle import Status, Verb
 from engine.state.status import argv_markers, members, open_state_root, state_file
 
-#: Seconds for runsc delete, hooks included, and for processes to end.
+#: Seconds for runsc delete, hooks included, and for a sandbox to be reaped.
 _DELETE_TIMEOUT = 60.0
-_END_TIMEOUT = 10.0
+_REAP_TIMEOUT = 10.0
 
 
 def remove(found: Container, *, force: bool) -> None:
@@ -33,23 +32,7 @@ def remove(found: Container, *, force: bool) -> None:
     runsc cannot delete it, that is an error; with `force` it is removed without runsc. A sandbox's directory stays
     until its last member is deleted. Raises `ContainerError`.
     """
-    _forget_an_earlier_boot(found)
-    status = _status_to_delete(found, force=force)
-    if not force and status is Status.CREATED and (failed := _have_runsc_delete(found, "delete")):
-        raise ContainerError(found.verb, failed, reason=Reason.PROGRAM_FAILED, hint="delete it with --force")
-    _wait_for_the_sandbox(found)
-    failed = _have_runsc_delete(found) if _runsc_knows(found) else None
-    if noted := found.record.program:
-        files, markers = noted.files, argv_markers(found.base, found.directory, found.record)
-        if left := end_all(lambda pid: runs(pid, files, markers), seconds=_END_TIMEOUT):
-            raise ContainerError(
-                found.verb,
-                f"processes {left} of the container do not exit",
-                reason=Reason.PROCESSES_REMAIN,
-                hint="check what blocks them, and delete it again",
-            )
-        if failed and _runsc_knows(found):
-            failed = _have_runsc_delete(found)  # again, without the process in its way
+    failed = _end_and_delete(found, force=force)
     try:
         if failed:
             if not force:
@@ -64,6 +47,8 @@ def remove(found: Container, *, force: bool) -> None:
             remove_runsc_root(found.base, found.directory)
         if kept := cgroups.remove(found.record.cgroups):
             say(f"engine-oci: warning: cgroups remain: {', '.join(kept)}")
+            found.record.cgroups = ()
+            record.write(found.directory, found.record)
         remove_container(found.base, found.directory)
         if found.base.path != default_base():
             elsewhere.forget(os.path.basename(found.directory.path), found.base.path)
@@ -78,15 +63,73 @@ def remove(found: Container, *, force: bool) -> None:
         ) from None
 
 
-def _forget_an_earlier_boot(found: Container) -> None:
-    """Prevent runsc from killing the pids in a state file from before a reboot: other processes have them now."""
-    try:
-        if not found.record.is_of_earlier_boot:
-            return
-        from engine.state.after_boot import forget_processes
+def _end_and_delete(found: Container, *, force: bool) -> str | None:
+    """End what is alive of the container, and let runsc delete it: why runsc could not, or None.
 
-        with contextlib.closing(open_state_root(found.base, found.directory, found.record)) as root:
-            forget_processes(root, found.record.state_file)
+    runsc deletes a pod's member while its processes live, as only its sandbox can end them. Raises `ContainerError`.
+    """
+    status = _status_to_delete(found, force=force)
+    _wait_for_the_sandbox(found)
+    is_member = found.record.sandbox is not None
+    if not force and status is Status.CREATED:
+        _end_created(found)
+    elif not is_member:
+        _end(found)
+    failed = _have_runsc_delete(found) if _runsc_knows(found) else None
+    if is_member:
+        _end(found)
+        if failed and _runsc_knows(found):
+            failed = _have_runsc_delete(found)  # again, without the process in its way
+    return failed
+
+
+def _end(found: Container) -> None:
+    """Kill every process of the container, and every command about it. Raises `ContainerError`."""
+    if (noted := found.record.program) is None or found.record.is_of_earlier_boot:
+        return
+    if left := processes.end(noted.files, argv_markers(found.base, found.directory, found.record)):
+        raise ContainerError(
+            found.verb,
+            f"processes {left} of the container do not exit",
+            reason=Reason.PROCESSES_REMAIN,
+            hint="check what blocks them, and delete it again",
+        )
+
+
+def _end_created(found: Container) -> None:
+    """End a created container, unless it was started meanwhile. Raises `ContainerError`."""
+    if found.record.sandbox is not None:
+        if failed := _have_runsc_delete(found, "delete"):  # runsc looks again, under its own lock
+            raise ContainerError(
+                found.verb, failed, reason=Reason.PROGRAM_FAILED, hint="delete it with --force"
+            )
+        return
+    try:
+        with (
+            contextlib.closing(open_state_root(found.base, found.directory, found.record)) as root,
+            processes.locked(root, found.record.state_file),
+        ):
+            file = state_file(root, found.record.state_file)
+            if file is not None:
+                machine.require(Verb.DELETE, Status(file[0].status), found.record.id)
+            _end(found)
+    except FileNotFoundError:
+        pass
+    except (UntrustedPathError, OSError) as error:
+        raise unreadable(found.verb, error) from None
+
+
+def _forget_processes(found: Container) -> None:
+    """Let runsc's file name no process, as runsc would signal whoever has that pid. Raises `ContainerError`."""
+    try:
+        with (
+            contextlib.closing(open_state_root(found.base, found.directory, found.record)) as root,
+            processes.locked(root, found.record.state_file),
+        ):
+            if found.record.sandbox is None:
+                processes.forget(root, found.record.state_file)
+            else:
+                processes.forget_members(root, found.record)
     except FileNotFoundError:
         pass
     except (UntrustedPathError, OSError) as error:
@@ -115,7 +158,7 @@ def _wait_for_the_sandbox(found: Container) -> None:
         contextlib.closing(open_state_root(found.base, found.directory, found.record)) as root,
     ):
         if file := state_file(root, found.record.state_file):
-            wait_for_reaping(file[0].pid, seconds=_END_TIMEOUT)
+            wait_for_reaping(file[0].pid, seconds=_REAP_TIMEOUT)
 
 
 def _runsc_knows(found: Container) -> bool:
@@ -128,11 +171,12 @@ def _runsc_knows(found: Container) -> bool:
 
 
 def _have_runsc_delete(found: Container, *verb: str) -> str | None:
-    """Run `runsc delete`; returns why it failed, or None."""
+    """Run `runsc delete`, which then signals no process; returns why it failed, or None. Raises `ContainerError`."""
     import subprocess
 
     from engine.runsc.command import ask
 
+    _forget_processes(found)
     arguments = [*found.record.flags, *(verb or ("delete", "--force")), found.record.id]
     try:
         with found.program() as program:

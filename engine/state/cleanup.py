@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.linux.regular_files import open_own
 from engine.state.container import (
+    CGROUPS,
     EXEC_ALLOW,
     LOCK,
     PROGRAMS,
@@ -66,8 +67,20 @@ def remove_leftovers(base: PrivateDirectory, container: PrivateDirectory) -> lis
         remove_runsc_root(base, container)
         gone.append(os.path.join(container.path, RUNSC_ROOT))
     gone += remove_programs(container)
+    if _has(container, CGROUPS):
+        from engine.state import cgroups
+
+        cgroups.remove_listed(container)
     _forget(base, container)
     return gone
+
+
+def _has(container: PrivateDirectory, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=container.descriptor, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def remove_programs(container: PrivateDirectory) -> list[str]:
@@ -113,31 +126,35 @@ def _delete_the_killed(base: PrivateDirectory, container: PrivateDirectory) -> N
     """
     with contextlib.closing(open_private_directory(container.descriptor, container.path, RUNSC_ROOT)) as root:
         killed = [
-            (root.path, match[1])
-            for name in os.listdir(root.descriptor)
-            if (match := re.fullmatch(_STATE_FILE, name))
+            match[1] for name in os.listdir(root.descriptor) if (match := re.fullmatch(_STATE_FILE, name))
         ]
-        if has_record(container):
-            killed += left_in_sandbox(base, container)
-        if not killed:
+        member = _left_in_sandbox(base, container) if has_record(container) else None
+        if not killed and member is None:
             return
-        from engine.runsc.command import delete  # only after a kill: a slow import
+        from engine.runsc.command import delete  # only after a kill: slow imports
+        from engine.state import processes, status
 
-        for program, is_of_earlier_boot in _staged_copies(container, root):
-            try:
-                for where, container_id in killed:
-                    if is_of_earlier_boot and where == root.path:
-                        from engine.state.after_boot import forget_processes
-
-                        forget_processes(root, f"{container_id}_sandbox:{container_id}.state")
-                    delete(program, where, os.path.join(where, RUNTIME), container_id)
-            finally:
-                os.close(program)
+        for program, files in _staged_copies(container, root):
+            with contextlib.ExitStack() as held:
+                held.callback(os.close, program)
+                if processes.end(files, (root.path,)):
+                    raise OSError(errno.EBUSY, "processes of the container do not end", container.path)
+                for container_id in killed:
+                    processes.forget(root, f"{container_id}_sandbox:{container_id}.state")
+                    delete(program, root.path, os.path.join(root.path, RUNTIME), container_id)
+                if member is not None:
+                    sandbox = held.enter_context(
+                        contextlib.closing(status.open_state_root(base, container, member))
+                    )
+                    processes.forget_members(sandbox, member)
+                    delete(program, sandbox.path, os.path.join(sandbox.path, RUNTIME), member.id)
             return
 
 
-def _staged_copies(container: PrivateDirectory, root: PrivateDirectory) -> Iterator[tuple[int, bool]]:
-    """Each staged copy of runsc, open, and whether it was staged in an earlier boot.
+def _staged_copies(
+    container: PrivateDirectory, root: PrivateDirectory
+) -> Iterator[tuple[int, frozenset[tuple[int, int]]]]:
+    """Each staged copy of runsc, open, and the device and inode of each file that its containers may execute.
 
     Only regular files of the effective user that nobody else can write.
     """
@@ -156,13 +173,14 @@ def _staged_copies(container: PrivateDirectory, root: PrivateDirectory) -> Itera
         with contextlib.suppress(FileNotFoundError):
             if path := programs.named(container):
                 stages.append(held.enter_context(programs.opened_stage(path)))
+        files = frozenset(file for stage in stages for file in programs.staged_files(stage))
         for stage in stages:
             try:
                 program = open_own(stage, programs.PROGRAM)
             except (FileNotFoundError, UntrustedPathError):
                 continue
             if stat.S_IMODE(os.fstat(program).st_mode) == 0o500:
-                yield program, programs.is_of_earlier_boot(os.path.basename(stage.path))
+                yield program, files
             else:
                 os.close(program)
 
@@ -248,19 +266,19 @@ def remove_container(base: PrivateDirectory, container: PrivateDirectory) -> boo
     return True
 
 
-def left_in_sandbox(base: PrivateDirectory, container: PrivateDirectory) -> list[tuple[str, str]]:
-    """The sandbox's runsc root and the member's id, while runsc has a file about the member. Raises `OSError`."""
+def _left_in_sandbox(base: PrivateDirectory, container: PrivateDirectory) -> Record | None:
+    """The member's record, while runsc has a file about the member in its sandbox's root. Raises `OSError`."""
     from engine.state import record, status
 
     noted = record.read(container)
     if noted is None or noted.sandbox is None:
-        return []
+        return None
     try:
         with contextlib.closing(status.open_state_root(base, container, noted)) as root:
             os.stat(noted.state_file, dir_fd=root.descriptor, follow_symlinks=False)
-            return [(root.path, noted.id)]
+            return noted
     except FileNotFoundError:
-        return []
+        return None
 
 
 def purge_runsc_state(base: PrivateDirectory, container: PrivateDirectory, noted: Record) -> None:
@@ -283,6 +301,10 @@ def forget(base: PrivateDirectory, container: PrivateDirectory) -> bool:
     noted = None
     with contextlib.suppress(UntrustedPathError):
         noted = record.read(container)
+    if noted is not None and noted.cgroups and not noted.is_of_earlier_boot:
+        from engine.state import cgroups
+
+        cgroups.remove_all(noted.cgroups)
     gone = record.remove(container)
     if noted is not None and noted.sandbox is not None:
         _leave(base, noted.sandbox)

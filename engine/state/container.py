@@ -3,6 +3,7 @@
     <base>/<component>/lock                       held, by flock(2), while the supervisor lives
     <base>/<component>/trace-<time>-<random>.jsonl   the trace of a run
     <base>/<component>/oci.json                   the record of a manager's container
+    <base>/<component>/cgroups                    the cgroups that runsc is to make for a run
     <base>/<component>/runsc-root/                runsc's own state (`--root`)
                        runsc-root/runtime/        TMPDIR and XDG_RUNTIME_DIR of runsc
                        runsc-root/exec-allow/stage-*/runsc   its program, if that lies with the state, or
@@ -48,6 +49,7 @@ EXEC_ALLOW = "exec-allow"
 OCI_RECORD = "oci.json"
 TRACES = "traces"
 PROGRAMS = "programs"
+CGROUPS = "cgroups"
 
 
 def component(container_id: str) -> str:

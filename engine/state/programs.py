@@ -344,6 +344,12 @@ def _is_executed(stage: PrivateDirectory) -> bool:
     """Whether any process executes runsc or one of its sidecars: the sandbox executes another file than the gofer."""
     from engine.linux.process import executing
 
+    files = staged_files(stage)
+    return bool(files and executing(files, ()))
+
+
+def staged_files(stage: PrivateDirectory) -> set[tuple[int, int]]:
+    """Device and inode of runsc and of each sidecar in the stage directory. Raises `OSError`."""
     named = [(stage, PROGRAM)]
     files = set()
     with _opened_sidecars(stage) as folder:
@@ -353,4 +359,4 @@ def _is_executed(stage: PrivateDirectory) -> bool:
             with contextlib.suppress(FileNotFoundError):
                 status = os.stat(name, dir_fd=directory.descriptor, follow_symlinks=False)
                 files.add((status.st_dev, status.st_ino))
-    return bool(files and executing(files, ()))
+    return files

@@ -17,6 +17,7 @@ from engine.linux.regular_files import read_own
 from engine.state import container as containers
 from engine.state.container import OCI_RECORD, RUNSC_ROOT, component, is_component
 from engine.state.oci_lifecycle import Status, status
+from engine.state.processes import PARTS
 from engine.state.record import MAX_SIZE, Attempt, Record, read
 
 TYPE_CHECKING = False
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 _WRITE_TIMEOUT = 2.0
 #: ... and where no writer is known.
 _REST_TIMEOUT = 0.1
-#: Arguments of a container's own processes; commands about it may execute the same file.
-_PARTS = frozenset({b"boot", b"gofer", b"umount"})
 
 
 class StateFile:
@@ -162,7 +161,7 @@ def inspect(base: PrivateDirectory, container: PrivateDirectory, record: Record)
                     file = StateFile(str(attempt.target), _parsed(attempt.file).pid)
     if file is None or file.status == Status.CREATING:
         processes = executing(record.program.files, ours) if record.program else ()
-        parts = tuple(process for process in processes if not _PARTS.isdisjoint(arguments(process)))
+        parts = tuple(process for process in processes if not PARTS.isdisjoint(arguments(process)))
         return ContainerState(None, None, parts, is_being_created, is_told=is_told)
     boot = record.sandbox.program if record.sandbox else record.program
     alive = boot is not None and runs(file.pid, {boot.sandbox_file}, ours[:1])

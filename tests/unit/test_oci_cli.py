@@ -11,12 +11,13 @@ import pytest
 
 from engine import __version__
 from engine.errors import Reason, UsageError
-from engine.oci import cgroups, network
+from engine.oci import network
 from engine.oci.cli import VERBS, main
 from engine.oci.flags import Kind, parse
 from engine.options import Network
 from engine.runsc.binary import platform_package
 from engine.runsc.capabilities import NEW_NETWORK_SIGN, OLD_NETWORK_SIGN
+from engine.state import cgroups
 from engine.state import oci_lifecycle as machine
 from engine.state.oci_lifecycle import NotPermittedError, Status, Verb, require
 from tests.support.refusals import one_line, refuses

@@ -38,7 +38,10 @@ RUN = {
         f"engine.runsc{name}"
         for name in ("", ".arguments", ".binary", ".capabilities", ".execute", ".installation")
     ),
-    *(f"engine.state{name}" for name in ("", ".base", ".cleanup", ".container", ".programs", ".store")),
+    *(
+        f"engine.state{name}"
+        for name in ("", ".base", ".cgroups", ".cleanup", ".container", ".programs", ".store")
+    ),
     *("engine.traces", "engine.traces.move", "engine.traces.writer"),
     *(f"engine.lifecycle{name}" for name in ("", ".exec", ".guards", ".machine", ".policy")),
     *(

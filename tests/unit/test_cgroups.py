@@ -1,0 +1,104 @@
+"""Which cgroups are removed after a container: those listed in this boot before the hand-off, and no others."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from engine.linux.files import PrivateDirectory
+from engine.state import cgroups
+from engine.state.base import open_base
+from engine.state.container import CGROUPS, component, open_container
+from engine.state.gc import collect
+
+
+@pytest.fixture
+def base(private: Path) -> PrivateDirectory:
+    return open_base(str(private / "base"))
+
+
+@pytest.fixture
+def container(base: PrivateDirectory) -> PrivateDirectory:
+    container, lock = open_container(base, component("web"))
+    assert lock is not None
+    os.close(lock)
+    return container
+
+
+def gc(base: PrivateDirectory) -> list[tuple[str, str]]:
+    return list(collect({"ENGINE_ARTIFACT_BASE": base.path}).failed)
+
+
+def test_listed_cgroups_go_with_the_container(
+    base: PrivateDirectory, container: PrivateDirectory, private: Path
+) -> None:
+    made, odd, other = private / "cgroup", private / "line\n\udcff", private / "other"
+    for path in (made, odd, other):
+        path.mkdir()
+    cgroups.note(container, (str(made), str(odd), str(private / "never-made"))).close()
+    assert gc(base) == []
+    assert [path.exists() for path in (made, odd, other)] == [False, False, True]
+    assert not os.path.exists(container.path)
+
+
+def test_cgroup_in_use_stays_listed_until_it_can_go(
+    base: PrivateDirectory, container: PrivateDirectory, private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroups, "_TIMEOUT", 0.0)
+    made = private / "cgroup"
+    (made / "busy").mkdir(parents=True)
+    cgroups.note(container, (str(made),))
+    assert [path for path, _ in gc(base)] == [str(made)]
+    (made / "busy").rmdir()
+    assert gc(base) == []
+    assert not made.exists()
+
+
+def test_cgroups_listed_before_a_reboot_are_not_touched(
+    base: PrivateDirectory, container: PrivateDirectory, private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = private / "cgroup"
+    made.mkdir()
+    with monkeypatch.context() as earlier:
+        earlier.setattr(cgroups, "boot_id", lambda: "0" * 32)
+        cgroups.note(container, (str(made),))
+    assert gc(base) == []
+    assert made.exists()
+
+
+@pytest.mark.parametrize("kind", ["link", "directory", "fifo", "empty", "of another"])
+def test_what_is_no_list_of_ours_is_removed_and_not_read(
+    base: PrivateDirectory, container: PrivateDirectory, private: Path, kind: str
+) -> None:
+    made, path = private / "cgroup", Path(container.path, CGROUPS)
+    made.mkdir()
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "fifo":
+        subprocess.run(["mkfifo", path], check=True)
+    elif kind == "empty":
+        path.touch()
+    else:
+        cgroups.note(container, (str(made),))
+        if kind == "link":
+            path.rename(private / "list")
+            path.symlink_to(private / "list")
+        elif os.geteuid() == 0:
+            os.chown(path, 4242, 4242)
+        else:
+            pytest.skip("needs root")
+    cgroups.remove_listed(container)
+    assert made.exists()
+    assert not path.is_symlink()
+    assert not path.exists()
+    assert gc(base) == []
+
+
+def test_refused_run_takes_its_list_back(container: PrivateDirectory) -> None:
+    listed = cgroups.note(container, ("/sys/fs/cgroup/web",))
+    assert listed.discard() == []
+    listed.close()
+    assert os.listdir(container.descriptor) == ["lock"]
