@@ -4,7 +4,7 @@ python := quote(justfile_directory() / ".venv/bin/python")
 hello := quote(justfile_directory() / "examples/hello")
 here := quote(justfile_directory())
 # Without bytecode pytest would compile every test anew, for each of its processes.
-pytest := "PYTHONDONTWRITEBYTECODE= exec " + python + " -m pytest"
+pytest := "PYTHONDONTWRITEBYTECODE= exec " + python + " -P -m pytest"
 
 [private]
 menu:
@@ -15,7 +15,7 @@ menu:
 [no-exit-message]
 [positional-arguments]
 run BUNDLE *OPTIONS: (_parts "run")
-    @[ ! "$1" -ef {{ hello }} ] || [ -e {{ hello }}/rootfs ] || {{ python }} {{ here }}/tools/make_rootfs.py {{ hello }}/rootfs
+    @[ ! "$1" -ef {{ hello }} ] || [ -e {{ hello }}/rootfs ] || {{ python }} -P {{ here }}/tools/make_rootfs.py {{ hello }}/rootfs
     @[ "$(id -u)" = 0 ] || case " $* " in *" --rootless "* | *" --dry-run "*) ;; *) \
         echo "run: you are not root, so runsc will most likely refuse; add --rootless, or use sudo ./just run" >&2 ;; esac
     @exec {{ python }} -P -m engine run "$@"
@@ -32,19 +32,19 @@ unit *PATHS_AND_OPTIONS: (_parts "test") _rootfs
 test *PATHS_AND_OPTIONS: (_parts "test") _rootfs
     @[ $# -gt 0 ] || {{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} lint check
     @[ $# -eq 0 ] || {{ pytest }} "$@"
-    @[ $# -gt 0 ] || { ({{ pytest }} -n 2) && exec {{ python }} -m tests.matrix --part; }
+    @[ $# -gt 0 ] || { ({{ pytest }} -n 2) && exec {{ python }} -P -m tests.matrix --part; }
 
 # Run the tests with each kind of runsc: of 2022, of 2024 and of several files, as since 2026 (as root, an hour)
 [no-exit-message]
 matrix: (_parts "test") _rootfs
-    @exec {{ python }} -m tests.matrix
+    @exec {{ python }} -P -m tests.matrix
 
 # Check style, types and which part imports which
 [no-exit-message]
 lint:
-    @{{ python }} -m ruff check
-    @{{ python }} -m ruff format --check
-    @{{ python }} -m mypy
+    @{{ python }} -P -m ruff check
+    @{{ python }} -P -m ruff format --check
+    @{{ python }} -P -m mypy
     @{{ quote(justfile_directory() / ".venv/bin/lint-imports") }} --no-cache --no-logo
 
 # Check the spec with TLC: every property, every reachable state, every mutant
@@ -73,29 +73,29 @@ diagrams: (_parts "test") _rootfs
 [no-exit-message]
 mutants: (_parts "test")
     @[ "$(id -u)" = 0 ] || { echo "mutants: without root many tests are skipped, and notice nothing: use sudo" >&2; exit 1; }
-    @{{ python }} -c 'import mutmut' 2>/dev/null || \
-        {{ python }} -m pip install --quiet --disable-pip-version-check -e {{ here }}'[mutants]'
+    @{{ python }} -Pc 'import mutmut' 2>/dev/null || \
+        {{ python }} -P -m pip install --quiet --disable-pip-version-check -e {{ here }}'[mutants]'
     rm -rf {{ here }}/mutants
     PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 nice {{ python }} -m mutmut run
-    @{{ python }} {{ here }}/tests/mutation/report.py
+    @{{ python }} -P {{ here }}/tests/mutation/report.py
 
 # Measure starts beside bare runsc and podman, and write docs/performance.md (as root; --quick only prints)
 [no-exit-message]
 [positional-arguments]
 bench *OPTIONS: (_parts "test")
-    @{{ python }} -c 'import gvisor' 2>/dev/null || {{ python }} -m pip install --quiet --disable-pip-version-check -e '.[bench]'
-    @exec {{ python }} -m benchmarks.starts "$@"
+    @{{ python }} -Pc 'import gvisor' 2>/dev/null || {{ python }} -P -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+    @exec {{ python }} -P -m benchmarks.starts "$@"
 
 # Measure trace verify on ten million records, and write docs/fleet.md (5 GB of disk, 15 minutes)
 [no-exit-message]
 bench-fleet: (_parts "test")
-    @exec {{ python }} -m benchmarks.fleet
+    @exec {{ python }} -P -m benchmarks.fleet
 
 # Format the code, and repair simple findings
 [no-exit-message]
 fix:
-    @{{ python }} -m ruff check --fix
-    @{{ python }} -m ruff format
+    @{{ python }} -P -m ruff check --fix
+    @{{ python }} -P -m ruff format
 
 # Show what this machine can do, and how to get what is missing
 [no-exit-message]
@@ -113,8 +113,8 @@ clean:
 
 [no-exit-message]
 _parts GOAL:
-    @{{ python }} {{ here }}/tools/system_parts.py {{ GOAL }}
+    @{{ python }} -P {{ here }}/tools/system_parts.py {{ GOAL }}
 
 [no-exit-message]
 _rootfs:
-    @{{ python }} {{ here }}/tools/make_rootfs.py {{ hello }}/rootfs
+    @{{ python }} -P {{ here }}/tools/make_rootfs.py {{ hello }}/rootfs

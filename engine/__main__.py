@@ -5,7 +5,11 @@ of an import can be lost, and the run would go on. No garbage is collected meanw
 pay for the search, and is over when it becomes runsc.
 """
 
-from __future__ import annotations
+import sys
+
+# With `python -m`, the current directory comes first: a bundle's files must not be imported.
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]
 
 import gc
 
@@ -17,7 +21,6 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import os  # noqa: E402 (after the above)
-import sys  # noqa: E402 (after the above)
 
 if None in (sys.stdin, sys.stdout, sys.stderr) or not (os.get_blocking(1) and os.get_blocking(2)):
     from engine.linux.streams import mend

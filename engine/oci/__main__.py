@@ -3,7 +3,11 @@
 No garbage is collected during the imports, and what they made is never searched: it lives as long as the process.
 """
 
-from __future__ import annotations
+import sys
+
+# With `python -m`, the current directory comes first: a bundle's files must not be imported.
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]
 
 import gc
 
@@ -16,7 +20,6 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import os  # noqa: E402 (after the above)
-import sys  # noqa: E402 (after the above)
 
 if None in (sys.stdin, sys.stdout, sys.stderr) or not (os.get_blocking(1) and os.get_blocking(2)):
     from engine.linux.streams import mend

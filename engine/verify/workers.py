@@ -56,7 +56,8 @@ class Processes:
         from concurrent.futures import ProcessPoolExecutor
         from concurrent.futures.process import BrokenProcessPool
 
-        pool = ProcessPoolExecutor(self._number, get_context("forkserver"), _begin)
+        # Forked: other ways start an interpreter that imports from the current directory.
+        pool = ProcessPoolExecutor(self._number, get_context("fork"), _begin)
         try:
             yield from _ahead(pool.submit, work, tasks, self._number * _AHEAD)
         except BrokenProcessPool:

@@ -401,7 +401,7 @@ def checkout(tmp_path: Path) -> Path:
         f"""\
 case "$*" in
 -V) echo Python 3.11.9 ;;
--c*) [ ! -e {tmp_path}/too-old ] ;;
+-c* | -Ic*) [ ! -e {tmp_path}/too-old ] ;;
 *compileall*) echo compile >>{tmp_path}/did; exec {sys.executable} "$@" ;;
 *venv*) echo venv >>{tmp_path}/did; mkdir -p {tmp_path}/.venv/bin; rm -f {tmp_path}/.venv/*.stamp
     cp "$0" {tmp_path}/.venv/bin/python ;;
