@@ -10,14 +10,17 @@ import errno
 import json
 from dataclasses import dataclass
 from datetime import datetime
+from io import BytesIO
 from typing import Any
 
 from engine.errors import EngineError, Reason, hint_for
 from engine.lifecycle.machine import LIFECYCLE, TERMINAL
+from engine.lifecycle.spec_graph import spec_graph
 from engine.linux.regular_files import read_named
 from engine.traces.move import State, Trigger
 from engine.traces.schema import Refusal
-from engine.verify.trace_check import verify
+from engine.verify.trace_check import judge
+from engine.verify.trace_file import lines_of
 
 #: Largest trace in bytes. The engine writes a few thousand.
 MAX_SIZE = 16 << 20
@@ -82,13 +85,13 @@ class Walk:
 
 def read_walk(path: str) -> Walk:
     """Read the trace `path` up to the first bad line. Raises `DiagramError` if there is no valid header."""
-    lines = _lines(path)
+    lines = list(lines_of(BytesIO(_content(path))))
     if not lines:
         raise DiagramError(f"{path!r} is empty", reason=Reason.MALFORMED, hint="give the trace of a run")
     try:
         header = _object(lines[0])
         container, engine, spec = (_text(header, key) for key in ("container", "engine", "spec"))
-        at = datetime.fromisoformat(_text(header, "time"))
+        at = datetime.fromisoformat(_text(header, "time")), header.get("monotonic_ns")
     except (ValueError, RecursionError) as error:
         raise DiagramError(
             f"{path!r} is not a trace: line 1: {error}",
@@ -107,20 +110,20 @@ def read_walk(path: str) -> Walk:
         except (ValueError, RecursionError) as error:
             cut = f"line {number}: {error}; the rest is not drawn"
             break
-    return Walk(container, engine, spec, tuple(legs), refusal, doubt_of(path) or cut)
+    return Walk(container, engine, spec, tuple(legs), refusal, doubt_of(path, lines) or cut)
 
 
-def doubt_of(path: str) -> str | None:
-    """Why the trace `path` does not conform to the spec; None if it does."""
-    (result,) = verify([path])
+def doubt_of(path: str, lines: list[bytes]) -> str | None:
+    """Why the trace `path`, of which these are the lines, does not conform to the spec; None if it does."""
+    result = judge(path, lines, spec_graph()).result
     if result.verdict.is_good:
         return None
     return f"{result.verdict}: {result.fault or result.why}"
 
 
-def _lines(path: str) -> list[bytes]:
+def _content(path: str) -> bytes:
     try:
-        content = read_named(path, MAX_SIZE)
+        return read_named(path, MAX_SIZE)
     except OSError as error:
         if error.errno == errno.EFBIG:
             raise DiagramError(
@@ -130,7 +133,6 @@ def _lines(path: str) -> list[bytes]:
             ) from None
         hint = hint_for(error, "give a trace that you can read")
         raise DiagramError(f"{path!r}: {error.strerror}", reason=Reason.FAILURE, hint=hint) from None
-    return content.splitlines()
 
 
 def _object(line: bytes) -> dict[str, Any]:
@@ -150,17 +152,23 @@ def _text(given: dict[str, Any], key: str) -> str:
     return value
 
 
-def _leg(move: dict[str, Any], seq: int, before: datetime, legs: list[Leg]) -> tuple[Leg, datetime]:
+#: The time of a line, and what it has of the monotonic clock.
+_Time = tuple[datetime, Any]
+
+
+def _leg(move: dict[str, Any], seq: int, before: _Time, legs: list[Leg]) -> tuple[Leg, _Time]:
     state, trigger, target = (_text(move, key) for key in ("state", "trigger", "next"))
     if move.get("seq") != seq:
         raise ValueError(f"seq is not {seq}")
     if _EDGES.get((state, trigger)) != target or state not in _may_leave(legs):
         raise ValueError("not a move of the lifecycle from there")
+    at = datetime.fromisoformat(_text(move, "time")), move.get("monotonic_ns")
     try:
-        at = datetime.fromisoformat(_text(move, "time"))
-        seconds = (at - before).total_seconds()
+        seconds = (at[0] - before[0]).total_seconds()
     except TypeError:
         raise ValueError("its time has no UTC offset") from None
+    if all(isinstance(given, int) and 0 <= given < 1 << 63 for given in (at[1], before[1])):
+        seconds = (at[1] - before[1]) / 1e9
     if seconds < 0:
         raise ValueError("its time is earlier than the previous line's")
     return Leg(State(state), Trigger(trigger), State(target), seconds), at

@@ -40,6 +40,8 @@ FoundBy = Literal["option", "trusted path", "PATH"]
 Ids = Literal["all", "subordinate", "single"]
 #: RFC 3339 with an offset; the reader requires UTC.
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
+#: Nanoseconds, as clock_gettime(2) has them.
+Monotonic = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 if TYPE_CHECKING:
     ReasonCode = str
@@ -286,11 +288,15 @@ class Error1(TypedDict):
     remedy: Annotated[str, Says("What to do about it, in words.")]
 
 
-class Header(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+class Header(msgspec.Struct, forbid_unknown_fields=True, gc=False, kw_only=True):
     """The first line. The fields are in the order in which the engine writes them."""
 
     seq: Annotated[int, Says("The number of the line.", "0")]
     time: Annotated[Time, Says("When it was written: RFC 3339, UTC, microseconds.", "UTC")]
+    monotonic_ns: Annotated[
+        Monotonic | msgspec.UnsetType,
+        Says("The same by CLOCK_MONOTONIC, in nanoseconds; older engines wrote none."),
+    ] = msgspec.UNSET
     container: Annotated[str, Says("The container's id.")]
     previous: Annotated[None, Says("There is no line before it.")]
     format: Annotated[int, Says("The format's number.", "1 or 2")]
@@ -309,13 +315,24 @@ _Facts = TypeVar("_Facts")
 _Error = TypeVar("_Error", Error, Error1)
 
 
-class Record(msgspec.Struct, Generic[_Facts, _Error], forbid_unknown_fields=True, gc=False):
+class Record(msgspec.Struct, Generic[_Facts, _Error], forbid_unknown_fields=True, gc=False, kw_only=True):
     """A further line: a move, with the facts of its trigger."""
 
     seq: Annotated[int, Says("The number of the line.", "one more than the line before")]
     time: Annotated[
-        Time, Says("When it was written: RFC 3339, UTC, microseconds.", "not before the line before")
+        Time,
+        Says(
+            "When it was written: RFC 3339, UTC, microseconds.",
+            "without `monotonic_ns`: not before the line before",
+        ),
     ]
+    monotonic_ns: Annotated[
+        Monotonic | msgspec.UnsetType,
+        Says(
+            "The same by CLOCK_MONOTONIC, which no step of the clock changes, in nanoseconds.",
+            "there if the header has one; not before the line before",
+        ),
+    ] = msgspec.UNSET
     container: Annotated[str, Says("The container's id.", "the header's")]
     previous: Annotated[
         str, Says("SHA-256 of the line before with its newline, in hexadecimal.", "the line before")
@@ -327,6 +344,12 @@ class Record(msgspec.Struct, Generic[_Facts, _Error], forbid_unknown_fields=True
         _Facts, Says("What the step established; see below, by trigger.", "the machine's guards")
     ]
     error: Annotated[_Error | None, Says("Why it was refused; null for any other move.", "`trigger`")]
+
+    def seconds_since(self, before: Header | Record[Any, Any]) -> float:
+        """The time from the line `before` to this one, by the clock that nobody sets where both have it."""
+        if isinstance(self.monotonic_ns, int) and isinstance(before.monotonic_ns, int):
+            return (self.monotonic_ns - before.monotonic_ns) / 1e9
+        return (self.time - before.time).total_seconds()
 
     @property
     def refusal(self) -> Refusal | None:

@@ -144,6 +144,7 @@ class Trace:
         record = {
             "seq": self._seq,
             "time": now,
+            "monotonic_ns": time.monotonic_ns(),
             "container": self._container,
             "previous": self._previous,
             **fields,

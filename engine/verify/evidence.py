@@ -153,9 +153,9 @@ def judge(path: str, content: bytes, graph: SpecGraph) -> Evidence:
     header, moves = judged.header, judged.moves
     if judged.result.verdict is Verdict.OTHER_SPEC:
         header, moves = _as_they_are(lines)
-    times = (*(() if header is None else (header.time,)), *(move.time for move in moves))
+    above = (*(() if header is None else (header,)), *moves)
     moments = tuple(
-        Moment(move, (move.time - before).total_seconds()) for before, move in zip(times, moves, strict=False)
+        Moment(move, move.seconds_since(before)) for before, move in zip(above, moves, strict=False)
     )
     return Evidence(
         path=path,

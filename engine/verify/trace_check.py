@@ -254,6 +254,7 @@ class _Walk:
             "_format",
             "_graph",
             "_known",
+            "_monotonic",
             "_records",
             "_seq",
             "_time",
@@ -314,6 +315,7 @@ class _Walk:
                 f"it was run against the spec {header.spec!r:.80}, and this engine's is {self._graph.spec}",
             )
         self._seq, self._time, self._container = 0, header.time, header.container
+        self._monotonic = header.monotonic_ns
         self._format = header.format
         self._known: dict[str, Any] = {"header": header.known()}
         self.state, self.header = self._graph.start, header
@@ -334,8 +336,7 @@ class _Walk:
                 FaultCode.BROKEN_CHAIN,
                 "previous is not the SHA-256 of the line above: a line was edited or removed",
             )
-        if move.time < self._time:
-            raise BadLineError(FaultCode.TIME_GOES_BACK, "its time is earlier than the previous line's")
+        self._check_time(move)
         trigger, state = move.trigger, move.state
         here = self.state
         if self._undoes is not None and trigger == _REFUSE and state == self._undoes:
@@ -358,7 +359,21 @@ class _Walk:
                 )
         self._undoes = state if trigger == _EXEC else None
         self._seq, self._time, self.state = move.seq, move.time, move.next
+        self._monotonic = move.monotonic_ns
         self.moves.append(move)
+
+    def _check_time(self, move: Record[Any, Any]) -> None:
+        """The wall clock may be set back within a run, the monotonic clock not. Raises `BadLineError`."""
+        now, before = move.monotonic_ns, self._monotonic
+        if isinstance(now, int) and isinstance(before, int):
+            if now < before:
+                raise BadLineError(
+                    FaultCode.TIME_GOES_BACK, "its monotonic_ns is less than the previous line's"
+                )
+        elif now is not before:
+            raise BadLineError(FaultCode.TIME_GOES_BACK, "either each line has monotonic_ns or none has")
+        elif move.time < self._time:
+            raise BadLineError(FaultCode.TIME_GOES_BACK, "its time is earlier than the previous line's")
 
     def _allowed(self) -> str:
         """What the spec allows in place of the bad line."""

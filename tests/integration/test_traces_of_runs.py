@@ -20,7 +20,7 @@ from engine.lifecycle.runner import NO_TRACE
 from engine.lifecycle.spec_files import specs_directory
 from tests.support.harness import REFUSED, WARNING, Engine, Finished, listing, read_trace, waiting_program
 
-KEYS = {"seq", "time", "container", "previous", "state", "trigger", "next", "facts", "error"}
+KEYS = {"seq", "time", "monotonic_ns", "container", "previous", "state", "trigger", "next", "facts", "error"}
 
 STEPS = [
     ("start", "resolve", "resolved"),

@@ -17,10 +17,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from engine.audit.walk import read_walk
 from engine.lifecycle.machine import LIFECYCLE
 from engine.lifecycle.spec_graph import spec_graph
 from engine.traces.move import FORMAT, State, Trigger
 from engine.traces.reader import BadLineError, read_header, read_record
+from engine.verify.evidence import judge
 from engine.verify.faults import FaultCode, all_codes
 from engine.verify.trace_check import TraceResult, Verdict, verify
 from engine.verify.trace_file import MAX_LINE
@@ -168,7 +170,10 @@ def skip_validation(lines: list[Line]) -> None:
         (put(3, "seq", 7), 4, FaultCode.WRONG_SEQ, "validated"),
         (put(3, "seq", True), 4, FaultCode.NOT_OF_SCHEMA, "validated"),
         (put(3, "container", "other"), 4, FaultCode.OTHER_CONTAINER, "validated"),
-        (put(3, "time", "2001-01-01T00:00:00.000000Z"), 4, FaultCode.TIME_GOES_BACK, "validated"),
+        (put(3, "monotonic_ns", 1), 4, FaultCode.TIME_GOES_BACK, "validated"),
+        (put(3, "monotonic_ns", None), 4, FaultCode.NOT_OF_SCHEMA, "validated"),
+        (remove(3, "monotonic_ns"), 4, FaultCode.TIME_GOES_BACK, "validated"),
+        (remove(0, "monotonic_ns"), 2, FaultCode.TIME_GOES_BACK, "start"),
         (put(3, "time", "yesterday"), 4, FaultCode.NOT_OF_SCHEMA, "validated"),
         (put(3, "time", "2999-01-01T00:00:00.000000"), 4, FaultCode.NOT_OF_SCHEMA, "validated"),
         (put(3, "time", "2999-01-01T00:00:00.000001+01:00"), 4, FaultCode.NOT_UTC, "validated"),
@@ -265,7 +270,7 @@ def test_a_trace_of_another_spec_is_said_to_be_one(good: list[Line], tmp_path: P
 )
 def test_nothing_comes_after_the_end(tmp_path: Path, story: Story, named: set[str]) -> None:
     lines = story.lines(tmp_path / "trace")
-    again = [{**line, "seq": len(lines), "time": lines[-1]["time"]} for line in lines[1:]]
+    again = [{**line, "seq": len(lines), "monotonic_ns": lines[-1]["monotonic_ns"]} for line in lines[1:]]
     for extra in again:
         if extra["trigger"] == "refuse" and extra["state"] == "policy_settled" and story.end == "handed_off":
             continue
@@ -283,6 +288,27 @@ def test_only_a_refusal_from_where_it_was_may_follow_a_hand_off(good: list[Line]
     for state in ("handed_off", "staged"):
         lines = written([*good, {**refusal, "state": state}])
         assert check(save(tmp_path / "trace", lines)).verdict is Verdict.DIFFERS
+
+
+def test_clock_that_is_set_back_within_a_run_does_not_make_it_differ(
+    good: list[Line], tmp_path: Path
+) -> None:
+    good[3]["time"] = "2001-01-01T00:00:00.000000Z"
+    assert check(save(tmp_path / "trace", written(good))).verdict is Verdict.CONFORMS
+    judged = judge("trace", (tmp_path / "trace").read_bytes(), spec_graph())
+    assert all(moment.seconds >= 0 for moment in judged.moments)
+    assert all(leg.seconds >= 0 for leg in read_walk(str(tmp_path / "trace")).legs)
+    assert read_walk(str(tmp_path / "trace")).doubt is None
+
+
+def test_without_monotonic_time_the_wall_clock_must_not_go_back(good: list[Line], tmp_path: Path) -> None:
+    for line in good:
+        del line["monotonic_ns"]
+    assert check(save(tmp_path / "trace", written(good))).verdict is Verdict.CONFORMS
+    good[3]["time"] = "2001-01-01T00:00:00.000000Z"
+    fault = check(save(tmp_path / "trace", written(good))).fault
+    assert fault is not None
+    assert (fault.line, fault.code) == (4, FaultCode.TIME_GOES_BACK)
 
 
 def test_the_page_has_every_code() -> None:

@@ -21,6 +21,7 @@ from engine.spec.fold import is_current, load_fold
 from engine.traces.move import State, Trigger
 from engine.traces.schema import Refusal
 from tests.support.refusals import one_line, refuses
+from tests.support.stories import Story
 from tools.make_diagrams import BY_HAND, DIAGRAMS, RUNS, pictures
 
 HOSTILE = (
@@ -109,6 +110,19 @@ def test_an_edited_trace_is_drawn_as_not_verified(tmp_path: Path) -> None:
     run = read_walk(str(edited))
     assert run.doubt is not None
     assert "NOT VERIFIED" in text(lifecycle_svg(run))
+
+
+def test_what_is_drawn_and_what_is_verified_are_the_same_bytes(tmp_path: Path) -> None:
+    """The file is opened once: nobody can replace it between a look at it and another."""
+    trace, opened = Story().write(tmp_path / "trace"), []
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and arguments[0] == str(trace):
+            opened.append(arguments[0])
+
+    sys.addaudithook(hook)
+    assert read_walk(str(trace)).doubt is None
+    assert len(opened) == 1
 
 
 def test_a_killed_run_ends_where_its_trace_does() -> None:

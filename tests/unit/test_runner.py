@@ -169,7 +169,19 @@ def test_header_names_options_engine_and_bundle(
     assert header["host"] == {"kernel": host.release, "machine": host.machine, "user": os.geteuid()}
     assert header["container"] == "web"
     assert set(header) == {
-        *("seq", "time", "container", "previous", "format", "engine", "spec", "options", "bundle", "host")
+        *(
+            "seq",
+            "time",
+            "monotonic_ns",
+            "container",
+            "previous",
+            "format",
+            "engine",
+            "spec",
+            "options",
+            "bundle",
+            "host",
+        )
     }
 
 

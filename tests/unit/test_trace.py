@@ -42,8 +42,20 @@ def test_the_header_comes_first_and_each_move_is_a_line(private: Path) -> None:
         "engine": "1",
     }
     assert list(move) == [
-        *("seq", "time", "container", "previous", "state", "trigger", "next", "facts", "error")
+        *(
+            "seq",
+            "time",
+            "monotonic_ns",
+            "container",
+            "previous",
+            "state",
+            "trigger",
+            "next",
+            "facts",
+            "error",
+        )
     ]
+    assert int(str(header["monotonic_ns"])) <= int(str(move["monotonic_ns"]))
     assert (move["seq"], move["state"], move["trigger"], move["next"]) == (1, "start", "resolve", "resolved")
     assert (move["facts"], move["error"]) == ({"path": "/usr/bin/runsc"}, None)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", str(move["time"]))
