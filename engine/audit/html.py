@@ -17,7 +17,7 @@ from typing import Any
 from engine import __version__
 from engine.audit.extra import require
 from engine.errors import Reason, hint_for, printable
-from engine.linux.regular_files import replace_file
+from engine.linux.regular_files import write_output
 from engine.verify.evidence import ReportError
 
 TEMPLATES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates")
@@ -86,7 +86,7 @@ def duration(seconds: float) -> str:
 def write(path: str, content: bytes) -> None:
     """Write the page atomically; an earlier one is replaced. Raises `ReportError`."""
     try:
-        replace_file(path, content, mode=0o600)
+        write_output(path, content, mode=0o600)
     except OSError as error:
         hint = hint_for(error, "with --output, give a file in a directory that you can write")
         raise ReportError(f"{path!r}: {error.strerror}", reason=Reason.FAILURE, hint=hint) from None

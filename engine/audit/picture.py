@@ -14,7 +14,7 @@ from enum import StrEnum
 from engine.audit.svg import finish
 from engine.audit.walk import DiagramError
 from engine.errors import Reason, hint_for
-from engine.linux.regular_files import replace_file
+from engine.linux.regular_files import write_output
 
 #: Time limit for Graphviz, in seconds.
 TIMEOUT = 60
@@ -83,13 +83,9 @@ class Picture:
 
 
 def write(drawn: bytes, path: str) -> None:
-    """Write it atomically. Raises `DiagramError`."""
+    """Write it, as a whole to a regular file. Raises `DiagramError`."""
     try:
-        if os.path.exists(path) and not os.path.isfile(path):
-            with open(path, "wb") as device:
-                device.write(drawn)
-        else:
-            replace_file(os.path.realpath(path) if os.path.islink(path) else path, drawn)
+        write_output(path, drawn)
     except OSError as error:
         hint = hint_for(error, "give a file in a directory that you can write")
         raise DiagramError(f"{path!r}: {error.strerror}", reason=Reason.FAILURE, hint=hint) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from engine.cli.command import add_command
+from engine.errors import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ def _doctor(options: argparse.Namespace) -> int:
         return 0
     from tabulate import tabulate
 
-    rows = [(part.name, part.status, part.found, part.enables, part.hint) for part in parts]
+    rows = [
+        tuple(printable(text) for text in (part.name, part.status, part.found, part.enables, part.hint))
+        for part in parts
+    ]
     print(tabulate(rows, headers=("part", "status", "found", "enables", "hint"), tablefmt="simple"))
     return 0

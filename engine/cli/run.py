@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import sys
 
 from engine.cli.command import add_choice, add_command, say, wrong_usage
 from engine.errors import printable
@@ -75,18 +73,14 @@ def _run(options: argparse.Namespace) -> int:
     if options.detach:
         return _detach(bundle.path, chosen, options)
     if options.dry_run:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="surrogateescape")  # print the path's own bytes
         from engine.lifecycle.plan import plan
 
         planned = plan(bundle, chosen, os.environ)
         if options.json:
             print(json.dumps({"argv": planned.argv, "environment": planned.environment}, indent=2))
         else:
-            import shlex
-
-            print("\n".join(f"{name}={shlex.quote(value)}" for name, value in planned.environment.items()))
-            print(shlex.join(planned.argv))
+            print("\n".join(f"{name}={_quoted(value)}" for name, value in planned.environment.items()))
+            print(" ".join(map(_quoted, planned.argv)))
         return 0
 
     import_transitions()
@@ -96,6 +90,20 @@ def _run(options: argparse.Namespace) -> int:
         say(json.dumps({"warning": text}) if options.json else f"engine: warning: {printable(text)}")
 
     return run(bundle, chosen, os.environ, trace_path=options.trace, warn=warn)
+
+
+def _quoted(word: str) -> str:
+    """The word for a shell. What cannot be printed becomes an escape in $'...', for a terminal to be safe."""
+    import shlex
+
+    if word.isprintable():
+        return shlex.quote(word)
+    plain = word.replace("\\", "\\\\").replace("'", "\\'")
+    return "$'" + "".join(c if c.isprintable() else _octal(c) for c in plain) + "'"
+
+
+def _octal(character: str) -> str:
+    return "".join(f"\\{byte:03o}" for byte in os.fsencode(character))
 
 
 def _detach(bundle: str, chosen: RunOptions, options: argparse.Namespace) -> int:

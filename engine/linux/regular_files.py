@@ -25,6 +25,10 @@ _KINDS = {
     stat.S_IFBLK: "a block device",
     stat.S_IFSOCK: "a socket",
 }
+#: What another user could have put in the place of an output, for it to be read or written elsewhere.
+_LEADING_ELSEWHERE = frozenset({stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK})
+#: As the kernel follows, path_resolution(7).
+_MAX_LINKS = 40
 #: A FIFO opens without waiting for a writer; a terminal does not become the controlling one.
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
@@ -185,6 +189,47 @@ def replace_file(path: str, data: bytes, *, mode: int = 0o666) -> None:
         raise OSError(error.errno, error.strerror, path) from None
     except ValueError as error:  # a NUL
         raise OSError(errno.EINVAL, str(error), path) from None
+
+
+def write_output(path: str, data: bytes, *, mode: int = 0o666) -> None:
+    """Write a command's output to the file at a user's `path`.
+
+    A regular file, or none yet: replaced as a whole, with this `mode`. A link of this user or of root is followed; a
+    device, a FIFO or an open descriptor (/dev/stdout) is written to. Raises `OSError` that names `path`: EPERM for
+    another user's link or FIFO, which may lead anywhere.
+    """
+    at = path
+    try:
+        for _ in range(_MAX_LINKS):
+            try:
+                status = os.lstat(at)
+            except FileNotFoundError:
+                return replace_file(at, data, mode=mode)
+            if status.st_uid not in {0, os.geteuid()} and stat.S_IFMT(status.st_mode) in _LEADING_ELSEWHERE:
+                kind = "link" if stat.S_ISLNK(status.st_mode) else "FIFO or socket"
+                raise OSError(errno.EPERM, f"it leads to a {kind} of another user", path)
+            if not stat.S_ISLNK(status.st_mode):
+                break
+            where = os.path.realpath(os.path.dirname(at))
+            if where == f"/proc/{os.getpid()}/fd":
+                return _write_to(os.dup(int(os.path.basename(at))), data)
+            at = os.path.join(where, os.readlink(at))
+        else:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
+            return replace_file(at, data, mode=mode)
+        return _write_to(os.open(at, os.O_WRONLY | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC), data)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+    except ValueError as error:  # a NUL
+        raise OSError(errno.EINVAL, str(error), path) from None
+
+
+def _write_to(descriptor: int, data: bytes) -> None:
+    try:
+        write_all(descriptor, data)
+    finally:
+        os.close(descriptor)
 
 
 def _replace(directory: int, new: str, name: str, data: bytes, mode: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from engine.errors import Reason, UsageError
+from engine.errors import Reason, UsageError, printable
 from engine.oci.flags import Kind, Table
 from engine.oci.lookup import find_all
 from engine.oci.request import Request
@@ -31,7 +31,7 @@ def main(request: Request) -> int:
         print(json.dumps(states))
     else:
         rows = [[name.upper() for name in _COLUMNS]]
-        rows += [[str(state[name]) for name in _COLUMNS] for state in states]
+        rows += [[printable(str(state[name])) for name in _COLUMNS] for state in states]
         widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
         for row in rows:
             print("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

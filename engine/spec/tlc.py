@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 import threading
@@ -20,6 +19,7 @@ from typing import Self
 
 from engine.errors import Reason
 from engine.linux.process import end_group
+from engine.linux.regular_files import write_output
 from engine.spec.errors import (
     CheckError,
     JarError,
@@ -146,7 +146,8 @@ class Tlc:
                 output = running.read()
             _judge(output, running, name, self)
             if graph:
-                shutil.copyfile(os.path.join(directory, "graph.dot"), graph)
+                with open(os.path.join(directory, "graph.dot"), "rb") as dumped:
+                    write_output(graph, dumped.read())
         return output
 
     def _classes(self, keep: bool) -> tuple[str, ...]:

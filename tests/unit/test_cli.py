@@ -175,3 +175,21 @@ def test_a_reader_that_leaves_early_is_no_error(private: Path) -> None:
         check=False,
     )
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["with\x1b[2Jescape", "two\nlines", "it's\\n\t", "bytes\udcff", "plain name"]
+)
+def test_dry_run_prints_any_path_safely_for_a_shell(private: Path, broken: Path, name: str) -> None:
+    bundle = make_bundle(private / name)
+    done = subprocess.run(
+        [sys.executable, "-m", "engine", "run", str(bundle), "--runsc", str(broken), "--dry-run"],
+        env={**os.environ, "ENGINE_ARTIFACT_BASE": str(private / "base")},
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    command = done.stdout.splitlines()[-1]
+    assert command.decode().isprintable()
+    words = subprocess.check_output(["bash", "-c", b"printf '%s\\0' " + command]).split(b"\0")
+    assert os.fsencode(bundle) in words

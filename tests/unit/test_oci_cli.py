@@ -19,7 +19,11 @@ from engine.runsc.binary import platform_package
 from engine.runsc.capabilities import NEW_NETWORK_SIGN, OLD_NETWORK_SIGN
 from engine.state import cgroups
 from engine.state import oci_lifecycle as machine
+from engine.state import record
+from engine.state.base import open_base
+from engine.state.container import component, open_container
 from engine.state.oci_lifecycle import NotPermittedError, Status, Verb, require
+from engine.state.record import Record
 from tests.support.refusals import one_line, refuses
 
 
@@ -331,3 +335,30 @@ def test_cgroups_that_are_there_are_their_managers(tmp_path: Path, monkeypatch: 
     assert os.path.isdir(f"{top}/mine")
     os.makedirs(f"{made[1]}/others")
     assert cgroups.remove(made) == [made[1]]
+
+
+def test_list_escapes_what_a_terminal_would_take_for_its_own(
+    private: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bundle's path with ESC, a newline or bytes that are no UTF-8 hides no other container."""
+    base = open_base(str(private / "base"))
+    paths = {"esc": "/a\x1b[2J", "line": "/a\nroot   1   running", "bytes": "/a\udcff", "plain": "/bundle"}
+    for name, path in paths.items():
+        container, lock = open_container(base, component(name))
+        assert lock is not None
+        noted = Record(name, path, "1f", (1, 1), "2026-01-01T00:00:00Z", "1.0.2", {})
+        record.write(container, noted)
+        root = Path(container.path, "runsc-root")
+        root.mkdir(mode=0o700)
+        (root / noted.state_file).write_text(json.dumps({"status": "stopped", "sandbox": {"pid": 0}}))
+        for descriptor in (lock, container.descriptor):
+            os.close(descriptor)
+    base.close()
+    assert main(["--root", str(private / "base"), "list"]) == 0
+    said = capsys.readouterr().out
+    assert len(said.splitlines()) == 1 + len(paths)
+    assert all(line.isprintable() for line in said.splitlines())
+    assert main(["--root", str(private / "base"), "list", "-f", "json"]) == 0
+    said = capsys.readouterr().out
+    assert said.rstrip("\n").isascii()
+    assert {state["id"]: state["bundle"] for state in json.loads(said)} == paths

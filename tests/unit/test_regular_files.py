@@ -25,8 +25,9 @@ from engine.linux.regular_files import (
     replace_file,
     replace_own,
     write_all,
+    write_output,
 )
-from tests.support.forked import failure
+from tests.support.forked import failure, in_a_child
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_left")
 
@@ -329,3 +330,75 @@ def test_where_there_is_no_directory_the_file_is_what_is_named(private: Path) ->
 def test_a_plain_name_is_of_the_current_directory(here: PrivateDirectory) -> None:
     replace_file("file", b"new")
     assert Path(here.path, "file").read_bytes() == b"new"
+
+
+class TestWriteOutput:
+    """What a user names with --output."""
+
+    def test_regular_file_is_replaced_as_a_whole_with_its_mode(self, here: PrivateDirectory) -> None:
+        Path("file").write_bytes(b"older and longer")
+        with open("file", "rb") as older:
+            write_output("file", b"new", mode=0o600)
+            assert older.read() == b"older and longer"
+        assert Path("file").read_bytes() == b"new"
+        assert stat.S_IMODE(os.stat("file").st_mode) == 0o600
+        assert os.listdir() == ["file"]
+
+    def test_own_links_are_followed_to_a_file_that_may_not_exist(self, here: PrivateDirectory) -> None:
+        os.mkdir("far")
+        os.symlink("far/second", "first")
+        os.symlink("target", "far/second")
+        for content in (b"made", b"replaced"):
+            write_output("first", content)
+            assert Path("far/target").read_bytes() == content
+            assert os.path.islink("first")
+            assert os.path.islink("far/second")
+
+    def test_device_and_fifo_are_written_to_and_stay(self, here: PrivateDirectory) -> None:
+        os.mkfifo("fifo")
+        os.symlink("fifo", "link")
+        reading = os.open("fifo", os.O_RDONLY | os.O_NONBLOCK)
+        write_output("link", b"new")
+        assert os.read(reading, 10) == b"new"
+        os.close(reading)
+        assert stat.S_ISFIFO(os.lstat("fifo").st_mode)
+        write_output("/dev/null", b"new")
+        assert stat.S_ISCHR(os.lstat("/dev/null").st_mode)
+        assert failure(lambda: write_output("/dev/full", b"new")) == (
+            *(errno.ENOSPC, "No space left on device", "/dev/full"),
+        )
+
+    @pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+    def test_open_descriptor_is_written_to_where_it_stands(self, here: PrivateDirectory, name: str) -> None:
+        def act() -> bool:
+            with open("log", "wb", buffering=0) as log:
+                os.dup2(log.fileno(), 1)
+                log.write(b"before ")
+                write_output(name, b"new")
+                log.write(b" after")
+            return True
+
+        assert in_a_child(act)
+        assert Path("log").read_bytes() == b"before new after"
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it makes files of other owners")
+    @pytest.mark.parametrize("make", [lambda: os.symlink("victim", "file"), lambda: os.mkfifo("file")])
+    def test_what_another_user_put_there_is_refused(
+        self, here: PrivateDirectory, make: Callable[[], None]
+    ) -> None:
+        Path("victim").write_bytes(b"theirs")
+        make()
+        os.lchown("file", 4242, 4242)
+        assert failure(lambda: write_output("file", b"new"))[0::2] == (errno.EPERM, "file")
+        os.symlink("file", "mine")
+        assert failure(lambda: write_output("mine", b"new"))[0::2] == (errno.EPERM, "mine")
+        assert Path("victim").read_bytes() == b"theirs"
+
+    def test_links_without_end_and_directories_are_errors(self, here: PrivateDirectory) -> None:
+        os.symlink("file", "file")
+        os.mkdir("directory")
+        assert failure(lambda: write_output("file", b""))[0::2] == (errno.ELOOP, "file")
+        assert failure(lambda: write_output("directory", b""))[0::2] == (errno.EISDIR, "directory")
+        assert failure(lambda: write_output("none/file", b""))[0::2] == (errno.ENOENT, "none/file")
+        assert failure(lambda: write_output("a\0b", b""))[0::2] == (errno.EINVAL, "a\0b")
+        assert sorted(os.listdir()) == ["directory", "file"]
