@@ -5,6 +5,12 @@ of an import can be lost, and the run would go on. No garbage is collected meanw
 pay for the search, and is over when it becomes runsc.
 """
 
+# The built-in half of `signal`; the other half imports more, and until here SIGINT ends in a traceback.
+import _signal  # type: ignore[import-not-found]
+
+if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+
 import sys
 
 # With `python -m`, the current directory comes first: a bundle's files must not be imported.
@@ -14,11 +20,6 @@ if __name__ == "__main__" and not sys.flags.safe_path:
 import gc
 
 gc.disable()
-
-import signal  # noqa: E402 (after the above)
-
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import os  # noqa: E402 (after the above)
 

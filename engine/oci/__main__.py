@@ -3,6 +3,12 @@
 No garbage is collected during the imports, and what they made is never searched: it lives as long as the process.
 """
 
+import _signal  # type: ignore[import-not-found]
+
+# As in `engine`: until the engine handles SIGINT, it kills the process.
+if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+
 import sys
 
 # With `python -m`, the current directory comes first: a bundle's files must not be imported.
@@ -12,12 +18,6 @@ if __name__ == "__main__" and not sys.flags.safe_path:
 import gc
 
 gc.disable()
-
-import signal  # noqa: E402 (after the above)
-
-# As in `engine`: until the engine handles SIGINT, it kills the process.
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import os  # noqa: E402 (after the above)
 

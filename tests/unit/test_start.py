@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -253,3 +254,40 @@ def test_a_verb_that_creates_imports_transitions_quickly(private: Path, verb: st
     assert exit_code == "0"
     assert "transitions" in names
     assert {"inspect", "logging", "six"} & set(names) == set()
+
+
+#: Runs a command as `python -m` does; SIGINT arrives when a module is imported, or when the interpreter ends.
+INTERRUPTED = """
+import atexit, os, runpy, signal, sys
+module, moment = sys.argv[1:3]
+del sys.argv[1:3]
+def hook(event, arguments):
+    if event == "import" and arguments[0] == moment:
+        os.kill(os.getpid(), signal.SIGINT)
+sys.addaudithook(hook)
+if moment == "end":
+    atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
+for name in ("signal", "enum"):
+    del sys.modules[name]
+sys.path.insert(0, "")
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "moment"),
+    [
+        *(("engine", moment) for moment in ("signal", "enum", "argparse", "engine.cli.main", "end")),
+        *(("engine.oci", moment) for moment in ("enum", "engine.oci.cli", "end")),
+    ],
+)
+def test_interrupt_at_the_start_or_the_end_gives_no_traceback(module: str, moment: str) -> None:
+    """Before the engine's first line Python prints one: that no program can prevent."""
+    done = subprocess.run(
+        [sys.executable, "-Ic", INTERRUPTED, module, moment, "--version"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
