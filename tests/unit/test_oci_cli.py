@@ -17,9 +17,8 @@ from engine.oci.flags import Kind, parse
 from engine.options import Network
 from engine.runsc.binary import platform_package
 from engine.runsc.capabilities import NEW_NETWORK_SIGN, OLD_NETWORK_SIGN
-from engine.state import cgroups
+from engine.state import cgroups, record
 from engine.state import oci_lifecycle as machine
-from engine.state import record
 from engine.state.base import open_base
 from engine.state.container import component, open_container
 from engine.state.oci_lifecycle import NotPermittedError, Status, Verb, require
