@@ -291,7 +291,7 @@ _CONTROLS: tuple[_Control, ...] = (
         Trigger.EXEC,
         "execve gets the descriptor of the staged copy, these arguments and these variables.",
         _argv,
-        guards=frozenset({"executes_the_staged_copy"}),
+        guards=frozenset({"executes_the_staged_copy", "arguments_are_the_engines"}),
     ),
     _Control(
         "network",

@@ -14,6 +14,7 @@ from transitions import EventData, Machine, MachineError
 from engine.errors import Reason, StepError
 from engine.lifecycle.guards import (
     Known,
+    arguments_are_the_engines,
     binary_is_trusted,
     bundle_is_unchanged,
     copy_is_what_was_pinned,
@@ -179,6 +180,11 @@ _STEPS: tuple[Transition, ...] = (
         guards=(
             Guard("bundle_is_unchanged", bundle_is_unchanged, "the bundle is not the one validated"),
             Guard("executes_the_staged_copy", executes_the_staged_copy, "argv does not name the staged copy"),
+            Guard(
+                "arguments_are_the_engines",
+                arguments_are_the_engines,
+                "an argument or variable is not one that the engine gives",
+            ),
         ),
     ),
 )

@@ -90,7 +90,7 @@ def run(
             trace.create(trace_path)
         elif manager is not None:
             manager.keep_trace(trace)
-        lifecycle = SpecLifecycle(known, trace.move, graph)
+        lifecycle = SpecLifecycle({**known, "container": options.container_id}, trace.move, graph)
         _Run(bundle, options, environment, trace, lifecycle, warn, process, manager).go()
     raise AssertionError("unreachable: a run is handed off or raises")
 

@@ -31,7 +31,8 @@ class Validated:
     """The pinned `runsc`, and its `sidecars`, the files of `gvisor-bin/`, checked by the same rules.
 
     `wrapper`: the script that names runsc, if any. `platform`: the one to use. `release`: that of all the files, None
-    if unknown. A runsc that is one file has neither sidecars nor a release.
+    if unknown. A runsc that is one file has neither sidecars nor a release,
+    and `starts_sidecars` is False.
     """
 
     def __init__(
@@ -68,6 +69,8 @@ class Validated:
             "immutable_store": runsc.path.startswith("/nix/store/") and runsc.mode & 0o222 == 0,
             "platforms": list(self.capabilities.platforms),
             "platform": str(self.platform),
+            "creation_flags": list(self.capabilities.creation_flags()),
+            "starts_sidecars": self.starts_sidecars,
         }
         if self.sidecars:
             facts["sidecars"] = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from engine.options import Platform, RunOptions
 
 TYPE_CHECKING = False
@@ -63,16 +65,67 @@ def build_argv(
 
 def build_global_flags(runsc_root: str, options: RunOptions, platform: Platform) -> tuple[str, ...]:
     """The global flags of every command about the container."""
-    return (
-        "--root",
-        runsc_root,
-        *(("--rootless",) if options.rootless else ()),
-        *(("--ignore-cgroups",) if options.ignore_cgroups else ()),
-        "--network",
-        str(options.network),
-        "--platform",
-        str(platform),
-    )
+    network = str(options.network)
+    return tuple(global_flags(runsc_root, network, str(platform), options.rootless, options.ignore_cgroups))
+
+
+def global_flags(
+    runsc_root: str,
+    network: str,
+    platform: str,
+    rootless: bool,
+    ignore_cgroups: bool,
+) -> list[str]:
+    """As `build_global_flags`, from what a trace records of the options."""
+    flags = ["--root", runsc_root]
+    if rootless:
+        flags.append("--rootless")
+    if ignore_cgroups:
+        flags.append("--ignore-cgroups")
+    return [*flags, "--network", network, "--platform", platform]
+
+
+def are_creation_arguments(given: list[str], bundle: str, container_id: str) -> bool:
+    """Whether `build_argv` can have `given` after the global flags, for what `engine run` or engine-oci asks.
+
+    `bundle` and `container_id` are those of the run. Flags are in the order in which engine-oci passes them on.
+    """
+    if given == [RUN.verb, "--bundle", bundle, container_id]:
+        return True
+    waiting = given[::-1]
+    _skip(waiting, "--log", bool)
+    _skip(waiting, "--log-format", ("text", "json").__contains__)
+    _skip(waiting, "--systemd-cgroup")
+    verb = waiting.pop() if waiting else ""
+    if verb not in ("create", "run", "restore") or waiting[-2:] != [bundle, "--bundle"]:
+        return False
+    del waiting[-2:]
+    _skip(waiting, "--pid-file", _is_absolute)
+    _skip(waiting, "--console-socket", _is_absolute)
+    if verb == "restore":
+        if waiting[-1:] != ["--image-path"]:
+            return False
+        _skip(waiting, "--image-path", _is_absolute)
+    if verb != "create":
+        _skip(waiting, "--detach")
+    number = 3
+    while verb == "run" and waiting[-1:] == [f"--pass-fd={number}:{number}"]:
+        waiting.pop()
+        number += 1
+    return waiting == [container_id]
+
+
+def _skip(waiting: list[str], flag: str, accepts: Callable[[str], bool] | None = None) -> None:
+    """Take `flag` from the end of `waiting`, where the next one is, with a value that `accepts`, if it has one."""
+    if waiting[-1:] == [flag]:
+        if accepts is None:
+            waiting.pop()
+        elif len(waiting) > 1 and accepts(waiting[-2]):
+            del waiting[-2:]
+
+
+def _is_absolute(path: str) -> bool:
+    return path.startswith("/")
 
 
 def build_environment(runtime_directory: str) -> dict[str, str]:

@@ -106,6 +106,19 @@ def release_of(binary: int, *, wholly: bool) -> str | None:
     return None
 
 
+def is_release(text: str) -> bool:
+    """Whether `release_of` can return `text`."""
+    prefix = _RELEASE.decode("ascii")
+    number = text[len(prefix) :][:8]
+    return (
+        text.startswith(prefix)
+        and len(text) <= _MAX_RELEASE
+        and not text.strip(_RELEASE_CHARACTERS.decode("ascii"))
+        and len(number) == 8
+        and number.isdigit()
+    )
+
+
 def _release_in(window: bytearray) -> str | None:
     at = window.find(_RELEASE)
     while 0 <= at <= len(window) - _MAX_RELEASE:  # else the next window has all of it

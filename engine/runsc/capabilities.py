@@ -19,6 +19,10 @@ _TAGS_SIZE = 1 << 20
 #: A flag that takes NAME, as a tag of a field in runsc's `Config`; no command line of an older build has it.
 _GOFER_NAMESPACE = b'flag:"gofer-network-namespace"'
 _ENFORCE_RELEASE = b'flag:"sidecar-release-enforcement-policy"'
+_GOFER_FLAGS = ("--gofer-network-namespace", "new")
+_RELEASE_FLAGS = ("--sidecar-release-enforcement-policy", "ALWAYS")
+#: What `Capabilities.creation_flags` can be, in the form that a trace has; a longer one first.
+CREATION_FLAGS: tuple[list[str], ...] = ([*_GOFER_FLAGS, *_RELEASE_FLAGS], [*_GOFER_FLAGS], [])
 
 
 class Capabilities:
@@ -50,8 +54,8 @@ class Capabilities:
     def creation_flags(self) -> tuple[str, ...]:
         """The global flags of a verb that creates a container; other verbs start no gofer and no sidecar."""
         return (
-            *(("--gofer-network-namespace", "new") if self.gofer_namespace else ()),
-            *(("--sidecar-release-enforcement-policy", "ALWAYS") if self.enforces_release else ()),
+            *(_GOFER_FLAGS if self.gofer_namespace else ()),
+            *(_RELEASE_FLAGS if self.enforces_release else ()),
         )
 
 

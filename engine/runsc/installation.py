@@ -36,8 +36,8 @@ _CHUNK = 1 << 18
 #: release-20260914 on end with 128.
 _LAST_ALONE = "release-20260817"
 #: As many sidecars are judged and held open; an installation has four or five.
-_MAX_SIDECARS = 16
-_NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.+-")
+MAX_SIDECARS = 16
+_NAME_CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.+-"
 _MAX_NAME = 64
 OWN_COPY = "install runsc from a package, or copy it where only root or you can write, owned so, mode 0755"
 _WHOLE = f"install gVisor anew, runsc and {SIDECARS}/ of one release"
@@ -217,9 +217,9 @@ def _pin_all(folder: Opened, owners: Collection[int], undo: contextlib.ExitStack
             reason=Reason.FAILURE,
             hint=hint_for(error, "make it readable (mode 0755), and see that /proc is mounted"),
         ) from None
-    if len(names) > _MAX_SIDECARS:
+    if len(names) > MAX_SIDECARS:
         raise ValidateError(
-            f"{folder.path!r} has {len(names)} files (expected at most {_MAX_SIDECARS})",
+            f"{folder.path!r} has {len(names)} files (expected at most {MAX_SIDECARS})",
             reason=Reason.NOT_A_PROGRAM,
             hint=_WHOLE,
         )
@@ -241,7 +241,7 @@ def _pin_one(
             reason=Reason.MIXED_RELEASES,
             hint="let the upgrade finish and run again; after one that was cut off, install gVisor anew",
         )
-    if not _NAME_CHARACTERS.issuperset(name) or name.startswith(".") or len(name) > _MAX_NAME:
+    if not is_sidecar_name(name):
         raise ValidateError(
             f"{path!r} has a name that no program of gVisor's has", reason=Reason.NOT_A_PROGRAM, hint=_WHOLE
         )
@@ -260,6 +260,11 @@ def _pin_one(
     undo.callback(os.close, file.descriptor)
     require_elf(file)
     return file
+
+
+def is_sidecar_name(name: str) -> bool:
+    """Whether a file in `SIDECARS` may have this name."""
+    return 0 < len(name) <= _MAX_NAME and name[0] != "." and not name.strip(_NAME_CHARACTERS)
 
 
 def _is_half_unpacked(name: str) -> bool:

@@ -92,7 +92,7 @@ class Identity(TypedDict):
 class ResolveFacts(TypedDict):
     """The runsc that was found."""
 
-    path: Annotated[str, Says("The path at which runsc was found.", "absolute")]
+    path: Annotated[str, Says("The path at which runsc was found.", "`options.runsc`, else a trusted one")]
     found_by: Annotated[
         FoundBy,
         Says("How it was found.", "not `PATH` where `host.user` is 0"),
@@ -102,9 +102,9 @@ class ResolveFacts(TypedDict):
 class PinnedSidecar(TypedDict):
     """A program beside runsc, validated and kept open."""
 
-    name: Annotated[str, Says("Its name in `gvisor-bin/`.", "no other's")]
-    path: Annotated[str, Says("Its path without symbolic links.")]
-    identity: Annotated[Identity, Says("The file that was validated.")]
+    name: Annotated[str, Says("Its name in `gvisor-bin/`.", "a plain name, no other's, in order")]
+    path: Annotated[str, Says("Its path without symbolic links.", "absolute; no `..`")]
+    identity: Annotated[Identity, Says("The file that was validated.", "not empty")]
     owner: Annotated[
         int, Says("The uid that owns it.", "in `trusted_owners`, unless in a Nix store and not writable")
     ]
@@ -116,17 +116,27 @@ class PinnedSidecar(TypedDict):
 class ValidateFacts(TypedDict):
     """The binary, validated and kept open."""
 
-    path: Annotated[str, Says("Its path without symbolic links.")]
-    wrapper: Annotated[str | None, Says("The path of the wrapper script, if there was one.")]
-    identity: Annotated[Identity, Says("The file that was validated.")]
+    path: Annotated[str, Says("Its path without symbolic links.", "absolute; no `..`")]
+    wrapper: Annotated[
+        str | None, Says("The path of the wrapper script, if there was one.", "absolute; no `..`")
+    ]
+    identity: Annotated[Identity, Says("The file that was validated.", "not empty")]
     owner: Annotated[int, Says("The uid that owns it.", "in `trusted_owners`, unless `immutable_store`")]
     mode: Annotated[
         str, Says("Its permissions, four octal digits.", "executable; not writable by group or others")
     ]
-    trusted_owners: Annotated[list[int], Says("The uids that may own it.")]
-    immutable_store: Annotated[bool, Says("Whether it is in a Nix store that nobody can write.")]
-    platforms: Annotated[list[str], Says("The platforms compiled in; empty if unknown.")]
-    platform: Annotated[str, Says("The platform that is used.")]
+    trusted_owners: Annotated[list[int], Says("The uids that may own it.", "0 and `host.user`")]
+    immutable_store: Annotated[
+        bool, Says("Whether it is in a Nix store that nobody can write.", "`path`, `mode`")
+    ]
+    platforms: Annotated[list[str], Says("The platforms compiled in; empty if unknown.", "their order")]
+    platform: Annotated[str, Says("The platform that is used.", "`options.platform`, `platforms`")]
+    creation_flags: NotRequired[
+        Annotated[list[str], Says("The global flags that only a newer runsc has.", "those of some runsc")]
+    ]
+    starts_sidecars: NotRequired[
+        Annotated[bool, Says("Whether this runsc starts any file of `gvisor-bin/`.", "`sidecars`")]
+    ]
     sidecars: NotRequired[
         Annotated[
             list[PinnedSidecar],
@@ -134,7 +144,9 @@ class ValidateFacts(TypedDict):
         ]
     ]
     release: NotRequired[
-        Annotated[str | None, Says("The release of runsc and its sidecars, if any; null if unknown.")]
+        Annotated[
+            str | None, Says("The release of runsc and its sidecars, if any; null if unknown.", "its form")
+        ]
     ]
 
 
@@ -158,11 +170,15 @@ class Sandbox(TypedDict):
 class SecureRootFacts(TypedDict):
     """The container's directories and its lock."""
 
-    user: Annotated[int, Says("The effective uid.")]
+    user: Annotated[int, Says("The effective uid.", "`host.user`")]
     directories: Annotated[
-        list[Directory], Says("Base, container, runsc's root and runtime directory.", "four of them")
+        list[Directory],
+        Says(
+            "Base, container, runsc's root and runtime directory.",
+            "four; each in the one before, by `container`",
+        ),
     ]
-    lock: Annotated[str, Says("The path of the lock that is held.")]
+    lock: Annotated[str, Says("The path of the lock that is held.", "`directories`")]
     cleaned: Annotated[list[str], Says("Leftovers of an earlier run of this container, removed.")]
     sandbox: NotRequired[Annotated[Sandbox, Says("Only for a pod's container: the sandbox that it joins.")]]
     programs: NotRequired[Annotated[Directory, Says("The program's directory, if not the container's own.")]]
@@ -173,17 +189,20 @@ class StagedSidecar(TypedDict):
 
     name: Annotated[str, Says("Its name in `gvisor-bin/`.", "as `validate.sidecars`, in their order")]
     path: Annotated[str, Says("Its path.", "in `gvisor-bin/` beside `stage.path`")]
-    sha256: Annotated[str, Says("Its SHA-256, in hexadecimal; from an earlier run unless `hashed`.")]
+    sha256: Annotated[
+        str, Says("Its SHA-256, in hexadecimal; from an earlier run unless `hashed`.", "its form")
+    ]
     size: Annotated[int, Says("Its size in bytes.", "that of its `identity`")]
     mode: Annotated[str, Says("Its permissions, four octal digits.", "`0500`")]
     pinned: Annotated[Identity, Says("The source after copying: still unchanged.", "its `identity`")]
     from_store: Annotated[bool, Says("Whether it is a link to a copy that an earlier run made.")]
     made_from: Annotated[Identity, Says("The file that the copy was made from.", "its `identity`")]
-    shared: Annotated[bool, Says("Whether the store and other containers share the file.")]
+    shared: Annotated[bool, Says("Whether the store and other containers share the file.", "`from_store`")]
     hashed: Annotated[
         bool,
         Says(
-            "Whether this run computed `sha256`; otherwise an earlier run did, from the same version of the file."
+            "Whether this run computed `sha256`; otherwise an earlier run did, from the same version of the file.",
+            "`from_store`, `compared`",
         ),
     ]
     compared: Annotated[
@@ -211,11 +230,12 @@ class StageFacts(TypedDict):
     pinned: Annotated[Identity, Says("The source after copying: still unchanged.", "`validate.identity`")]
     from_store: Annotated[bool, Says("Whether it is a link to a copy that an earlier run made.")]
     made_from: Annotated[Identity, Says("The file that the copy was made from.", "`validate.identity`")]
-    shared: Annotated[bool, Says("Whether the store and other containers share the file.")]
+    shared: Annotated[bool, Says("Whether the store and other containers share the file.", "`from_store`")]
     hashed: Annotated[
         bool,
         Says(
-            "Whether this run computed `sha256`; otherwise an earlier run did, from the same version of the file."
+            "Whether this run computed `sha256`; otherwise an earlier run did, from the same version of the file.",
+            "`from_store`, `compared`",
         ),
     ]
     compared: Annotated[
@@ -234,33 +254,41 @@ class ApplyPolicyFacts(TypedDict):
     """The outcome of the execute policy."""
 
     outcome: Annotated[PolicyOutcome, Says("Whether it is enforced.", "the header's `options`")]
-    mechanism: Annotated[str | None, Says("What enforces it; null if nothing does.")]
+    mechanism: Annotated[str | None, Says("What enforces it; null if nothing does.", "`outcome`")]
     strength: Annotated[
         Strength | None,
-        Says("`host`: no program of the host can be executed from its place; `sealed`: no new file either."),
+        Says(
+            "`host`: no program of the host can be executed from its place; `sealed`: no new file either.",
+            "`open`",
+        ),
     ]
     allowed: Annotated[
-        list[str], Says("The paths below which files can still be executed, or of such files.")
+        list[str],
+        Says(
+            "The paths below which files can still be executed, or of such files.",
+            "the bundle's, then exactly the set's",
+        ),
     ]
     open: Annotated[
         list[str],
         Says(
             "The bypasses found: `memfd`; `stdin`, `stdout`, `stderr`, `fd N`, what can be executed by a descriptor; "
-            "`allowed`, files written there; `mount`, a new file system; `terminal`, input for the caller's."
+            "`allowed`, files written there; `mount`, a new file system; `terminal`, input for the caller's.",
+            "`strength`",
         ),
     ]
     ids: Annotated[
         Ids | None,
-        Says("The ids in the supervisor's user namespace."),
+        Says("The ids in the supervisor's user namespace.", "`outcome`"),
     ]
-    reason: Annotated[str | None, Says("Why it is not enforced, in words.")]
+    reason: Annotated[str | None, Says("Why it is not enforced, in words.", "`outcome`")]
 
 
 class ExecFacts(TypedDict):
     """The arguments of execve."""
 
-    argv: Annotated[list[str], Says("The arguments.", "the first is `stage.path`")]
-    environment: Annotated[dict[str, str], Says("All variables.")]
+    argv: Annotated[list[str], Says("The arguments.", "exactly those the engine gives")]
+    environment: Annotated[dict[str, str], Says("All variables.", "exactly the engine's")]
     bundle: Annotated[Bundle, Says("The bundle, checked again.", "the header's")]
 
 
@@ -308,7 +336,12 @@ class Header(msgspec.Struct, forbid_unknown_fields=True, gc=False, kw_only=True)
 
     def known(self) -> Mapping[str, Any]:
         """The header's facts for the machine's guards."""
-        return {"options": self.options, "bundle": self.bundle, "host": self.host}
+        return {
+            "container": self.container,
+            "options": self.options,
+            "bundle": self.bundle,
+            "host": self.host,
+        }
 
 
 _Facts = TypeVar("_Facts")

@@ -6,16 +6,16 @@ without changing results or order.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
 from itertools import chain, groupby
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from engine.errors import printable
 from engine.lifecycle.guards import Known
-from engine.lifecycle.machine import LIFECYCLE, OUT_OF_PLACE, REASONS, Guard
+from engine.lifecycle.machine import LIFECYCLE, OUT_OF_PLACE, REASONS
 from engine.lifecycle.spec_graph import SpecGraph, spec_graph
 from engine.traces.move import State, Trigger
 from engine.traces.reader import BadLineError, read_header, read_record
@@ -210,14 +210,18 @@ def _check_size(line: bytes) -> None:
 
 
 _EXEC, _REFUSE = str(Trigger.EXEC), str(Trigger.REFUSE)
-_GUARDS: Mapping[str, tuple[Guard, ...]] = {str(row.trigger): row.guards for row in LIFECYCLE}
+#: The conditions of the guards of each trigger, in their order.
+_GUARDS: Mapping[str, tuple[Callable[[Known], bool], ...]] = {
+    str(row.trigger): tuple(guard.holds for guard in row.guards) for row in LIFECYCLE
+}
 
 
-def _holds(guard: Guard, known: Known) -> bool:
-    try:
-        return guard.holds(known)
-    except (LookupError, ValueError, TypeError):
-        return False
+def _refuse(trigger: str, number: int) -> NoReturn:
+    """Raise `BadLineError` for the guard of `trigger` with this number."""
+    guard = next(row.guards[number] for row in LIFECYCLE if row.trigger == trigger)
+    raise BadLineError(
+        guard.name, f"its facts do not allow {trigger}: {guard.otherwise} (guard {guard.name})"
+    )
 
 
 _STEPS: Mapping[str, State] = {
@@ -322,7 +326,7 @@ class _Walk:
         #: Where an execve that the kernel refuses leaves the run: its move is recorded before it is made.
         self._undoes: str | None = None
 
-    def _go_on(self, text: bytes) -> None:
+    def _go_on(self, text: bytes) -> None:  # noqa: PLR0912 (one look at each line, in the order of its fields)
         move = read_record(text, self._format)
         if move.seq != self._seq + 1:
             raise BadLineError(FaultCode.WRONG_SEQ, f"seq is {move.seq}, and it should be {self._seq + 1}")
@@ -350,13 +354,19 @@ class _Walk:
             raise BadLineError(FaultCode.MISPLACED_ERROR, "only a refusal has an error, and it must have one")
         if move.error is not None:
             _check_refusal(State(state), move.error)
-        self._known[trigger] = move.facts
-        for guard in _GUARDS[trigger]:
-            if not _holds(guard, self._known):
-                raise BadLineError(
-                    guard.name,
-                    f"its facts do not allow {trigger}: {guard.otherwise} (guard {guard.name})",
-                )
+        known = self._known
+        known[trigger] = move.facts
+        number, asked = 0, _GUARDS[trigger]
+        try:
+            for number, guard in enumerate(asked):  # noqa: B007
+                if not guard(known):
+                    break
+            else:
+                number = len(asked)
+        except (LookupError, ValueError, TypeError):
+            pass  # it cannot even be asked
+        if number < len(asked):
+            _refuse(trigger, number)
         self._undoes = state if trigger == _EXEC else None
         self._seq, self._time, self.state = move.seq, move.time, move.next
         self._monotonic = move.monotonic_ns

@@ -23,6 +23,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from tests.model_based.two_steps import (
+    EveryPath,
     can_be_done_without,
     choose_the_kernel,
     make_staging_small,
@@ -151,7 +152,7 @@ def _failure(number: int, arguments: Sequence[Any]) -> OSError:
 def _install(stops: _Stops, job: Message) -> None:
     """Put the questions in: before each call, at each step of the machine, at the last look."""
     from engine.bundle import bundle
-    from engine.lifecycle import machine, resolve, runner, secure_root
+    from engine.lifecycle import guards, machine, resolve, runner, secure_root
     from engine.linux import mounts
     from engine.traces.writer import Trace
 
@@ -186,6 +187,7 @@ def _install(stops: _Stops, job: Message) -> None:
     _replace(Trace, "close", close)
     _replace(secure_root.StateDirs, "changed", changed)
     _replace(runner, "resolve", partial(resolve.resolve, trusted_paths=job.get("trusted_paths", [])))
+    _replace(guards, "TRUSTED_PATHS", EveryPath())
     make_staging_small(_replace, settled=job.get("settled", True))
     if job.get("anothers"):
         make_the_binary_anothers(_replace)

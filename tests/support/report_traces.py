@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+from engine.audit import controls
 from engine.lifecycle.spec_files import spec_digest
+from engine.verify import trace_check
 from tests.support.stories import Line, Story, read
 
 #: What has one of a few values, or a form of its own; every other text may be anything.
@@ -72,6 +76,16 @@ def poisoned(value: Any, text: str) -> Any:
             for key, each in value.items()
         }
     return value
+
+
+@contextmanager
+def credulous() -> Iterator[None]:
+    """No guard looks at the facts meanwhile, so that a page shows all of a poisoned trace, whatever they may say."""
+    with (
+        patch.object(trace_check, "_GUARDS", dict.fromkeys(trace_check._GUARDS, ())),
+        patch.object(controls, "_holds", lambda _guard, _evidence: True),
+    ):
+        yield
 
 
 def poisoned_trace(path: Path, story: Story, text: str) -> Path:

@@ -13,6 +13,8 @@ from typing import Any
 
 from engine.lifecycle.machine import Lifecycle
 from engine.lifecycle.spec_graph import spec_graph
+from engine.runsc.arguments import build_environment
+from engine.state.container import component
 from engine.traces.move import PolicyOutcome, Trigger
 from engine.traces.writer import Trace
 
@@ -106,7 +108,8 @@ class Story:
 
     def facts(self, trigger: str) -> Line:
         """What the step records where nothing is wrong."""
-        root = f"/var/{self.name}/web/runsc-root"
+        container = f"/var/{self.name}/{component('web')}"
+        root = f"{container}/runsc-root"
         copy = f"{root}/exec-allow/stage-1-2/runsc"
         identity = {
             "device": 65024,
@@ -115,7 +118,7 @@ class Story:
             "mtime_ns": 175061726,
             "ctime_ns": 179547699,
         }
-        directories = [f"/var/{self.name}", f"/var/{self.name}/web", root, f"{root}/runtime"]
+        directories = [f"/var/{self.name}", container, root, f"{root}/runtime"]
         outcome = PolicyOutcome.UNAVAILABLE if self.rootless else PolicyOutcome.NOT_APPLICABLE
         if self.enforced:
             outcome = PolicyOutcome.ENFORCED
@@ -129,8 +132,10 @@ class Story:
                 "mode": "0755",
                 "trusted_owners": sorted({0, self.user}),
                 "immutable_store": False,
-                "platforms": ["systrap", "ptrace", "kvm"],
+                "platforms": ["systrap", "kvm", "ptrace"],
                 "platform": "systrap",
+                "creation_flags": [],
+                "starts_sidecars": False,
             },
             Trigger.SECURE_ROOT: {
                 "user": self.user,
@@ -138,7 +143,7 @@ class Story:
                     {"path": path, "owner": self.user, "mode": "0700", "created": True}
                     for path in directories
                 ],
-                "lock": f"/var/{self.name}/web/lock",
+                "lock": f"{container}/lock",
                 "cleaned": [],
             },
             Trigger.STAGE: {
@@ -163,8 +168,13 @@ class Story:
                 "reason": None if self.enforced else "it does not apply",
             },
             Trigger.EXEC: {
-                "argv": [copy, "--root", root, "run", "--bundle", f"/{self.name}/b", "web"],
-                "environment": {"PATH": "/usr/bin:/bin", "HOME": "/root"},
+                "argv": [
+                    *(copy, "--root", root),
+                    *(["--rootless"] if self.rootless else []),
+                    *("--network", "none", "--platform", "systrap"),
+                    *("run", "--bundle", f"/{self.name}/b", "web"),
+                ],
+                "environment": build_environment(f"{root}/runtime"),
                 "bundle": self.bundle(),
             },
             Trigger.REFUSE: {"cleaned": [copy], "left": []},
@@ -180,7 +190,7 @@ class Story:
         header = self.header()
         trace = Trace("web", header)
         trace.create(str(path))
-        lifecycle = Lifecycle(header, trace.move)
+        lifecycle = Lifecycle({**header, "container": "web"}, trace.move)
 
         def refused_by_the_kernel(_: Established) -> None:
             raise KernelRefusesError

@@ -43,7 +43,9 @@ class Walk:
         self.story = Story()
         self.moves: list[Move] = []
         self.acted: list[Trigger] = []
-        self.lifecycle = SpecLifecycle(self.story.header(), self.moves.append, spec_graph())
+        self.lifecycle = SpecLifecycle(
+            {**self.story.header(), "container": "web"}, self.moves.append, spec_graph()
+        )
 
     def perform(self, trigger: Trigger, *, kernel_refuses: bool = False) -> None:
         def act() -> Established:

@@ -10,42 +10,113 @@ import pytest
 from engine.errors import Reason
 from engine.lifecycle.machine import LIFECYCLE, TERMINAL, Lifecycle, NotPermittedError, reason_in_spec
 from engine.lifecycle.spec_graph import spec_graph
+from engine.runsc.arguments import build_environment
+from engine.state.container import component
 from engine.traces.move import Move, PolicyOutcome, State, Trigger
 from tests.support.refusals import refuses
 
-IDENTITY = {"device": 1, "inode": 2, "size": 3, "mtime_ns": 4, "ctime_ns": 5}
+IDENTITY = {"device": 1, "inode": 2, "size": 4, "mtime_ns": 4, "ctime_ns": 5}
+OPTIONS: dict[str, Any] = {
+    "network": "none",
+    "platform": "auto",
+    "rootless": False,
+    "ignore_cgroups": False,
+    "exec_policy": "auto",
+    "require_exec_policy": False,
+    "runsc": None,
+}
 HEADER: dict[str, Any] = {
-    "options": {"rootless": False, "require_exec_policy": False, "exec_policy": "auto"},
-    "bundle": {"sha256": "abc"},
+    "container": "c",
+    "options": OPTIONS,
+    "bundle": {"path": "/bundle", "sha256": "abc", "rootfs": "/bundle/rootfs"},
     "host": {"user": 0},
 }
-COPY = "/b/root/exec-allow/stage-1/runsc"
+CONTAINER = f"/b/{component('c')}"
+ROOT = f"{CONTAINER}/runsc-root"
+COPY = f"{ROOT}/exec-allow/stage-1/runsc"
+
+
+def directories(**changed: Any) -> list[dict[str, Any]]:
+    """Those of the container, the last one changed so."""
+    paths = ("/b", CONTAINER, ROOT, f"{ROOT}/runtime")
+    made = [{"owner": 0, "mode": "0700", "path": path} for path in paths]
+    return [*made[:-1], {**made[-1], **changed}]
+
+
+def settled(outcome: str, **changed: Any) -> dict[str, Any]:
+    """What apply_policy records with this outcome."""
+    if outcome != PolicyOutcome.ENFORCED:
+        nothing: dict[str, Any] = {
+            "mechanism": None,
+            "strength": None,
+            "allowed": [],
+            "open": [],
+            "ids": None,
+        }
+        return {"outcome": outcome, **nothing, "reason": "it is so", **changed}
+    return {
+        "outcome": outcome,
+        "mechanism": "locked-mounts",
+        "strength": "sealed",
+        "allowed": ["/bundle/rootfs"],
+        "open": ["memfd"],
+        "ids": "single",
+        "reason": None,
+        **changed,
+    }
+
+
+def argv(*, rootless: bool = False, root: str = ROOT, verb: str = "run") -> list[str]:
+    """The arguments of a run with these options."""
+    flags = [
+        "--root",
+        root,
+        *(["--rootless"] if rootless else []),
+        "--network",
+        "none",
+        "--platform",
+        "systrap",
+    ]
+    return [COPY, *flags, verb, "--bundle", "/bundle", "c"]
+
+
 GOOD: dict[Trigger, dict[str, Any]] = {
     Trigger.RESOLVE: {"path": "/usr/bin/runsc", "found_by": "trusted path"},
     Trigger.VALIDATE: {
-        "identity": IDENTITY,
+        "path": "/opt/gv/runsc",
+        "wrapper": None,
+        "identity": {**IDENTITY, "inode": 1},
         "owner": 0,
         "mode": "0755",
         "trusted_owners": [0],
         "immutable_store": False,
+        "platforms": ["systrap", "ptrace"],
+        "platform": "systrap",
     },
     Trigger.SECURE_ROOT: {
         "user": 0,
-        "directories": [
-            {"owner": 0, "mode": "0700", "path": path} for path in ("/b", "/b/c", "/b/root", "/b/other")
-        ],
+        "directories": directories(),
+        "lock": f"{CONTAINER}/lock",
+        "cleaned": [],
     },
     Trigger.STAGE: {
         "path": COPY,
-        "size": 3,
+        "sha256": "ab" * 32,
+        "size": 4,
         "mode": "0500",
-        "pinned": IDENTITY,
-        "made_from": IDENTITY,
+        "pinned": {**IDENTITY, "inode": 1},
+        "made_from": {**IDENTITY, "inode": 1},
         "from_store": True,
+        "shared": True,
+        "hashed": False,
         "compared": False,
     },
-    Trigger.APPLY_POLICY: {"outcome": "not_applicable"},
-    Trigger.EXEC: {"argv": [COPY, "run"], "bundle": {"sha256": "abc"}},
+    Trigger.APPLY_POLICY: settled("not_applicable"),
+    Trigger.EXEC: {
+        "argv": argv(),
+        "environment": build_environment(f"{ROOT}/runtime"),
+        "bundle": HEADER["bundle"],
+    },
     Trigger.REFUSE: {"cleaned": []},
 }
 ORDER = [row.trigger for row in LIFECYCLE if row.trigger is not Trigger.REFUSE]
@@ -148,28 +219,20 @@ def test_every_state_that_is_not_terminal_can_be_refused() -> None:
         (Trigger.VALIDATE, {"mode": "0644"}, "binary_is_trusted"),
         (Trigger.VALIDATE, {"owner": 1000}, "binary_is_trusted"),
         (Trigger.SECURE_ROOT, {"directories": []}, "root_is_private"),
-        (Trigger.SECURE_ROOT, {"directories": [{"owner": 0, "mode": "0700"}] * 3}, "root_is_private"),
-        (
-            Trigger.SECURE_ROOT,
-            {"directories": [{"owner": 0, "mode": "0700"}] * 3 + [{"owner": 0, "mode": "0755"}]},
-            "root_is_private",
-        ),
-        (
-            Trigger.SECURE_ROOT,
-            {"directories": [{"owner": 0, "mode": "0700"}] * 3 + [{"owner": 7, "mode": "0700"}]},
-            "root_is_private",
-        ),
+        (Trigger.SECURE_ROOT, {"directories": directories()[:3]}, "root_is_private"),
+        (Trigger.SECURE_ROOT, {"directories": directories(mode="0755")}, "root_is_private"),
+        (Trigger.SECURE_ROOT, {"directories": directories(owner=7)}, "root_is_private"),
         (Trigger.STAGE, {"pinned": {**IDENTITY, "ctime_ns": 6}}, "copy_is_what_was_pinned"),
         (Trigger.STAGE, {"made_from": {**IDENTITY, "ctime_ns": 6}}, "copy_is_what_was_pinned"),
         (Trigger.STAGE, {"size": 2}, "copy_is_what_was_pinned"),
         (Trigger.STAGE, {"mode": "0700"}, "copy_is_what_was_pinned"),
-        (Trigger.STAGE, {"path": "/b/root/stage-1/runsc"}, "copy_is_where_programs_lie"),
-        (Trigger.STAGE, {"path": "/b/other/exec-allow/stage-1/runsc"}, "copy_is_where_programs_lie"),
-        (Trigger.STAGE, {"path": "/b/root/exec-allow/runsc"}, "copy_is_where_programs_lie"),
-        (Trigger.STAGE, {"path": "/b/root/exec-allow/other/runsc"}, "copy_is_where_programs_lie"),
-        (Trigger.STAGE, {"path": "/b/root/exec-allow/stage-1/"}, "copy_is_where_programs_lie"),
-        (Trigger.APPLY_POLICY, {"outcome": "unavailable"}, "policy_permits"),
-        (Trigger.APPLY_POLICY, {"outcome": "enforced"}, "policy_permits"),
+        (Trigger.STAGE, {"path": f"{ROOT}/stage-1/runsc"}, "copy_is_where_programs_lie"),
+        (Trigger.STAGE, {"path": f"{ROOT}/runtime/exec-allow/stage-1/runsc"}, "copy_is_where_programs_lie"),
+        (Trigger.STAGE, {"path": f"{ROOT}/exec-allow/runsc"}, "copy_is_where_programs_lie"),
+        (Trigger.STAGE, {"path": f"{ROOT}/exec-allow/other/runsc"}, "copy_is_where_programs_lie"),
+        (Trigger.STAGE, {"path": f"{ROOT}/exec-allow/stage-1/"}, "copy_is_where_programs_lie"),
+        (Trigger.APPLY_POLICY, settled("unavailable"), "policy_permits"),
+        (Trigger.APPLY_POLICY, settled("enforced"), "policy_permits"),
         (Trigger.EXEC, {"bundle": {"sha256": "other"}}, "bundle_is_unchanged"),
         (Trigger.EXEC, {"argv": ["/usr/bin/runsc", "run"]}, "executes_the_staged_copy"),
     ],
@@ -207,13 +270,14 @@ def test_the_copy_lies_where_programs_lie_apart() -> None:
     walk.perform(Trigger.STAGE, path="/var/programs/stage-1/runsc")
 
 
+POD = f"/b/{component('pod')}"
 SANDBOX: dict[str, Any] = {
     "id": "pod",
     "directories": [
-        {"owner": 0, "mode": "0700", "path": "/b/pod"},
-        {"owner": 0, "mode": "0700", "path": "/b/pod/runsc-root"},
+        {"owner": 0, "mode": "0700", "path": POD},
+        {"owner": 0, "mode": "0700", "path": f"{POD}/runsc-root"},
     ],
-    "sha256": "ab",
+    "sha256": "ab" * 32,
 }
 
 
@@ -222,8 +286,8 @@ SANDBOX: dict[str, Any] = {
     [
         [],
         SANDBOX["directories"][:1],
-        [SANDBOX["directories"][0], {"owner": 7, "mode": "0700", "path": "/b/pod/runsc-root"}],
-        [SANDBOX["directories"][0], {"owner": 0, "mode": "0750", "path": "/b/pod/runsc-root"}],
+        [SANDBOX["directories"][0], {"owner": 7, "mode": "0700", "path": f"{POD}/runsc-root"}],
+        [SANDBOX["directories"][0], {"owner": 0, "mode": "0750", "path": f"{POD}/runsc-root"}],
     ],
 )
 def test_a_sandbox_that_is_joined_is_as_private_as_what_is_made(directories: list[dict[str, Any]]) -> None:
@@ -236,13 +300,13 @@ def test_sandbox_is_joined_with_its_runsc_and_root() -> None:
     walk = Walk().up_to(State.VALIDATED)
     walk.perform(Trigger.SECURE_ROOT, sandbox=SANDBOX)
     with refuses(NotPermittedError, Reason.NOT_PERMITTED, "copy_is_what_was_pinned"):
-        walk.perform(Trigger.STAGE, sha256="cd")
-    walk.perform(Trigger.STAGE, sha256="ab")
+        walk.perform(Trigger.STAGE, sha256="cd" * 32)
+    walk.perform(Trigger.STAGE, sha256="ab" * 32)
     walk.perform(Trigger.APPLY_POLICY)
-    for root in ("/b/web/runsc-root", "/b/pod"):
+    for root in (ROOT, POD):
         with refuses(NotPermittedError, Reason.NOT_PERMITTED, "executes_the_staged_copy"):
-            walk.perform(Trigger.EXEC, argv=[COPY, "--root", root, "create"])
-    walk.perform(Trigger.EXEC, argv=[COPY, "--root", "/b/pod/runsc-root", "create"])
+            walk.perform(Trigger.EXEC, argv=argv(root=root, verb="create"))
+    walk.perform(Trigger.EXEC, argv=argv(root=f"{POD}/runsc-root", verb="create"))
     assert walk.lifecycle.state is State.HANDED_OFF
 
 
@@ -263,7 +327,7 @@ def test_no_state_can_be_jumped_to(state: State) -> None:
 
 def test_an_immutable_store_artefact_may_have_a_foreign_owner() -> None:
     walk = Walk().up_to(State.RESOLVED)
-    walk.perform(Trigger.VALIDATE, owner=30001, mode="0555", immutable_store=True)
+    walk.perform(Trigger.VALIDATE, path="/nix/store/a/runsc", owner=30001, mode="0555", immutable_store=True)
     assert walk.lifecycle.state is State.VALIDATED
 
 
@@ -273,7 +337,7 @@ def test_an_immutable_store_artefact_may_have_a_foreign_owner() -> None:
 def test_required_policy_is_enforced_before_exec(
     rootless: bool, required: bool, outcome: PolicyOutcome
 ) -> None:
-    options = {"rootless": rootless, "require_exec_policy": required, "exec_policy": "auto"}
+    options = {**OPTIONS, "rootless": rootless, "require_exec_policy": required}
     walk = Walk({**HEADER, "options": options})
     walk.up_to(State.STAGED)
     permitted = {
@@ -283,23 +347,24 @@ def test_required_policy_is_enforced_before_exec(
         (False, False): {PolicyOutcome.NOT_APPLICABLE},
     }
     if outcome in permitted[rootless, required]:
-        walk.perform(Trigger.APPLY_POLICY, outcome=outcome)
+        walk.perform(Trigger.APPLY_POLICY, **settled(outcome))
         assert walk.lifecycle.state is State.POLICY_SETTLED
     else:
         with refuses(NotPermittedError, Reason.NOT_PERMITTED, "policy_permits"):
-            walk.perform(Trigger.APPLY_POLICY, outcome=outcome)
+            walk.perform(Trigger.APPLY_POLICY, **settled(outcome))
 
 
 def test_a_policy_that_was_turned_off_cannot_have_been_enforced() -> None:
-    walk = Walk({**HEADER, "options": {"rootless": True, "require_exec_policy": False, "exec_policy": "off"}})
+    walk = Walk({**HEADER, "options": {**OPTIONS, "rootless": True, "exec_policy": "off"}})
     walk.up_to(State.STAGED)
     with refuses(NotPermittedError, Reason.NOT_PERMITTED, "policy_permits"):
-        walk.perform(Trigger.APPLY_POLICY, outcome="enforced")
+        walk.perform(Trigger.APPLY_POLICY, **settled("enforced"))
 
 
 def test_path_search_stops_root_only() -> None:
     for user, found_by in ((0, "option"), (0, "trusted path"), (1000, "PATH")):
-        walk = Walk({**HEADER, "host": {"user": user}})
+        chosen = "/usr/bin/runsc" if found_by == "option" else None
+        walk = Walk({**HEADER, "host": {"user": user}, "options": {**OPTIONS, "runsc": chosen}})
         walk.perform(Trigger.RESOLVE, found_by=found_by)
         assert walk.lifecycle.state is State.RESOLVED
 
@@ -386,7 +451,12 @@ def test_stored_copy_of_anothers_binary_must_be_compared(
         "header": HEADER,
         Trigger.VALIDATE: {**GOOD[Trigger.VALIDATE], "owner": owner},
         Trigger.SECURE_ROOT: GOOD[Trigger.SECURE_ROOT],
-        Trigger.STAGE: {**GOOD[Trigger.STAGE], "from_store": from_store, "compared": compared},
+        Trigger.STAGE: {
+            **GOOD[Trigger.STAGE],
+            "from_store": from_store,
+            "compared": compared,
+            "hashed": not from_store,
+        },
     }
     assert guard.holds(known) is holds
 
@@ -406,8 +476,9 @@ def of_sentry(**changed: Any) -> dict[str, Any]:
 
 def copy_of_sentry(**changed: Any) -> dict[str, Any]:
     """What is recorded of its copy."""
-    path = "/b/root/exec-allow/stage-1/gvisor-bin/gvisor_sentry"
-    copied = {key: GOOD[Trigger.STAGE][key] for key in GOOD[Trigger.STAGE] if key != "path"}
+    path = f"{ROOT}/exec-allow/stage-1/gvisor-bin/gvisor_sentry"
+    copied = {**GOOD[Trigger.STAGE], "pinned": IDENTITY, "made_from": IDENTITY}
+    del copied["path"]
     return {"name": "gvisor_sentry", "path": path, **copied, **changed}
 
 
@@ -456,8 +527,8 @@ def test_a_sidecar_of_an_immutable_store_may_have_a_foreign_owner() -> None:
         {"sidecars": []},
         {"sidecars": [copy_of_sentry(), copy_of_sentry()]},
         {"sidecars": [copy_of_sentry(name="other")]},
-        {"sidecars": [copy_of_sentry(path="/b/root/exec-allow/stage-2/gvisor-bin/gvisor_sentry")]},
-        {"sidecars": [copy_of_sentry(path="/b/root/exec-allow/stage-1/gvisor_sentry")]},
+        {"sidecars": [copy_of_sentry(path=f"{ROOT}/exec-allow/stage-2/gvisor-bin/gvisor_sentry")]},
+        {"sidecars": [copy_of_sentry(path=f"{ROOT}/exec-allow/stage-1/gvisor_sentry")]},
         {"sidecars": [copy_of_sentry(pinned={**IDENTITY, "inode": 7})]},
         {"sidecars": [copy_of_sentry(made_from={**IDENTITY, "inode": 7})]},
         {"sidecars": [copy_of_sentry(size=2)]},
@@ -480,19 +551,23 @@ SENTRY_COPY = copy_of_sentry()["path"]
 @pytest.mark.parametrize(
     ("allowed", "holds"),
     [
-        ([COPY, SENTRY_COPY], True),
+        ([COPY, SENTRY_COPY], False),
         (["/bundle/rootfs", COPY, SENTRY_COPY], True),
+        (["/bundle/rootfs", "/data", COPY, SENTRY_COPY], True),
         ([], False),
         ([COPY], False),
         ([SENTRY_COPY], False),
         ([COPY, SENTRY_COPY, f"{SENTRY_COPY}-other"], False),
-        ([COPY, SENTRY_COPY, "/b/root/exec-allow/stage-1"], False),
-        ([COPY, SENTRY_COPY, "/b/root/exec-allow"], False),
-        ([COPY, SENTRY_COPY, "/b/root/exec-allow-other"], True),
+        ([COPY, SENTRY_COPY, f"{ROOT}/exec-allow/stage-1"], False),
+        ([COPY, SENTRY_COPY, f"{ROOT}/exec-allow"], False),
+        (["/bundle/rootfs", f"{ROOT}/exec-allow-other", COPY, SENTRY_COPY], False),
+        (["/bundle/rootfs", "/b-other", COPY, SENTRY_COPY], True),
+        (["/bundle/rootfs", "/b", COPY, SENTRY_COPY], False),
+        (["/bundle/rootfs", "/", COPY, SENTRY_COPY], False),
     ],
 )
 def test_a_policy_that_is_enforced_allows_exactly_the_set(allowed: list[str], holds: bool) -> None:
-    options = {"rootless": True, "require_exec_policy": True, "exec_policy": "auto"}
+    options = {**OPTIONS, "rootless": True, "require_exec_policy": True}
     walk = Walk({**HEADER, "options": options})
     of_set: dict[str, dict[str, Any]] = {
         Trigger.VALIDATE: {"sidecars": [of_sentry()], "release": None},
@@ -501,10 +576,10 @@ def test_a_policy_that_is_enforced_allows_exactly_the_set(allowed: list[str], ho
     for trigger in ORDER[:4]:
         walk.perform(trigger, **of_set.get(trigger, {}))
     if holds:
-        walk.perform(Trigger.APPLY_POLICY, outcome="enforced", allowed=allowed)
+        walk.perform(Trigger.APPLY_POLICY, **settled("enforced", allowed=allowed))
     else:
         with refuses(NotPermittedError, Reason.NOT_PERMITTED, "policy_permits"):
-            walk.perform(Trigger.APPLY_POLICY, outcome="enforced", allowed=allowed)
+            walk.perform(Trigger.APPLY_POLICY, **settled("enforced", allowed=allowed))
 
 
 def test_nothing_is_staged_beside_a_single_file() -> None:

@@ -61,6 +61,9 @@ def test_a_graph_of_another_spec_is_stale_and_both_are_named(
         spec_graph()
 
 
+HEADER = {"host": {"user": 0}, "options": {"runsc": "/usr/bin/runsc"}}
+
+
 class Resolved:
     def facts(self) -> dict[str, object]:
         return {"path": "/usr/bin/runsc", "found_by": "option"}
@@ -80,7 +83,7 @@ def test_step_not_in_the_spec_is_named_and_not_recorded(
     edges: dict[str, dict[str, str]], facts: tuple[str, ...]
 ) -> None:
     moves: list[Move] = []
-    lifecycle = SpecLifecycle({"host": {"user": 0}}, moves.append, SpecGraph("0", "start", edges))
+    lifecycle = SpecLifecycle(HEADER, moves.append, SpecGraph("0", "start", edges))
     with refuses(NotInSpecError, Reason.NOT_IN_SPEC, *facts) as refusal:
         lifecycle.perform(Trigger.RESOLVE, Resolved)
     assert refusal.value.step == "resolve"

@@ -167,7 +167,7 @@ def test_machine_is_equal_however_transitions_was_imported() -> None:
     code = (
         "import sys; from engine.quick import import_transitions as quick; {}\n"
         "from engine.lifecycle.machine import *; moves = []\n"
-        "life = Lifecycle({{'host': {{'user': 0}}}}, moves.append)\n"
+        "life = Lifecycle({{'host': {{'user': 0}}, 'options': {{'runsc': '/x'}}}}, moves.append)\n"
         "class Found:\n    def facts(self): return {{'path': '/x', 'found_by': 'option'}}\n"
         "life.perform(Trigger.RESOLVE, Found)\n"
         "try: life.perform(Trigger.STAGE, Found)\n"

@@ -58,6 +58,8 @@ def test_binary_only_its_owner_can_write_is_pinned(binary: Path) -> None:
         "immutable_store": False,
         "platforms": ["systrap", "kvm", "ptrace"],
         "platform": "systrap",
+        "creation_flags": [],
+        "starts_sidecars": False,
     }
 
 
