@@ -326,7 +326,7 @@ class _Walk:
         #: Where an execve that the kernel refuses leaves the run: its move is recorded before it is made.
         self._undoes: str | None = None
 
-    def _go_on(self, text: bytes) -> None:  # noqa: PLR0912 (one look at each line, in the order of its fields)
+    def _go_on(self, text: bytes) -> None:
         move = read_record(text, self._format)
         if move.seq != self._seq + 1:
             raise BadLineError(FaultCode.WRONG_SEQ, f"seq is {move.seq}, and it should be {self._seq + 1}")
