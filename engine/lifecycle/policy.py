@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from engine.bundle.bundle import Bundle
 from engine.errors import PolicyError, Reason
+from engine.lifecycle.outside import Outside
 from engine.lifecycle.stage import Staged
 from engine.linux.namespaces import sysctl
 from engine.options import ExecPolicy, RunOptions
@@ -79,7 +80,7 @@ class Policy:
 
 
 #: Applies a policy to this process for a bundle, the staged program and what runsc is told.
-Backend = Callable[[Bundle, Staged, RunscArguments], Policy]
+Backend = Callable[[Bundle, Staged, RunscArguments, Outside], Policy]
 
 
 def apply_policy(
@@ -87,15 +88,20 @@ def apply_policy(
     bundle: Bundle,
     staged: Staged,
     runsc_arguments: RunscArguments = RUN,
+    outside: Outside | None = None,
     *,
     backends: Mapping[ExecPolicy, Backend] | None = None,
 ) -> Policy:
     """Keep this process, which becomes the supervisor, from executing the host's programs, as `options` say.
 
+    `outside` then has a process that is not confined.
+
     Raises `PolicyError` if the policy is required and not enforced, or was applied only in part.
     """
     if options.rootless:
-        policy = (backends or BACKENDS)[options.exec_policy](bundle, staged, runsc_arguments)
+        policy = (backends or BACKENDS)[options.exec_policy](
+            bundle, staged, runsc_arguments, outside or Outside(lambda: ([], []))
+        )
     else:
         reason = "it applies to --rootless runs"
         policy = Policy(
@@ -110,7 +116,9 @@ def apply_policy(
     return policy
 
 
-def _locked_mounts(bundle: Bundle, staged: Staged, runsc_arguments: RunscArguments) -> Policy:
+def _locked_mounts(
+    bundle: Bundle, staged: Staged, runsc_arguments: RunscArguments, outside: Outside
+) -> Policy:
     """Every mount noexec except those of the bundle's files and the staged ones, and sealed if these are read-only."""
     # Only for rootless runs.
     from engine.bundle.executable import bound_without_inner_mounts, executable_trees
@@ -147,7 +155,8 @@ def _locked_mounts(bundle: Bundle, staged: Staged, runsc_arguments: RunscArgumen
         known_paths = {tree.path for tree in own}
         written = [tree for tree in written if sealed and tree.path not in known_paths]
         taken = [*trees, *own, *written]
-        found = locked_mounts.probe(taken, sealed=sealed)
+        found = locked_mounts.probe(taken, sealed=sealed, outside=outside.serve)
+        outside.helper = found.outside
     except UnusableError as error:
         return _unavailable(error.why, error.hint)
     except OSError as error:
@@ -159,8 +168,7 @@ def _locked_mounts(bundle: Bundle, staged: Staged, runsc_arguments: RunscArgumen
         *(() if filters else ("terminal",)),
     )
     try:
-        with found:
-            locked_mounts.confine(found, sealed=sealed)
+        locked_mounts.confine(found, sealed=sealed)
         program = _open_again(staged) if staged.sidecars else None
     except OSError as error:
         refusal = locked_mounts.explain(error)

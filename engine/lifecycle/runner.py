@@ -14,6 +14,7 @@ from engine.bundle.bundle import Bundle
 from engine.errors import EngineError, FailedError, Reason, StoppedError, TraceError
 from engine.lifecycle.exec import HandOff, hand_off, prepare
 from engine.lifecycle.machine import Lifecycle
+from engine.lifecycle.outside import Cleaned, Outside
 from engine.lifecycle.policy import apply_policy
 from engine.lifecycle.resolve import resolve
 from engine.lifecycle.secure_root import PodSandbox, StateDirs, secure_root
@@ -129,6 +130,8 @@ class _Run:
         self._lifecycle = lifecycle
         self._warn = warn
         self._made: list[Undoable] = []
+        self._outside = Outside(self._discard)
+        self._known_outside = 0
         self._step = Trigger.RESOLVE
 
     def go(self) -> None:
@@ -169,9 +172,12 @@ class _Run:
             self._warn(f"platform {binary.platform}: this runsc has no systrap")
         root = lifecycle.perform(begin(Trigger.SECURE_ROOT), self._secure_root)
         staged = lifecycle.perform(begin(Trigger.STAGE), lambda: self._keep(stage(binary, root)))
+        self._known_outside = len(self._made)
         policy = lifecycle.perform(
             begin(Trigger.APPLY_POLICY),
-            lambda: self._keep(apply_policy(options, self._bundle, staged, self._runsc_arguments())),
+            lambda: self._keep(
+                apply_policy(options, self._bundle, staged, self._runsc_arguments(), self._outside)
+            ),
         )
         if policy.outcome is PolicyOutcome.UNAVAILABLE:
             self._warn(f"no execute policy: {policy.reason}")
@@ -179,8 +185,12 @@ class _Run:
         lifecycle.perform(
             begin(Trigger.EXEC),
             lambda: self._prepare(root, staged, binary, policy.program),
-            commit=lambda given: hand_off(given, process),
+            commit=self._hand_off,
         )
+
+    def _hand_off(self, given: HandOff) -> NoReturn:
+        self._outside.end()
+        hand_off(given, self._process)
 
     def _keep(self, made: Made) -> Made:
         """Remember what to remove if the run is refused."""
@@ -217,13 +227,9 @@ class _Run:
 
     def _refuse(self, error: EngineError) -> None:
         """Remove what was made, record the refusal, and only then release the lock."""
-        cleaned: list[str] = []
-        left: list[str] = []
-        for made in reversed(self._made):
-            try:
-                cleaned += made.discard()
-            except OSError as failure:
-                left.append(f"{failure.filename or type(made).__name__}: {failure.strerror}")
+        later = self._discard(self._known_outside) if self._outside.helper else ([], [])
+        cleaned, left = (since + rest for since, rest in zip(later, self._outside.clean(), strict=True))
+        self._outside.end()
         with contextlib.ExitStack() as open_until_recorded:
             for made in self._made:
                 open_until_recorded.callback(made.close)
@@ -236,6 +242,17 @@ class _Run:
                     self._warn(f"{NO_TRACE}: somebody removed it")
             except TraceError as lost:
                 self._warn(f"{NO_TRACE}: {lost.what}; {lost.hint}")
+
+    def _discard(self, first: int = 0) -> Cleaned:
+        """Remove what was made from the `first` on, the latest first."""
+        cleaned: list[str] = []
+        left: list[str] = []
+        for made in reversed(self._made[first:]):
+            try:
+                cleaned += made.discard()
+            except OSError as failure:
+                left.append(f"{failure.filename or type(made).__name__}: {failure.strerror}")
+        return cleaned, left
 
     def _close_trace(self) -> None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 #: Bytes before an answer, for its length: a truncated answer is refused.
 _LENGTH = 8
@@ -13,72 +13,76 @@ _ANSWERED, _FAILED = b"=", b"!"
 
 
 class Child:
-    """A forked child, `pid`, that runs `function`. Raises `OSError`.
+    """A forked child that runs `function`. Raises `OSError`."""
 
-    One that `stays` lives on after its answer, for its namespaces, until `end` or the parent's end.
+    def __init__(self, function: Callable[[], bytes | None]) -> None:
+        answer, told = os.pipe()
+        with open(told, "wb") as tell:
+            self._answer = open(answer, "rb")  # noqa: SIM115 (closed by `answer`)
+            try:
+                self._pid = os.fork()
+            except OSError:
+                self._answer.close()
+                raise
+            if self._pid == 0:
+                try:
+                    tell.write(_framed(function))
+                    tell.flush()
+                finally:
+                    os._exit(0)  # after any exception: the child must not continue as its parent
+
+    def answer(self) -> bytes:
+        """Wait for the child's end; what the function returned. Call it once.
+
+        Raises the `OSError` that the function raised, and EIO if the child ended without an answer, because it was
+        killed or raised something else.
+        """
+        with self._answer:
+            told = self._answer.read()
+        _reap(self._pid)
+        return _content(told[: _LENGTH + 1], told[_LENGTH + 1 :])
+
+
+class Helper:
+    """A forked child, `pid`, that answers whenever it is asked: what the generator `answers` yields. Raises `OSError`.
+
+    It ends with its parent, or at `end`; then the generator is closed.
     """
 
-    def __init__(self, function: Callable[[], bytes | None], *, stays: bool = False) -> None:
+    def __init__(self, answers: Callable[[], Generator[bytes]]) -> None:
         with contextlib.ExitStack() as undo:
-            self._stay = _pipe(undo) if stays else None
-            answer, told = _pipe(undo)
+            asked, self._ask = _pipe(undo)
+            self._answer, told = _pipe(undo)
             self.pid = os.fork()
             if self.pid == 0:
                 try:
-                    if self._stay is not None:
-                        os.close(self._stay[1])
-                    with open(told, "wb") as tell:
-                        kind, content = _outcome(function)
-                        tell.write(len(content).to_bytes(_LENGTH, "little") + kind + content)
-                    if self._stay is not None:
-                        os.read(self._stay[0], 1)
+                    os.close(self._ask)
+                    _serve(answers(), asked, told)
                 finally:
-                    os._exit(0)  # after any exception: the child must not continue as its parent
+                    os._exit(0)  # as above
             undo.pop_all()
+        os.close(asked)
         os.close(told)
-        self._answer = answer
 
-    def answer(self) -> bytes:
-        """Wait for the child's end, or the answer of one that stays; what the function returned. Call it once.
-
-        Raises the `OSError` that the function raised, and EIO if the child ended without an answer, because it was
-        killed or raised something else. Then it has ended.
-        """
-        try:
-            return self._take_answer()
-        except BaseException:
-            self.end()
-            raise
+    def ask(self) -> bytes:
+        """The next answer. Raises as `Child.answer`; then it has ended, or soon will."""
+        with contextlib.suppress(BrokenPipeError):  # it has ended: there is no answer
+            os.write(self._ask, b"?")
+        head = _read(self._answer, _LENGTH + 1)
+        return _content(head, _read(self._answer, int.from_bytes(head[:_LENGTH], "little")))
 
     def end(self) -> None:
-        """End the child that stays, if it has not ended."""
-        if self._stay is not None:
-            for descriptor in self._stay:
-                os.close(descriptor)
-            self._stay = None
-            self._reap()
-
-    def _reap(self) -> None:
-        with contextlib.suppress(ChildProcessError):  # with SIGCHLD ignored it was reaped already, wait(2)
-            os.waitpid(self.pid, 0)
-
-    def _take_answer(self) -> bytes:
-        with open(self._answer, "rb") as answer:
-            told = answer.read()
-        if self._stay is None:
-            self._reap()
-        kind, content = told[_LENGTH : _LENGTH + 1], told[_LENGTH + 1 :]
-        if not kind or len(content) != int.from_bytes(told[:_LENGTH], "little"):
-            raise OSError(errno.EIO, "it ended without an answer", "a child process")
-        if kind == _ANSWERED:
-            return content
-        number, about, text = content.decode(errors="surrogateescape").split("\0", 2)
-        raise OSError(int(number), text, about or None)
+        """End it, and wait for that. Call it once."""
+        os.close(self._ask)
+        os.close(self._answer)
+        _reap(self.pid)
 
 
-def ask_child(function: Callable[[], bytes | None]) -> bytes:
-    """What `function` returns in a forked child. Raises as `Child.answer`, and `OSError` if the fork fails."""
-    return Child(function).answer()
+def _serve(answers: Generator[bytes], asked: int, told: int) -> None:
+    with contextlib.closing(answers), open(told, "wb") as tell:
+        while os.read(asked, 1):
+            tell.write(_framed(lambda: next(answers)))
+            tell.flush()
 
 
 def _pipe(undo: contextlib.ExitStack) -> tuple[int, int]:
@@ -86,6 +90,38 @@ def _pipe(undo: contextlib.ExitStack) -> tuple[int, int]:
     for descriptor in made:
         undo.callback(os.close, descriptor)
     return made
+
+
+def _read(descriptor: int, length: int) -> bytes:
+    read = b""
+    while len(read) < length and (piece := os.read(descriptor, length - len(read))):
+        read += piece
+    return read
+
+
+def _reap(pid: int) -> None:
+    with contextlib.suppress(ChildProcessError):  # with SIGCHLD ignored it was reaped already, wait(2)
+        os.waitpid(pid, 0)
+
+
+def _framed(function: Callable[[], bytes | None]) -> bytes:
+    kind, content = _outcome(function)
+    return len(content).to_bytes(_LENGTH, "little") + kind + content
+
+
+def _content(head: bytes, content: bytes) -> bytes:
+    kind = head[_LENGTH:]
+    if not kind or len(content) != int.from_bytes(head[:_LENGTH], "little"):
+        raise OSError(errno.EIO, "it ended without an answer", "a child process")
+    if kind == _ANSWERED:
+        return content
+    number, about, text = content.decode(errors="surrogateescape").split("\0", 2)
+    raise OSError(int(number), text, about or None)
+
+
+def ask_child(function: Callable[[], bytes | None]) -> bytes:
+    """What `function` returns in a forked child. Raises as `Child.answer`, and `OSError` if the fork fails."""
+    return Child(function).answer()
 
 
 def _outcome(function: Callable[[], bytes | None]) -> tuple[bytes, bytes]:

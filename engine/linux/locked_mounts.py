@@ -13,12 +13,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from os.path import realpath
 
 from engine.linux import namespaces, seccomp
-from engine.linux.child import Child
+from engine.linux.child import Helper
 from engine.linux.mounts import (
     MountFlag,
     attach_tree,
@@ -70,59 +70,89 @@ class UnusableError(Exception):
 
 
 class Confinement:
-    """User and mount namespaces with locked mounts, made and tried by a child that waits in them. `ids`: theirs.
+    """User and mount namespaces with locked mounts, not entered yet, and what waits in and outside of them.
 
-    A context manager: at its end the child ends, and what nobody has entered is gone.
+    `process` is in them; its parent, the `outside`, is where the caller is, and does there what it is asked for. `ids`:
+    those of the namespaces. A context manager: at its end both processes end, and what nobody has entered is gone.
     """
 
-    def __init__(self, ids: IdMaps, child: Child) -> None:
+    def __init__(self, ids: IdMaps, outside: Helper, process: int) -> None:
         self.ids = ids
-        self._child = child
+        self.outside = outside
+        self._process = process
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._child.end()
+        self.outside.end()
 
     def enter(self) -> None:
-        """Join the child, setns(2): into both namespaces or into none. Raises `OSError`."""
+        """Join the process, setns(2): into both namespaces or into none. Raises `OSError`."""
         try:
             directory = os.getcwd()
         except OSError:  # removed, or not accessible by its path
             directory = "/"
-        namespaces.join(self._child.pid)
+        namespaces.join(self._process)
         # On what is mounted now: below a read-only tree everything would else still be writable.
         with contextlib.suppress(OSError):
             os.chdir(directory)
 
 
-def prepare(maps: IdMaps, trees: Sequence[Tree], *, sealed: bool) -> Confinement:
+def _nothing() -> bytes:
+    return b""
+
+
+def prepare(
+    maps: IdMaps, trees: Sequence[Tree], *, sealed: bool, outside: Callable[[], bytes] = _nothing
+) -> Confinement:
     """In a child, make the namespaces, with the ids of `maps`, and try to undo what was done there. Raises `OSError`.
 
     Nothing can be executed by path in them that is not in an executable one of `trees`. With `sealed`, nothing can be
     written by path either, except in those of `trees` that are not read-only: a program may have other names than those
-    in its tree. It is also tried to forbid executable mounts.
+    in its tree. It is also tried to forbid executable mounts. `outside`: what the process outside does when asked.
     """
-    child = Child(partial(_try, maps, trees, sealed=sealed), stays=True)
-    child.answer()
-    return Confinement(maps, child)
+    helper = Helper(partial(_outside, maps, trees, outside, sealed=sealed))
+    try:
+        return Confinement(maps, helper, int(helper.ask()))
+    except BaseException:
+        helper.end()
+        raise
 
 
-def probe(trees: Sequence[Tree], *, sealed: bool) -> Confinement:
+def _outside(
+    maps: IdMaps, trees: Sequence[Tree], act: Callable[[], bytes], *, sealed: bool
+) -> Generator[bytes]:
+    """Answer with the number of the process inside, then with what `act` returns."""
+    inside = Helper(partial(_inside, maps, trees, sealed=sealed))
+    try:
+        inside.ask()
+        yield b"%d" % inside.pid
+        while True:
+            yield act()
+    finally:
+        inside.end()
+
+
+def _inside(maps: IdMaps, trees: Sequence[Tree], *, sealed: bool) -> Generator[bytes]:
+    _try(maps, trees, sealed=sealed)
+    yield b""
+
+
+def probe(trees: Sequence[Tree], *, sealed: bool, outside: Callable[[], bytes] = _nothing) -> Confinement:
     """`prepare` with the most ids that can be had. Raises `UnusableError`."""
     try:
         *better, last = namespaces.possible_maps()
         for maps in better:
             with contextlib.suppress(OSError):
-                return prepare(maps, trees, sealed=sealed)
-        return prepare(last, trees, sealed=sealed)
+                return prepare(maps, trees, sealed=sealed, outside=outside)
+        return prepare(last, trees, sealed=sealed, outside=outside)
     except OSError as error:
         raise explain(error) from None
 
 
 def confine(found: Confinement, *, sealed: bool) -> None:
-    """Confine this process and its children as the child of `found` is.
+    """Confine this process and its children as the one inside `found` is.
 
     With `sealed`, also forbid them to mount anything executable. Irreversible. Raises `OSError`; the process may then
     be confined in part.

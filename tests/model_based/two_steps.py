@@ -173,7 +173,7 @@ def choose_the_kernel(
 
     executable: list[str] = []
 
-    def probe(trees: Sequence[Tree], *, sealed: bool) -> Confinement:
+    def probe(trees: Sequence[Tree], *, sealed: bool, outside: object) -> Confinement:
         if kernel == "cannot":
             raise UnusableError("this kernel was told not to", "tell it otherwise")
         executable.extend(tree.path for tree in trees)

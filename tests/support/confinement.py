@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import cast
+
+from engine.linux.child import Helper
 from engine.linux.locked_mounts import Confinement
 from engine.linux.namespaces import IdMaps
 
@@ -10,10 +13,11 @@ SINGLE = IdMaps(((0, 1000, 1),), ((0, 1000, 1),), "single")
 
 
 class Pretended(Confinement):
-    """Without a child that waits in them."""
+    """Without a process in them, and none outside."""
 
     def __init__(self) -> None:
         self.ids = SINGLE
+        self.outside = cast(Helper, None)
 
     def __exit__(self, *_: object) -> None:
         return

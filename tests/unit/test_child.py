@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from engine.linux import child as module
-from engine.linux.child import Child, ask_child
+from engine.linux.child import Child, Helper, ask_child
 from tests.support.forked import failure, in_a_child
 
 pytestmark = pytest.mark.usefixtures("no_child_left", "no_descriptor_left")
@@ -112,3 +113,55 @@ def test_the_parent_may_do_something_before_it_asks(tmp_path: Path) -> None:
     assert child.answer() == b"now True"
     os.close(go)
     os.close(gone)
+
+
+def counts() -> Generator[bytes]:
+    for number in range(2):
+        yield b"%d of %d" % (number, os.getppid())
+    raise OSError(errno.ENOSPC, "no room", "/a")
+
+
+def test_a_helper_answers_whenever_it_is_asked_until_it_fails() -> None:
+    helper = Helper(counts)
+    assert [helper.ask(), helper.ask()] == [b"0 of %d" % os.getpid(), b"1 of %d" % os.getpid()]
+    assert failure(helper.ask) == (errno.ENOSPC, "no room", "/a")
+    helper.end()
+
+
+@pytest.mark.parametrize("end", [be_killed, leave, fault, interrupted])
+def test_a_helper_that_ends_otherwise_has_not_answered(end: Callable[[], None]) -> None:
+    def answers() -> Generator[bytes]:
+        yield b"there"
+        end()
+
+    helper = Helper(answers)
+    assert helper.ask() == b"there"
+    for _ in range(2):
+        assert failure(helper.ask) == NO_ANSWER
+    helper.end()
+
+
+def test_a_helper_closes_its_generator_at_its_end(tmp_path: Path) -> None:
+    def answers() -> Generator[bytes]:
+        try:
+            yield b""
+        finally:
+            (tmp_path / "closed").touch()
+
+    helper = Helper(answers)
+    helper.ask()
+    helper.end()
+    assert (tmp_path / "closed").exists()
+
+
+def test_a_helper_ends_with_its_parent() -> None:
+    def act() -> int:
+        helper = Helper(counts)
+        helper.ask()
+        return helper.pid
+
+    pid = in_a_child(act)
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -70,7 +70,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     asked: list[Any] = []
     tried: list[Any] = []
 
-    def probe(trees: Any, *, sealed: bool) -> Confinement:
+    def probe(trees: Any, *, sealed: bool, outside: object) -> Confinement:
         tried.append((trees, sealed))
         return Pretended()
 
@@ -116,7 +116,7 @@ def test_the_chosen_backend_is_given_the_bundle(bundle: Bundle) -> None:
     enforced = Policy(PolicyOutcome.ENFORCED)
 
     def backend(*given: Any) -> Policy:
-        assert given == (bundle, ALONE, RUN)
+        assert given[:3] == (bundle, ALONE, RUN)
         return enforced
 
     chosen = options(policy=ExecPolicy.LOCKED_MOUNTS, required=True)
@@ -155,7 +155,7 @@ def test_writable_root_is_not_sealed_and_is_reported(private: Path, kernel: list
 def test_namespaces_that_are_forbidden_are_named_with_the_hint(
     bundle: Bundle, kernel: list[Any], monkeypatch: pytest.MonkeyPatch, chosen: ExecPolicy
 ) -> None:
-    def probe(trees: object, *, sealed: bool) -> Confinement:
+    def probe(trees: object, *, sealed: bool, outside: object) -> Confinement:
         raise UnusableError("user namespaces are forbidden by x = 0", "sysctl x=1")
 
     monkeypatch.setattr(locked_mounts, "probe", probe)
