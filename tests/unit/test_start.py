@@ -61,6 +61,7 @@ RUN = {
         )
     ),
     *(f"engine.linux{name}" for name in ("", ".boot", ".files", ".locks", ".namespaces", ".openat2")),
+    "engine.lifecycle.outside",
     *("engine.linux.regular_files", "engine.linux.syscall"),
 }
 ROOTLESS = {
