@@ -24,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-    from engine.traces.schema import StageFacts
+    from engine.traces.schema import Copy, StageFacts
 
 
 class Staged:
@@ -61,10 +61,14 @@ class Staged:
         status = os.fstat(sentry.descriptor)
         return status.st_dev, status.st_ino
 
-    def facts(self) -> StageFacts:
-        facts: StageFacts = self.runsc.copy_facts()
-        if self.sidecars:
-            facts["sidecars"] = [sidecar.facts() for sidecar in self.sidecars]
+    def facts(self) -> Copy:
+        runsc = self.runsc.facts()
+        if not self.sidecars:
+            return runsc
+        facts: StageFacts = {
+            **runsc,
+            "sidecars": [{**sidecar.facts(), "name": sidecar.name} for sidecar in self.sidecars],
+        }
         return facts
 
     def changed(self) -> str | None:

@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-    from engine.traces.schema import StagedSidecar, StageFacts
+    from engine.traces.schema import Copy
 
 #: Bytes to copy in one system call: usually all of runsc.
 _CHUNK = 1 << 30
@@ -62,8 +62,8 @@ class StagedFile:
         self.hashed: Final = hashed
         self.compared: Final = compared
 
-    def copy_facts(self) -> StageFacts:
-        """What is recorded of the copy of runsc, and of every other but for its name."""
+    def facts(self) -> Copy:
+        """What is recorded of the copy."""
         return {
             "path": self.path,
             "sha256": self.digest,
@@ -76,11 +76,6 @@ class StagedFile:
             "hashed": self.hashed,
             "compared": self.compared,
         }
-
-    def facts(self) -> StagedSidecar:
-        """What is recorded of the copy of a sidecar."""
-        copy = self.copy_facts()
-        return {"name": self.name, **copy}  # type: ignore[typeddict-unknown-key]  # a sidecar has none of its own
 
     def changed(self, directory: int) -> str | None:
         """How it has changed, in one phrase; None if its name in `directory` still leads to the staged file."""

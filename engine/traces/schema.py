@@ -184,13 +184,22 @@ class SecureRootFacts(TypedDict):
     programs: NotRequired[Annotated[Directory, Says("The program's directory, if not the container's own.")]]
 
 
-class StagedSidecar(TypedDict):
-    """The copy of a sidecar: as the copy of runsc."""
+class Copy(TypedDict):
+    """The copy of one file of the program; its `identity` is what `validate` recorded of that file."""
 
-    name: Annotated[str, Says("Its name in `gvisor-bin/`.", "as `validate.sidecars`, in their order")]
-    path: Annotated[str, Says("Its path.", "in `gvisor-bin/` beside `stage.path`")]
+    path: Annotated[
+        str,
+        Says(
+            "Its path.",
+            "in `secure_root.programs`, if any, else in runsc's root; a sidecar's in `gvisor-bin/` beside runsc's",
+        ),
+    ]
     sha256: Annotated[
-        str, Says("Its SHA-256, in hexadecimal; from an earlier run unless `hashed`.", "its form")
+        str,
+        Says(
+            "Its SHA-256, in hexadecimal; from an earlier run unless `hashed`.",
+            "its form; runsc's: `sandbox.sha256`, if any",
+        ),
     ]
     size: Annotated[int, Says("Its size in bytes.", "that of its `identity`")]
     mode: Annotated[str, Says("Its permissions, four octal digits.", "`0500`")]
@@ -214,37 +223,15 @@ class StagedSidecar(TypedDict):
     ]
 
 
-class StageFacts(TypedDict):
-    """The copy that is executed."""
+class StagedSidecar(Copy):
+    """The copy of a sidecar."""
 
-    path: Annotated[str, Says("Its path.", "in `secure_root.programs`, if any, else in runsc's root")]
-    sha256: Annotated[
-        str,
-        Says(
-            "Its SHA-256, in hexadecimal; from an earlier run unless `hashed`.",
-            "`sandbox.sha256`, if any",
-        ),
-    ]
-    size: Annotated[int, Says("Its size in bytes.", "`validate.identity.size`")]
-    mode: Annotated[str, Says("Its permissions, four octal digits.", "`0500`")]
-    pinned: Annotated[Identity, Says("The source after copying: still unchanged.", "`validate.identity`")]
-    from_store: Annotated[bool, Says("Whether it is a link to a copy that an earlier run made.")]
-    made_from: Annotated[Identity, Says("The file that the copy was made from.", "`validate.identity`")]
-    shared: Annotated[bool, Says("Whether the store and other containers share the file.", "`from_store`")]
-    hashed: Annotated[
-        bool,
-        Says(
-            "Whether this run computed `sha256`; otherwise an earlier run did, from the same version of the file.",
-            "`from_store`, `compared`",
-        ),
-    ]
-    compared: Annotated[
-        bool,
-        Says(
-            "Whether this run compared the whole copy with the pinned file.",
-            "`from_store`, and the binary is another user's",
-        ),
-    ]
+    name: Annotated[str, Says("Its name in `gvisor-bin/`.", "as `validate.sidecars`, in their order")]
+
+
+class StageFacts(Copy):
+    """The copy of runsc, which is executed, and of its sidecars."""
+
     sidecars: NotRequired[
         Annotated[list[StagedSidecar], Says("The copies of its sidecars, if any.", "`validate.sidecars`")]
     ]
