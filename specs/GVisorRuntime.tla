@@ -229,6 +229,8 @@ RootCanBeMadePrivate(r) ==
 \* container.py, `take_lock`.  A lock file that gc removed protects nothing, so it is opened again.
 LockIsCurrent(r) == handle[r] = "current"
 LockIsFree(r)    == LockIsCurrent(r) => lock[id[r]] = Nobody
+\* gc holds a lock for a moment, and shared: whoever finds it so waits.
+ANamesakeLives(r) == LockIsCurrent(r) /\ lock[id[r]] \in Runs
 
 \* stage.py: copy from the pinned descriptor.  Without pinning: from whatever file is then at the path.
 Source(r, p) == IF Pinning THEN pinned[r][p] ELSE path[p]
@@ -475,7 +477,7 @@ RefuseValidate(r) ==
 RefuseSecureRoot(r) ==
     /\ state[r] = "validated"
     /\ \/ failed[r]                /\ Refused(r, "failure")
-       \/ ~LockIsFree(r)           /\ Refused(r, "alive")
+       \/ ANamesakeLives(r)        /\ Refused(r, "alive")
        \/ ~RootCanBeMadePrivate(r) /\ Refused(r, "root_not_private")
 
 RefuseStage(r) ==
@@ -704,11 +706,12 @@ Next ==
 
 Spec == Init /\ [][Next]_vars
 
-\* Assumed of the scheduler: a run that can move moves at some time, and a run whose lock file gc keeps removing gets
-\* a turn between two collections.
+\* Assumed of the scheduler: a run that can move moves at some time, gc ends what it has begun, and a run whose lock
+\* file gc keeps removing gets a turn between two collections.
 Fairness ==
     /\ \A r \in Runs : WF_vars(Engine(r))
     /\ \A r \in Runs : SF_vars(SecureRoot(r) \/ RefuseSecureRoot(r))
+    /\ \A i \in Ids : WF_vars(GcRemoves(i) \/ GcDeclines(i))
 
 FairSpec == Spec /\ Fairness
 
@@ -900,8 +903,10 @@ NothingElseIsRemoved == intact
 \* A refused run that started again, or a hand-off taken back, would be a new run without checks.
 TerminalStatesAreFinal == [][\A r \in Runs : state[r] \in Terminal => state'[r] = state[r]]_vars
 
-\* In every other state the next step or a refusal is possible.
-NeverStuck == \A r \in Runs : state[r] \notin Terminal => ENABLED Engine(r)
+\* In every other state the next step or a refusal is possible, or gc is about to release the lock that is waited for.
+NeverStuck ==
+    \A r \in Runs :
+        state[r] \notin Terminal => ENABLED Engine(r) \/ (state[r] = "validated" /\ lock[id[r]] = Gc)
 
 \* Every run ends: an operator does not wait for ever.
 Terminates == \A r \in Runs : <>(state[r] \in Terminal)

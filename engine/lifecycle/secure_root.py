@@ -170,7 +170,7 @@ def secure_root(
                 raise SecureRootError(
                     f"container {container_id!r} is alive",
                     reason=Reason.ALIVE,
-                    hint="stop it, wait for its end (or that of engine gc), or choose another --id",
+                    hint="stop it, wait for its end, or choose another --id",
                 )
             undo.callback(os.close, lock)
             if why := in_use_reason(base, container):

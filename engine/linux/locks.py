@@ -10,15 +10,15 @@ import time
 _FIRST_WAIT, _MAX_WAIT = 0.001, 0.01
 
 
-def lock(descriptor: int, until: float = 0.0) -> bool:
-    """Lock the open file for this process alone; False if another process still has it at `until`.
+def lock(descriptor: int, until: float = 0.0, kind: int = fcntl.LOCK_EX) -> bool:
+    """Lock the open file, for this process alone unless `kind` is LOCK_SH; False if another still has it at `until`.
 
     `until`: time.monotonic(); 0 tries once. Closing all copies of the descriptor unlocks it. Raises `OSError`.
     """
     wait = _FIRST_WAIT
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= until:
                 return False

@@ -16,7 +16,7 @@ from engine.state import cgroups, elsewhere, processes, record
 from engine.state import oci_lifecycle as machine
 from engine.state.base import default_base
 from engine.state.cleanup import purge_runsc_state, remove_container, remove_runsc_root
-from engine.state.container import OCI_RECORD, RUNTIME, component, is_ours, take_lock
+from engine.state.container import OCI_RECORD, RUNTIME, component, is_ours, take_lock_to_remove
 from engine.state.oci_lifecycle import Status, Verb
 from engine.state.status import argv_markers, members, open_state_root, state_file
 
@@ -207,10 +207,8 @@ def remove_partial_create(request: Request, container_id: str) -> bool:
             held.callback(directory.close)
             if not is_ours(directory):
                 return False
-            lock = take_lock(directory)
-            if lock is None:
+            if not held.enter_context(take_lock_to_remove(directory)):
                 return False
-            held.callback(os.close, lock)
             names = os.listdir(directory.descriptor)
             if OCI_RECORD in names or any(name.startswith("trace-") for name in names):
                 return False

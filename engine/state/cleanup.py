@@ -23,7 +23,7 @@ from engine.state.container import (
     RUNTIME,
     component,
     has_record,
-    take_lock,
+    take_lock_to_remove,
 )
 
 TYPE_CHECKING = False
@@ -324,14 +324,9 @@ def _leave(base: PrivateDirectory, sandbox: Sandbox) -> None:
     with contextlib.closing(directory), contextlib.suppress(UntrustedPathError):
         if not _is_over(base, directory, sandbox):
             return
-        lock = take_lock(directory, _TIMEOUT)
-        if lock is None:
-            return
-        try:
-            if _is_over(base, directory, sandbox) and not in_use_reason(base, directory):
+        with take_lock_to_remove(directory, _TIMEOUT) as is_taken:
+            if is_taken and _is_over(base, directory, sandbox) and not in_use_reason(base, directory):
                 remove_container(base, directory)
-        finally:
-            os.close(lock)
 
 
 def _is_over(base: PrivateDirectory, directory: PrivateDirectory, sandbox: Sandbox) -> bool:

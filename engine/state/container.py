@@ -16,6 +16,8 @@ kernel says whether the container is alive: whoever can take the lock may remove
 A manager's container outlives `runsc create`, which holds its lock. There the record decides as well
 (`engine.state.record`): the holder of the lock may remove only what is not in use.
 
+Whoever removes holds it shared, so that a new container of the id, which finds it so, waits and is not refused.
+
 The lock is a FIFO: through the descriptor of a regular file runsc could write a program and execute it, whatever the
 execute policy.
 """
@@ -24,10 +26,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import stat
 import time
+from collections.abc import Iterator
 
 from engine.digest import sha256
 from engine.linux.files import (
@@ -41,6 +45,10 @@ from engine.linux.locks import lock
 _HEXADECIMAL = frozenset("0123456789abcdefABCDEF")
 #: Not compiled here: a run does not need it.
 _COMPONENT = r"[0-9A-Fa-f]{32}|id-[0-9a-f]{32}"
+
+#: Seconds to wait for whoever removes an earlier container of the id, and between two attempts.
+_REMOVAL_TIMEOUT = 60.0
+_RETRY_INTERVAL = 0.002
 
 LOCK = "lock"
 RUNSC_ROOT = "runsc-root"
@@ -88,7 +96,7 @@ def open_container(base: PrivateDirectory, name: str) -> tuple[PrivateDirectory,
         try:
             if not (container.created or is_ours(container)):
                 raise UntrustedPathError(container.path, "is not this engine's: there is no lock in it")
-            return container, take_lock(container)
+            return container, take_lock_to_live(container)
         except FileNotFoundError:
             # Another process, which held the lock, removed the directory: make it again.
             os.close(container.descriptor)
@@ -100,7 +108,7 @@ def open_container(base: PrivateDirectory, name: str) -> tuple[PrivateDirectory,
             raise
 
 
-def take_lock(container: PrivateDirectory, seconds: float = 0.0) -> int | None:
+def take_lock(container: PrivateDirectory, seconds: float = 0.0, *, kind: int = fcntl.LOCK_EX) -> int | None:
     """Take the lock in `container`: its descriptor, or None if somebody else still holds it after `seconds`.
 
     If the lock file was removed meanwhile, or is no FIFO, it is replaced and taken again. Raises `UntrustedPathError`
@@ -126,13 +134,51 @@ def take_lock(container: PrivateDirectory, seconds: float = 0.0) -> int | None:
                 raise UntrustedPathError(
                     path, f"is owned by uid {status.st_uid} (expected uid {os.geteuid()})"
                 )
-            if not lock(descriptor, until):
+            if not lock(descriptor, until, kind):
                 return None
             if _names(container, LOCK, status):
                 if stat.S_ISFIFO(status.st_mode):
                     undo.pop_all()
                     return descriptor
                 os.unlink(LOCK, dir_fd=container.descriptor)
+
+
+def take_lock_to_live(container: PrivateDirectory) -> int | None:
+    """As `take_lock`, for a new container: waits for whoever removes an earlier one; None only if one is alive.
+
+    Who removes holds the lock shared (`take_lock_to_remove`), a live container alone. In specs/GVisorRuntime.tla:
+    `ANamesakeLives`. Raises also `OSError` EAGAIN, if a removal does not end.
+    """
+    until = time.monotonic() + _REMOVAL_TIMEOUT
+    while (taken := take_lock(container)) is None:
+        shared = take_lock(container, kind=fcntl.LOCK_SH)
+        if shared is None:
+            return None
+        os.close(shared)
+        if time.monotonic() > until:
+            raise OSError(errno.EAGAIN, "another command removes it and does not end", container.path)
+        time.sleep(_RETRY_INTERVAL)
+    return taken
+
+
+@contextlib.contextmanager
+def take_lock_to_remove(container: PrivateDirectory, seconds: float = 0.0) -> Iterator[bool]:
+    """Hold the lock in `container` to look at or remove a container that is not alive; False where that is not so.
+
+    The container cannot become alive meanwhile, and nobody else removes it. Raises as `take_lock`.
+    """
+    if not lock(container.descriptor, time.monotonic() + seconds):
+        yield False
+        return
+    try:
+        taken = take_lock(container, seconds, kind=fcntl.LOCK_SH)
+        try:
+            yield taken is not None
+        finally:
+            if taken is not None:
+                os.close(taken)
+    finally:
+        fcntl.flock(container.descriptor, fcntl.LOCK_UN)
 
 
 def open_runsc_root(container: PrivateDirectory) -> PrivateDirectory:

@@ -23,7 +23,7 @@ from engine.state.cleanup import (
     remove_leftovers,
     remove_stage,
 )
-from engine.state.container import TRACES, is_component, is_ours, take_lock
+from engine.state.container import TRACES, is_component, is_ours, take_lock_to_remove
 from engine.state.legacy import is_shared, other_bases
 from engine.state.retention import Old
 
@@ -176,17 +176,11 @@ class _Sweep:
                 is_shared(self._base.path) and not os.listdir(container.descriptor)
             ):
                 raise UntrustedPathError(container.path, "has no lock of this engine's")
-            lock = take_lock(container)
-            if lock is None:
-                self.alive.append(container.path)
-                return
-            try:
-                if in_use_reason(self._base, container):
+            with take_lock_to_remove(container) as is_taken:
+                if not is_taken or in_use_reason(self._base, container):
                     self.alive.append(container.path)
                 else:
                     self._finished(container)
-            finally:
-                os.close(lock)
 
     def _finished(self, container: PrivateDirectory) -> None:
         gone: list[str] = []

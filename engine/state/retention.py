@@ -12,14 +12,14 @@ import fcntl
 import os
 import re
 from collections.abc import Callable, Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.linux.locks import take_lease
 from engine.linux.regular_files import open_own
 from engine.state.cleanup import in_use_reason
-from engine.state.container import TRACES, component, take_lock
+from engine.state.container import TRACES, component, take_lock_to_remove
 
 _WRITTEN = r"\d{8}T\d{6}Z-[0-9a-f]{8}\.jsonl"
 _WRITTEN_LENGTH = len("-20260101T000000Z-01234567.jsonl")
@@ -134,17 +134,13 @@ def _is_over(base: PrivateDirectory, name: str) -> bool:
         return True
     except UntrustedPathError:
         return False  # unknown, and gc reports the directory
-    with closing(container):
-        if (lock := take_lock(container)) is None:
+    with closing(container), suppress(UntrustedPathError), take_lock_to_remove(container) as is_taken:
+        if not is_taken:
             return False
-        try:
-            if in_use_reason(base, container) is None:
-                return True
-            from engine.state import record  # only for managers' containers
+        if in_use_reason(base, container) is None:
+            return True
+        from engine.state import record  # only for managers' containers
 
-            noted = record.read(container)
-            return noted is not None and noted.trace is not None and os.path.basename(noted.trace) != name
-        except UntrustedPathError:
-            return False
-        finally:
-            os.close(lock)
+        noted = record.read(container)
+        return noted is not None and noted.trace is not None and os.path.basename(noted.trace) != name
+    return False
