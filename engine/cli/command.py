@@ -45,6 +45,9 @@ class Parser(argparse.ArgumentParser):
     """As argparse's, with one line for an error."""
 
     def error(self, message: str) -> NoReturn:
+        _, unknown, words = message.partition("unrecognized arguments: ")
+        if unknown and (options := [word for word in words.split() if word.startswith("-")]):
+            message = f"unknown option {options[0]}"  # what follows may be its value, or an argument
         self.exit(2, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
 
 

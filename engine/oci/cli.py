@@ -67,10 +67,12 @@ _COMMAND_FOLLOWS = frozenset({"exec", "spec"})
 _PRINTING = frozenset({"state", "list", "features", "help"})
 _REFUSING = frozenset({"create", "run", "restore"})
 
-_USAGE = """usage: engine-oci [--root DIR] [--log FILE] [--log-format text|json] [--debug] [--systemd-cgroup]
-                  [--network auto|sandbox|none|host] [--platform auto|systrap|kvm|ptrace] [--rootless true|false]
-                  [--ignore-cgroups] [--exec-policy auto|locked-mounts|off] [--require-exec-policy] [--runsc PATH]
-                  VERB [FLAG...] [CONTAINER] [...]"""
+_USAGE = """usage: engine-oci [--root DIR] [--log FILE] [--log-format text|json] [--debug]
+                  [--systemd-cgroup] [--cgroup-manager cgroupfs|systemd|disabled] [--ignore-cgroups]
+                  [--network auto|sandbox|none|host] [--platform auto|systrap|kvm|ptrace]
+                  [--rootless true|false|auto] [--exec-policy auto|locked-mounts|off] [--require-exec-policy]
+                  [--runsc PATH] [--version] [--help] VERB [FLAG...] [CONTAINER] [...]
+accepted and ignored: --log-level LEVEL, --criu PATH"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

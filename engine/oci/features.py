@@ -12,6 +12,7 @@ from engine.errors import StepError
 from engine.lifecycle.trusted_runsc import find_runsc
 from engine.oci.flags import Table
 from engine.oci.request import Request
+from engine.runsc.binary import texts_in
 from engine.runsc.capabilities import UNKNOWN, Capabilities
 
 TYPE_CHECKING = False
@@ -21,13 +22,17 @@ if TYPE_CHECKING:
 FLAGS: Table = {}
 SHORT: dict[str, str] = {}
 
+#: The flag, among the names of a build that has it.
+_SYSTEMD_CGROUP = b"systemd-cgroup"
+
 _FEATURES: dict[str, Any] = {
     "ociVersionMin": "1.0.0",
     "ociVersionMax": "1.2.0",
     "linux": {
-        "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"],
-        "cgroup": {"v1": True, "v2": True, "systemd": True, "systemdUser": False, "rdma": False},
-        "seccomp": {"enabled": True},
+        # runsc makes no cgroup and no time namespace, and applies a seccomp filter only with --oci-seccomp.
+        "namespaces": ["ipc", "mount", "network", "pid", "user", "uts"],
+        "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False, "rdma": False},
+        "seccomp": {"enabled": False},
         "apparmor": {"enabled": False},
         "selinux": {"enabled": False},
         "intelRdt": {"enabled": False},
@@ -37,15 +42,19 @@ _FEATURES: dict[str, Any] = {
 
 def main(request: Request) -> int:
     """Print the features; without a runsc, those of every build."""
-    features = dict(_FEATURES)
-    features["hooks"] = list(_found(request).hooks)
-    print(json.dumps(features, indent=2))
+    able, has_systemd = _found(request)
+    linux = _FEATURES["linux"]
+    cgroup = {**linux["cgroup"], "systemd": has_systemd}
+    print(
+        json.dumps({**_FEATURES, "linux": {**linux, "cgroup": cgroup}, "hooks": list(able.hooks)}, indent=2)
+    )
     return 0
 
 
-def _found(request: Request) -> Capabilities:
+def _found(request: Request) -> tuple[Capabilities, bool]:
+    """What the runsc of a run can do, and whether it has --systemd-cgroup."""
     try:
         with closing(find_runsc(request.common.value("runsc"), request.environment)) as binary:
-            return binary.capabilities
+            return binary.capabilities, bool(texts_in(binary.runsc.descriptor, [_SYSTEMD_CGROUP]))
     except StepError:
-        return UNKNOWN
+        return UNKNOWN, False

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from io import BufferedReader
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -33,6 +34,8 @@ SUFFIX = ".sig"
 
 #: What `ssh-keygen -Y` prints on stdout when it has judged a signature and it is not good.
 _NOT_GOOD = b"Could not verify signature."
+#: How a public key begins, sshd(8).
+_PUBLIC = (b"ssh-", b"ecdsa-", b"sk-")
 #: Bytes. A signature is a few hundred, a file of keys a few thousand.
 _MAX_SIZE = 1 << 20
 
@@ -87,12 +90,19 @@ def sign(path: str, key_path: str) -> str:
     return path + SUFFIX
 
 
-def _private_key(path: str) -> IO[bytes]:
+def _private_key(path: str) -> BufferedReader:
     """The open file of a key that nobody but its owner may read. Raises `SignatureError`."""
     try:
         file = open_regular(path)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error, "name a private key that you can read") from None
+    if file.peek(8).startswith(_PUBLIC):
+        file.close()
+        raise SignatureError(
+            f"{path!r} is the public half of a key",
+            reason=Reason.MALFORMED,
+            hint=f"sign with the private one: --key {path.removesuffix('.pub')}",
+        )
     status = os.fstat(file.fileno())
     if status.st_mode & 0o077:
         file.close()

@@ -327,6 +327,11 @@ class _Walk:
         self._undoes: str | None = None
 
     def _go_on(self, text: bytes) -> None:
+        if text.startswith(HEADER):
+            raise BadLineError(
+                FaultCode.WRONG_SEQ,
+                f"the trace of another run begins, and seq should be {self._seq + 1}: give --runs",
+            )
         move = read_record(text, self._format)
         if move.seq != self._seq + 1:
             raise BadLineError(FaultCode.WRONG_SEQ, f"seq is {move.seq}, and it should be {self._seq + 1}")

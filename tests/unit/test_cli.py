@@ -66,6 +66,22 @@ def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str]) -> None:
     one_line(done.stderr)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--memory", "512m", "b"],
+        ["run", "b", "--memory", "512m"],
+        ["gc", "--memory", "512m"],
+        ["trace", "verify", "t", "--memory"],
+    ],
+)
+def test_unknown_option_is_named_alone(arguments: list[str]) -> None:
+    line = one_line(engine(*arguments).stderr)
+    assert "--memory;" in line
+    assert "512m" not in line
+    assert "BUNDLE" not in line
+
+
 def test_landlock_policy_is_wrong_usage_with_another_named() -> None:
     done = engine("run", "b", "--exec-policy", "landlock")
     assert (done.returncode, done.stdout) == (2, "")

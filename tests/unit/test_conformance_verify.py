@@ -507,7 +507,8 @@ def test_each_run_in_a_file_of_many_is_judged_by_itself(good: list[Line], tmp_pa
 def test_a_file_of_many_runs_must_be_asked_for_as_one(good: list[Line], tmp_path: Path) -> None:
     result = check(save(tmp_path / "many", written([*good, *good])))
     assert result.fault is not None
-    assert (result.fault.line, result.fault.code) == (8, FaultCode.NOT_OF_SCHEMA)
+    assert (result.fault.line, result.fault.code) == (8, FaultCode.WRONG_SEQ)
+    assert "--runs" in result.fault.what
 
 
 def test_a_line_without_end_hides_no_run_after_it(good: list[Line], tmp_path: Path) -> None:

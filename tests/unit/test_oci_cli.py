@@ -12,9 +12,9 @@ import pytest
 from engine import __version__
 from engine.errors import Reason, UsageError
 from engine.oci import network
-from engine.oci.cli import VERBS, main
+from engine.oci.cli import COMMON, VERBS, main
 from engine.oci.flags import Kind, parse
-from engine.options import Network
+from engine.options import ExecPolicy, Network, Platform
 from engine.runsc.binary import platform_package
 from engine.runsc.capabilities import NEW_NETWORK_SIGN, OLD_NETWORK_SIGN
 from engine.state import cgroups, record
@@ -125,6 +125,29 @@ def test_features_are_those_of_the_specification(capsys: pytest.CaptureFixture[s
     features = json.loads(capsys.readouterr().out)
     assert (features["ociVersionMin"], features["ociVersionMax"]) == ("1.0.0", "1.2.0")
     assert features["linux"]["apparmor"] == {"enabled": False}
+    assert features["linux"]["seccomp"] == {"enabled": False}
+    assert not {"cgroup", "time"}.intersection(features["linux"]["namespaces"])
+
+
+@pytest.mark.parametrize("flag", [b"", b"systemd-cgroup"])
+def test_features_name_systemd_where_this_runsc_has_the_flag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: bytes
+) -> None:
+    program = tmp_path / "runsc"
+    program.write_bytes(b"\x7fELF" + platform_package("systrap") + flag)
+    program.chmod(0o755)
+    assert main([f"--runsc={program}", "features"]) == 0
+    assert json.loads(capsys.readouterr().out)["linux"]["cgroup"]["systemd"] is bool(flag)
+
+
+def test_help_names_every_common_flag_and_value(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    for flag in COMMON:
+        assert f"--{flag}" in said
+    for value in (*ExecPolicy, *Network, *Platform, "auto", "cgroupfs", "systemd", "disabled"):
+        assert value in said
+    assert "--rootless true|false|auto" in said
 
 
 def test_features_name_the_hooks_that_this_runsc_runs(

@@ -219,6 +219,15 @@ def test_a_private_key_that_others_can_read_is_refused(trace: Path, key: Path, m
     assert not Path(f"{trace}.sig").exists()
 
 
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
+@pytest.mark.parametrize("mode", [0o644, 0o600])
+def test_public_half_is_named_as_such(private: Path, trace: Path, kind: str, mode: int) -> None:
+    public = new_key(private / "other", kind).with_suffix(".pub")
+    public.chmod(mode)
+    with refuses(SignatureError, Reason.MALFORMED, "public", private / "other"):
+        sign(str(trace), str(public))
+
+
 def test_a_private_key_of_another_user_is_refused(trace: Path, key: Path, needs_root: None) -> None:
     os.chown(key, 12345, 0)
     with refuses(SignatureError, Reason.FOREIGN_OWNER, 12345):
