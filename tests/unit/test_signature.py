@@ -311,6 +311,60 @@ def test_certificate_of_a_listed_authority_is_good(private: Path, trace: Path, k
         assert signers.check(trace.read_bytes(), f"{trace}.sig").standing is standing
 
 
+#: Options of a line that takes nothing of its key: whatever their case, misspelt, or given twice.
+BAD_OPTIONS = (
+    'VALID-BEFORE="20000101"',
+    'Valid-Before="20000101"',
+    'valid-before="20000101"',
+    'valid-before="200001010000"',
+    'valid-before="20000101Z"',
+    "valid-before=20000101",
+    'valid-before="tomorrow"',
+    'valid-before=""',
+    'VALID-AFTER="29990101"',
+    'valid-after="29990101",valid-before="29990201"',
+    'valid-after="20000102",valid-before="20000101"',
+    'valid-before="20000101",valid-before="29990101"',
+    'valid-before="29990101",valid-before="29990101"',
+    'valid-after="20000101",valid-after="20000101"',
+    'NAMESPACES="git"',
+    'Namespaces="git"',
+    'namespaces="git"',
+    'namespaces=""',
+    'namespaces="git",namespaces="trace@gvisor-engine"',
+    'namespaces="trace@gvisor-engine",namespaces="trace@gvisor-engine"',
+    'namespaces="TRACE@GVISOR-ENGINE"',
+    'namespaces="!trace@gvisor-engine,*"',
+    "CERT-AUTHORITY",
+    "Cert-Authority",
+    "cert-authority,cert-authority",
+    "cert-authorities",
+    'valid-befor="20000101"',
+    'valid_before="20000101"',
+    'namespace="trace@gvisor-engine"',
+    "no-touch-required",
+    "valid-before",
+    "namespaces",
+    'cert-authority="yes"',
+)
+#: Options of a line that takes its key.
+GOOD_OPTIONS = (
+    'VALID-BEFORE="29990101"',
+    'NAMESPACES="trace@gvisor-engine"',
+    'namespaces="git,trace@gvisor-engine"',
+    'Namespaces="trace@*",valid-after="20000101"',
+)
+
+
+@pytest.mark.parametrize("options", BAD_OPTIONS)
+def test_no_signature_is_good_by_a_line_that_does_not_allow_it(
+    private: Path, trace: Path, key: Path, options: str
+) -> None:
+    signed(trace, key)
+    signers = Signers.of_identity(str(signers_file(private / "signers", key, options)), WHO)
+    assert signers.check(trace.read_bytes(), f"{trace}.sig").standing is Standing.BAD
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -331,6 +385,33 @@ def test_certificate_of_a_listed_authority_is_good(private: Path, trace: Path, k
         "\t{who}\t{key}",
         "{WHO} {key}",
         "{who} {key}\0",
+        *(f"{{who}} {options} {{key}}" for options in BAD_OPTIONS),
+        *(f"{{who}} {options} {{key}}" for options in GOOD_OPTIONS),
+        "{who} {key}\r",
+        "\r\n{who} {key}",
+        "  {who} {key}",
+        "# {who} {key}",
+        "\ufeff{who} {key}",
+        "{who},{who} {key}",
+        "{who}, {key}",
+        ",{who} {key}",
+        "* {key}",
+        "? {key}",
+        "al?ce@example.org {key}",
+        "!{who} {key}",
+        "!* {key}",
+        "{who} {key} {key}",
+        "{who}\n{key}",
+        "{who} ssh-rsa {key}",
+        "{who} # {key}",
+        '"{who} {key}',
+        "'{who}' {key}",
+        '{who} {key}\n{who} valid-before="20000101" {key}',
+        '{who} valid-before="20000101" {key}\n{who} {key}',
+        "mallory {key}\n{who} {key}",
+        "{who} ssh-ed25519 AAAA\n{who} {key}",
+        "{who}" + " " * 5000 + "{key}",
+        "x" * 9000 + ",{who} {key}",
     ],
 )
 def test_a_signers_file_is_judged_as_ssh_keygen_judges_it(
@@ -342,8 +423,11 @@ def test_a_signers_file_is_judged_as_ssh_keygen_judges_it(
     file.write_text(line.format(who=WHO, WHO=WHO.upper(), key=public) + "\n")
     arguments = ("-f", file, "-I", WHO, "-n", NAMESPACE, "-s", beside)
     stock = keygen("-Y", "verify", *arguments, content=trace.read_bytes()).returncode == 0
-    ours = Signers.of_identity(str(file), WHO).check(trace.read_bytes(), str(beside))
-    assert (ours.standing is Standing.VERIFIED) == stock
+    try:
+        ours = Signers.of_identity(str(file), WHO).check(trace.read_bytes(), str(beside)).standing
+    except SignatureError:  # no line has a key at all
+        ours = Standing.BAD
+    assert (ours is Standing.VERIFIED) == stock
 
 
 def test_nothing_of_the_callers_environment_is_run_or_asked(
