@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 EXIT_CODES = (
     "exit codes: 125 the engine refused; 2 wrong usage; 130 interrupted; 141 nobody reads the output; run: the "
-    "container's own after the hand-off; check: 1 a property fails, 3 TLC could not run; trace verify: 1 a trace "
-    "differs or its signature does not verify, 3 none does but one could not be read"
+    "container's own after the hand-off; check: 1 a property fails, 3 TLC could not run; doctor: 1 no container can "
+    "run; trace verify: 1 a trace differs or its signature does not verify, 3 none does but one could not be read"
 )
 REFUSED = 125
 UNREADABLE = 3
@@ -27,10 +27,10 @@ class Formatter(argparse.HelpFormatter):
     """As argparse's, without its import of `shutil` for the terminal's width."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, width=_columns() - 2)
+        super().__init__(prog, width=columns() - 2)
 
 
-def _columns() -> int:
+def columns() -> int:
     """The width of the terminal, environ(7); 80 if there is none."""
     columns = os.environ.get("COLUMNS", "")
     if columns.isdecimal() and int(columns) > 0:

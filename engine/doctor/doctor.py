@@ -7,28 +7,37 @@ exists can still hang. Nothing is left behind.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import platform
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from engine.doctor import kernel, places
 from engine.doctor.part import Part, Status
 from engine.doctor.platforms import PLATFORM_TIMEOUT, describe, name_faults, try_platform, usable_runsc
 from engine.doctor.trial import try_program
+from engine.lifecycle.validate import Validated
 from engine.options import Platform
 from engine.spec.errors import JarError
 from engine.spec.java import find_jar
 
 
-def examine(*, platform_limit: float = PLATFORM_TIMEOUT) -> list[Part]:
-    """Examine every part, within the time limits.
+def examine(
+    *, platform_limit: float = PLATFORM_TIMEOUT, progress: Callable[[str], None] = lambda _: None
+) -> list[Part]:
+    """Examine every part, within the time limits; `progress` is told what takes long.
 
     A missing part is a result, not an error.
     """
+
+    def platform_part(name: Platform, binary: Validated | None) -> Part:
+        progress(f"a container on the platform {name}, at most {platform_limit:.0f} s")
+        return try_platform(name, binary, platform_limit)
+
     with _ended_by_signals_cleanly(), contextlib.ExitStack() as held:
         found = usable_runsc()
         if isinstance(found, Part):
@@ -39,7 +48,7 @@ def examine(*, platform_limit: float = PLATFORM_TIMEOUT) -> list[Part]:
         return [
             first,
             name_faults(first),
-            *(try_platform(name, binary, platform_limit) for name in Platform if name is not Platform.AUTO),
+            *(platform_part(name, binary) for name in Platform if name is not Platform.AUTO),
             places.where_state_lies(os.environ),
             places.where_programs_lie(os.environ),
             kernel.try_cgroups(),
@@ -48,9 +57,7 @@ def examine(*, platform_limit: float = PLATFORM_TIMEOUT) -> list[Part]:
             kernel.try_locked_mounts(),
             _java(),
             _tla2tools(),
-            try_program(
-                "graphviz", ["dot", "-V"], r"version (\S+)", "state diagrams as pictures", "install graphviz"
-            ),
+            _graphviz(),
             Part("Python", Status.OK, f"{platform.python_version()} at {sys.executable}", "the engine itself"),
             try_program(
                 "podman", ["podman", "--version"], r"version (\S+)", "the engine as podman's runtime (optional)",
@@ -84,6 +91,24 @@ def _ended_by_signals_cleanly() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def can_run(parts: Sequence[Part]) -> bool:
+    """Whether a container can run: with a usable runsc, a place for its files, and a platform that works."""
+    statuses = {part.name: part.status for part in parts}
+    works = any(status is Status.OK for name, status in statuses.items() if name.startswith("platform "))
+    placed = Status.MISSING not in (statuses["state"], statuses["programs"])
+    return statuses["runsc"] is Status.OK and placed and works
+
+
+def _graphviz() -> Part:
+    """The program `dot`, and the Python package that writes its language."""
+    name, enables = "graphviz", "diagrams and reports"
+    program = try_program(name, ["dot", "-V"], r"version (\S+)", enables, "install graphviz")
+    if program.status is not Status.OK or importlib.util.find_spec("graphviz") is not None:
+        return program
+    found = f"{program.found}, without the Python package graphviz"
+    return Part(name, Status.DEGRADED, found, enables, "pip install 'gvisor-engine[audit]'", program.detail)
 
 
 def _java() -> Part:

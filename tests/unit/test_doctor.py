@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.cli.main import main
 from engine.doctor import doctor, kernel, platforms
 from engine.doctor.part import Part, Status
 from engine.doctor.places import where_state_lies
@@ -425,3 +426,69 @@ def test_locked_mounts_that_cannot_be_had_are_missing_with_the_hint(
         "user namespaces are forbidden",
         "sysctl x=1",
     )
+
+
+#: What a machine that runs containers has, at least.
+ENOUGH = {
+    "runsc": Status.OK,
+    "platform systrap": Status.MISSING,
+    "platform ptrace": Status.OK,
+    "state": Status.DEGRADED,
+    "programs": Status.OK,
+    "Java": Status.MISSING,
+}
+
+
+def _parts(**changes: Status) -> list[Part]:
+    statuses = {**ENOUGH, **changes}
+    found = "/a/very/long/path" * 6 + " and " + "words " * 60 + "\x1b[2J"
+    return [
+        Part(name, status, found, "enables " * 30, "" if status is Status.OK else "hint " * 50)
+        for name, status in statuses.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({}, 0),
+        ({"runsc": Status.MISSING}, 1),
+        ({"runsc": Status.DEGRADED}, 1),
+        ({"state": Status.MISSING}, 1),
+        ({"programs": Status.MISSING}, 1),
+        ({"platform ptrace": Status.DEGRADED}, 1),
+        ({"platform systrap": Status.OK, "platform ptrace": Status.MISSING}, 0),
+    ],
+)
+@pytest.mark.parametrize("arguments", [["doctor"], ["doctor", "--json"]])
+def test_exit_code_says_whether_a_container_can_run(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], changes: dict[str, Status], code: int
+) -> None:
+    monkeypatch.setattr(doctor, "examine", lambda **_: _parts(**changes))
+    assert main(arguments) == code
+
+
+def test_lines_fit_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(doctor, "examine", lambda **_: _parts())
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.isprintable() for line in lines)
+    assert all(len(line) <= 100 for line in lines if "/a/very" not in line)
+    assert [line.split("  ")[0] for line in lines if not line.startswith(" ")] == list(ENOUGH)
+
+
+def test_what_takes_long_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(platforms, "ENGINE", fake_engine(tmp_path, "#!/bin/sh\nexit 1\n"))
+    told: list[str] = []
+    doctor.examine(platform_limit=1, progress=told.append)
+    assert [str(name) in line for name, line in zip(("systrap", "kvm", "ptrace"), told, strict=True)] == [
+        True
+    ] * 3
+
+
+def test_graphviz_without_its_python_package_is_degraded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    part = doctor._graphviz()
+    assert part.status is Status.DEGRADED
+    assert "gvisor-engine[audit]" in part.hint
