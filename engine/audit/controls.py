@@ -192,6 +192,9 @@ def _bundle(facts: Facts, header: Facts) -> Mapping[str, Shown]:
         "SHA-256 of config.json, at hand-off": after["sha256"],
         "root file system": after["rootfs"],
         "hooks (run on the host)": str(after["hooks"]),
+        "annotations for runsc": [("annotation", "value"), *hints.items()]
+        if (hints := after.get("hints"))
+        else "none",
     }
 
 

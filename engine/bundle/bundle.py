@@ -38,7 +38,8 @@ class Bundle:
     """A validated bundle. Close it exactly once.
 
     `path`: the path for runsc: absolute, with `..` and `.` removed as text and links left in. `digest`: SHA-256, in
-    hex, of config.json's bytes. `rootfs`: the absolute path that runsc makes of `root.path`.
+    hex, of config.json's bytes. `rootfs`: the absolute path that runsc makes of `root.path`. `hints`: the annotations
+    that runsc reads, by name.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Bundle:
         self.rootfs_directory: Final = rootfs_directory
         self.rootfs_identity: Final = rootfs_identity
         self.may_be_root: Final = may_be_root
+        self.hints: Final = oci_config.hints(config)
 
     def changed(self) -> str | None:
         """What has changed since the bundle was opened, in one phrase; None if nothing.

@@ -109,6 +109,36 @@ HOOKS = array(
 )
 
 
+#: What runsc reads, and only what: annotations of other names pass, as managers write many.
+_FOR_RUNSC = "dev.gvisor."
+#: A hint says how runsc may keep a mount that config.json has: in memory, shared within the pod, cached. It brings in
+#: no file of the host, so these are allowed; `lifecycle` is of 2023, `directfs` of 2026.
+_MOUNT_HINT = "dev.gvisor.spec.mount."
+_MOUNT_FIELDS = frozenset({"source", "type", "share", "options", "lifecycle", "directfs"})
+#: gVisor's containerd shim reads it, runsc does not.
+_SHIM_HINT = "dev.gvisor.empty-dir."
+
+
+def hints(config: dict[str, Any]) -> dict[str, str]:
+    """The annotations of a valid config.json that runsc reads, by name."""
+    annotations: dict[str, str] = config.get("annotations", {})
+    return {name: value for name, value in annotations.items() if name.startswith(_FOR_RUNSC)}
+
+
+def _is_hint(name: str) -> bool:
+    if name.startswith(_SHIM_HINT):
+        return True
+    mount, _, field = name.removeprefix(_MOUNT_HINT).rpartition(".")
+    return name.startswith(_MOUNT_HINT) and mount != "" and "." not in mount and field in _MOUNT_FIELDS
+
+
+def _why_not_annotated(name: str) -> str | None:
+    """Why an annotation of this name is refused: another root, other flags, devices, files, cgroups. Else None."""
+    if not name.startswith(_FOR_RUNSC) or _is_hint(name):
+        return None
+    return "runsc would do something else than the rest of config.json says"
+
+
 CONFIG = record(
     "config.md",
     {
@@ -136,10 +166,7 @@ CONFIG = record(
         ),
         "annotations": names_to(
             STRING,
-            but_for={
-                "dev.gvisor.flag.": "it would change runsc's flags behind the engine's back",
-                "dev.gvisor.bundle.": "it would change runsc's flags behind the engine's back",
-            },
+            but_for=_why_not_annotated,
         ),
         "linux": LINUX,
         "windows": refused("runsc runs no Windows containers"),

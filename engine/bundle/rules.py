@@ -5,7 +5,7 @@ Go matches member names without regard to case, so a name that differs from a kn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from engine.bundle.strict_json import MismatchError, refuse_kind, shown
 
@@ -92,15 +92,13 @@ def array(item: Rule, *, at_least: int = 0, distinct: str | None = None) -> Rule
     return Rule(wanted, check)
 
 
-def names_to(item: Rule, *, but_for: Mapping[str, str] | None = None) -> Rule:
+def names_to(item: Rule, *, but_for: Callable[[str], str | None] | None = None) -> Rule:
     """An object with arbitrary non-empty names, each with an `item`. Go compares these names exactly.
 
-    `but_for`: prefixes that no name may have, each with the reason.
+    `but_for`: why this name must not be there; None if it may.
     """
     wanted = "an object"
     check_item = item.check
-    reasons = dict(but_for or {})
-    beginnings = tuple(reasons)
 
     def check(value: Any) -> None:
         if type(value) is not dict:
@@ -110,8 +108,7 @@ def names_to(item: Rule, *, but_for: Mapping[str, str] | None = None) -> Rule:
         name = ""
         try:
             for name, member in value.items():
-                if name.startswith(beginnings):
-                    reason = next(why for start, why in reasons.items() if name.startswith(start))
+                if but_for is not None and (reason := but_for(name)):
                     raise MismatchError("is there", f"no such member: {reason}", hint="remove it")
                 check_item(member)
         except MismatchError as mismatch:

@@ -69,6 +69,9 @@ class Bundle(TypedDict):
     sha256: Annotated[str, Says("SHA-256 of `config.json`, in hexadecimal.")]
     rootfs: Annotated[str, Says("The absolute path of the root file system.")]
     hooks: Annotated[int, Says("The number of hooks, which run outside the sandbox.")]
+    hints: NotRequired[
+        Annotated[dict[str, str], Says("The annotations that runsc reads, if any, each with its value.")]
+    ]
 
 
 class Host(TypedDict):

@@ -56,14 +56,17 @@ def options_facts(options: RunOptions) -> schema.Options:
 
 
 def bundle_facts(bundle: Bundle) -> schema.Bundle:
-    """The bundle as recorded, with the number of hooks."""
+    """The bundle as recorded, with the number of hooks; its hints only if it has any."""
     hooks = bundle.config.get("hooks", {})
-    return {
+    facts: schema.Bundle = {
         "path": bundle.path,
         "sha256": bundle.digest,
         "rootfs": bundle.rootfs,
         "hooks": sum(len(listed) for listed in hooks.values() if isinstance(listed, list)),
     }
+    if bundle.hints:
+        facts["hints"] = bundle.hints
+    return facts
 
 
 def identity_facts(identity: Identity) -> schema.Identity:

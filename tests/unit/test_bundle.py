@@ -83,6 +83,13 @@ def test_the_facts_count_the_hooks_of_every_kind(place: Path) -> None:
         assert bundle_facts(bundle)["hooks"] == 3
 
 
+def test_the_facts_hold_the_annotations_that_runsc_reads(place: Path) -> None:
+    hints = {"dev.gvisor.spec.mount.shm.type": "tmpfs"}
+    write_config(place, annotations={"org.a/key": "SECRETVALUE", **hints})
+    with open_bundle(str(place)) as bundle:
+        assert bundle_facts(bundle).get("hints") == hints
+
+
 def test_descriptors_are_of_the_directories_and_close_on_exec(place: Path) -> None:
     with open_bundle(str(place)) as bundle:
         for descriptor, path in ((bundle.directory, place), (bundle.rootfs_directory, place / "rootfs")):

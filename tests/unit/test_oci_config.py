@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.bundle.linux import SECCOMP_ACTIONS, SECCOMP_ARCHITECTURES, SECCOMP_FLAGS, SECCOMP_OPERATORS
-from engine.bundle.oci_config import parse
+from engine.bundle.oci_config import hints, parse
 from engine.bundle.process import CAPABILITY_NAMES, RLIMIT_TYPES
 from engine.bundle.strict_json import MAX_NUMBER_LENGTH
 from engine.errors import BundleError, Reason
@@ -89,6 +89,39 @@ def accepted() -> Iterator[Case]:
     for dotted in MAPS:
         value = {"linux.resources.rdma": {"hcaObjects": 1}, "linux.timeOffsets": {}}.get(dotted, "x")
         yield Case(f"map-{dotted}", encoded(changed(at(dotted), {"name": value, "NAME": value})), None)
+    annotations = {**HINTS, **dict.fromkeys(NO_HINTS, "x")}
+    yield Case("hints", encoded(base_config(annotations=annotations)), None)
+
+
+#: Every name that runsc reads in release-20220103.0 to release-20260817.0, and its neighbours that may come to be read.
+FOR_RUNSC = (
+    *("dev.gvisor.flag.host-uds", "dev.gvisor.bundle.experimental", "dev.gvisor.container-name-remap.1"),
+    *(f"dev.gvisor.spec.rootfs.{field}" for field in ("source", "type", "overlay", "options", "directfs")),
+    *("dev.gvisor.spec.cgroup-parent", "dev.gvisor.tar.rootfs.upper", "dev.gvisor.tar.rootfs.upper.a"),
+    *(f"dev.gvisor.internal.{name}" for name in ("nvproxy", "tpuproxy", "cpufeatures", "seccomp.a")),
+    *("dev.gvisor.internal.checkpoint.path", "dev.gvisor.internal.fscheckpoint.path"),
+    *(
+        "dev.gvisor.",
+        "dev.gvisor.new",
+        "dev.gvisor.spec.mount",
+        "dev.gvisor.spec.mount.",
+        "dev.gvisor.spec.new",
+    ),
+    *(
+        f"dev.gvisor.spec.mount.{rest}"
+        for rest in ("a", ".type", "a.b.type", "a.new", "type", "a.", "a.Type")
+    ),
+)
+#: What managers write, and gVisor's shim, and names that only look as if runsc read them.
+HINTS = {
+    **{f"dev.gvisor.spec.mount.a-b_1.{field}": "x" for field in ("source", "type", "share", "options")},
+    **{f"dev.gvisor.spec.mount.cache.{field}": "x" for field in ("lifecycle", "directfs")},
+    "dev.gvisor.empty-dir.cache.force-shared": "true",
+}
+NO_HINTS = (
+    *("dev.gvisor-engine.no-network", "dev.gvisor", "Dev.gvisor.flag.debug", "x.dev.gvisor.flag.debug"),
+    *("io.kubernetes.cri.container-type", "io.podman.annotations.label", "run.oci.handler", "org.a/key"),
+)
 
 
 def refused() -> Iterator[Case]:
@@ -106,10 +139,12 @@ def refused() -> Iterator[Case]:
         encoded(changed(at("linux.namespaces.8"), {"type": "network"})),
         "$.linux.namespaces[8].type",
     )
-    # The trace says with which arguments runsc ran, and runsc lets these annotations override them.
-    for name in ("dev.gvisor.flag.host-uds", "dev.gvisor.bundle.experimental"):
+    # With these runsc of some release runs something else than the rest of config.json and its arguments say.
+    for name in FOR_RUNSC:
         annotations = {"dev.gvisor.spec.mount.tmp.share": "pod", name: "SECRETVALUE"}
-        yield Case("flag", encoded(base_config(annotations=annotations)), f'$.annotations["{name}"]')
+        yield Case(
+            f"for-runsc-{name}", encoded(base_config(annotations=annotations)), f'$.annotations["{name}"]'
+        )
     yield Case("key", encoded(changed(("annotations", "org.a/key"), 5)), '$.annotations["org.a/key"]')
     for dotted in ("annotations", "process", "linux.resources.rdma"):
         for text in (r"\u0000", r"\ud800"):
@@ -375,3 +410,9 @@ def test_value_of_the_wrong_kind_is_refused_by_its_path(
         return
     error = refusal(encoded(changed(steps, other)))
     assert error.member == written(steps)
+
+
+def test_hints_are_the_annotations_that_runsc_reads() -> None:
+    config = parse(encoded(base_config(annotations={**HINTS, **dict.fromkeys(NO_HINTS, "x")})))
+    assert hints(config) == HINTS
+    assert hints(parse(encoded(base_config()))) == {}
