@@ -112,6 +112,8 @@ class Reason:
     BUNDLE_ABSENT = "bundle_absent"
     #: config.json or the root file system is a link, leaves the bundle, or is of another kind than it must be.
     BUNDLE_UNSAFE = "bundle_unsafe"
+    #: A user other than root and the caller could change a program that a hook executes on the host.
+    HOOK_UNSAFE = "hook_unsafe"
     #: There is no root file system where config.json says.
     ROOTFS_ABSENT = "rootfs_absent"
     #: config.json is not JSON.

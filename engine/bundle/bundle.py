@@ -108,7 +108,7 @@ def open_bundle(path: str, *, may_be_root: bool = False) -> Bundle:
     config.json must be a regular file, not a link, of at most `MAX_CONFIG_SIZE` bytes, that `oci_config.parse` accepts.
     A relative `root.path` must be a directory beneath the bundle, even through links; an absolute one must be a
     directory. Neither may be the bundle itself unless `may_be_root`, since the container could then write its own
-    config.json. Raises `BundleError`.
+    config.json. No other user may be able to change a hook of the host. Raises `BundleError`.
     """
     if not path or "\0" in path:
         raise BundleError(
@@ -128,6 +128,10 @@ def open_bundle(path: str, *, may_be_root: bool = False) -> Bundle:
     try:
         data = _read_config(directory)
         config = oci_config.parse(data)
+        if config.get("hooks"):
+            from engine.bundle.hooks import require_trusted
+
+            require_trusted(config)
         identity = _identity(directory)
         root_path: str = config["root"]["path"]
         rootfs, rootfs_identity = _open_rootfs(directory, root_path, may_be_root)

@@ -66,20 +66,22 @@ def distrust(path: str, status: os.stat_result, owners: Collection[int | None]) 
     return None
 
 
-def open_trusted(  # noqa: PLR0912 (one walk)
+def open_trusted(  # noqa: PLR0912, PLR0915 (one walk)
     path: str,
     owners: Collection[int],
     *,
     follow_links: bool,
     unmapped: int | None = None,
     directory: bool = False,
+    device_without_links: int | None = None,
 ) -> Opened:
     """Open the absolute `path`, checking every directory and link on the way from the root.
 
     `owners`: uids that may own them. `follow_links`: a link is checked and then followed, by reading the link that was
     opened; otherwise links and `..` are refused. The last component is opened but, unless it is a link, left for the
     caller to check; with `directory` it is checked like those above it. `unmapped`: a uid that may also own
-    directories, but none inside a directory of the effective user.
+    directories, but none inside a directory of the effective user. `device_without_links`: the number of a file system
+    whose links are refused.
 
     Raises `UntrustedPathError`, `FileNotFoundError` and other `OSError`s that name the part that failed.
     """
@@ -114,6 +116,8 @@ def open_trusted(  # noqa: PLR0912 (one walk)
             try:
                 if not follow_links:
                     raise UntrustedPathError(where, "is a symbolic link")
+                if status.st_dev == device_without_links:
+                    raise UntrustedPathError(where, "is a link of a file system whose links are not followed")
                 if why := distrust(where, status, trusted):
                     raise UntrustedPathError(where, f"is a symbolic link that {why}")
                 target = os.readlink("", dir_fd=descriptor)
