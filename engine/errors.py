@@ -114,6 +114,8 @@ class Reason:
     BUNDLE_UNSAFE = "bundle_unsafe"
     #: A user other than root and the caller could change a program that a hook executes on the host.
     HOOK_UNSAFE = "hook_unsafe"
+    #: Users other than root and the caller can change the bundle, and --require-strict-bundle was given.
+    BUNDLE_WRITABLE = "bundle_writable"
     #: There is no root file system where config.json says.
     ROOTFS_ABSENT = "rootfs_absent"
     #: config.json is not JSON.

@@ -56,6 +56,7 @@ class RunOptions:
         exec_policy: ExecPolicy = ExecPolicy.AUTO,
         require_exec_policy: bool = False,
         runsc: str | None = None,
+        require_strict_bundle: bool = False,
     ) -> None:
         self.container_id: Final = container_id
         self.network: Final = network
@@ -65,6 +66,7 @@ class RunOptions:
         self.exec_policy: Final = exec_policy
         self.require_exec_policy: Final = require_exec_policy
         self.runsc: Final = runsc
+        self.require_strict_bundle: Final = require_strict_bundle
         check_container_id(container_id)
 
     def given(self, *, network: Network | None = None, runsc: str | None = None) -> RunOptions:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from engine.bundle.grants import CODES
 from engine.lifecycle.machine import LIFECYCLE
 from engine.options import Network
 from engine.traces.move import Facts, PolicyOutcome, Trigger
@@ -192,6 +193,8 @@ def _bundle(facts: Facts, header: Facts) -> Mapping[str, Shown]:
         "SHA-256 of config.json, at hand-off": after["sha256"],
         "root file system": after["rootfs"],
         "hooks (run on the host)": str(after["hooks"]),
+        "grants that deserve a word": [f"{code}: {CODES[code]}" for code in after.get("grants", ())]
+        or "none",
         "annotations for runsc": [("annotation", "value"), *hints.items()]
         if (hints := after.get("hints"))
         else "none",

@@ -11,18 +11,23 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from types import TracebackType
 
 from engine.bundle import oci_config
 from engine.digest import sha256
 from engine.errors import BundleError, Reason
-from engine.linux.files import UntrustedPathError
+from engine.linux.files import UntrustedPathError, distrust, open_trusted
+from engine.linux.namespaces import unmapped_uid
 from engine.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
 from engine.linux.regular_files import read_regular
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any, Final, Self
+
+    from engine.bundle.grants import Grant
 
 CONFIG_NAME = "config.json"
 #: Bytes: enough for some 100,000 mounts.
@@ -39,7 +44,7 @@ class Bundle:
 
     `path`: the path for runsc: absolute, with `..` and `.` removed as text and links left in. `digest`: SHA-256, in
     hex, of config.json's bytes. `rootfs`: the absolute path that runsc makes of `root.path`. `hints`: the annotations
-    that runsc reads, by name.
+    that runsc reads, by name. `grants`: what of it deserves a word.
     """
 
     def __init__(
@@ -53,6 +58,7 @@ class Bundle:
         rootfs_directory: int,
         rootfs_identity: Identity,
         may_be_root: bool = False,
+        grants: tuple[Grant, ...] = (),
     ) -> None:
         self.path: Final = path
         self.directory: Final = directory
@@ -63,6 +69,7 @@ class Bundle:
         self.rootfs_directory: Final = rootfs_directory
         self.rootfs_identity: Final = rootfs_identity
         self.may_be_root: Final = may_be_root
+        self.grants: Final = grants
         self.hints: Final = oci_config.hints(config)
 
     def changed(self) -> str | None:
@@ -102,13 +109,14 @@ class Bundle:
         self.close()
 
 
-def open_bundle(path: str, *, may_be_root: bool = False) -> Bundle:
+def open_bundle(path: str, *, may_be_root: bool = False, require_strict: bool = False) -> Bundle:
     """Open and validate the bundle in the directory `path`.
 
     config.json must be a regular file, not a link, of at most `MAX_CONFIG_SIZE` bytes, that `oci_config.parse` accepts.
     A relative `root.path` must be a directory beneath the bundle, even through links; an absolute one must be a
     directory. Neither may be the bundle itself unless `may_be_root`, since the container could then write its own
-    config.json. No other user may be able to change a hook of the host. Raises `BundleError`.
+    config.json. No other user may be able to change a hook of the host, and with `require_strict` the directory and
+    config.json. Raises `BundleError`.
     """
     if not path or "\0" in path:
         raise BundleError(
@@ -133,6 +141,7 @@ def open_bundle(path: str, *, may_be_root: bool = False) -> Bundle:
 
             require_trusted(config)
         identity = _identity(directory)
+        grants = _find_grants(config, absolute, directory, require_strict=require_strict)
         root_path: str = config["root"]["path"]
         rootfs, rootfs_identity = _open_rootfs(directory, root_path, may_be_root)
     except BaseException:
@@ -148,7 +157,63 @@ def open_bundle(path: str, *, may_be_root: bool = False) -> Bundle:
         rootfs_directory=rootfs,
         rootfs_identity=rootfs_identity,
         may_be_root=may_be_root,
+        grants=grants,
     )
+
+
+def _find_grants(
+    config: dict[str, Any], path: str, directory: int, *, require_strict: bool
+) -> tuple[Grant, ...]:
+    writable = _find_writable(path, directory)
+    if writable and require_strict:
+        raise BundleError(
+            f"others can change the bundle: {', '.join(writable.values())}",
+            reason=Reason.BUNDLE_WRITABLE,
+            hint="keep it where only root or you can write, or leave out --require-strict-bundle",
+        )
+    if not (writable or config.get("hooks") or any(map(oci_config.is_bind, config.get("mounts", ())))):
+        return ()
+    from engine.bundle.grants import find
+
+    return find(config, path, writable)
+
+
+def _find_writable(path: str, directory: int) -> Mapping[str, str]:
+    """What users other than root and the caller can change, by its code in `engine.bundle.grants`, and why."""
+    owners = {0, os.geteuid()}
+    found = {}
+    if why := _why_writable(path, directory, owners):
+        found["writable_bundle"] = why
+    try:
+        status = os.stat(CONFIG_NAME, dir_fd=directory, follow_symlinks=False)
+    except OSError as error:
+        found["writable_config"] = f"{CONFIG_NAME}: {error.strerror}"
+        return found
+    if status.st_mode & 0o022:
+        found["writable_config"] = f"{CONFIG_NAME} has mode {stat.S_IMODE(status.st_mode):04o}"
+    elif why := distrust(os.path.join(path, CONFIG_NAME), status, owners):
+        found["writable_config"] = f"{CONFIG_NAME} {why}"
+    return found
+
+
+def _why_writable(path: str, directory: int, owners: set[int]) -> str | None:
+    """Why others can change the `directory` that was opened at `path`, or the way to it; None if they cannot."""
+    try:
+        try:
+            opened = open_trusted(path, owners, follow_links=True, directory=True)
+        except UntrustedPathError:
+            if (unmapped := unmapped_uid()) is None:
+                raise
+            opened = open_trusted(path, owners, follow_links=True, unmapped=unmapped, directory=True)
+    except UntrustedPathError as error:
+        return str(error)
+    except OSError as error:
+        return f"{error.filename or path!r}: {error.strerror}"
+    try:
+        is_it = _identity(opened.descriptor) == _identity(directory)
+    finally:
+        os.close(opened.descriptor)
+    return None if is_it else f"{path!r} is reached by a link of /proc"
 
 
 def _identity(descriptor: int) -> Identity:

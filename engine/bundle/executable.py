@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 
 from engine.bundle.bundle import Bundle
+from engine.bundle.oci_config import is_bind
 from engine.linux.locked_mounts import Tree
 from engine.linux.openat2 import RESOLVE_IN_ROOT, openat2
 
@@ -83,11 +84,7 @@ def bound_without_inner_mounts(bundle: Bundle, trees: Sequence[Tree]) -> str | N
 
 
 def _bind_mounts(bundle: Bundle) -> Iterator[Mapping[str, Any]]:
-    """The mounts that runsc's gofer makes, as in its `IsGoferMount`."""
-    for mount in bundle.config.get("mounts", []):
-        is_bind = mount.get("type") == "bind" or not {"bind", "rbind"}.isdisjoint(mount.get("options", []))
-        if is_bind and mount.get("source"):
-            yield mount
+    return filter(is_bind, bundle.config.get("mounts", []))
 
 
 def _root_can_be_read_only(bundle: Bundle) -> bool:

@@ -125,6 +125,13 @@ def hints(config: dict[str, Any]) -> dict[str, str]:
     return {name: value for name, value in annotations.items() if name.startswith(_FOR_RUNSC)}
 
 
+def is_bind(mount: dict[str, Any]) -> bool:
+    """Whether runsc's gofer makes this mount from a path of the host, as in its `IsGoferMount`."""
+    return bool(mount.get("source")) and (
+        mount.get("type") == "bind" or not {"bind", "rbind"}.isdisjoint(mount.get("options", ()))
+    )
+
+
 def _is_hint(name: str) -> bool:
     if name.startswith(_SHIM_HINT):
         return True

@@ -40,6 +40,9 @@ def add(commands: Any) -> None:
         action="store_true",
         help="refuse to run where that policy cannot be enforced",
     )
+    parser.add_argument(
+        "--require-strict-bundle", action="store_true", help="refuse a bundle that other users can change"
+    )
     parser.add_argument("--runsc", metavar="PATH", help="the runsc to run (default: a trusted system path)")
     parser.add_argument("--trace", metavar="FILE", help="write the trace to this new file")
     parser.add_argument(
@@ -68,8 +71,9 @@ def _run(options: argparse.Namespace) -> int:
         exec_policy=ExecPolicy(options.exec_policy),
         require_exec_policy=options.require_exec_policy,
         runsc=options.runsc,
+        require_strict_bundle=options.require_strict_bundle,
     )
-    bundle = open_bundle(options.bundle)
+    bundle = open_bundle(options.bundle, require_strict=chosen.require_strict_bundle)
     if options.detach:
         return _detach(bundle.path, chosen, options)
     if options.dry_run:

@@ -83,6 +83,8 @@ def run(
     `environment`: the caller's; only the artifact base and (not as root) PATH are read from it. `warn` gets one line
     about a run that continues. Raises `EngineError`, after the refusal was recorded and what this run made was removed.
     """
+    for grant in bundle.grants:
+        warn(str(grant))
     graph = spec_graph()
     known = header(__version__, graph.spec, options, bundle)
     trace = Trace(options.container_id, known)

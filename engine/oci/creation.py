@@ -206,7 +206,8 @@ def _become(
     try:
         die_with_parent(parent)
         # The specification allows a bundle as its own root; a manager keeps its own files elsewhere.
-        with open_bundle(request.flags.value("bundle") or ".", may_be_root=True) as bundle:
+        path = request.flags.value("bundle") or "."
+        with open_bundle(path, may_be_root=True, require_strict=options.require_strict_bundle) as bundle:
             more: dict[str, str] = {}
             network_is_chosen = request.common.value("network") not in (None, "auto")
             base_path = environment[VARIABLE]
@@ -369,6 +370,7 @@ def _options(request: Request) -> RunOptions:
         exec_policy=ExecPolicy(_one_of(request, "exec-policy", ExecPolicy, "auto", ExecPolicy.AUTO)),
         require_exec_policy=common.has("require-exec-policy"),
         runsc=common.value("runsc"),
+        require_strict_bundle=common.has("require-strict-bundle"),
     )
 
 

@@ -25,6 +25,7 @@ from typing import (
 
 import msgspec
 
+from engine.bundle.grants import CODES
 from engine.errors import all_reasons
 from engine.traces.move import PolicyOutcome, Strength, Trigger
 
@@ -45,7 +46,10 @@ Monotonic = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 if TYPE_CHECKING:
     ReasonCode = str
+    GrantCode = str
 else:
+    #: One of `engine.bundle.grants.CODES`.
+    GrantCode = Literal[tuple(CODES)]
     #: One of `engine.errors.Reason`.
     ReasonCode = Literal[all_reasons()]
 
@@ -60,6 +64,9 @@ class Options(TypedDict):
     exec_policy: Annotated[str, Says("The value of `--exec-policy`.")]
     require_exec_policy: Annotated[bool, Says("Whether a run without the execute policy is refused.")]
     runsc: Annotated[str | None, Says("The value of `--runsc`; null if not given.")]
+    require_strict_bundle: NotRequired[
+        Annotated[bool, Says("Whether a bundle that others can change is refused.")]
+    ]
 
 
 class Bundle(TypedDict):
@@ -71,6 +78,9 @@ class Bundle(TypedDict):
     hooks: Annotated[int, Says("The number of hooks, which run outside the sandbox.")]
     hints: NotRequired[
         Annotated[dict[str, str], Says("The annotations that runsc reads, if any, each with its value.")]
+    ]
+    grants: NotRequired[
+        Annotated[list[GrantCode], Says("What of it deserves a word, if anything; the run says it, too.")]
     ]
 
 

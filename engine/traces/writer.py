@@ -43,8 +43,8 @@ def header(engine: str, spec: str, options: RunOptions, bundle: Bundle) -> dict[
 
 
 def options_facts(options: RunOptions) -> schema.Options:
-    """The options as recorded."""
-    return {
+    """The options as recorded; a strict bundle only where it was required."""
+    facts: schema.Options = {
         "network": str(options.network),
         "platform": str(options.platform),
         "rootless": options.rootless,
@@ -53,10 +53,13 @@ def options_facts(options: RunOptions) -> schema.Options:
         "require_exec_policy": options.require_exec_policy,
         "runsc": options.runsc,
     }
+    if options.require_strict_bundle:
+        facts["require_strict_bundle"] = True
+    return facts
 
 
 def bundle_facts(bundle: Bundle) -> schema.Bundle:
-    """The bundle as recorded, with the number of hooks; its hints only if it has any."""
+    """The bundle as recorded, with the number of hooks; its hints and grants only if it has any."""
     hooks = bundle.config.get("hooks", {})
     facts: schema.Bundle = {
         "path": bundle.path,
@@ -66,6 +69,8 @@ def bundle_facts(bundle: Bundle) -> schema.Bundle:
     }
     if bundle.hints:
         facts["hints"] = bundle.hints
+    if bundle.grants:
+        facts["grants"] = [grant.code for grant in bundle.grants]
     return facts
 
 

@@ -111,6 +111,18 @@ def test_a_good_run_shows_every_control_with_its_evidence(private: Path) -> None
     assert "not reached" not in page.words
 
 
+def test_what_deserves_a_word_and_hints_are_shown(private: Path) -> None:
+    def granting(lines: list[Line]) -> list[Line]:
+        for bundle in (lines[0]["bundle"], lines[6]["facts"]["bundle"]):
+            bundle |= {"hints": {"dev.gvisor.spec.mount.a.share": "pod"}, "grants": ["binds_etc"]}
+        return lines
+
+    page = page_of(rewritten(Story().write(private / "t"), granting))
+    assert "Handed to runsc after every step" in page.words
+    assert "binds_etc" in page.words
+    assert "dev.gvisor.spec.mount.a.share pod" in page.words
+
+
 def with_sidecars(lines: list[Line]) -> list[Line]:
     """As of an installation: runsc's own facts stand for each sidecar's, too."""
     validated, staged = lines[2]["facts"], lines[4]["facts"]

@@ -31,6 +31,7 @@ from engine.runsc import execute
 from engine.runsc.arguments import RUN, RunscArguments, build_argv, build_environment
 from engine.state.container import component, open_runsc_root
 from engine.traces.writer import Trace, options_facts
+from engine.verify.trace_check import verify
 from tests.support.bundles import make_bundle, write_config
 from tests.support.refusals import check, refuses
 
@@ -129,6 +130,21 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[str], dict[st
     monkeypatch.setattr("os.execve", execve)
     monkeypatch.setattr(execute, "keep_only_descriptors", lambda _: None)
     return seen
+
+
+def test_what_deserves_a_word_is_warned_of_and_recorded_twice(world: World) -> None:
+    mounts = [{"destination": "/bin", "type": "bind", "source": "/etc"}]
+    make_bundle(world.bundle, mounts=mounts, annotations={"dev.gvisor.spec.mount.a.share": "pod"})
+    with pytest.raises(HandedOffError):
+        world.run(require_strict_bundle=True)
+    assert len(world.warnings) == 2
+    header, *_, executed = world.lines()
+    assert header["options"]["require_strict_bundle"] is True
+    assert header["bundle"]["grants"] == ["binds_etc", "over_programs"]
+    assert header["bundle"]["hints"] == {"dev.gvisor.spec.mount.a.share": "pod"}
+    assert executed["facts"]["bundle"] == header["bundle"]
+    (result,) = verify([str(world.trace)])
+    assert result.verdict.is_good, result
 
 
 def test_good_run_records_six_moves_and_execs_the_staged_copy(

@@ -1,0 +1,138 @@
+"""What of a bundle deserves a word before the run: a warning, and a code in the trace.
+
+Nothing here is refused. A table row says what is looked for; codes never change, sentences may.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+
+from engine.bundle.hooks import on_host
+from engine.bundle.oci_config import is_bind
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
+
+#: Each code, and what it says.
+CODES: Mapping[str, str] = {
+    "writable_bundle": "others can change the bundle",
+    "writable_config": "others can change config.json",
+    "hook_environment": "variables let a hook on the host load other code",
+    "binds_host": "the host's whole file system is mounted into the container",
+    "binds_proc": "the host's /proc is mounted into the container",
+    "binds_sys": "the host's /sys is mounted into the container",
+    "binds_etc": "the host's /etc is mounted into the container",
+    "binds_root_home": "the host's /root is mounted into the container",
+    "binds_socket": "a socket of the host, where a daemon listens, is mounted into the container",
+    "over_programs": "a mount of the host's files covers the container's programs",
+}
+
+_SOURCES = {"/proc": "binds_proc", "/sys": "binds_sys", "/etc": "binds_etc", "/root": "binds_root_home"}
+#: Where the daemons of a host listen that can start programs on it.
+_SOCKETS = (
+    "/run/docker.sock",
+    "/run/containerd/containerd.sock",
+    "/run/k3s/containerd/containerd.sock",
+    "/run/crio/crio.sock",
+    "/run/podman/podman.sock",
+    "/run/buildkit/buildkitd.sock",
+    "/run/libvirt/libvirt-sock",
+    "/run/dbus/system_bus_socket",
+    "/run/systemd/private",
+)
+#: Where programs lie; and where libraries do, with other things below.
+_PROGRAMS = ("/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin")
+_LIBRARIES = ("/", "/usr", "/usr/local", "/lib", "/lib64", "/usr/lib", "/usr/lib64")
+#: Variables by which the loader, a shell or an interpreter is given code: ld.so(8), bash(1) and their likes.
+_LOADER = "LD_"
+_VARIABLES = frozenset(
+    {
+        *(
+            "BASH_ENV",
+            "ENV",
+            "GCONV_PATH",
+            "GLIBC_TUNABLES",
+            "JAVA_TOOL_OPTIONS",
+            "NODE_OPTIONS",
+            "NODE_PATH",
+        ),
+        *(
+            "PERL5DB",
+            "PERL5LIB",
+            "PERL5OPT",
+            "PYTHONHOME",
+            "PYTHONPATH",
+            "PYTHONSTARTUP",
+            "RUBYLIB",
+            "RUBYOPT",
+        ),
+    }
+)
+
+
+class Grant:
+    """One code, and where in the bundle it is found, in words."""
+
+    def __init__(self, code: str, where: str) -> None:
+        self.code: Final = code
+        self.where: Final = where
+
+    def __str__(self) -> str:
+        return f"{CODES[self.code]} ({self.where})"
+
+
+def find(config: Mapping[str, Any], bundle: str, writable: Mapping[str, str]) -> tuple[Grant, ...]:
+    """The grants of the valid `config` of the bundle at the path `bundle`, in the order of `CODES`.
+
+    `writable`: the codes that were found of the bundle's files, and why.
+    """
+    found: dict[str, list[str]] = {code: [why] for code, why in writable.items()}
+    for code, member in (*_of_hooks(config), *_of_mounts(config, bundle)):
+        found.setdefault(code, []).append(member)
+    return tuple(Grant(code, ", ".join(found[code])) for code in CODES if code in found)
+
+
+def _of_hooks(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for member, hook in on_host(config):
+        names = (entry.partition("=")[0] for entry in hook.get("env", ()))
+        if any(name.startswith(_LOADER) or name in _VARIABLES for name in names):
+            yield "hook_environment", f"{member}.env"
+
+
+def _of_mounts(config: Mapping[str, Any], bundle: str) -> Iterator[tuple[str, str]]:
+    for index, mount in enumerate(config.get("mounts", ())):
+        if not is_bind(mount):
+            continue
+        member = f"$.mounts[{index}]"
+        for code in _codes_of_source(os.path.join(bundle, mount["source"])):
+            yield code, member
+        covered = os.path.normpath(f"/{mount['destination'].lstrip('/')}")
+        if covered in _LIBRARIES or _is_in(covered, _PROGRAMS):
+            yield "over_programs", member
+
+
+def _codes_of_source(source: str) -> Iterator[str]:
+    """The codes of a host path, by its name and by where its links lead."""
+    real = os.path.realpath(source)
+    if real == "/":
+        yield "binds_host"
+        return
+    for path, code in _SOURCES.items():
+        if _is_in(real, [path]) or _is_in(os.path.normpath(source), [path]):
+            yield code
+    if _is_socket(real) or any(_is_in(path, [real]) and _is_socket(path) for path in _SOCKETS):
+        yield "binds_socket"
+
+
+def _is_in(path: str, folders: Iterable[str]) -> bool:
+    return any(path == folder or path.startswith(f"{folder}/") for folder in folders)
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return False

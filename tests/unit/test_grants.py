@@ -1,0 +1,210 @@
+"""What of a bundle deserves a word: each code is found where it should be, warned of, recorded and shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.bundle import grants
+from engine.bundle.bundle import open_bundle
+from engine.errors import BundleError, Reason
+from engine.traces.writer import bundle_facts
+from tests.support.bundles import make_bundle
+from tests.support.refusals import refusal_of, refuses
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
+OTHER = 65533
+
+
+def codes(private: Path, **config: Any) -> list[str]:
+    with open_bundle(str(make_bundle(private / "bundle", **config))) as bundle:
+        facts = bundle_facts(bundle)
+    found = [grant.code for grant in bundle.grants]
+    assert facts.get("grants", []) == found
+    assert ("grants" in facts) == bool(found)
+    return found
+
+
+def bind(source: str | Path, destination: str = "/data", **more: Any) -> dict[str, Any]:
+    return {"destination": destination, "type": "bind", "source": str(source), **more}
+
+
+def test_a_plain_bundle_grants_nothing(private: Path) -> None:
+    mounts = [
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/sys", "type": "sysfs", "source": "/sys"},
+        {"destination": "/bin", "type": "tmpfs", "source": "tmpfs"},
+        bind(private),
+        bind("/usr/share", "/usr/share"),
+        bind("/usr/share", "/lib/modules"),
+    ]
+    hook = {"path": "/bin/true", "env": ["PATH=/bin", "A_LD_PRELOAD=x"]}
+    assert codes(private, mounts=mounts, hooks={"prestart": [hook]}) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "code"),
+    [
+        ("/", "binds_host"),
+        ("/proc", "binds_proc"),
+        ("/proc/sys", "binds_proc"),
+        ("/sys", "binds_sys"),
+        ("/sys/fs/cgroup", "binds_sys"),
+        ("/etc", "binds_etc"),
+        ("/etc/passwd", "binds_etc"),
+        ("/root", "binds_root_home"),
+        ("//root/../etc/", "binds_etc"),
+    ],
+)
+@pytest.mark.parametrize("kind", [{}, {"type": "none", "options": ["rbind", "ro"]}])
+def test_a_bind_of_the_host_is_named(private: Path, source: str, code: str, kind: dict[str, Any]) -> None:
+    assert codes(private, mounts=[{**bind(source), **kind}]) == [code]
+
+
+def test_a_relative_source_and_a_link_are_followed(private: Path) -> None:
+    bundle = make_bundle(private / "bundle")
+    (bundle / "link").symlink_to("/etc")
+    assert codes(private, mounts=[bind("link")]) == ["binds_etc"]
+
+
+def test_a_name_that_only_begins_so_is_not_named(private: Path) -> None:
+    assert codes(private, mounts=[bind("/etcetera"), bind("/procedures", "/binary")]) == []
+
+
+def test_a_socket_and_the_folder_of_a_known_one_are_named(
+    private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = private / "run" / "daemon.sock"
+    place.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as daemon:
+        daemon.bind(os.path.relpath(place))
+        assert codes(private, mounts=[bind(place)]) == ["binds_socket"]
+        assert codes(private, mounts=[bind(place.parent)]) == []
+        monkeypatch.setattr(grants, "_SOCKETS", (str(place),))
+        assert codes(private, mounts=[bind(place.parent)]) == ["binds_socket"]
+        place.unlink()
+        assert codes(private, mounts=[bind(place.parent)]) == []
+
+
+@pytest.mark.parametrize(
+    "destination", ["/bin", "/bin/sh", "/usr/local/sbin/x", "/usr", "/", "/lib64", "//usr/lib/"]
+)
+def test_a_mount_over_programs_is_named(private: Path, destination: str) -> None:
+    assert codes(private, mounts=[bind(private, destination)]) == ["over_programs"]
+
+
+@pytest.mark.parametrize("entry", ["LD_PRELOAD=/x.so", "LD_AUDIT=/x", "BASH_ENV=/x", "PYTHONPATH=/x"])
+def test_a_variable_that_loads_code_is_named_for_a_hook_of_the_host(private: Path, entry: str) -> None:
+    hook = {"path": "/bin/true", "env": ["A=b", entry]}
+    assert codes(private, hooks={"poststop": [hook]}) == ["hook_environment"]
+    assert codes(private, hooks={"startContainer": [hook]}) == []
+    assert codes(private, process={"env": [entry]}) == []
+
+
+def test_each_code_is_named_once_with_every_place(private: Path) -> None:
+    mounts = [bind("/etc"), bind(private), bind("/proc", "/bin"), bind("/etc/passwd", "/b")]
+    with open_bundle(str(make_bundle(private / "bundle", mounts=mounts))) as bundle:
+        found = {grant.code: grant.where for grant in bundle.grants}
+    assert found == {
+        "binds_proc": "$.mounts[2]",
+        "binds_etc": "$.mounts[0], $.mounts[3]",
+        "over_programs": "$.mounts[2]",
+    }
+
+
+# --- A bundle that others can change ------------------------------------------------------------------------------
+
+
+def loosened(private: Path, how: str) -> list[str]:
+    """The codes of a bundle that others can change in this way."""
+    bundle = make_bundle(private / "above" / "bundle")
+    if how.startswith("config"):
+        (bundle / "config.json").chmod(0o666 if how == "config" else 0o660)
+    elif how == "of another":
+        os.chown(bundle / "config.json", OTHER, -1)
+    elif how == "bundle of another":
+        os.chown(bundle, OTHER, -1)
+    elif how == "link":
+        (private / "link").symlink_to(bundle)
+        os.chown(private / "link", OTHER, -1, follow_symlinks=False)
+        bundle = private / "link"
+    else:
+        (bundle if how == "bundle" else bundle.parent).chmod(0o777)
+    with open_bundle(str(bundle)) as opened:
+        found = [grant.code for grant in opened.grants]
+    with refuses(BundleError, Reason.BUNDLE_WRITABLE) as caught:
+        open_bundle(str(bundle), require_strict=True)
+    assert caught.value.exit_code == 125
+    return found
+
+
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [
+        ("config", "writable_config"),
+        ("config of a group", "writable_config"),
+        ("bundle", "writable_bundle"),
+        ("above", "writable_bundle"),
+        pytest.param("of another", "writable_config", marks=needs_root),
+        pytest.param("bundle of another", "writable_bundle", marks=needs_root),
+        pytest.param("link", "writable_bundle", marks=needs_root),
+    ],
+)
+def test_a_bundle_that_others_can_change_is_named_or_refused(private: Path, how: str, code: str) -> None:
+    assert loosened(private, how) == [code]
+
+
+@pytest.mark.parametrize("verb", ["run", "create", "restore"])
+def test_every_verb_of_the_oci_runtime_refuses_where_strict_is_required(private: Path, verb: str) -> None:
+    bundle, log = make_bundle(private / "bundle"), private / "log"
+    bundle.chmod(0o777)
+    image = ("--image-path", str(private)) if verb == "restore" else ()
+    given = ("--root", str(private / "base"), "--log", str(log), "--log-format", "json")
+    command = (
+        "-m",
+        "engine.oci",
+        *given,
+        "--require-strict-bundle",
+        verb,
+        "--bundle",
+        str(bundle),
+        *image,
+        "a",
+    )
+    assert (
+        subprocess.run([sys.executable, "-P", *command], capture_output=True, check=False).returncode == 125
+    )
+    assert json.loads(log.read_text())["reason"] == Reason.BUNDLE_WRITABLE
+
+
+def test_run_refuses_where_strict_is_required(private: Path) -> None:
+    bundle = make_bundle(private / "bundle")
+    bundle.chmod(0o777)
+    command = ("-m", "engine", "run", "--json", "--require-strict-bundle", str(bundle))
+    done = subprocess.run(
+        [sys.executable, "-P", *command], capture_output=True, text=True, check=False, env={}
+    )
+    assert done.returncode == 125
+    refusal_of(done.stderr, Reason.BUNDLE_WRITABLE, bundle, "0777")
+
+
+def test_a_strict_bundle_is_accepted(private: Path) -> None:
+    (private / "tmp").mkdir(mode=0o1777)
+    (private / "tmp").chmod(0o1777)
+    bundle = make_bundle(private / "tmp" / "bundle")
+    (private / "link").symlink_to(bundle)
+    for path in (bundle, private / "link"):
+        with open_bundle(str(path), require_strict=True) as opened:
+            assert opened.grants == ()
+
+
+def test_every_code_has_its_own_sentence() -> None:
+    assert len(set(grants.CODES.values())) == len(grants.CODES)
+    assert all(str(grants.Grant(code, "$.x")).isprintable() for code in grants.CODES)
