@@ -359,23 +359,25 @@ class _Walk:
             raise BadLineError(FaultCode.MISPLACED_ERROR, "only a refusal has an error, and it must have one")
         if move.error is not None:
             _check_refusal(State(state), move.error)
-        known = self._known
-        known[trigger] = move.facts
-        number, asked = 0, _GUARDS[trigger]
-        try:
-            for number, guard in enumerate(asked):  # noqa: B007
-                if not guard(known):
-                    break
-            else:
-                number = len(asked)
-        except (LookupError, ValueError, TypeError):
-            pass  # it cannot even be asked
-        if number < len(asked):
-            _refuse(trigger, number)
+        self._known[trigger] = move.facts
+        self._ask_guards(trigger)
         self._undoes = state if trigger == _EXEC else None
         self._seq, self._time, self.state = move.seq, move.time, move.next
         self._monotonic = move.monotonic_ns
         self.moves.append(move)
+
+    def _ask_guards(self, trigger: str) -> None:
+        """Ask each guard of the step about all facts so far. Raises `BadLineError`."""
+        number, asked = 0, _GUARDS[trigger]
+        try:
+            for number, guard in enumerate(asked):  # noqa: B007
+                if not guard(self._known):
+                    break
+            else:
+                return
+        except (LookupError, ValueError, TypeError):
+            pass  # it cannot even be asked
+        _refuse(trigger, number)
 
     def _check_time(self, move: Record[Any, Any]) -> None:
         """The wall clock may be set back within a run, the monotonic clock not. Raises `BadLineError`."""
