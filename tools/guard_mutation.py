@@ -27,6 +27,8 @@ from engine.spec.verdicts import DEADLOCK, figures, name_violation
 
 _NEXT = "Next"
 _MODULE = "GVisorRuntime"
+#: The same spec, with a view of its states.
+_SEARCH = "Search"
 #: A level of 1 is a state predicate, one of 2 has primes in it.
 _STATE_LEVEL = 1
 #: How many times longer than it should a search may take: without a bound, the adversary's has no end.
@@ -108,7 +110,7 @@ def mutate_guards(
     specs = load(directory)
     tlc = Tlc(find_java(), find_jar(jar), limits)
     models = sorted(
-        (model for model in specs.models if model.module == _MODULE and model.must_hold),
+        (model for model in specs.models if model.module in (_MODULE, _SEARCH) and model.must_hold),
         key=lambda model: model.runtime,
     )
     cancelled = threading.Event()

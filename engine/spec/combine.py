@@ -147,6 +147,7 @@ def _combination(specs: Specs, model: Model, mutants: tuple[Mutant, ...]) -> Com
         },
         invariants=("MutantHolds",),
         properties=("MutantSteps",),
+        view=None,
     )
     return Combination(
         model=model,

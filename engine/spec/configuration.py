@@ -12,7 +12,8 @@ from engine.spec.errors import ManifestError
 _REINSTALL = "restore the specs' directory, or install the engine again"
 _COMMENT = re.compile(r"\\\*.*$", re.MULTILINE)
 _SECTION = re.compile(
-    r"^(SPECIFICATION|CONSTANTS?|INVARIANTS?|PROPERTY|PROPERTIES|SYMMETRY|CHECK_DEADLOCK)\b", re.MULTILINE
+    r"^(SPECIFICATION|CONSTANTS?|INVARIANTS?|PROPERTY|PROPERTIES|SYMMETRY|VIEW|CHECK_DEADLOCK)\b",
+    re.MULTILINE,
 )
 _ASSIGNMENT = re.compile(r"(\w+)\s*=\s*(\{[^}]*\}|\S+)")
 
@@ -26,6 +27,7 @@ class Configuration:
     invariants: tuple[str, ...]
     properties: tuple[str, ...]
     symmetry: str | None = None
+    view: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -50,6 +52,8 @@ class Configuration:
         parts = [f"SPECIFICATION {self.specification}"]
         if self.symmetry:
             parts.append(f"SYMMETRY {self.symmetry}")
+        if self.view:
+            parts.append(f"VIEW {self.view}")
         if self.constants:
             parts += ["CONSTANTS", *(f"    {name} = {value}" for name, value in self.constants.items())]
         if self.invariants:
@@ -65,7 +69,13 @@ def parse_configuration(text: str, name: str) -> Configuration:
     found = list(_SECTION.finditer(text))
     if not found or text[: found[0].start()].strip():
         raise ManifestError(f"{name} is not a model configuration", reason=Reason.MALFORMED, hint=_REINSTALL)
-    words: dict[str, list[str]] = {"SPECIFICATION": [], "INVARIANTS": [], "PROPERTIES": [], "SYMMETRY": []}
+    words: dict[str, list[str]] = {
+        "SPECIFICATION": [],
+        "INVARIANTS": [],
+        "PROPERTIES": [],
+        "SYMMETRY": [],
+        "VIEW": [],
+    }
     assigned: dict[str, str] = {}
     for match, following in zip(found, [*found[1:], None], strict=True):
         body = text[match.end() : following.start() if following else len(text)]
@@ -94,9 +104,9 @@ def parse_configuration(text: str, name: str) -> Configuration:
             raise ManifestError(
                 f"{name}: {keyword} is not used here", reason=Reason.MALFORMED, hint=f"remove {keyword}"
             )
-    if len(words["SPECIFICATION"]) != 1 or len(words["SYMMETRY"]) > 1:
+    if len(words["SPECIFICATION"]) != 1 or len(words["SYMMETRY"]) > 1 or len(words["VIEW"]) > 1:
         raise ManifestError(
-            f"{name} must have one SPECIFICATION and at most one SYMMETRY",
+            f"{name} must have one SPECIFICATION and at most one SYMMETRY and one VIEW",
             reason=Reason.MALFORMED,
             hint=_REINSTALL,
         )
@@ -106,4 +116,5 @@ def parse_configuration(text: str, name: str) -> Configuration:
         invariants=tuple(words["INVARIANTS"]),
         properties=tuple(words["PROPERTIES"]),
         symmetry=words["SYMMETRY"][0] if words["SYMMETRY"] else None,
+        view=words["VIEW"][0] if words["VIEW"] else None,
     )

@@ -220,6 +220,7 @@ def _check_names(configuration: Configuration, files: Mapping[str, str], module:
         ("invariant", configuration.invariants, defined),
         ("property", configuration.properties, defined),
         ("symmetry", (configuration.symmetry,) if configuration.symmetry else (), defined),
+        ("view", (configuration.view,) if configuration.view else (), defined),
     ):
         for name in names:
             if name not in known:

@@ -120,7 +120,8 @@ class MutantRuns:
         started = time.monotonic()
         model = self._specs.model(mutant.model)
         files = mutant.apply(self._specs.files)
-        configuration = model.configuration.assign(mutant.constants)
+        # A mutant may read what a view leaves out.
+        configuration = replace(model.configuration.assign(mutant.constants), view=None)
 
         def ask(asked: Configuration) -> Output:
             return self._run(files, model.module, asked.text(), name=mutant.name, quick=model.is_quick)

@@ -97,7 +97,7 @@ def test_every_property_says_why_it_matters_and_what_upholds_it() -> None:
         name
         for model in SPECS.models
         for name in model.configuration.names
-        if model.module == "GVisorRuntime"
+        if model.module in ("GVisorRuntime", "Search")
     }
     for name in asked - {"TypeOK", "RefinesNucleus", "EachRefinesNucleus"}:
         assert re.search(rf"(?:\\\*[^\n]*\n)+(?:\w+\(r\) ==.*?\n)?{name} ==", text, re.DOTALL), name

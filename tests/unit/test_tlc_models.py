@@ -137,7 +137,7 @@ def test_a_configuration_that_is_not_understood_is_refused(text: str, fact: str)
         ),
         (lambda m: m["modules"][1]["models"][0].pop("distinctStates"), "'distinctStates'"),
         (
-            lambda m: m["modules"][1]["models"][10].pop("distinctStates"),
+            lambda m: m["modules"][2]["models"][7].pop("distinctStates"),
             "PinningOff.cfg: 'distinctStates'",
         ),
         (lambda m: m["modules"][1]["models"][0].pop("properties"), "'properties'"),
