@@ -229,8 +229,10 @@ RootCanBeMadePrivate(r) ==
 \* container.py, `take_lock`.  A lock file that gc removed protects nothing, so it is opened again.
 LockIsCurrent(r) == handle[r] = "current"
 LockIsFree(r)    == LockIsCurrent(r) => lock[id[r]] = Nobody
+\* The holder of a lock whose run is not modelled.
+Namesake == "namesake"
 \* gc holds a lock for a moment, and shared: whoever finds it so waits.
-ANamesakeLives(r) == LockIsCurrent(r) /\ lock[id[r]] \in Runs
+ANamesakeLives(r) == LockIsCurrent(r) /\ lock[id[r]] \in Runs \cup {Namesake}
 
 \* stage.py: copy from the pinned descriptor.  Without pinning: from whatever file is then at the path.
 Source(r, p) == IF Pinning THEN pinned[r][p] ELSE path[p]
@@ -523,6 +525,19 @@ ContainerEnds(r) ==
     /\ UNCHANGED <<given, state, verdict, binary, copies, policies, seen, ran, source, base, apart, root, nest,
                    intact, bundle, spent>>
 
+\* A live container of this id that another engine has started.
+NamesakeStarts(i) ==
+    /\ "namesake" \in Moves
+    /\ lock[i] = Nobody
+    /\ root[i] # "absent"
+    /\ lock' = [lock EXCEPT ![i] = Namesake]
+    /\ UNCHANGED <<given, state, verdict, binary, copies, handle, policies, handOff, source, dirs, bundle, spent>>
+
+NamesakeEnds(i) ==
+    /\ lock[i] = Namesake
+    /\ lock' = [lock EXCEPT ![i] = Nobody]
+    /\ UNCHANGED <<given, state, verdict, binary, copies, handle, policies, handOff, source, dirs, bundle, spent>>
+
 \* engine gc: whoever can take the lock may remove what it protects.
 GcTakes(i) ==
     /\ "gc" \in Moves
@@ -699,7 +714,7 @@ Finished ==
 
 Next ==
     \/ \E r \in Runs : Engine(r) \/ Fail(r) \/ ContainerEnds(r) \/ \E p \in Parts : StartSidecar(r, p)
-    \/ \E i \in Ids : GcTakes(i) \/ GcRemoves(i) \/ GcDeclines(i)
+    \/ \E i \in Ids : GcTakes(i) \/ GcRemoves(i) \/ GcDeclines(i) \/ NamesakeStarts(i) \/ NamesakeEnds(i)
     \/ GcForgets
     \/ Adversary
     \/ Finished
@@ -748,7 +763,7 @@ TypeOK ==
     /\ onDisk \in [Runs -> [Parts -> AllBytes]]
     /\ \A kept \in stored : kept \in [of : Parts \X Kinds \X BOOLEAN, bytes : AllBytes, recorded : AllBytes]
     /\ shared \in [Runs -> SUBSET Parts]
-    /\ lock \in [Ids -> Runs \cup {Nobody, Gc}]
+    /\ lock \in [Ids -> Runs \cup {Nobody, Gc, Namesake}]
     /\ inForce \in [Runs -> {"nothing", "in_part", "whole"}]
     /\ bundle \in [Runs -> {"as_validated", "changed"}]
     /\ intact \in BOOLEAN

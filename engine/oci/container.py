@@ -311,4 +311,9 @@ def unreadable(verb: str, error: UntrustedPathError | OSError) -> ContainerError
             reason=Reason.FAILURE,
             hint=hint_for(error, "check that path; delete --force removes it"),
         )
-    return ContainerError(verb, str(error), reason=Reason.ROOT_NOT_PRIVATE, hint="find out who changed it")
+    return ContainerError(
+        verb,
+        str(error),
+        reason=Reason.ROOT_NOT_PRIVATE,
+        hint="find out who changed it; engine-oci delete --force removes what is left",
+    )

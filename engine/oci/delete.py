@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from engine.oci.container import NoSuchError
+from engine.errors import Reason
+from engine.oci.container import ContainerError, NoSuchError
 from engine.oci.flags import Kind, Table
 from engine.oci.lookup import find
 from engine.oci.removal import remove, remove_partial_create
-from engine.oci.request import Request
+from engine.oci.request import Request, say
 from engine.state import oci_lifecycle as machine
 from engine.state.oci_lifecycle import Verb
 from engine.state.record import read
@@ -31,10 +32,19 @@ def main(request: Request) -> int:
                 if noted is None or noted.creation != found.record.creation:
                     raise NoSuchError(request.verb, container_id)  # deleted during the wait for the lock
                 now = found.with_record(noted)  # its creation may have continued during the wait
-                machine.require(verb, now.status(), container_id)
+                if not force:
+                    machine.require(verb, now.status(), container_id)
                 remove(now, force=force)
     except NoSuchError:
         if remove_partial_create(request, container_id) or force:
             return 0
         raise
+    except ContainerError as error:
+        if not force or error.reason != Reason.ROOT_NOT_PRIVATE:
+            raise
+        from engine.oci.damaged import remove_damaged
+
+        if not remove_damaged(request, container_id):
+            raise
+        say(f"engine-oci: warning: {error.what}; removed without it")
     return 0

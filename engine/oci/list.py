@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 from engine.errors import Reason, UsageError, printable
+from engine.oci.container import ContainerError
 from engine.oci.flags import Kind, Table
 from engine.oci.lookup import find_all
-from engine.oci.request import Request
+from engine.oci.request import Request, say
 from engine.oci.state import describe
 
 FLAGS: Table = {"format": Kind.VALUE, "quiet": Kind.SWITCH}
@@ -17,13 +18,21 @@ _COLUMNS = ("id", "pid", "status", "bundle", "created", "owner")
 
 
 def main(request: Request) -> int:
-    """Print a table, JSON, or with `--quiet` the ids."""
+    """Print a table, JSON, or with `--quiet` the ids. A container that cannot be read is named on stderr."""
     form = request.flags.value("format") or "table"
     if form not in ("table", "json", "text"):
         raise UsageError(f"--format is {form!r}", reason=Reason.USAGE, hint="give table or json")
     if request.arguments:
         raise UsageError("list takes no arguments", reason=Reason.USAGE, hint="see engine-oci --help")
-    states = [state for found in find_all(request) if (state := describe(found)) is not None]
+    states = []
+    for found in find_all(request):
+        try:
+            state = describe(found)
+        except ContainerError as error:  # one that is damaged harms no other
+            say(f"engine-oci: warning: {error}")
+            continue
+        if state is not None:
+            states.append(state)
     if request.flags.has("quiet"):
         for state in states:
             print(state["id"])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from engine.errors import Reason
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.oci.container import Container, ContainerError, NoSuchError, unreadable
-from engine.oci.request import Request
+from engine.oci.request import Request, say
 from engine.options import check_container_id
 from engine.state import oci_lifecycle as machine
 from engine.state import record
@@ -50,7 +50,7 @@ def find(request: Request, container_id: str) -> Iterator[Container]:
 
 
 def find_all(request: Request) -> Iterator[Container]:
-    """Every container with a record, each open until the next. Raises `ContainerError`."""
+    """Every container with a record, each open until the next. Raises `ContainerError` where the base is no base."""
     with contextlib.ExitStack() as bases:
         if (base := bases.enter_context(open_base_of(request))) is not None:
             yield from _all_in(base, request.verb, _open)
@@ -69,9 +69,15 @@ def kept_elsewhere(request: Request, container_id: str) -> str | None:
 
 
 def _all_in(base: PrivateDirectory, verb: str, opened: _Opener) -> Iterator[Container]:
+    """Each container in `base`; one that cannot be read is named on stderr, and the rest go on."""
     for name in sorted(os.listdir(base.descriptor)):
         with contextlib.ExitStack() as held:
-            if is_component(name) and (found := opened(verb, base, name, held)):
+            try:
+                found = opened(verb, base, name, held) if is_component(name) else None
+            except ContainerError as error:
+                say(f"engine-oci: warning: {error}")
+                continue
+            if found is not None:
                 yield found
 
 

@@ -171,12 +171,15 @@ def _runsc_knows(found: Container) -> bool:
 
 
 def _have_runsc_delete(found: Container, *verb: str) -> str | None:
-    """Run `runsc delete`, which then signals no process; returns why it failed, or None. Raises `ContainerError`."""
+    """Run `runsc delete`, which then signals no process; returns why it failed, or None."""
     import subprocess
 
     from engine.runsc.command import ask
 
-    _forget_processes(found)
+    try:
+        _forget_processes(found)
+    except ContainerError as error:
+        return error.what
     arguments = [*found.record.flags, *(verb or ("delete", "--force")), found.record.id]
     try:
         with found.program() as program:

@@ -151,6 +151,45 @@ def _delete_the_killed(base: PrivateDirectory, container: PrivateDirectory) -> N
             return
 
 
+def end_processes(container: PrivateDirectory) -> list[int]:
+    """Kill every process that executes a staged file of `container` for it: those that do not end. Raises `OSError`."""
+    from engine.state import processes
+
+    with contextlib.ExitStack() as held:
+        try:
+            root = open_private_directory(container.descriptor, container.path, RUNSC_ROOT)
+        except (FileNotFoundError, UntrustedPathError):
+            return []
+        held.callback(root.close)
+        return processes.end(_files_of(_stages(container, root, held)), (root.path,))
+
+
+def _stages(
+    container: PrivateDirectory, root: PrivateDirectory, held: contextlib.ExitStack
+) -> list[PrivateDirectory]:
+    """The stage directories of `container`, open; what is no stage is removed later, and not used."""
+    from engine.state import programs
+
+    stages = []
+    with contextlib.suppress(FileNotFoundError, UntrustedPathError):
+        nest = open_private_directory(root.descriptor, root.path, EXEC_ALLOW)
+        held.callback(nest.close)
+        for name in os.listdir(nest.descriptor):
+            with contextlib.suppress(FileNotFoundError, UntrustedPathError):
+                stages.append(open_private_directory(nest.descriptor, nest.path, name))
+                held.callback(stages[-1].close)
+    with contextlib.suppress(FileNotFoundError):
+        if path := programs.named(container):
+            stages.append(held.enter_context(programs.opened_stage(path)))
+    return stages
+
+
+def _files_of(stages: list[PrivateDirectory]) -> frozenset[tuple[int, int]]:
+    from engine.state import programs
+
+    return frozenset(file for stage in stages for file in programs.staged_files(stage))
+
+
 def _staged_copies(
     container: PrivateDirectory, root: PrivateDirectory
 ) -> Iterator[tuple[int, frozenset[tuple[int, int]]]]:
@@ -161,19 +200,8 @@ def _staged_copies(
     from engine.state import programs
 
     with contextlib.ExitStack() as held:
-        stages = []
-        with contextlib.suppress(FileNotFoundError, UntrustedPathError):
-            nest = open_private_directory(root.descriptor, root.path, EXEC_ALLOW)
-            held.callback(nest.close)
-            for name in os.listdir(nest.descriptor):
-                # What is no stage is removed later, and not used.
-                with contextlib.suppress(FileNotFoundError, UntrustedPathError):
-                    stages.append(open_private_directory(nest.descriptor, nest.path, name))
-                    held.callback(stages[-1].close)
-        with contextlib.suppress(FileNotFoundError):
-            if path := programs.named(container):
-                stages.append(held.enter_context(programs.opened_stage(path)))
-        files = frozenset(file for stage in stages for file in programs.staged_files(stage))
+        stages = _stages(container, root, held)
+        files = _files_of(stages)
         for stage in stages:
             try:
                 program = open_own(stage, programs.PROGRAM)
@@ -286,9 +314,11 @@ def purge_runsc_state(base: PrivateDirectory, container: PrivateDirectory, noted
     from engine.state import status
 
     with contextlib.closing(status.open_state_root(base, container, noted)) as root:
+        from engine.state.trees import remove_tree
+
         for name in (noted.state_file, noted.state_file.removesuffix(".state") + ".lock"):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=root.descriptor)
+                remove_tree(root, name)
 
 
 def forget(base: PrivateDirectory, container: PrivateDirectory) -> bool:

@@ -140,7 +140,7 @@ def take_lock(container: PrivateDirectory, seconds: float = 0.0, *, kind: int = 
                 if stat.S_ISFIFO(status.st_mode):
                     undo.pop_all()
                     return descriptor
-                os.unlink(LOCK, dir_fd=container.descriptor)
+                _remove_any(container, LOCK)
 
 
 def take_lock_to_live(container: PrivateDirectory) -> int | None:
@@ -179,6 +179,20 @@ def take_lock_to_remove(container: PrivateDirectory, seconds: float = 0.0) -> It
                 os.close(taken)
     finally:
         fcntl.flock(container.descriptor, fcntl.LOCK_UN)
+
+
+def remove_damaged_lock(container: PrivateDirectory) -> None:
+    """Remove what is in the place of the lock in `container`, and is no FIFO: nobody can hold it. Raises `OSError`."""
+    with contextlib.suppress(FileNotFoundError):
+        status = os.stat(LOCK, dir_fd=container.descriptor, follow_symlinks=False)
+        if not stat.S_ISFIFO(status.st_mode) and not stat.S_ISREG(status.st_mode):
+            _remove_any(container, LOCK)
+
+
+def _remove_any(container: PrivateDirectory, name: str) -> None:
+    from engine.state.trees import remove_tree  # rarely needed
+
+    remove_tree(container, name)
 
 
 def open_runsc_root(container: PrivateDirectory) -> PrivateDirectory:

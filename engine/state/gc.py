@@ -177,7 +177,12 @@ class _Sweep:
             ):
                 raise UntrustedPathError(container.path, "has no lock of this engine's")
             with take_lock_to_remove(container) as is_taken:
-                if not is_taken or in_use_reason(self._base, container):
+                try:
+                    is_in_use = not is_taken or in_use_reason(self._base, container) is not None
+                except UntrustedPathError as error:  # ours, and unknown whether it lives
+                    self.failed.append((error.path, error.why))
+                    return
+                if is_in_use:
                     self.alive.append(container.path)
                 else:
                     self._finished(container)

@@ -192,6 +192,9 @@ class Record:
         return f"{self.id}_sandbox:{self.sandbox.id if self.sandbox else self.id}.state"
 
 
+_TEXTS = ("id", "bundle", "creation", "created", "oci_version")
+
+
 def write(container: PrivateDirectory, record: Record) -> None:
     """Replace the record, all or nothing. Raises `OSError`."""
     data = (
@@ -206,6 +209,10 @@ def remove(container: PrivateDirectory) -> bool:
         os.unlink(OCI_RECORD, dir_fd=container.descriptor)
     except FileNotFoundError:
         return False
+    except IsADirectoryError:
+        from engine.state.trees import remove_tree  # rarely needed
+
+        remove_tree(container, OCI_RECORD)
     return True
 
 
@@ -220,19 +227,31 @@ def read(container: PrivateDirectory) -> Record | None:
         fields = json.loads(data)
         if fields.pop("format") != FORMAT:
             raise ValueError("of another format")
+        if wrong := [name for name in _TEXTS if not isinstance(fields[name], str)]:
+            raise ValueError(f"{wrong[0]} is no text")
         program = fields.pop("program")
         if sandbox := fields.pop("sandbox", None):
             fields["sandbox"] = Sandbox(**{**sandbox, "program": _program(sandbox["program"])})
         if attempt := fields.pop("attempt", None):
-            fields["attempt"] = Attempt(str(attempt["verb"]), tuple(attempt["who"]), str(attempt["file"]))
-        fields["flags"], fields["cgroups"] = tuple(fields["flags"]), tuple(fields["cgroups"])
+            fields["attempt"] = Attempt(str(attempt["verb"]), _numbers(attempt["who"]), str(attempt["file"]))
+        fields["flags"], fields["cgroups"] = _texts(fields["flags"]), _texts(fields["cgroups"])
         for name in ("creator", "waiter"):
             if fields.get(name) is not None:
-                pid, start = fields[name]
-                fields[name] = (pid, start)
+                fields[name] = _numbers(fields[name])
         return Record(**fields, program=program and _program(program))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UntrustedPathError(path, f"is no record of this engine ({error})") from None
+
+
+def _texts(given: list[str]) -> tuple[str, ...]:
+    """Raises `TypeError`."""
+    return tuple("".join((each,)) for each in given)
+
+
+def _numbers(given: list[int]) -> tuple[int, int]:
+    """Raises `TypeError` and `ValueError`."""
+    pid, start = given
+    return int(pid), int(start)
 
 
 def _program(fields: dict[str, Any]) -> Program:
