@@ -73,17 +73,21 @@ def is_component(name: str) -> bool:
 
 
 def is_ours(container: PrivateDirectory) -> bool:
-    """Whether this engine made what is in `container`: it makes a lock first, and writes a trace.
+    """Whether this engine made what is in `container`: it makes a FIFO as lock first, and removes it last.
 
-    The published engine uses the same names and does neither. Raises `OSError`.
+    Older engines had a regular file there, and a trace beside it. Others use the same names with neither, and a trace
+    alone may be anybody's. Raises `OSError`.
     """
     try:
-        os.stat(LOCK, dir_fd=container.descriptor, follow_symlinks=False)
+        status = os.stat(LOCK, dir_fd=container.descriptor, follow_symlinks=False)
     except FileNotFoundError:
         names = os.listdir(container.descriptor)
         # Another engine may have made the lock since the stat.
-        return not names or any(name in (LOCK, OCI_RECORD) or name.startswith("trace-") for name in names)
-    return True
+        return not names or any(name in (LOCK, OCI_RECORD) for name in names)
+    if stat.S_ISFIFO(status.st_mode):
+        return status.st_uid == os.geteuid()
+    names = os.listdir(container.descriptor)
+    return names == [LOCK] or any(name == OCI_RECORD or name.startswith("trace-") for name in names)
 
 
 def open_container(base: PrivateDirectory, name: str) -> tuple[PrivateDirectory, int | None]:

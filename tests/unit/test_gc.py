@@ -178,3 +178,15 @@ def test_an_empty_directory_is_left_where_others_make_them(private: Path) -> Non
     assert (shared / DB).is_dir()
     assert gc(own).foreign == ()
     assert not (own / DB).exists()
+
+
+@pytest.mark.parametrize("others", [("trace-1.jsonl",), ("runsc-root",), ("lock", "notes"), ("config.json",)])
+def test_directory_of_another_program_with_our_name_is_left(private: Path, others: tuple[str, ...]) -> None:
+    left_by_a_run(private / "base")
+    theirs = private / "base" / DB
+    theirs.mkdir(mode=0o700)
+    for name in others:
+        (theirs / name).write_text("theirs")
+    found = gc(private / "base")
+    assert found.foreign == (str(theirs),)
+    assert sorted(path.name for path in theirs.iterdir()) == sorted(others)

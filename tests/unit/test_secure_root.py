@@ -189,6 +189,7 @@ def test_leftovers_of_an_earlier_run_go_but_traces_stay(private: Path) -> None:
     (container / "runsc-root" / "exec-allow" / "stage-1").mkdir(parents=True)
     (container / "runsc-root" / "exec-allow" / "stage-1" / "runsc").write_text("30 MB")
     (container / "trace-1.jsonl").write_text("{}")
+    (container / "lock").touch(mode=0o600)
     root = secure(private / "base")
     assert root.cleaned == (str(container / "runsc-root"),)
     assert root.facts()["cleaned"] == [str(container / "runsc-root")]
