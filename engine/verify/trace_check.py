@@ -287,6 +287,8 @@ class _Walk:
                 _check_size(line)
             if self.state is None:
                 self._begin(line[:-1])
+            elif line.startswith(HEADER):
+                raise BadLineError(FaultCode.WRONG_SEQ, "seq is 0: another run begins; give --runs")
             else:
                 self._go_on(line[:-1])
         except BadLineError as bad:
@@ -327,11 +329,6 @@ class _Walk:
         self._undoes: str | None = None
 
     def _go_on(self, text: bytes) -> None:
-        if text.startswith(HEADER):
-            raise BadLineError(
-                FaultCode.WRONG_SEQ,
-                f"the trace of another run begins, and seq should be {self._seq + 1}: give --runs",
-            )
         move = read_record(text, self._format)
         if move.seq != self._seq + 1:
             raise BadLineError(FaultCode.WRONG_SEQ, f"seq is {move.seq}, and it should be {self._seq + 1}")
