@@ -70,7 +70,7 @@ class Reason:
     # The spec's `not_trusted`, told apart by its `Kinds` of files.
     #: The file was there when it was looked for, and is not any more.
     ABSENT = "absent"
-    #: It is not an executable ELF file.
+    #: It is not an executable ELF file, or no runsc.
     NOT_A_PROGRAM = "not_a_program"
     #: Users other than its owner may read or write a file that only its owner may.
     LOOSE_MODE = "loose_mode"

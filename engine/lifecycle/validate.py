@@ -159,9 +159,15 @@ def _as_elf(runsc: PinnedFile, owners: tuple[int, ...], platform: Platform, wrap
     require_elf(runsc)
     able = capabilities(runsc.descriptor)
     platforms = able.platforms
+    if not platforms:
+        raise ValidateError(
+            f"{runsc.path!r} is no runsc: it has none of gVisor's platforms",
+            reason=Reason.NOT_A_PROGRAM,
+            hint="name runsc itself with --runsc PATH",
+        )
     if platform is Platform.AUTO:
         platform = Platform.SYSTRAP if Platform.SYSTRAP in platforms else Platform.PTRACE
-    elif platforms and platform not in platforms:
+    elif platform not in platforms:
         raise ValidateError(
             f"runsc {runsc.path!r} was built without the platform {platform} (it has {', '.join(platforms)})",
             reason=Reason.NO_PLATFORM,

@@ -300,7 +300,7 @@ def test_a_reader_that_has_left_is_no_reason_for_a_traceback(plain_engine: Engin
         finished = plain_engine.call(verb, *arguments, stdout=writing)
     finally:
         os.close(writing)
-    assert (finished.code, finished.stderr) == (1, "")
+    assert (finished.code, finished.stderr) == (141, "")
 
 
 def test_interrupt_at_start_gives_no_traceback(plain_engine: Engine) -> None:

@@ -27,6 +27,7 @@ from packaging.requirements import Requirement
 
 import engine
 from engine.lifecycle.spec_files import specs_directory
+from engine.runsc.binary import platform_package
 from engine.runsc.installation import SIDECARS
 from engine.state.container import component
 from engine.verify.trace_check import verify
@@ -444,6 +445,7 @@ def waiting_program(machine: int | None = None) -> bytes | None:
         )
         + struct.pack("<IIQQQQQQ", 1, 5, 0, address, address, size, size, 0x1000)
         + code
+        + platform_package("systrap")  # as a build of runsc has it
     )
 
 

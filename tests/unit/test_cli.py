@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import Reason
+from engine.runsc.binary import platform_package
 from tests.support.bundles import make_bundle
 from tests.support.refusals import one_line, refusal_of
 
@@ -35,7 +36,7 @@ def bundle(private: Path) -> Path:
 def broken(private: Path) -> Path:
     """An ELF file by its first bytes only: the kernel will not execute it."""
     path = private / "runsc"
-    path.write_bytes(b"\x7fELF" + bytes(60))
+    path.write_bytes(b"\x7fELF" + bytes(60) + platform_package("systrap"))
     path.chmod(0o755)
     return path
 

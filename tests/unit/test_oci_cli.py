@@ -336,7 +336,9 @@ def test_prepared_network_is_gvisors_where_runsc_can(
 )
 def test_which_sign_a_runsc_looks_for_is_told_by_reading_it(tmp_path: Path, text: str, knows: bool) -> None:
     program = tmp_path / "runsc"
-    program.write_bytes(b"\x7fELF" + bytes((1 << 20) - 10) + text.encode() + bytes(9))
+    program.write_bytes(
+        b"\x7fELF" + platform_package("ptrace") + bytes((1 << 20) - 10) + text.encode() + bytes(9)
+    )
     program.chmod(0o755)
     assert network._tells_apart(str(program), {}) == knows
 

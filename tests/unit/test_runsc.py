@@ -14,6 +14,7 @@ from engine.lifecycle import trusted_runsc
 from engine.lifecycle.resolve import Resolved, resolve
 from engine.lifecycle.validate import Validated, validate
 from engine.options import Platform
+from engine.runsc.binary import platform_package
 from engine.runsc.command import RunscError, version
 from tests.support.refusals import refuses
 
@@ -22,6 +23,8 @@ def pinned(private: Path, program: str) -> Validated:
     found = shutil.which(program)
     assert found is not None
     shutil.copy(found, private / "runsc")
+    with (private / "runsc").open("ab") as file:
+        file.write(platform_package("ptrace"))
     return validate(Resolved(str(private / "runsc"), "option"), Platform.AUTO)
 
 

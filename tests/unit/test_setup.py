@@ -513,7 +513,7 @@ def imported_from(checkout: Path, *, bytecode: bool) -> set[str]:
     config = {"ociVersion": "1.0.2", "process": process, "root": {"path": "rootfs", "readonly": True}}
     (bundle / "config.json").write_text(json.dumps(config))
     done = subprocess.run(
-        [sys.executable, "-v", "-m", "engine", "run", bundle, "--dry-run", "--runsc", "/bin/true"],
+        [sys.executable, "-v", "-m", "engine", "run", bundle, "--dry-run"],
         cwd=checkout,
         env={"PYTHONDONTWRITEBYTECODE": "1", "ENGINE_ARTIFACT_BASE": str(checkout / "base")},
         capture_output=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from engine.errors import Reason, ValidateError
 from engine.lifecycle import validate as validate_step
-from engine.lifecycle.resolve import Resolved
+from engine.lifecycle.resolve import TRUSTED_PATHS, Resolved
 from engine.lifecycle.validate import Validated, validate
 from engine.linux import files
 from engine.linux.regular_files import Identity
@@ -355,8 +356,6 @@ def build(path: Path, *platforms: str) -> Path:
         (("systrap", "kvm", "ptrace"), Platform.AUTO, Platform.SYSTRAP),
         (("kvm", "ptrace"), Platform.AUTO, Platform.PTRACE),
         (("systrap", "kvm", "ptrace"), Platform.KVM, Platform.KVM),
-        ((), Platform.AUTO, Platform.PTRACE),
-        ((), Platform.SYSTRAP, Platform.SYSTRAP),
     ],
 )
 def test_platform_is_the_requested_and_auto_prefers_systrap(
@@ -366,11 +365,19 @@ def test_platform_is_the_requested_and_auto_prefers_systrap(
     assert (pinned.capabilities.platforms, pinned.platform) == (has, used)
 
 
+@pytest.mark.parametrize("asked", list(Platform))
+def test_program_that_is_no_runsc_is_refused(private: Path, asked: Platform) -> None:
+    path = private / "runsc"
+    shutil.copy(os.path.realpath("/bin/true"), path)
+    with refuses(ValidateError, Reason.NOT_A_PROGRAM, path):
+        pin(path, asked)
+
+
 def test_the_trusted_owners_are_root_and_the_effective_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    status = os.stat("/bin/sh")
-    assert status.st_uid == 0
-    pinned = pin(Path(os.path.realpath("/bin/sh")))
+    path = next(path for path in map(Path, TRUSTED_PATHS) if path.exists()).resolve()
+    assert path.stat().st_uid == 0
+    pinned = pin(path)
     assert pinned.trusted_owners == (0, 1000)
     assert not stat.S_ISLNK(os.fstat(pinned.runsc.descriptor).st_mode)
 
