@@ -22,8 +22,9 @@ from typing import (
 
 from engine.errors import Reason
 from engine.lifecycle.machine import LIFECYCLE, REASONS
+from engine.traces.header_schema import Says
 from engine.traces.reader import LineFault
-from engine.traces.schema import FACTS, Error, Header, ReasonCode, Record, Says, Time
+from engine.traces.schema import FACTS, Error, Header, ReasonCode, Record, Time
 from engine.verify.faults import FaultCode
 
 PAGE = Path(__file__).parents[1] / "docs" / "trace.md"

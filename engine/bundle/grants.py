@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
-from engine.bundle.hooks import on_host
-from engine.bundle.oci_config import is_bind
+from engine.bundle.oci_config import hooks_on_host, is_bind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ CODES: Mapping[str, str] = {
     "over_programs": "a mount of the host's files covers the container's programs",
 }
 
-_SOURCES = {"/proc": "binds_proc", "/sys": "binds_sys", "/etc": "binds_etc", "/root": "binds_root_home"}
+_SOURCES = {"/proc/": "binds_proc", "/sys/": "binds_sys", "/etc/": "binds_etc", "/root/": "binds_root_home"}
 #: Where the daemons of a host listen that can start programs on it.
 _SOCKETS = (
     "/run/docker.sock",
@@ -44,8 +43,8 @@ _SOCKETS = (
     "/run/systemd/private",
 )
 #: Where programs lie; and where libraries do, with other things below.
-_PROGRAMS = ("/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin")
-_LIBRARIES = ("/", "/usr", "/usr/local", "/lib", "/lib64", "/usr/lib", "/usr/lib64")
+_PROGRAMS = ("/bin/", "/sbin/", "/usr/bin/", "/usr/sbin/", "/usr/local/bin/", "/usr/local/sbin/")
+_LIBRARIES = frozenset({"/", "/usr", "/usr/local", "/lib", "/lib64", "/usr/lib", "/usr/lib64"})
 #: Variables by which the loader, a shell or an interpreter is given code: ld.so(8), bash(1) and their likes.
 _LOADER = "LD_"
 _VARIABLES = frozenset(
@@ -84,7 +83,7 @@ class Grant:
         return f"{CODES[self.code]} ({self.where})"
 
 
-def find(config: Mapping[str, Any], bundle: str, writable: Mapping[str, str]) -> tuple[Grant, ...]:
+def find(config: dict[str, Any], bundle: str, writable: Mapping[str, str]) -> tuple[Grant, ...]:
     """The grants of the valid `config` of the bundle at the path `bundle`, in the order of `CODES`.
 
     `writable`: the codes that were found of the bundle's files, and why.
@@ -95,14 +94,14 @@ def find(config: Mapping[str, Any], bundle: str, writable: Mapping[str, str]) ->
     return tuple(Grant(code, ", ".join(found[code])) for code in CODES if code in found)
 
 
-def _of_hooks(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for member, hook in on_host(config):
+def _of_hooks(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for member, hook in hooks_on_host(config):
         names = (entry.partition("=")[0] for entry in hook.get("env", ()))
         if any(name.startswith(_LOADER) or name in _VARIABLES for name in names):
             yield "hook_environment", f"{member}.env"
 
 
-def _of_mounts(config: Mapping[str, Any], bundle: str) -> Iterator[tuple[str, str]]:
+def _of_mounts(config: dict[str, Any], bundle: str) -> Iterator[tuple[str, str]]:
     for index, mount in enumerate(config.get("mounts", ())):
         if not is_bind(mount):
             continue
@@ -110,29 +109,31 @@ def _of_mounts(config: Mapping[str, Any], bundle: str) -> Iterator[tuple[str, st
         for code in _codes_of_source(os.path.join(bundle, mount["source"])):
             yield code, member
         covered = os.path.normpath(f"/{mount['destination'].lstrip('/')}")
-        if covered in _LIBRARIES or _is_in(covered, _PROGRAMS):
+        if covered in _LIBRARIES or f"{covered}/".startswith(_PROGRAMS):
             yield "over_programs", member
 
 
 def _codes_of_source(source: str) -> Iterator[str]:
     """The codes of a host path, by its name and by where its links lead."""
-    real = os.path.realpath(source)
+    named = os.path.normpath(source)
+    real, is_socket = _look_up(named)
     if real == "/":
         yield "binds_host"
         return
-    for path, code in _SOURCES.items():
-        if _is_in(real, [path]) or _is_in(os.path.normpath(source), [path]):
+    for place, code in _SOURCES.items():
+        if f"{real}/".startswith(place) or f"{named}/".startswith(place):
             yield code
-    if _is_socket(real) or any(_is_in(path, [real]) and _is_socket(path) for path in _SOCKETS):
+    if is_socket or any(path.startswith(f"{real}/") and _look_up(path)[1] for path in _SOCKETS):
         yield "binds_socket"
 
 
-def _is_in(path: str, folders: Iterable[str]) -> bool:
-    return any(path == folder or path.startswith(f"{folder}/") for folder in folders)
-
-
-def _is_socket(path: str) -> bool:
+def _look_up(path: str) -> tuple[str, bool]:
+    """The path without links, and whether a socket is there; the `path` itself where nothing can be opened."""
     try:
-        return stat.S_ISSOCK(os.stat(path).st_mode)
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
-        return False
+        return path, False
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}"), stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+    finally:
+        os.close(descriptor)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
+from engine.bundle.oci_config import hooks_on_host
 from engine.errors import BundleError, Reason, hint_for
 from engine.linux.files import UntrustedPathError, open_trusted
 from engine.linux.namespaces import unmapped_uid
@@ -19,9 +20,6 @@ from engine.linux.namespaces import unmapped_uid
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
-#: The kinds that are executed on the host; startContainer is executed in the container, config.md.
-ON_HOST = ("prestart", "createRuntime", "createContainer", "poststart", "poststop")
 
 #: Where only the host's root can write: there its unmapped uid, which other users have too, counts as root.
 _SYSTEM = ("/bin/", "/etc/", "/lib/", "/lib64/", "/nix/", "/opt/", "/sbin/", "/usr/")
@@ -31,21 +29,13 @@ _MAX_INTERPRETERS = 5
 _FIRST_LINE = 256
 
 
-def on_host(config: Mapping[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
-    """The hooks of a valid config.json that are executed on the host, each with its path in it."""
-    hooks = config.get("hooks", {})
-    for kind in ON_HOST:
-        for index, hook in enumerate(hooks.get(kind, ())):
-            yield f"$.hooks.{kind}[{index}]", hook
-
-
-def require_trusted(config: Mapping[str, Any]) -> None:
+def require_trusted(config: dict[str, Any]) -> None:
     """Raise `BundleError` for the first hook that another user than root and the caller could change.
 
     So for one that is not there: in /tmp, for example, others could put it there.
     """
     judged = set()
-    for member, hook in on_host(config):
+    for member, hook in hooks_on_host(config):
         if (path := hook["path"]) in judged:
             continue
         judged.add(path)

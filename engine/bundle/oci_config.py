@@ -14,6 +14,7 @@ Source: OCI runtime specification 1.0 to 1.2, config.md and config-linux.md.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from engine.bundle.linux import ID_MAPPINGS, LINUX
 from engine.bundle.process import ENVIRONMENT, PROCESS
@@ -125,6 +126,14 @@ def hints(config: dict[str, Any]) -> dict[str, str]:
     return {name: value for name, value in annotations.items() if name.startswith(_FOR_RUNSC)}
 
 
+def hooks_on_host(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The hooks of a valid config.json that are executed on the host, each with its place in it."""
+    hooks = config.get("hooks", {})
+    for kind in HOOKS_ON_HOST:
+        for index, hook in enumerate(hooks.get(kind, ())):
+            yield f"$.hooks.{kind}[{index}]", hook
+
+
 def is_bind(mount: dict[str, Any]) -> bool:
     """Whether runsc's gofer makes this mount from a path of the host, as in its `IsGoferMount`."""
     return bool(mount.get("source")) and (
@@ -144,6 +153,10 @@ def _why_not_annotated(name: str) -> str | None:
     if not name.startswith(_FOR_RUNSC) or _is_hint(name):
         return None
     return "runsc would do something else than the rest of config.json says"
+
+
+#: startContainer is executed in the container, config.md.
+HOOKS_ON_HOST = ("prestart", "createRuntime", "createContainer", "poststart", "poststop")
 
 
 CONFIG = record(

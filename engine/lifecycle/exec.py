@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final, NoReturn
 
-    from engine.traces.schema import Bundle as BundleFacts
+    from engine.traces.header_schema import Bundle as BundleFacts
     from engine.traces.schema import ExecFacts
 
 

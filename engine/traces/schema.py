@@ -25,17 +25,9 @@ from typing import (
 
 import msgspec
 
-from engine.bundle.grants import CODES
 from engine.errors import all_reasons
+from engine.traces.header_schema import Bundle, Host, Options, Says
 from engine.traces.move import PolicyOutcome, Strength, Trigger
-
-
-class Says(NamedTuple):
-    """The meaning of a field, with its unit; `bound`: what the verifier checks beyond its type."""
-
-    text: str
-    bound: str = ""
-
 
 FoundBy = Literal["option", "trusted path", "PATH"]
 Ids = Literal["all", "subordinate", "single"]
@@ -46,50 +38,9 @@ Monotonic = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 if TYPE_CHECKING:
     ReasonCode = str
-    GrantCode = str
 else:
-    #: One of `engine.bundle.grants.CODES`.
-    GrantCode = Literal[tuple(CODES)]
     #: One of `engine.errors.Reason`.
     ReasonCode = Literal[all_reasons()]
-
-
-class Options(TypedDict):
-    """The options of the run."""
-
-    network: Annotated[str, Says("The value of `--network`.")]
-    platform: Annotated[str, Says("The value of `--platform`.")]
-    rootless: Annotated[bool, Says("Whether runsc is started rootless.")]
-    ignore_cgroups: Annotated[bool, Says("Whether runsc makes no cgroups.")]
-    exec_policy: Annotated[str, Says("The value of `--exec-policy`.")]
-    require_exec_policy: Annotated[bool, Says("Whether a run without the execute policy is refused.")]
-    runsc: Annotated[str | None, Says("The value of `--runsc`; null if not given.")]
-    require_strict_bundle: NotRequired[
-        Annotated[bool, Says("Whether a bundle that others can change is refused.")]
-    ]
-
-
-class Bundle(TypedDict):
-    """The bundle."""
-
-    path: Annotated[str, Says("Its absolute path.")]
-    sha256: Annotated[str, Says("SHA-256 of `config.json`, in hexadecimal.")]
-    rootfs: Annotated[str, Says("The absolute path of the root file system.")]
-    hooks: Annotated[int, Says("The number of hooks, which run outside the sandbox.")]
-    hints: NotRequired[
-        Annotated[dict[str, str], Says("The annotations that runsc reads, if any, each with its value.")]
-    ]
-    grants: NotRequired[
-        Annotated[list[GrantCode], Says("What of it deserves a word, if anything; the run says it, too.")]
-    ]
-
-
-class Host(TypedDict):
-    """The machine."""
-
-    kernel: Annotated[str, Says("The kernel's release.")]
-    machine: Annotated[str, Says("The architecture, uname(2).")]
-    user: Annotated[int, Says("The effective uid of the run.")]
 
 
 class Identity(TypedDict):

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from engine.bundle.bundle import Bundle
     from engine.linux.regular_files import Identity
     from engine.options import RunOptions
-    from engine.traces import schema
+    from engine.traces import header_schema, schema
 
 
 def header(engine: str, spec: str, options: RunOptions, bundle: Bundle) -> dict[str, Any]:
     """The facts of the first line: engine, spec, options, bundle, host."""
     uname = os.uname()
-    host: schema.Host = {"kernel": uname.release, "machine": uname.machine, "user": os.geteuid()}
+    host: header_schema.Host = {"kernel": uname.release, "machine": uname.machine, "user": os.geteuid()}
     return {
         "engine": engine,
         "spec": spec,
@@ -42,9 +42,9 @@ def header(engine: str, spec: str, options: RunOptions, bundle: Bundle) -> dict[
     }
 
 
-def options_facts(options: RunOptions) -> schema.Options:
+def options_facts(options: RunOptions) -> header_schema.Options:
     """The options as recorded; a strict bundle only where it was required."""
-    facts: schema.Options = {
+    facts: header_schema.Options = {
         "network": str(options.network),
         "platform": str(options.platform),
         "rootless": options.rootless,
@@ -58,10 +58,10 @@ def options_facts(options: RunOptions) -> schema.Options:
     return facts
 
 
-def bundle_facts(bundle: Bundle) -> schema.Bundle:
+def bundle_facts(bundle: Bundle) -> header_schema.Bundle:
     """The bundle as recorded, with the number of hooks; its hints and grants only if it has any."""
     hooks = bundle.config.get("hooks", {})
-    facts: schema.Bundle = {
+    facts: header_schema.Bundle = {
         "path": bundle.path,
         "sha256": bundle.digest,
         "rootfs": bundle.rootfs,

@@ -13,7 +13,7 @@ from engine.lifecycle.exec import HandOff, hand_off
 from engine.options import Network, Platform, RunOptions
 from engine.runsc.arguments import RunscArguments, build_argv, build_environment
 from engine.runsc.execute import SignalGuard
-from engine.traces.schema import Bundle
+from engine.traces.header_schema import Bundle
 from tests.support.refusals import refuses
 
 

@@ -431,6 +431,8 @@ FORGED: list[tuple[str, int, str, Any, str]] = [
     ("one", EXEC, "bundle.sha256", ["00" * 32], "bundle_is_unchanged"),
     ("one", EXEC, "bundle.rootfs", ["/"], "bundle_is_unchanged"),
     ("one", EXEC, "bundle.hooks", [1], "bundle_is_unchanged"),
+    ("one", EXEC, "bundle.hints", [{}, {"dev.gvisor.spec.mount.a.share": "pod"}], "bundle_is_unchanged"),
+    ("one", EXEC, "bundle.grants", [[], ["binds_etc"]], "bundle_is_unchanged"),
 ]
 
 

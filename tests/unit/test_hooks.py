@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.bundle.bundle import open_bundle
-from engine.bundle.hooks import ON_HOST
+from engine.bundle.oci_config import HOOKS_ON_HOST
 from engine.errors import BundleError, Reason
 from tests.support.bundles import make_bundle
 from tests.support.refusals import refuses
@@ -55,7 +55,7 @@ def test_a_program_of_ours_is_accepted(private: Path, hook: Path, mode: int) -> 
     opened(private, hook)
 
 
-@pytest.mark.parametrize("kind", ON_HOST)
+@pytest.mark.parametrize("kind", HOOKS_ON_HOST)
 @pytest.mark.parametrize("mode", [0o777, 0o775, 0o757])
 def test_a_program_that_others_can_write_is_refused(private: Path, hook: Path, mode: int, kind: str) -> None:
     hook.chmod(mode)

@@ -1,0 +1,58 @@
+"""What the header of a trace says of the run: its options, its bundle and its host. Part of `engine.traces.schema`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, NotRequired, TypedDict
+
+from engine.bundle.grants import CODES
+
+if TYPE_CHECKING:
+    GrantCode = str
+else:
+    #: One of `engine.bundle.grants.CODES`.
+    GrantCode = Literal[tuple(CODES)]
+
+
+class Says(NamedTuple):
+    """The meaning of a field, with its unit; `bound`: what the verifier checks beyond its type."""
+
+    text: str
+    bound: str = ""
+
+
+class Options(TypedDict):
+    """The options of the run."""
+
+    network: Annotated[str, Says("The value of `--network`.")]
+    platform: Annotated[str, Says("The value of `--platform`.")]
+    rootless: Annotated[bool, Says("Whether runsc is started rootless.")]
+    ignore_cgroups: Annotated[bool, Says("Whether runsc makes no cgroups.")]
+    exec_policy: Annotated[str, Says("The value of `--exec-policy`.")]
+    require_exec_policy: Annotated[bool, Says("Whether a run without the execute policy is refused.")]
+    runsc: Annotated[str | None, Says("The value of `--runsc`; null if not given.")]
+    require_strict_bundle: NotRequired[
+        Annotated[bool, Says("Whether a bundle that others can change is refused.")]
+    ]
+
+
+class Bundle(TypedDict):
+    """The bundle."""
+
+    path: Annotated[str, Says("Its absolute path.")]
+    sha256: Annotated[str, Says("SHA-256 of `config.json`, in hexadecimal.")]
+    rootfs: Annotated[str, Says("The absolute path of the root file system.")]
+    hooks: Annotated[int, Says("The number of hooks, which run outside the sandbox.")]
+    hints: NotRequired[
+        Annotated[dict[str, str], Says("The annotations that runsc reads, if any, each with its value.")]
+    ]
+    grants: NotRequired[
+        Annotated[list[GrantCode], Says("What of it deserves a word, if anything; the run says it, too.")]
+    ]
+
+
+class Host(TypedDict):
+    """The machine."""
+
+    kernel: Annotated[str, Says("The kernel's release.")]
+    machine: Annotated[str, Says("The architecture, uname(2).")]
+    user: Annotated[int, Says("The effective uid of the run.")]
