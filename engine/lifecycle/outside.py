@@ -1,7 +1,7 @@
 """Clean-up from outside of the execute policy.
 
 A confined process cannot remove what is mounted for it, nor write what is read-only for it. So a process that stays
-where the caller is does it, until the hand-off.
+where the caller is does it. It ends with the hand-off.
 """
 
 from __future__ import annotations

@@ -187,12 +187,8 @@ class _Run:
         lifecycle.perform(
             begin(Trigger.EXEC),
             lambda: self._prepare(root, staged, binary, policy.program),
-            commit=self._hand_off,
+            commit=lambda given: hand_off(given, process),
         )
-
-    def _hand_off(self, given: HandOff) -> NoReturn:
-        self._outside.end()
-        hand_off(given, self._process)
 
     def _keep(self, made: Made) -> Made:
         """Remember what to remove if the run is refused."""

@@ -46,23 +46,28 @@ class Child:
 class Helper:
     """A forked child, `pid`, that answers whenever it is asked: what the generator `answers` yields. Raises `OSError`.
 
-    It ends with its parent, or at `end`; then the generator is closed.
+    It ends with its parent, at its execve(2), or at `end`; then the generator is closed. A `disowned` one has no `pid`
+    here, and is reaped by init: a program that this process becomes is not left with a child that it does not know.
     """
 
-    def __init__(self, answers: Callable[[], Generator[bytes]]) -> None:
+    def __init__(self, answers: Callable[[], Generator[bytes]], *, disowned: bool = False) -> None:
+        self._disowned = disowned
         with contextlib.ExitStack() as undo:
             asked, self._ask = _pipe(undo)
             self._answer, told = _pipe(undo)
             self.pid = os.fork()
             if self.pid == 0:
                 try:
-                    os.close(self._ask)
-                    _serve(answers(), asked, told)
+                    if not disowned or os.fork() == 0:
+                        os.close(self._ask)
+                        _serve(answers(), asked, told)
                 finally:
                     os._exit(0)  # as above
             undo.pop_all()
         os.close(asked)
         os.close(told)
+        if disowned:
+            _reap(self.pid)
 
     def ask(self) -> bytes:
         """The next answer. Raises as `Child.answer`; then it has ended, or soon will."""
@@ -74,12 +79,15 @@ class Helper:
     def end(self) -> None:
         """End it, and wait for that. Call it once."""
         os.close(self._ask)
+        while os.read(self._answer, 1 << 10):
+            pass
         os.close(self._answer)
-        _reap(self.pid)
+        if not self._disowned:
+            _reap(self.pid)
 
 
 def _serve(answers: Generator[bytes], asked: int, told: int) -> None:
-    with contextlib.closing(answers), open(told, "wb") as tell:
+    with open(told, "wb") as tell, contextlib.closing(answers):
         while os.read(asked, 1):
             tell.write(_framed(lambda: next(answers)))
             tell.flush()

@@ -112,7 +112,7 @@ def prepare(
     written by path either, except in those of `trees` that are not read-only: a program may have other names than those
     in its tree. It is also tried to forbid executable mounts. `outside`: what the process outside does when asked.
     """
-    helper = Helper(partial(_outside, maps, trees, outside, sealed=sealed))
+    helper = Helper(partial(_outside, maps, trees, outside, sealed=sealed), disowned=True)
     try:
         return Confinement(maps, helper, int(helper.ask()))
     except BaseException:

@@ -154,11 +154,29 @@ def test_a_helper_closes_its_generator_at_its_end(tmp_path: Path) -> None:
     assert (tmp_path / "closed").exists()
 
 
-def test_a_helper_ends_with_its_parent() -> None:
+def test_a_disowned_helper_is_nobodys_child_here_and_its_end_is_waited_for(tmp_path: Path) -> None:
+    def answers() -> Generator[bytes]:
+        try:
+            yield b"%d" % os.getppid()
+        finally:
+            time.sleep(0.1)
+            (tmp_path / "closed").touch()
+
+    helper = Helper(answers, disowned=True)
+    assert int(helper.ask()) != os.getpid()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    helper.end()
+    assert (tmp_path / "closed").exists()
+
+
+@pytest.mark.parametrize("disowned", [True, False])
+def test_a_helper_ends_with_its_parent(disowned: bool) -> None:
     def act() -> int:
-        helper = Helper(counts)
-        helper.ask()
-        return helper.pid
+        def answers() -> Generator[bytes]:
+            yield b"%d" % os.getpid()
+
+        return int(Helper(answers, disowned=disowned).ask())
 
     pid = in_a_child(act)
     deadline = time.monotonic() + 30
