@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 
-from engine.bundle.oci_config import hooks_on_host, is_bind
+from engine.bundle.oci_config import hints, hooks_on_host, is_bind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ CODES: Mapping[str, str] = {
     "binds_root_home": "the host's /root is mounted into the container",
     "binds_socket": "a socket of the host, where a daemon listens, is mounted into the container",
     "over_programs": "a mount of the host's files covers the container's programs",
+    "filestore_on_host": "an annotation lets runsc write a file into a directory of the host that is mounted",
 }
 
 _SOURCES = {"/proc/": "binds_proc", "/sys/": "binds_sys", "/etc/": "binds_etc", "/root/": "binds_root_home"}
@@ -102,15 +103,31 @@ def _of_hooks(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _of_mounts(config: dict[str, Any], bundle: str) -> Iterator[tuple[str, str]]:
+    in_memory = _kept_in_the_sandbox(hints(config))
     for index, mount in enumerate(config.get("mounts", ())):
         if not is_bind(mount):
             continue
         member = f"$.mounts[{index}]"
+        if mount["source"] in in_memory:
+            yield "filestore_on_host", member
         for code in _codes_of_source(os.path.join(bundle, mount["source"])):
             yield code, member
         covered = os.path.normpath(f"/{mount['destination'].lstrip('/')}")
         if covered in _LIBRARIES or f"{covered}/".startswith(_PROGRAMS):
             yield "over_programs", member
+
+
+def _kept_in_the_sandbox(hinted: dict[str, str]) -> set[str]:
+    """The sources that hints make a tmpfs of the sandbox; its pages are in a file of a bind mount's source."""
+    volumes: dict[str, dict[str, str]] = {}
+    for name, value in hinted.items():
+        volume, _, field = name.rpartition(".")
+        volumes.setdefault(volume, {})[field] = value
+    return {
+        volume.get("source", "")
+        for volume in volumes.values()
+        if volume.get("type") == "tmpfs" and volume.get("share") in ("container", "pod")
+    }
 
 
 def _codes_of_source(source: str) -> Iterator[str]:

@@ -113,7 +113,8 @@ HOOKS = array(
 #: What runsc reads, and only what: annotations of other names pass, as managers write many.
 _FOR_RUNSC = "dev.gvisor."
 #: A hint says how runsc may keep a mount that config.json has: in memory, shared within the pod, cached. It brings in
-#: no file of the host, so these are allowed; `lifecycle` is of 2023, `directfs` of 2026.
+#: no file of the host, so these are allowed (`engine.bundle.grants` has what deserves a word). `lifecycle` is of 2023,
+#: `directfs` of 2026.
 _MOUNT_HINT = "dev.gvisor.spec.mount."
 _MOUNT_FIELDS = frozenset({"source", "type", "share", "options", "lifecycle", "directfs"})
 #: gVisor's containerd shim reads it, runsc does not.

@@ -108,6 +108,20 @@ def test_a_variable_that_loads_code_is_named_for_a_hook_of_the_host(private: Pat
     assert codes(private, process={"env": [entry]}) == []
 
 
+@pytest.mark.parametrize("share", ["container", "pod"])
+def test_a_hint_by_which_runsc_writes_to_the_host_is_named(private: Path, share: str) -> None:
+    def hinted(mount: dict[str, Any], **changes: str) -> list[str]:
+        volume = {"source": str(private), "type": "tmpfs", "share": share, **changes}
+        annotations = {f"dev.gvisor.spec.mount.a.{field}": value for field, value in volume.items()}
+        return codes(private, mounts=[mount], annotations=annotations)
+
+    assert hinted(bind(private, options=["ro"])) == ["filestore_on_host"]
+    assert hinted({**bind(private), "type": "tmpfs"}) == []
+    assert hinted(bind(private), source="/other") == []
+    assert hinted(bind(private), type="bind") == []
+    assert hinted(bind(private), share="shared") == []
+
+
 def test_each_code_is_named_once_with_every_place(private: Path) -> None:
     mounts = [bind("/etc"), bind(private), bind("/proc", "/bin"), bind("/etc/passwd", "/b")]
     with open_bundle(str(make_bundle(private / "bundle", mounts=mounts))) as bundle:
