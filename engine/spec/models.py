@@ -69,7 +69,8 @@ class Mutant:
     """An edit that makes the spec wrong, and the property that must detect it.
 
     `find` must occur in `file` exactly once and is replaced by `put`. `model`: name of the model to check, with
-    `constants` changed.
+    `constants` changed. `narrow`: the choices that the violation needs, for the first try. They are fewer behaviours
+    of the same spec, so a wrong `narrow` costs time and changes no verdict.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Mutant:
     put: str
     model: str
     constants: Mapping[str, str]
+    narrow: Mapping[str, str]
 
     def apply(self, files: Mapping[str, str]) -> dict[str, str]:
         """`files` after the edit. Raises `ManifestError` unless `find` occurs exactly once."""
@@ -187,20 +189,20 @@ def _model(directory: str, files: Mapping[str, str], module: str, entry: Mapping
         total=_field(entry, "totalStates", int, path) if "totalStates" in entry else None,
         depth=_field(entry, "stateDepth", int, path) if "stateDepth" in entry else None,
         coverage=_field(entry, "coverage", bool, path),
-        narrow=_choices(configuration, entry, "narrow", path),
-        covered_with=_choices(configuration, entry, "coverageWith", path),
+        narrow=_choices(configuration, entry, "narrow", f"{MANIFEST}, {path}"),
+        covered_with=_choices(configuration, entry, "coverageWith", f"{MANIFEST}, {path}"),
     )
 
 
 def _choices(
-    configuration: Configuration, entry: Mapping[str, Any], name: str, path: str
+    configuration: Configuration, entry: Mapping[str, Any], name: str, where: str
 ) -> Mapping[str, str]:
     """Constants that restrict the choices of `configuration`."""
-    choices: Mapping[str, str] = _field(entry, name, dict, path) if name in entry else {}
+    choices: Mapping[str, str] = _field(entry, name, dict, where) if name in entry else {}
     for constant, value in choices.items():
         if not _elements(str(value)) <= _elements(configuration.constants.get(constant, "")):
             raise ManifestError(
-                f"{MANIFEST}, {path}: {name} has {constant} = {value}, which is not among the choices of {path}",
+                f"{where}: {name} has {constant} = {value}, which is not among the model's choices",
                 reason=Reason.MALFORMED,
                 hint="give some of the elements that the configuration has",
             )
@@ -247,9 +249,10 @@ def _mutant(folder: str, file: str, models: Mapping[str, Model], files: Mapping[
         find=_field(entry, "find", str, file).strip("\n"),
         put=_field(entry, "put", str, file).strip("\n"),
         model=entry.get("model", "Small"),
-        constants=entry.get("constants", {}),
+        constants=_field({"constants": {}, **entry}, "constants", dict, file),
+        narrow=_field({"narrow": {}, **entry}, "narrow", dict, file),
     )
-    if not all(isinstance(value, str) for value in mutant.constants.values()):
+    if not all(isinstance(value, str) for value in (*mutant.constants.values(), *mutant.narrow.values())):
         raise ManifestError(
             f"{path!r}: a constant is not a string",
             reason=Reason.MALFORMED,
@@ -268,7 +271,9 @@ def _mutant(folder: str, file: str, models: Mapping[str, Model], files: Mapping[
             reason=Reason.MALFORMED,
             hint="give a property that it checks",
         )
-    _check_names(model.configuration.assign(mutant.constants), files, model.module, file)
+    configuration = model.configuration.assign(mutant.constants)
+    _check_names(configuration, files, model.module, file)
+    _choices(configuration, entry, "narrow", file)
     return mutant
 
 

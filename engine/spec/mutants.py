@@ -1,8 +1,8 @@
 """Check that each mutant breaks its property: first many mutants of a model in one spec, then one by one.
 
-Most are caught with few choices (`Model.narrow`): those behaviours are a subset, so a violation found there is a
-violation of the full model. The rest are checked with all choices, and then each alone. So a mutant survives only if
-TLC says so of that mutant alone, and a crashed JVM costs time but changes no verdict.
+Most are caught with few choices (`Mutant.narrow`, `Model.narrow`): those behaviours are a subset, so a violation found
+there is a violation of the full model. The rest are checked with all choices, and then each alone. So a mutant survives
+only if TLC says so of that mutant alone, and a crashed JVM costs time but changes no verdict.
 """
 
 from __future__ import annotations
@@ -69,16 +69,28 @@ class MutantRuns:
             yield partial(self._group, combination)
         for mutant in mutants:
             if mutant.name not in combined:
-                yield partial(self._each, [mutant])
+                yield partial(self._each, [mutant], first=mutant.narrow)
 
     def _group(self, combination: Combination) -> dict[str, MutantResult]:
         left = list(combination.mutants)
         found: dict[str, MutantResult] = {}
-        for narrow in (combination.model.narrow, {}) if combination.model.narrow else ({},):
-            chosen = [replace(mutant, constants={**narrow, **mutant.constants}) for mutant in left]
+        narrow = combination.model.narrow
+        before: list[Mutant] = []
+        for choices in (
+            {mutant.name: {**narrow, **mutant.narrow} for mutant in left},
+            dict.fromkeys((mutant.name for mutant in left), narrow),
+            {},
+        ):
+            chosen = [
+                replace(mutant, constants={**choices.get(mutant.name, {}), **mutant.constants})
+                for mutant in left
+            ]
+            if chosen == before:
+                continue
             for fitting in combine(self._specs, chosen):
                 found.update(self._together(fitting))
             left = [mutant for mutant in left if mutant.name not in found]
+            before = [mutant for mutant in chosen if mutant.name not in found]
         return {**found, **self._each(left)}
 
     def _together(self, combination: Combination) -> dict[str, MutantResult]:
@@ -108,15 +120,17 @@ class MutantRuns:
         """The mutant with its original constants."""
         return next(original for original in self._specs.mutants if original.name == mutant.name)
 
-    def _each(self, mutants: Iterable[Mutant]) -> dict[str, MutantResult]:
+    def _each(
+        self, mutants: Iterable[Mutant], *, first: Mapping[str, str] | None = None
+    ) -> dict[str, MutantResult]:
         found: dict[str, MutantResult] = {}
         for mutant in mutants:
-            found[mutant.name] = self._alone(mutant)
+            found[mutant.name] = self._alone(mutant, first or {})
             self._done(1)
         return found
 
-    def _alone(self, mutant: Mutant) -> MutantResult:
-        """Check the property that it should break; if that holds, check all others."""
+    def _alone(self, mutant: Mutant, first: Mapping[str, str]) -> MutantResult:
+        """Check the property that it should break, with the choices `first` if any; if it holds, check all others."""
         started = time.monotonic()
         model = self._specs.model(mutant.model)
         files = mutant.apply(self._specs.files)
@@ -128,8 +142,12 @@ class MutantRuns:
 
         steps, also = 0, None
         try:
-            violations = ask(configuration.only([mutant.breaks])).violations
-            killed = bool(violations) and violations[0].code != Code.DEADLOCK
+            narrow = configuration.assign({**first, **mutant.constants})
+            for tried in (narrow, configuration) if first else (configuration,):
+                violations = ask(tried.only([mutant.breaks])).violations
+                killed = bool(violations) and violations[0].code != Code.DEADLOCK
+                if killed:
+                    break
             if killed:
                 steps = _length(violations)
             else:

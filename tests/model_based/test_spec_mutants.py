@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,23 @@ def test_the_mutants_of_the_lamp_are_combined(lamp: Path) -> None:
     assert {mutant.name for mutant in together.mutants} == MUTANTS.keys() - {"stands"}
 
 
+@pytest.mark.parametrize(("choices", "runs"), [("{3}", 1), ("{2}", 3)], ids=["enough", "too few"])
+def test_the_choices_of_a_mutant_are_tried_first_and_change_no_verdict(
+    lamp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choices: str, runs: int
+) -> None:
+    """Only level 3 shows that these are wrong. The model's own first choice is level 1."""
+    shutil.rmtree(lamp / "mutants")
+    (lamp / "mutants").mkdir()
+    for name in ("only-wide", "only-wide-too"):
+        add(lamp, name, *MUTANTS["only-wide"])
+        with open(lamp / "mutants" / f"{name}.toml", "a") as file:
+            file.write(f"\n[narrow]\nLevels = '{choices}'\n")
+    ran = tmp_path / "ran"
+    java_that(tmp_path, monkeypatch, f'case "$*" in *" Mutants") echo >> {ran};; esac')
+    assert set(verdicts(check(directory=str(lamp), mutants=True)).values()) == {(True, None, False)}
+    assert len(ran.read_text()) == runs
+
+
 def test_mutant_tlc_cannot_evaluate_spoils_no_other_verdict(
     lamp: Path, alone: dict[str, tuple[bool, str | None, bool]]
 ) -> None:
@@ -190,9 +208,12 @@ def test_mutant_tlc_cannot_evaluate_spoils_no_other_verdict(
 
 
 def test_of_the_real_mutants_only_these_are_checked_alone() -> None:
-    """Each of them costs a JVM: those of liveness, and those of a refinement, which is no plain property of steps."""
+    """Each costs a JVM: of liveness, of a refinement, which is no plain property of steps, or alone in its model."""
     together = {mutant.name for group in combine(SPECS, SPECS.mutants) for mutant in group.mutants}
-    alone = {mutant.breaks for mutant in SPECS.mutants if mutant.name not in together}
+    of_each = Counter(mutant.model for mutant in SPECS.mutants)
+    alone = {
+        mutant.breaks for mutant in SPECS.mutants if mutant.name not in together and of_each[mutant.model] > 1
+    }
     liveness = {
         name
         for model in SPECS.models

@@ -155,7 +155,7 @@ def test_a_configuration_that_is_not_understood_is_refused(text: str, fact: str)
         ),
         (
             lambda m: m["modules"][1]["models"][0].update(coverageWith={"Budget": "3"}),
-            "coverageWith has Budget = 3, which is not among the choices",
+            "coverageWith has Budget = 3",
         ),
     ],
 )
@@ -182,6 +182,19 @@ def test_a_manifest_that_is_wrong_is_refused(
         (
             'says = "x"\nbreaks = "TypeOK"\nfind = "a"\nput = "b"\n[constants]\nBugdet = "2"',
             "'Bugdet'",
+        ),
+        ('says = "x"\nbreaks = "TypeOK"\nfind = "a"\nput = "b"\nnarrow = "Budget"', "'narrow'"),
+        (
+            'says = "x"\nbreaks = "TypeOK"\nfind = "a"\nput = "b"\n[narrow]\nBudget = 1',
+            "wrong.toml",
+        ),
+        (
+            'says = "x"\nbreaks = "TypeOK"\nfind = "a"\nput = "b"\n[narrow]\nBudget = "2"',
+            "narrow has Budget = 2",
+        ),
+        (
+            'says = "x"\nbreaks = "TypeOK"\nfind = "a"\nput = "b"\n[constants]\nBudget = "2"\n[narrow]\nBudget = "1"',
+            "narrow has Budget = 1",
         ),
     ],
 )

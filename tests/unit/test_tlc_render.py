@@ -58,7 +58,7 @@ GOOD = CheckResult(
     mutants=(),
     seconds=2.0,
 )
-MUTANT = Mutant("door-stays-open", "nobody closes the door", "Closed", "M.tla", "a", "b", "Counter", {})
+MUTANT = Mutant("door-stays-open", "nobody closes the door", "Closed", "M.tla", "a", "b", "Counter", {}, {})
 
 
 def counterexample(case: str) -> Counterexample:
