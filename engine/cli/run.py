@@ -55,7 +55,6 @@ def add(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from engine.bundle.bundle import open_bundle
-    from engine.bundle.program import check_start
 
     if options.id is not None:
         check_container_id(options.id)
@@ -75,7 +74,6 @@ def _run(options: argparse.Namespace) -> int:
         require_strict_bundle=options.require_strict_bundle,
     )
     bundle = open_bundle(options.bundle, require_strict=chosen.require_strict_bundle)
-    check_start(bundle, chosen)
     if options.detach:
         return _detach(bundle.path, chosen, options)
     if options.dry_run:

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from engine.bundle.bundle import Bundle, open_bundle
-from engine.bundle.program import check_start
 from engine.errors import EngineError, ExecError, Reason, SecureRootError, UsageError, hint_for
 from engine.lifecycle.runner import run
 from engine.lifecycle.secure_root import PodSandbox, StateDirs
@@ -227,7 +226,6 @@ def _become(
                 if why is not None:
                     more[ANNOTATION] = why
                     warn(f"{options.container_id!r} has no network: {why}")
-            check_start(bundle, options, with_program=request.verb != "restore")
             traces = _open_traces(base_path)
             run(
                 bundle,

@@ -34,7 +34,7 @@ RUN = {
     *("transitions", "types", "warnings", "_sha256", "_sha2"),
     *(f"engine{name}" for name in ("", ".__main__", ".digest", ".errors", ".options", ".quick")),
     *(f"engine.bundle{name}" for name in ("", ".bundle", ".linux", ".oci_config", ".process")),
-    *(f"engine.bundle.{name}" for name in ("program", "rules", "strict_json")),
+    *(f"engine.bundle.{name}" for name in ("rules", "strict_json")),
     *(f"engine.cli{name}" for name in ("", ".command", ".main", ".run")),
     *(
         f"engine.runsc{name}"
