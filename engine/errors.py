@@ -118,10 +118,20 @@ class Reason:
     BUNDLE_WRITABLE = "bundle_writable"
     #: There is no root file system where config.json says.
     ROOTFS_ABSENT = "rootfs_absent"
+    #: The source of a bind mount does not exist.
+    SOURCE_ABSENT = "source_absent"
+    #: The program, its interpreter or its dynamic loader is not in the root file system.
+    PROGRAM_ABSENT = "program_absent"
+    #: The program may not be executed, or is not one for this machine.
+    PROGRAM_NOT_EXECUTABLE = "program_not_executable"
     #: config.json is not JSON.
     CONFIG_NOT_JSON = "config_not_json"
     #: config.json is not what the OCI runtime specification wants.
     CONFIG_INVALID = "config_invalid"
+
+    # Before a run: the user.
+    #: The user may not start containers without `--rootless`.
+    NO_PRIVILEGE = "no_privilege"
 
     # A manager's container.
     #: Another command is at work on it.
@@ -233,6 +243,24 @@ class BundleError(EngineError):
     def __init__(self, what: str, *, reason: str, hint: str, member: str | None = None) -> None:
         self.member = member
         super().__init__(what, reason=reason, hint=hint)
+
+
+class ProgramAbsentError(BundleError):
+    """The container's program is not there; the exit code is that of a shell."""
+
+    exit_code = 127
+
+
+class ProgramNotExecutableError(BundleError):
+    """The container's program cannot be executed; the exit code is that of a shell."""
+
+    exit_code = 126
+
+
+class PrivilegeError(EngineError):
+    """The user may not do this; nothing was done."""
+
+    step = "user"
 
 
 class TraceError(EngineError):

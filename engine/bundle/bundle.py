@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import struct
 from types import TracebackType
 
 from engine.bundle import oci_config
@@ -19,7 +20,7 @@ from engine.digest import sha256
 from engine.errors import BundleError, Reason
 from engine.linux.files import UntrustedPathError, distrust, open_trusted
 from engine.linux.namespaces import unmapped_uid
-from engine.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
+from engine.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, open_in_root, openat2
 from engine.linux.regular_files import read_regular
 
 TYPE_CHECKING = False
@@ -28,10 +29,15 @@ if TYPE_CHECKING:
     from typing import Any, Final, Self
 
     from engine.bundle.grants import Grant
+    from engine.options import RunOptions
 
 CONFIG_NAME = "config.json"
 #: Bytes: enough for some 100,000 mounts.
 MAX_CONFIG_SIZE = 16 * 1024 * 1024
+#: Bytes of a program that are read: its header, and what its segments are.
+FIRST_BYTES = 4096
+#: e_machine by uname(2)'s machine: those that gVisor is built for.
+_MACHINES = {"x86_64": 62, "aarch64": 183}
 
 #: Device and inode numbers, inode(7).
 Identity = tuple[int, int]
@@ -311,3 +317,72 @@ def _open_root_path(directory: int, path: str) -> int:
             pass
     beneath = 0 if path.startswith("/") else RESOLVE_BENEATH
     return openat2(directory, path, _DIRECTORY, resolve=RESOLVE_NO_MAGICLINKS | beneath)
+
+
+def starts_as_usual(bundle: Bundle, options: RunOptions) -> bool:
+    """Whether all sources of mounts are there, and a program that everybody may execute.
+
+    Otherwise `engine.bundle.program.check` has to look closer. This costs a start little.
+    """
+    if options.network == "sandbox" if options.rootless else os.geteuid() != 0:
+        return False
+    for mount in bundle.config.get("mounts", ()):
+        if oci_config.is_bind(mount) and not os.path.exists(os.path.join(bundle.path, mount["source"])):
+            return False
+    process = bundle.config["process"]
+    name: str = process["args"][0]
+    places = [process["cwd"]]
+    if "/" not in name:
+        paths = [entry[5:] for entry in process.get("env", ()) if entry.startswith("PATH=")]
+        places = [place for place in paths[0].split(":") if place.startswith("/")] if paths else []
+    for place in places:
+        try:
+            return _starts(bundle.rootfs_directory, os.path.normpath(os.path.join(place, name)))
+        except OSError:
+            continue
+    return False
+
+
+def _starts(root: int, path: str) -> bool:
+    """Whether it is an ELF file that starts here, and its loader as well. Raises `OSError`."""
+    descriptor = open_in_root(root, path)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o111 != 0o111:
+            return False
+        file = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(descriptor)
+    try:
+        first = os.pread(file, FIRST_BYTES, 0)
+        if elf_fault(first) is not None:
+            return False
+        needed = loader(file, first)
+    finally:
+        os.close(file)
+    return needed is None or (needed != path and _starts(root, needed))
+
+
+def elf_fault(first: bytes) -> str | None:
+    """Why a file with these first bytes cannot be executed here, if it is no script; None if nothing is known."""
+    if first[:4] != b"\x7fELF":
+        return "it is neither an ELF file nor a script"
+    if first[4:5] != b"\2":
+        return "it is a 32-bit program"
+    machine = _MACHINES.get(os.uname().machine)
+    if machine is not None and int.from_bytes(first[18:20], "little") != machine:
+        return "it is a program for another machine"
+    return None
+
+
+def loader(file: int, first: bytes) -> str | None:
+    """The path of a 64-bit ELF file's dynamic loader (PT_INTERP); None if it needs none. Raises `OSError`."""
+    start, size, count = struct.unpack_from("<Q14xHH", first.ljust(64, b"\0"), 32)
+    table = first[start : start + 56 * count]
+    if size != 56 or len(table) != 56 * count:
+        return None
+    for kind, _, offset, _, _, length, _, _ in struct.iter_unpack("<IIQQQQQQ", table):
+        if kind == 3 and 1 < length <= FIRST_BYTES and offset < 1 << 62:
+            name = os.pread(file, length, offset)
+            return os.fsdecode(name[:-1]) if name.endswith(b"\0") and len(name) == length else None
+    return None

@@ -1,7 +1,8 @@
 """The command line: exit codes, and the one line for a failure.
 
-Exit codes: the container's own after the hand-off, 125 if the engine refuses, 2 for wrong usage. stdout belongs to the
-container, so during `run` the engine writes only to stderr.
+Exit codes: the container's own after the hand-off, 125 if the engine refuses (127 and 126 if the bundle's program
+cannot be found or executed), 2 for wrong usage. stdout belongs to the container, so during `run` the engine writes only
+to stderr.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from engine.bundle.bundle import open_bundle
+    from engine.bundle.bundle import open_bundle, starts_as_usual
 
     if options.id is not None:
         check_container_id(options.id)
@@ -74,6 +74,10 @@ def _run(options: argparse.Namespace) -> int:
         require_strict_bundle=options.require_strict_bundle,
     )
     bundle = open_bundle(options.bundle, require_strict=chosen.require_strict_bundle)
+    if not starts_as_usual(bundle, chosen):
+        from engine.bundle.program import check
+
+        check(bundle, chosen)
     if options.detach:
         return _detach(bundle.path, chosen, options)
     if options.dry_run:

@@ -1,7 +1,8 @@
 """The OCI command line, compatible with runc's as podman, containerd and people use it.
 
 Exit codes: the container's own from `run` and `exec`, runsc's own from delegated verbs, 125 if the engine refuses to
-create, 1 if another verb fails, 2 for wrong usage. Errors are one line on stderr, and one in the file of `--log`.
+create (127 and 126 if the bundle's program cannot be found or executed), 1 if another verb fails, 2 for wrong usage.
+Errors are one line on stderr, and one in the file of `--log`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 
-from engine.bundle.bundle import Bundle, open_bundle
+from engine.bundle.bundle import Bundle, open_bundle, starts_as_usual
 from engine.errors import EngineError, ExecError, Reason, SecureRootError, UsageError, hint_for
 from engine.lifecycle.runner import run
 from engine.lifecycle.secure_root import PodSandbox, StateDirs
@@ -226,6 +226,10 @@ def _become(
                 if why is not None:
                     more[ANNOTATION] = why
                     warn(f"{options.container_id!r} has no network: {why}")
+            if not starts_as_usual(bundle, options):
+                from engine.bundle.program import check
+
+                check(bundle, options, with_program=request.verb != "restore")
             traces = _open_traces(base_path)
             run(
                 bundle,

@@ -79,7 +79,7 @@ def test_missing_program_is_refused_and_can_be_removed(containerd: Containerd) -
     done = containerd.run("broken", "/no-such-program", options=["--rm"])
     assert done.code != 0
     assert "no such file or directory" in done.stderr, done
-    # runsc says so at start only, and `ctr` then leaves the task that it has created.
+    # The creation is refused; `ctr` leaves what it has made of its own.
     containerd.remove("broken")
     assert containerd.tasks() == {}
 

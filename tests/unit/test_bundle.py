@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -448,7 +449,7 @@ def test_a_bundle_replaced_by_a_link_to_its_twin_is_noticed(place: Path) -> None
 def test_a_rootfs_replaced_by_a_new_directory_is_noticed(place: Path) -> None:
     with opened(place) as bundle:
         for _ in range(20):  # a file system may hand out the freed inode number at once; ours is not freed
-            (place / "rootfs").rmdir()
+            shutil.rmtree(place / "rootfs")
             (place / "rootfs").mkdir()
             assert f"'{place}/rootfs'" in str(bundle.changed())
 
@@ -486,7 +487,7 @@ def test_asking_again_and_again_leaves_no_descriptor_open(place: Path) -> None:
     with opened(place) as bundle:
         before = open_descriptors()
         bundle.changed()
-        (place / "rootfs").rmdir()
+        shutil.rmtree(place / "rootfs")
         bundle.changed()
         (place / "config.json").unlink()
         bundle.changed()
