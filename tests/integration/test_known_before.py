@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from engine.errors import Reason
+from tests.integration.oci_runtime import Oci
 from tests.support.bundles import program_bytes, put_program
 from tests.support.harness import Engine, listing
 
@@ -175,3 +176,22 @@ def test_ordinary_user_is_told_to_use_rootless(unprivileged_engine: Engine) -> N
     finished = unprivileged_engine.call("run", unprivileged_engine.bundle(), "--ignore-cgroups", "--json")
     finished.refused(Reason.NO_PRIVILEGE, unprivileged_engine.caller.uid)
     assert not unprivileged_engine.base.exists()
+
+
+@pytest.mark.parametrize("verb", ["create", "run"])
+@pytest.mark.parametrize(
+    ("name", "code", "reason", "said"),
+    [
+        ("/none", 127, Reason.PROGRAM_ABSENT, 'exec: "/none": stat /none: no such file or directory'),
+        ("none", 127, Reason.PROGRAM_ABSENT, 'exec: "none": executable file not found in $PATH'),
+        ("/bin", 126, Reason.PROGRAM_NOT_EXECUTABLE, 'exec: "/bin": permission denied'),
+    ],
+)
+def test_engine_oci_says_what_managers_read_and_leaves_nothing(
+    root_engine: Engine, verb: str, name: str, code: int, reason: str, said: str
+) -> None:
+    oci, container_id = Oci(root_engine), root_engine.new_id()
+    oci.refused(code, reason, verb, "--bundle", root_engine.bundle(name), container_id, facts=[said])
+    assert oci.state(container_id) is None
+    assert json.loads(oci.ok("list", "--format", "json")) in (None, [])
+    assert not root_engine.container(container_id).exists()
