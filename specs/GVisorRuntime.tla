@@ -137,7 +137,8 @@ Bytes(p, f) ==
 Identity(p, f) == <<p, f, f = "vendor" /\ p \in rewritten>>
 
 TrustedBytes == {"vendor", "vendor_anew", "other"}
-AllBytes     == TrustedBytes \cup {"evil", Nothing}
+\* Of bytes that were written while a run had a lease on them it is known that they were written.
+AllBytes     == TrustedBytes \cup {"evil", "evil_since", Nothing}
 
 Reasons == {"none", "failure", "not_found", "path_searched_as_root", "not_trusted", "root_not_private", "alive",
             "stage_not_own", "not_what_was_pinned", "policy_not_enforced", "policy_in_part", "bundle_changed",
@@ -261,8 +262,8 @@ IsInUse(kept) ==
     \E r \in Runs : \E p \in shared[r] :
         IsKeptFor(r, p, kept) /\ (alive[r] \/ (seen[r] # Unseen /\ state[r] \notin Terminal))
 
-\* staged_file.py, `has_lease`: nobody has written.
-LeasesAreHeld(r) == \A p \in shared[r] : copied[r][p] = validated[r][p]
+\* staged_file.py, `has_lease`: nobody has written since it was taken.
+LeasesAreHeld(r) == \A p \in shared[r] : copied[r][p] # "evil_since"
 
 \* policy.py.  Confining the process cannot be undone, so a child does it first, and tries to undo it.
 IsToBeEnforced(r) == option[r].rootless /\ option[r].wanted
@@ -666,7 +667,7 @@ SpoilKept ==
           /\ stored' = (stored \ {kept}) \cup {[kept EXCEPT !.bytes = "evil"]}
           /\ LET Spoilt(bytes) == [r \in Runs |-> [p \in Parts |->
                     IF p \in shared[r] /\ IsKeptFor(r, p, kept) /\ bytes[r][p] = kept.bytes /\ state[r] \notin Terminal
-                    THEN "evil" ELSE bytes[r][p]]]
+                    THEN "evil_since" ELSE bytes[r][p]]]
              IN copied' = Spoilt(copied) /\ onDisk' = Spoilt(onDisk)
     /\ UNCHANGED <<given, state, verdict, binary, shared, locks, policies, handOff, source, dirs, bundle>>
 

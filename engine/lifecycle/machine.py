@@ -216,7 +216,7 @@ _IN_SPEC = frozenset(
             Reason.POLICY_NOT_ENFORCED,
             Reason.POLICY_IN_PART,
         ),
-        *(Reason.BUNDLE_CHANGED, Reason.ROOT_CHANGED),
+        *(Reason.BUNDLE_CHANGED, Reason.ROOT_CHANGED, Reason.COPY_CHANGED),
     }
 )
 

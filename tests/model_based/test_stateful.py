@@ -593,6 +593,7 @@ class Runs(RuleBasedStateMachine):
             "policy_in_part": lambda: actor.is_confined_in_part,
             "bundle_changed": lambda: moved("bundle"),
             "root_changed": lambda: actor.has_company or moved(*LEVELS),
+            "copy_changed": lambda: moved("copy", "kept", STORE, *LEVELS),
         }
         return bool(actor.failed or cause[why]())
 
