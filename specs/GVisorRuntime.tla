@@ -656,6 +656,12 @@ ReplaceCopy(r) ==
           /\ onDisk' = [onDisk EXCEPT ![r][p] = "evil"]
     /\ UNCHANGED <<given, state, verdict, binary, copied, stored, shared, locks, policies, handOff, source, dirs, bundle>>
 
+\* The `bytes` of each run's copies, where those that are links to the `kept` one were written.
+WrittenSince(kept, bytes) ==
+    [r \in Runs |-> [p \in Parts |->
+        IF p \in shared[r] /\ IsKeptFor(r, p, kept) /\ bytes[r][p] = kept.bytes /\ state[r] \notin Terminal
+        THEN "evil_since" ELSE bytes[r][p]]]
+
 \* Code that broke out of a container can reach the file that it was started from, and writes it when it can; so can
 \* whoever acts as the store's owner.  Every run that shares the file then has those bytes.
 SpoilKept ==
@@ -665,10 +671,8 @@ SpoilKept ==
           /\ kept.bytes # "evil"
           /\ ~IsInUse(kept)
           /\ stored' = (stored \ {kept}) \cup {[kept EXCEPT !.bytes = "evil"]}
-          /\ LET Spoilt(bytes) == [r \in Runs |-> [p \in Parts |->
-                    IF p \in shared[r] /\ IsKeptFor(r, p, kept) /\ bytes[r][p] = kept.bytes /\ state[r] \notin Terminal
-                    THEN "evil_since" ELSE bytes[r][p]]]
-             IN copied' = Spoilt(copied) /\ onDisk' = Spoilt(onDisk)
+          /\ copied' = WrittenSince(kept, copied)
+          /\ onDisk' = WrittenSince(kept, onDisk)
     /\ UNCHANGED <<given, state, verdict, binary, shared, locks, policies, handOff, source, dirs, bundle>>
 
 ChangeBundle(r) ==
