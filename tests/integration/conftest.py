@@ -314,9 +314,12 @@ def _try_platform(engine: Engine, runsc: Path, name: str) -> str | None:
 
 
 @pytest.fixture
-def small_base(root_engine: Engine) -> Iterator[Path]:
-    """A base on a file system of its own, with room for two copies of runsc."""
+def small_base(root_engine: Engine, runsc: Path) -> Iterator[Path]:
+    """A base on a file system of its own, with room for two copies of runsc and of its sidecars."""
     root_engine.base.mkdir(mode=0o700)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80m,mode=700", "tmpfs", root_engine.base], check=True)
+    files = [runsc, *(runsc.parent / "gvisor-bin").glob("*")]
+    size = 2 * sum(file.stat().st_size for file in files) + (20 << 20)
+    options = f"size={size},mode=700"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", root_engine.base], check=True)
     yield root_engine.base
     subprocess.run(["umount", root_engine.base], check=True)
