@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from engine.bundle.grants import CODES
+from engine.bundle.grant_codes import CODES
 from engine.lifecycle.machine import LIFECYCLE
 from engine.options import Network
 from engine.traces.move import Facts, PolicyOutcome, Trigger

@@ -9,26 +9,12 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 
+from engine.bundle.grant_codes import CODES
 from engine.bundle.oci_config import hints, hooks_on_host, is_bind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
-
-#: Each code, and what it says.
-CODES: Mapping[str, str] = {
-    "writable_bundle": "others can change the bundle",
-    "writable_config": "others can change config.json",
-    "hook_environment": "variables let a hook on the host load other code",
-    "binds_host": "the host's whole file system is mounted into the container",
-    "binds_proc": "the host's /proc is mounted into the container",
-    "binds_sys": "the host's /sys is mounted into the container",
-    "binds_etc": "the host's /etc is mounted into the container",
-    "binds_root_home": "the host's /root is mounted into the container",
-    "binds_socket": "a socket of the host, where a daemon listens, is mounted into the container",
-    "over_programs": "a mount of the host's files covers the container's programs",
-    "filestore_on_host": "an annotation lets runsc write a file into a directory of the host that is mounted",
-}
 
 _SOURCES = {"/proc/": "binds_proc", "/sys/": "binds_sys", "/etc/": "binds_etc", "/root/": "binds_root_home"}
 #: Where the daemons of a host listen that can start programs on it.

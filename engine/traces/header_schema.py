@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, NotRequired, TypedDict
 
-from engine.bundle.grants import CODES
+from engine.bundle.grant_codes import CODES
 
 if TYPE_CHECKING:
     GrantCode = str
 else:
-    #: One of `engine.bundle.grants.CODES`.
+    #: One of `engine.bundle.grant_codes.CODES`.
     GrantCode = Literal[tuple(CODES)]
 
 

@@ -83,9 +83,10 @@ def test_so_it_does_with_the_runsc_of_debian_12(engine: Engine, old_runsc: Path,
 
 #: The engine, but for the exception that it makes for the bundle's files.
 WITHOUT_EXCEPTIONS = """
-import engine.bundle.executable as executable
 from engine.cli.main import main
-executable.executable_trees = lambda bundle: []
+from engine.linux import locked_mounts
+prepare = locked_mounts.prepare
+locked_mounts.prepare = lambda ids, trees, **more: prepare(ids, [each for each in trees if not each.executable], **more)
 raise SystemExit(main())
 """
 #: runsc's own version, the release of Debian that has it, and its platforms.

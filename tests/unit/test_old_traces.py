@@ -204,6 +204,7 @@ def test_what_cannot_be_removed_is_said_and_the_rest_is_removed(
 def test_old_traces_of_runs_are_removed_and_young_ones_stay(base: Path) -> None:
     for name, days in (("a" * 32, (31, 1)), ("b" * 32, (31, 60))):
         (base / name / "runsc-root").mkdir(parents=True)
+        (base / name / "lock").touch()
         for number, age in enumerate(days):
             aged(base / name / f"trace-20260101T00000{number}Z-0123abcd.jsonl", age)
     found = gc(base)

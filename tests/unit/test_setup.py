@@ -19,6 +19,7 @@ import pytest
 
 from engine.bundle.bundle import open_bundle
 from engine.lifecycle.resolve import TRUSTED_PATHS
+from tests.support.bundles import put_program
 from tools import SetupError, busybox, debian, system_parts
 from tools.make_rootfs import main as make_rootfs_main
 from tools.make_rootfs import make_rootfs
@@ -508,8 +509,8 @@ def test_where_venv_cannot_be_written_the_command_is_run_all_the_same(checkout: 
 def imported_from(checkout: Path, *, bytecode: bool) -> set[str]:
     """The engine's modules that a dry run imports from bytecode, or from their sources."""
     bundle = checkout / "bundle"
-    (bundle / "rootfs").mkdir(parents=True, exist_ok=True)
-    process = {"cwd": "/", "args": ["true"], "user": {"uid": 0, "gid": 0}}
+    put_program(bundle / "rootfs" / "bin" / "true")
+    process = {"cwd": "/", "args": ["/bin/true"], "user": {"uid": 0, "gid": 0}}
     config = {"ociVersion": "1.0.2", "process": process, "root": {"path": "rootfs", "readonly": True}}
     (bundle / "config.json").write_text(json.dumps(config))
     done = subprocess.run(

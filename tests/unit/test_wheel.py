@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.bundles import make_bundle
+from engine.runsc.binary import platform_package
+from tests.support.bundles import make_bundle, put_program
 from tests.support.stories import Story
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +79,8 @@ def test_wheel_has_the_engine_and_its_data_only(wheel: Path) -> None:
 
 
 def test_installed_engine_runs_dry(installed: Path, tmp_path: Path) -> None:
-    done = engine(installed, "run", make_bundle(tmp_path), "--dry-run", "--json", "--runsc", "/bin/true")
+    runsc = put_program(tmp_path / "runsc", b"\x7fELF" + bytes(60) + platform_package("systrap"))
+    done = engine(installed, "run", make_bundle(tmp_path / "bundle"), "--dry-run", "--json", "--runsc", runsc)
     assert done.returncode == 0, done.stderr
     assert "--bundle" in json.loads(done.stdout)["argv"]
 

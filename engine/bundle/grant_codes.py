@@ -1,0 +1,20 @@
+"""The codes of what deserves a word, for the trace's schema, which looks at no bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+#: Each code, and what it says.
+CODES: Mapping[str, str] = {
+    "writable_bundle": "others can change the bundle",
+    "writable_config": "others can change config.json",
+    "hook_environment": "variables let a hook on the host load other code",
+    "binds_host": "the host's whole file system is mounted into the container",
+    "binds_proc": "the host's /proc is mounted into the container",
+    "binds_sys": "the host's /sys is mounted into the container",
+    "binds_etc": "the host's /etc is mounted into the container",
+    "binds_root_home": "the host's /root is mounted into the container",
+    "binds_socket": "a socket of the host, where a daemon listens, is mounted into the container",
+    "over_programs": "a mount of the host's files covers the container's programs",
+    "filestore_on_host": "an annotation lets runsc write a file into a directory of the host that is mounted",
+}
