@@ -14,6 +14,7 @@ import pytest
 
 from engine.bundle import grants
 from engine.bundle.bundle import open_bundle
+from engine.bundle.grant_codes import CODES
 from engine.errors import BundleError, Reason
 from engine.traces.writer import bundle_facts
 from tests.support.bundles import make_bundle
@@ -220,5 +221,5 @@ def test_a_strict_bundle_is_accepted(private: Path) -> None:
 
 
 def test_every_code_has_its_own_sentence() -> None:
-    assert len(set(grants.CODES.values())) == len(grants.CODES)
-    assert all(str(grants.Grant(code, "$.x")).isprintable() for code in grants.CODES)
+    assert len(set(CODES.values())) == len(CODES)
+    assert all(str(grants.Grant(code, "$.x")).isprintable() for code in CODES)

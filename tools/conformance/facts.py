@@ -8,22 +8,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import Reason
-from engine.options import ExecPolicy
+from engine.options import ExecPolicy, Network, Platform
+from engine.runsc.arguments import RUN, build_environment, global_flags
 from engine.runsc.installation import SENTRY, SIDECARS
 from engine.spec.errors import CheckError
 from engine.spec.values import Value, flatten, format_value
-from engine.traces.move import Facts, PolicyOutcome, Trigger
+from engine.state.container import EXEC_ALLOW, LOCK, RUNSC_ROOT, RUNTIME, component
+from engine.traces.move import Facts, PolicyOutcome, Strength, Trigger
 
 _PROGRAM = "/usr/bin/runsc"
 #: The part of the spec's program that runsc is; each other is one that it executes.
 _RUNSC = "runsc"
 _RELEASE = "release-20260914.0"
 
-_OWN = "/base/container/runsc-root"
+_CONTAINER, _BUNDLE, _PLATFORM = "web", "/bundle", "systrap"
+_STATE = f"/base/{component(_CONTAINER)}"
+_OWN = f"{_STATE}/{RUNSC_ROOT}"
+_PLACES = ("/base", _STATE, _OWN, f"{_OWN}/{RUNTIME}")
 
 _APART = "/programs"
+_SIZE = 1 << 20
 
-_COPIES = {"base": f"{_OWN}/exec-allow/stage-1/runsc", "apart": f"{_APART}/stage-1/runsc"}
+_COPIES = {"base": f"{_OWN}/{EXEC_ALLOW}/stage-1/runsc", "apart": f"{_APART}/stage-1/runsc"}
 
 _ROOT, _CALLER, _STRANGER = 0, 1000, 12345
 
@@ -148,15 +154,28 @@ class NotYetError(Exception):
     """The step is not over: another move of it, which leaves the run where it is, comes first."""
 
 
+def _user(now: Moment) -> int:
+    return _ROOT if now.as_root else _CALLER
+
+
+def _bundle(sha256: str) -> Facts:
+    return {"sha256": sha256, "path": _BUNDLE, "rootfs": f"{_BUNDLE}/rootfs"}
+
+
 def header_of(now: Moment) -> Facts:
     return {
+        "container": _CONTAINER,
         "options": {
             "rootless": now.rootless,
             "require_exec_policy": now.required,
             "exec_policy": str(ExecPolicy.AUTO if now.wanted else ExecPolicy.OFF),
+            "runsc": _PROGRAM if now.found_by == "option" else None,
+            "network": str(Network.NONE),
+            "platform": str(Platform.AUTO),
+            "ignore_cgroups": False,
         },
-        "bundle": {"sha256": "as_validated"},
-        "host": {"user": _ROOT if now.as_root else _CALLER},
+        "bundle": _bundle("as_validated"),
+        "host": {"user": _user(now)},
     }
 
 
@@ -164,10 +183,15 @@ def _resolve(now: Moment, _: Moment | None) -> Facts:
     return {"path": "" if now.runsc.path == "absent" else _PROGRAM, "found_by": now.found_by}
 
 
+#: The inode of each file, by its names.
+_INODES: dict[tuple[str, str], int] = {}
+
+
 def _identity(file: str, part: PartMoment) -> Facts:
     """Only the vendor's file is ever written anew; each other one is a file of its own."""
     written = int(part.rewritten and file == "vendor")
-    return {"inode": f"{part.name} {file}", "size": 1, "ctime_ns": written}
+    inode = _INODES.setdefault((part.name, file), len(_INODES) + 1)
+    return {"device": 1, "inode": inode, "size": _SIZE, "ctime_ns": written}
 
 
 #: How the facts of a file that must be refused differ from those of one that may be trusted.
@@ -183,7 +207,16 @@ def _validate(now: Moment, _: Moment | None) -> Facts:
         raise StepRefusesError  # the walk to the file is judged and not recorded
     if {"vendor", "other"} <= {part.path for part in now.parts}:
         raise StepRefusesError  # so is what release a file says that it is of
-    facts = _judged(now.runsc)
+    facts = {
+        **_judged(now.runsc),
+        "path": _PROGRAM,
+        "wrapper": None,
+        "trusted_owners": sorted({_ROOT, _user(now)}),
+        "immutable_store": False,
+        "platforms": [_PLATFORM],
+        "platform": _PLATFORM,
+        "starts_sidecars": bool(now.sidecars),
+    }
     sidecars = [
         {"name": name, "path": f"/usr/bin/{SIDECARS}/{name}", **_judged(part)} for name, part in _named(now)
     ]
@@ -200,8 +233,6 @@ def _judged(part: PartMoment) -> Facts:
         "identity": _identity(part.path, part),
         "owner": _ROOT,
         "mode": "0755",
-        "trusted_owners": [_ROOT],
-        "immutable_store": False,
         **_FAULTS.get(part.path, {}),
     }
 
@@ -216,15 +247,21 @@ def _secure_root(now: Moment, after: Moment | None) -> Facts:
         raise NotYetError
     if now.lock != "Nobody":
         raise StepRefusesError
-    return _directories(_MODES[after.root if after else "private"], after)
+    return _directories(_MODES[after.root if after else "private"], now, after)
 
 
-def _directories(mode: str, at: Moment | None) -> Facts:
-    facts = {"user": _ROOT, "directories": [{"owner": _ROOT, "mode": mode, "path": _OWN}] * 4}
+def _directories(mode: str, now: Moment, at: Moment | None) -> Facts:
+    user = _user(now)
+    facts = {
+        "user": user,
+        "directories": [{"owner": user, "mode": mode, "path": path} for path in _PLACES],
+        "lock": f"{_STATE}/{LOCK}",
+        "cleaned": [],
+    }
     if at is None or at.lies != "apart":
         return facts
     apart = "0700" if at.programs == "trusted" else "0755"
-    return {**facts, "programs": {"owner": _ROOT, "mode": apart, "path": _APART}}
+    return {**facts, "programs": {"owner": user, "mode": apart, "path": _APART}}
 
 
 def _stage(now: Moment, _: Moment | None) -> Facts:
@@ -255,11 +292,14 @@ def _copy(now: Moment) -> Facts:
 def _staged(part: PartMoment, now: Moment) -> Facts:
     pinned = _identity(part.pinned, part)
     return {
-        "size": 1,
+        "sha256": "0" * 64,
+        "size": _SIZE,
         "mode": "0500",
         "pinned": pinned,
         "made_from": pinned,
         "from_store": part.shared,
+        "shared": part.shared,
+        "hashed": not part.shared,
         "compared": part.shared and not now.as_root,
     }
 
@@ -275,15 +315,22 @@ def _apply_policy(now: Moment, _: Moment | None) -> Facts:
 
 
 def _policy(now: Moment) -> Facts:
+    nothing: Facts = {"mechanism": None, "strength": None, "ids": None, "allowed": [], "open": []}
     if not now.rootless:
-        return {"outcome": PolicyOutcome.NOT_APPLICABLE}
+        return {**nothing, "outcome": PolicyOutcome.NOT_APPLICABLE, "reason": "it is not rootless"}
     if now.in_force != "whole":
-        return {"outcome": PolicyOutcome.UNAVAILABLE}
-    facts: Facts = {"outcome": PolicyOutcome.ENFORCED}
-    if not now.sidecars:
-        return facts
+        return {**nothing, "outcome": PolicyOutcome.UNAVAILABLE, "reason": "it cannot be had"}
     staged = _copy(now)
-    return {**facts, "allowed": [file["path"] for file in (staged, *staged["sidecars"])]}
+    files = [file["path"] for file in (staged, *staged["sidecars"])] if now.sidecars else []
+    return {
+        "outcome": PolicyOutcome.ENFORCED,
+        "mechanism": str(ExecPolicy.LOCKED_MOUNTS),
+        "strength": str(Strength.SEALED),
+        "ids": "single",
+        "allowed": [f"{_BUNDLE}/rootfs", *files],
+        "open": [],
+        "reason": None,
+    }
 
 
 def _exec(now: Moment, _: Moment | None) -> Facts:
@@ -296,13 +343,20 @@ def _exec(now: Moment, _: Moment | None) -> Facts:
         raise StepRefusesError
     if now.sidecars and any(part.on_disk != part.copied for part in now.parts):
         raise StepRefusesError
+    if any(part.shared and part.copied == "evil_since" for part in now.parts):
+        raise StepRefusesError  # the lease is broken
     if now.bundle != "as_validated":
         return _hand_off(now, now.bundle)
     raise NotYetError
 
 
 def _hand_off(now: Moment, bundle: str) -> Facts:
-    return {"argv": [_copy_path(now)], "bundle": {"sha256": bundle}}
+    flags = global_flags(_OWN, str(Network.NONE), _PLATFORM, now.rootless, ignore_cgroups=False)
+    return {
+        "argv": [_copy_path(now), *flags, RUN.verb, "--bundle", _BUNDLE, _CONTAINER],
+        "environment": build_environment(_PLACES[-1]),
+        "bundle": _bundle(bundle),
+    }
 
 
 #: What each step records, from the spec's state before it and (where the spec takes the step) after it.
@@ -338,7 +392,7 @@ def could_report(trigger: Trigger, now: Moment) -> Facts | None:
     """What the step would record if it reported the variables as they are in `now`, at whatever time that is."""
     match trigger:
         case Trigger.SECURE_ROOT:
-            return _directories(_MODES[now.root], now) if now.root in _MODES else None
+            return _directories(_MODES[now.root], now, now) if now.root in _MODES else None
         case Trigger.STAGE:
             return None if now.runsc.pinned == "nothing" else _copy(now)
         case Trigger.APPLY_POLICY:
