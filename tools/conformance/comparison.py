@@ -123,7 +123,7 @@ class _Visit:
     """A reachable state of the spec: `known` is what a run has recorded that came by the shortest path.
 
     `steps` are the edges of the lifecycle from here, by trigger, with all that can be so after them; `inner` are the
-    engine's actions that leave the run where it is.
+    actions that leave the run where it is: the engine's, and gc's that release the lock for which the run waits.
     """
 
     now: Moment
@@ -253,7 +253,7 @@ def _breadth_first(graph: Graph) -> Iterator[_Visit]:
                 trigger = trigger_of(edge.action)
                 steps.setdefault(trigger, []).append(after)
                 recorded = _recorded(known, trigger, now, after)
-            elif _acts(now, after):
+            elif _acts(now, after) or (now.waits_for_gc and not after.waits_for_gc):
                 inner.add(edge.action)
             if edge.target not in seen and recorded is not None:
                 seen.add(edge.target)
@@ -265,7 +265,9 @@ def _acts(now: Moment, after: Moment) -> bool:
     """Whether the engine acted and stayed where it is: `Acts` in the spec, but for the state."""
     return (
         (now.handle != "current" and after.handle == "current")
-        or [part.copied for part in now.parts] != [part.copied for part in after.parts]
+        or any(
+            part.copied == "nothing" != then.copied for part, then in zip(now.parts, after.parts, strict=True)
+        )
         or now.probed != after.probed
         or now.in_force != after.in_force
         or now.seen != after.seen

@@ -10,13 +10,15 @@ from typing import Any
 from engine.errors import Reason
 from engine.options import ExecPolicy, Network, Platform
 from engine.runsc.arguments import RUN, build_environment, global_flags
-from engine.runsc.installation import SENTRY, SIDECARS
+from engine.runsc.installation import RUNSC, SENTRY, SIDECARS
 from engine.spec.errors import CheckError
 from engine.spec.values import Value, flatten, format_value
 from engine.state.container import EXEC_ALLOW, LOCK, RUNSC_ROOT, RUNTIME, component
 from engine.traces.move import Facts, PolicyOutcome, Strength, Trigger
 
-_PROGRAM = "/usr/bin/runsc"
+#: None of the trusted paths: on these the guard allows one owner more, and the spec has no such owner.
+_FOLDER = "/vendor/bin"
+_PROGRAM = f"{_FOLDER}/{RUNSC}"
 #: The part of the spec's program that runsc is; each other is one that it executes.
 _RUNSC = "runsc"
 _RELEASE = "release-20260914.0"
@@ -81,6 +83,11 @@ class Moment:
     @property
     def parts(self) -> tuple[PartMoment, ...]:
         return self.runsc, *self.sidecars
+
+    @property
+    def waits_for_gc(self) -> bool:
+        """Whether the run would take the lock that gc has for a moment."""
+        return self.place == "validated" and self.handle == "current" and self.lock == "Gc"
 
 
 def moment_of(state: Mapping[str, Value]) -> Moment:
@@ -218,7 +225,7 @@ def _validate(now: Moment, _: Moment | None) -> Facts:
         "starts_sidecars": bool(now.sidecars),
     }
     sidecars = [
-        {"name": name, "path": f"/usr/bin/{SIDECARS}/{name}", **_judged(part)} for name, part in _named(now)
+        {"name": name, "path": f"{_FOLDER}/{SIDECARS}/{name}", **_judged(part)} for name, part in _named(now)
     ]
     return {**facts, "release": _RELEASE, "sidecars": sidecars} if sidecars else facts
 
@@ -243,7 +250,7 @@ _MODES = {"private": "0700", "loose": "0755"}
 def _secure_root(now: Moment, after: Moment | None) -> Facts:
     if now.base != "trusted" or now.root == "swapped":  # the walk to the directories, judged and not recorded
         raise StepRefusesError
-    if now.handle != "current":
+    if now.handle != "current" or now.waits_for_gc:
         raise NotYetError
     if now.lock != "Nobody":
         raise StepRefusesError

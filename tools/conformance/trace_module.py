@@ -8,16 +8,19 @@ other. All traces go into one module, as TLC takes longer to start than to judge
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
+from engine.lifecycle.resolve import TRUSTED_PATHS
 from engine.options import ExecPolicy
+from engine.runsc.installation import RUNSC
 from engine.spec.models import Specs
 from engine.spec.tlc import Tlc
 from engine.spec.values import Value, format_value
-from engine.traces.move import Trigger
+from engine.traces.move import PolicyOutcome, Trigger
 from engine.traces.reader import read_header, read_record
 from engine.traces.schema import Header, Record
 
@@ -208,7 +211,7 @@ def _facts(trigger: str, header: Header, recorded: Mapping[str, Mapping[str, Any
     words: dict[str, Value] = {}
     match trigger:
         case Trigger.RESOLVE:
-            words["file"] = "vendor" if facts["path"].startswith("/") else "absent"
+            words["file"] = "vendor" if _is_found(facts, header.options["runsc"]) else "absent"
         case Trigger.VALIDATE:
             words["file"] = _kind(facts)
         case Trigger.SECURE_ROOT:
@@ -226,12 +229,30 @@ def _facts(trigger: str, header: Header, recorded: Mapping[str, Mapping[str, Any
             words["unchanged"] = same and facts["compared"] is not believed
             words["place"] = _place(facts["path"], recorded.get(Trigger.SECURE_ROOT, {}))
         case Trigger.APPLY_POLICY:
-            words["policy"] = str(facts["outcome"])
+            words["policy"] = _outcome(facts)
         case Trigger.EXEC:
             copy = recorded.get(Trigger.STAGE, {}).get("path")
             words["bundle"] = "as_validated" if facts["bundle"] == header.bundle else "changed"
             words["program"] = "copy" if facts["argv"][:1] == [copy] else "another"
     return words
+
+
+def _is_found(resolved: Mapping[str, Any], chosen: str | None) -> bool:
+    """Whether the search that is recorded can end at the path that is recorded."""
+    path, found_by = resolved["path"], resolved["found_by"]
+    if not os.path.isabs(path) or (chosen is None) is (found_by == "option"):
+        return False
+    if chosen is not None:
+        # Where a relative one leads depends on the current directory, which is not recorded.
+        return path == os.path.abspath(chosen) if os.path.isabs(chosen) else True
+    return path in TRUSTED_PATHS if found_by == "trusted path" else os.path.basename(path) == RUNSC
+
+
+def _outcome(policy: Mapping[str, Any]) -> str:
+    """What became of the policy; only one that is enforced has a mechanism, and only another has a reason."""
+    is_enforced = policy["outcome"] == PolicyOutcome.ENFORCED
+    agrees = (policy["mechanism"] is not None) is (policy["reason"] is None) is is_enforced
+    return str(policy["outcome"]) if agrees else "contradicted"
 
 
 def _place(path: str, root: Mapping[str, Any]) -> str:
