@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 
 from engine.linux.boot import boot_id
 from engine.linux.files import PrivateDirectory, UntrustedPathError
+from engine.linux.regular_files import read_own, replace_own
 from engine.state.container import CGROUPS
 
 TYPE_CHECKING = False
@@ -30,7 +32,8 @@ _MAX_SIZE = 1 << 20
 def missing(config: Mapping[str, Any], container_id: str) -> tuple[str, ...]:
     """The cgroup directories that runsc will create for the bundle with this `config`, the deepest first.
 
-    Empty for a systemd path (`slice:prefix:name`): systemd removes what it made.
+    Empty for a systemd path (`slice:prefix:name`): systemd removes what it made. Raises `OSError` if it cannot be told
+    whether one exists: that one may be its manager's.
     """
     path = str(config.get("linux", {}).get("cgroupsPath") or f"/{container_id}")
     if ":" in path:
@@ -38,24 +41,39 @@ def missing(config: Mapping[str, Any], container_id: str) -> tuple[str, ...]:
     found: list[str] = []
     for top, own in _hierarchies():
         here = os.path.normpath(f"{top}/{path}" if path.startswith("/") else f"{top}/{own}/{path}")
-        while here.startswith(f"{top}/") and not os.path.isdir(here):
+        while here.startswith(f"{top}/") and not _is_directory(here):
             found.append(here)
             here = os.path.dirname(here)
     return tuple(dict.fromkeys(found))
 
 
 def _hierarchies() -> Iterator[tuple[str, str]]:
-    """The mount point of each hierarchy, and this process's path in it."""
-    with (
-        contextlib.suppress(OSError),
-        open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        for line in file:
-            _, controllers, own = line.rstrip("\n").split(":", 2)
-            for name in controllers.split(","):
-                top = f"{_TOP}/{name.removeprefix('name=')}".rstrip("/")
-                if os.path.isdir(top):
-                    yield os.path.realpath(top), own
+    """The mount point of each hierarchy, and this process's path in it. Raises `OSError`."""
+    for line in _memberships():
+        _, controllers, own = line.rstrip("\n").split(":", 2)
+        for name in controllers.split(","):
+            top = f"{_TOP}/{name.removeprefix('name=')}".rstrip("/")
+            if _is_directory(top):
+                yield os.path.realpath(top, strict=True), own
+
+
+def _memberships() -> list[str]:
+    """The lines of /proc/self/cgroup: none where the kernel has no cgroups. Raises `OSError`."""
+    try:
+        with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+            return file.readlines()
+    except FileNotFoundError:
+        return []
+
+
+def _is_directory(path: str) -> bool:
+    """As `os.path.isdir`, but a failure is no answer: raises `OSError`."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except ValueError:  # a NUL, or what no file name can be encoded from
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path) from None
 
 
 class Listed:
@@ -77,13 +95,7 @@ class Listed:
 def note(container: PrivateDirectory, paths: tuple[str, ...]) -> Listed:
     """List `paths` in the directory `container`, with the id of this boot: no cgroup outlives it. Raises `OSError`."""
     text = "\0".join((boot_id(), *paths)).encode("utf-8", "surrogateescape")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        descriptor = os.open(CGROUPS, flags, 0o600, dir_fd=container.descriptor)
-        with open(descriptor, "wb", buffering=0) as file:
-            file.write(text)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, os.path.join(container.path, CGROUPS)) from None
+    replace_own(container, CGROUPS, text)  # all or nothing: a path cut short may be another's cgroup
     return Listed(container)
 
 
@@ -93,8 +105,6 @@ def remove_listed(container: PrivateDirectory) -> None:
     What is no list of ours goes, too, and is not followed. Raises `OSError`: EBUSY while a cgroup has processes; then
     the list stays.
     """
-    from engine.linux.regular_files import read_own
-
     try:
         boot, *paths = read_own(container, CGROUPS, _MAX_SIZE).decode("utf-8", "surrogateescape").split("\0")
     except FileNotFoundError:
@@ -122,16 +132,27 @@ def remove(paths: Iterable[str]) -> list[str]:
     end = time.monotonic() + _TIMEOUT
     left = []
     for path in paths:
-        while True:
-            try:
-                os.rmdir(path)
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                if error.errno == errno.EBUSY and time.monotonic() < end:
-                    time.sleep(0.01)
-                    continue
-                if os.path.isdir(path):
-                    left.append(path)
-            break
+        while (failure := _rmdir(path)) == errno.EBUSY and time.monotonic() < end:
+            time.sleep(0.01)
+        if failure and _may_exist(path):
+            left.append(path)
     return left
+
+
+def _rmdir(path: str) -> int:
+    """The error number of rmdir(2); 0 if it is gone."""
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
+
+
+def _may_exist(path: str) -> bool:
+    """Whether a cgroup remains, or nobody can tell: a read-only file system refuses rmdir(2) of what is not there."""
+    try:
+        return _is_directory(path)
+    except OSError:
+        return True

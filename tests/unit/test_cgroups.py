@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from pathlib import Path
@@ -102,3 +103,45 @@ def test_refused_run_takes_its_list_back(container: PrivateDirectory) -> None:
     assert listed.discard() == []
     listed.close()
     assert os.listdir(container.descriptor) == ["lock"]
+
+
+@pytest.mark.parametrize("path", ["/web", "/with\0nul"])
+def test_cgroup_of_which_nobody_can_tell_is_not_listed_as_ours(
+    private: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    def fail(_: str) -> os.stat_result:
+        raise OSError(errno.EIO, "as it says")
+
+    monkeypatch.setattr(cgroups, "_hierarchies", lambda: iter([(str(private), "/")]))
+    if "\0" not in path:
+        monkeypatch.setattr(os, "stat", fail)
+    with pytest.raises(OSError, match=r"as it says|Invalid argument"):
+        cgroups.missing({"linux": {"cgroupsPath": path}}, "web")
+
+
+def test_own_cgroups_that_cannot_be_read_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **_named: object) -> None:
+        raise OSError(errno.EIO, "as it says")
+
+    monkeypatch.setattr(cgroups, "open", fail, raising=False)
+    with pytest.raises(OSError, match="as it says"):
+        cgroups.missing({}, "web")
+
+
+def test_cgroup_of_which_nobody_can_tell_stays_listed(
+    base: PrivateDirectory, container: PrivateDirectory, monkeypatch: pytest.MonkeyPatch, private: Path
+) -> None:
+    cgroups.note(container, (str(private / "web"),))
+
+    def refuse(_: str) -> int:
+        return errno.EROFS
+
+    def fail(_: str) -> bool:
+        raise OSError(errno.EIO, "as it says")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(cgroups, "_rmdir", refuse)
+        broken.setattr(cgroups, "_is_directory", fail)
+        assert [path for path, _ in gc(base)] == [str(private / "web")]
+    assert os.path.exists(os.path.join(container.path, CGROUPS))
+    assert gc(base) == []
