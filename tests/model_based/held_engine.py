@@ -60,11 +60,14 @@ NOT_STOPPED_AT = {
         ("geteuid", "getegid", "getpid", "getppid", "umask", "uname"),
         "cannot fail, and what it tells nobody can change",
     ),
-    **dict.fromkeys(("strerror", "fsencode", "waitstatus_to_exitcode"), "is no system call"),
+    **dict.fromkeys(
+        ("strerror", "fsencode", "waitstatus_to_exitcode", "major", "minor"), "is no system call"
+    ),
     **dict.fromkeys(
         ("fork", "waitpid", "_exit", "pipe", "access", "posix_spawn", "statvfs", "chdir"),
         "is of a policy's probe, which says here what the test chose",
     ),
+    **dict.fromkeys(("get_blocking", "dup2"), "is of a command's standard streams, no step's"),
     "urandom": "fails on no kernel that the engine runs on, getrandom(2)",
     **dict.fromkeys(
         ("pidfd_open", "killpg"), "is of the OCI verbs' deletion and of the doctor, which no step of a run is"
@@ -154,6 +157,7 @@ def _install(stops: _Stops, job: Message) -> None:
     from engine.bundle import bundle
     from engine.lifecycle import guards, machine, resolve, runner, secure_root
     from engine.linux import mounts
+    from engine.state import cgroups
     from engine.traces.writer import Trace
 
     if sabotage := job.get("sabotage"):
@@ -200,7 +204,8 @@ def _install(stops: _Stops, job: Message) -> None:
     _replace(bundle, "openat2", partial(stops.call, "openat2", vars(bundle)["openat2"]))
     _replace(fcntl, "flock", partial(stops.call, "flock", fcntl.flock))
     _replace(fcntl, "fcntl", partial(stops.call, "fcntl", fcntl.fcntl))
-    _replace(mounts, "open", partial(stops.call, "open", open), new_name=True)
+    for module in (mounts, cgroups):
+        _replace(module, "open", partial(stops.call, "open", open), new_name=True)
     for name in OS_CALLS:
         _replace(os, name, partial(stops.call, name, getattr(os, name)))
 

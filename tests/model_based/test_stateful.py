@@ -1279,7 +1279,10 @@ def test_wherever_it_is_killed_the_next_run_starts_clean(
 
 def test_no_call_of_the_steps_goes_without_a_stop() -> None:
     package = Path(engine.__file__).parent
-    state = [package / "state" / f"{name}.py" for name in ("base", "container", "cleanup", "gc", "store")]
+    state = [
+        package / "state" / f"{name}.py"
+        for name in ("base", "cgroups", "container", "cleanup", "gc", "store")
+    ]
     others = ("bundle/bundle.py", "traces/writer.py", "runsc/binary.py", "runsc/execute.py")
     steps = [*state, *map(package.joinpath, others)]
     for path in (

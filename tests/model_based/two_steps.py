@@ -67,6 +67,10 @@ DISPENSABLE: Mapping[tuple[str, str], Collection[int] | None] = {
     # On the way out of a refusal, which must stay what is said.
     ("engine.lifecycle.stage", "_empty_the_store"): None,
     ("engine.lifecycle.stage", "_remove_what_can_be"): None,
+    # Whether a cgroup remains is then looked at: one that may is not taken off the list, and the run is refused.
+    ("engine.state.cgroups", "_rmdir"): None,
+    # A kernel without cgroups has no such file.
+    ("engine.state.cgroups", "_memberships"): {errno.ENOENT},
     # A policy that cannot be had is `unavailable`, unless it is required.
     ("engine.lifecycle.policy", "_locked_mounts"): None,
 }
