@@ -29,7 +29,7 @@ from tests.support.stories import Story, as_they_are, mutate, save
 from tools.compile import compile_graph, lifecycle_graph, stale, write_spec_graph
 from tools.conformance import comparison
 from tools.conformance.comparison import Kind, adversary_graph, compare, several_files_graph
-from tools.conformance.facts import moment_of
+from tools.conformance.moment import moment_of
 from tools.conformance.trace_module import judge
 
 SPECS = load()

@@ -24,17 +24,16 @@ from engine.spec.tlc import Tlc
 from engine.traces.move import Facts, Trigger
 from tools.conformance.facts import (
     STEPS,
-    Moment,
     NotYetError,
     StepRefusesError,
     attempt,
     could_report,
     header_of,
     key_of,
-    moment_of,
     outcome_of,
 )
 from tools.conformance.machine import Answer, Known, Machine, UnreachedError
+from tools.conformance.moment import Moment, moment_of
 
 #: The adversary's model in which the guards are compared; he is given every kind of file there is.
 ADVERSARY_MODEL = "Small"
