@@ -30,6 +30,7 @@ from benchmarks.sampling import Contender, at_once, in_turn, machine, new_id, pe
 from engine.lifecycle.resolve import TRUSTED_PATHS
 from engine.options import ExecPolicy
 from engine.state.container import component
+from tests.support.bare import bare_flags
 from tests.support.bundles import NAMESPACES, PROC, write_config
 from tests.support.harness import Caller, unprivileged_user, waiting_program, whoever_runs_the_suite
 from tests.support.standin import build
@@ -111,11 +112,13 @@ class Bench:
     ) -> Contender:
         state = self._directory(f"state-{key}", caller)
         state.chmod(0o700)
+        program = runsc or self.runsc
         return Contender(
             key,
             label,
             lambda name: [
-                *(runsc or self.runsc, "--root", str(state), *options, *NETWORK, "--platform", platform),
+                *(program, "--root", str(state), *options, *NETWORK, "--platform", platform),
+                *bare_flags(Path(program)),
                 *("run", "--bundle", str(bundle or self.bundle), name),
             ],
             caller.environment,

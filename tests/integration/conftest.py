@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.runsc.capabilities import capabilities
+from tests.support.bare import bare_flags
 from tests.support.harness import (
     TIMEOUT,
     Caller,
@@ -284,15 +284,6 @@ def platform(
     if why := why_no_platform[who, name]:
         pytest.skip(f"a bare runsc does not run on {name} here: {why}")
     return name
-
-
-def bare_flags(runsc: Path) -> tuple[str, ...]:
-    """What keeps a bare runsc from leaving a mount behind."""
-    descriptor = os.open(runsc, os.O_RDONLY)
-    try:
-        return capabilities(descriptor).creation_flags()
-    finally:
-        os.close(descriptor)
 
 
 def _try_platform(engine: Engine, runsc: Path, name: str) -> str | None:

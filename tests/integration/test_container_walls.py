@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import bare_flags
+from tests.support.bare import bare_flags
 from tests.support.harness import Engine, listing
 
 
