@@ -13,24 +13,22 @@ Observed in runsc of 2022-12 and 2024-07: runsc/container/container.go (Start, P
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 
 from engine.linux.files import PrivateDirectory, make_private_directory
-from engine.linux.locks import lock
-from engine.linux.regular_files import open_own, replace_own
+from engine.linux.regular_files import replace_own
 from engine.runsc.command import ask
+from engine.state import processes
 from engine.state.container import RUNSC_ROOT, RUNTIME
 from engine.state.oci_lifecycle import Status, Verb
 from engine.state.record import Attempt, Record
 from engine.state.status import open_state_root
 from engine.state.trees import remove_tree
 
-#: Seconds to wait for another runsc's lock of the container, and for the sandbox's answer.
+#: Seconds to wait for the sandbox's answer.
 _TIMEOUT = 10.0
 _WAIT_TIMEOUT = 1.0
 #: Frames in a sandbox's stacks: of every task of its kernel, and of a stopped task.
@@ -110,13 +108,9 @@ def repair_state_file(
     """
     if noted.attempt is None:
         return
-    with contextlib.closing(open_state_root(base, container, noted)) as root:
-        path = os.path.join(root.path, noted.state_file)
-        runscs = open_own(root, noted.state_file.removesuffix(".state") + ".lock")
-        try:
-            if not lock(runscs, time.monotonic() + _TIMEOUT):
-                raise OSError(errno.EAGAIN, "another runsc holds its lock", path)
-            text = noted.attempt.file_saying(status)
-            replace_own(root, noted.state_file, text.encode(), mode=0o640)
-        finally:
-            os.close(runscs)
+    with (
+        contextlib.closing(open_state_root(base, container, noted)) as root,
+        processes.locked(root, noted.state_file),
+    ):
+        text = noted.attempt.file_saying(status)
+        replace_own(root, noted.state_file, text.encode(), mode=0o640)

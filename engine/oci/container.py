@@ -179,18 +179,11 @@ class Container:
     def locked(self) -> Iterator[None]:
         """Hold the container's lock: no other command creates or deletes it. Raises `ContainerError`."""
         try:
-            lock = take_lock(self.directory, TIMEOUT)
+            lock = take_or_refuse(self.verb, self.record.id, self.directory)
         except FileNotFoundError:
             raise NoSuchError(self.verb, self.record.id) from None  # deleted by another command
         except (UntrustedPathError, OSError) as error:
             raise unreadable(self.verb, error) from None
-        if lock is None:
-            raise ContainerError(
-                self.verb,
-                f"container {self.record.id!r} is being created or deleted by another command",
-                reason=Reason.BUSY,
-                hint="wait for it, or end it",
-            )
         try:
             yield
         finally:
@@ -299,6 +292,39 @@ class Container:
                 replace_file(pid_file, str(pid).encode(), mode=0o644)
         except (UntrustedPathError, OSError) as error:
             raise unreadable(self.verb, error) from None
+
+
+def take_or_refuse(verb: str, container_id: str, directory: PrivateDirectory) -> int:
+    """The lock of the container in `directory`. Raises `ContainerError` if another command has it; as `take_lock`."""
+    lock = take_lock(directory, TIMEOUT)
+    if lock is None:
+        raise ContainerError(
+            verb,
+            f"container {container_id!r} is being created or deleted by another command",
+            reason=Reason.BUSY,
+            hint="wait for it, or end it",
+        )
+    return lock
+
+
+def processes_remain(verb: str, left: list[int]) -> ContainerError:
+    """The processes `left` of a container do not end."""
+    return ContainerError(
+        verb,
+        f"processes {left} of the container do not exit",
+        reason=Reason.PROCESSES_REMAIN,
+        hint="check what blocks them, and delete it again",
+    )
+
+
+def not_deleted(verb: str, error: OSError, about: str) -> ContainerError:
+    """A system call failed while a container was deleted; `about` names it where the error names no file."""
+    return ContainerError(
+        verb,
+        f"{error.filename or about!r}: {error.strerror}",
+        reason=Reason.FAILURE,
+        hint=hint_for(error, "delete it again"),
+    )
 
 
 def unreadable(verb: str, error: UntrustedPathError | OSError) -> ContainerError:

@@ -8,15 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 
-from engine.errors import Reason, hint_for
-from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
-from engine.oci.container import TIMEOUT, ContainerError, unreadable
-from engine.oci.lookup import open_base_of
+from engine.linux.files import PrivateDirectory, UntrustedPathError
+from engine.oci.container import not_deleted, processes_remain, take_or_refuse, unreadable
+from engine.oci.lookup import find_directory
 from engine.oci.request import Request
-from engine.options import check_container_id
 from engine.state import record
 from engine.state.cleanup import end_processes, remove_container
-from engine.state.container import component, is_ours, open_runsc_root, remove_damaged_lock, take_lock
+from engine.state.container import open_runsc_root, remove_damaged_lock
 from engine.state.trees import remove_tree
 
 
@@ -25,49 +23,26 @@ def remove_damaged(request: Request, container_id: str) -> bool:
 
     Raises `ContainerError`.
     """
-    check_container_id(container_id)
     with contextlib.ExitStack() as held:
-        base = held.enter_context(open_base_of(request))
-        if base is None:
-            return False
         try:
-            directory = open_private_directory(base.descriptor, base.path, component(container_id))
-            held.callback(directory.close)
-            if not is_ours(directory):
+            if (found := held.enter_context(find_directory(request, container_id))) is None:
                 return False
+            base, directory = found
             remove_damaged_lock(directory)
-            lock = take_lock(directory, TIMEOUT)
-            if lock is None:
-                raise ContainerError(
-                    request.verb,
-                    f"container {container_id!r} is being created or deleted by another command",
-                    reason=Reason.BUSY,
-                    hint="wait for it, or end it",
-                )
-            held.callback(os.close, lock)
+            held.callback(os.close, take_or_refuse(request.verb, container_id, directory))
             _remove(request, base, directory)
         except FileNotFoundError:
             return False
         except UntrustedPathError as error:
             raise unreadable(request.verb, error) from None
         except OSError as error:
-            raise ContainerError(
-                request.verb,
-                f"{error.filename or container_id!r}: {error.strerror}",
-                reason=Reason.FAILURE,
-                hint=hint_for(error, "delete it again"),
-            ) from None
+            raise not_deleted(request.verb, error, container_id) from None
     return True
 
 
 def _remove(request: Request, base: PrivateDirectory, directory: PrivateDirectory) -> None:
     if left := end_processes(directory):
-        raise ContainerError(
-            request.verb,
-            f"processes {left} of the container do not exit",
-            reason=Reason.PROCESSES_REMAIN,
-            hint="check what blocks them, and delete it again",
-        )
+        raise processes_remain(request.verb, left)
     record.remove(directory)  # from here on the directory is like that of a killed run
     try:
         remove_container(base, directory)

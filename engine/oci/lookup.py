@@ -15,7 +15,7 @@ from engine.options import check_container_id
 from engine.state import oci_lifecycle as machine
 from engine.state import record
 from engine.state.base import open_existing_base
-from engine.state.container import component, is_component
+from engine.state.container import component, is_component, is_ours
 from engine.state.oci_lifecycle import Verb
 
 TYPE_CHECKING = False
@@ -114,6 +114,25 @@ def open_base_of(request: Request) -> Iterator[PrivateDirectory | None]:
     finally:
         if base is not None:
             base.close()
+
+
+@contextlib.contextmanager
+def find_directory(
+    request: Request, container_id: str
+) -> Iterator[tuple[PrivateDirectory, PrivateDirectory] | None]:
+    """The base and the directory of a container, whatever its record is; None if there is none of ours.
+
+    Raises `UsageError`, `ContainerError`, `UntrustedPathError` and `OSError`.
+    """
+    check_container_id(container_id)
+    with open_base_of(request) as base, contextlib.ExitStack() as held:
+        found = None
+        if base is not None:
+            with contextlib.suppress(FileNotFoundError):
+                directory = open_private_directory(base.descriptor, base.path, component(container_id))
+                held.callback(directory.close)
+                found = (base, directory) if is_ours(directory) else None
+        yield found
 
 
 def _open(verb: str, base: PrivateDirectory, name: str, held: contextlib.ExitStack) -> Container | None:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 
-from engine.errors import Reason, hint_for, printable
-from engine.linux.files import UntrustedPathError, open_private_directory
+from engine.errors import Reason, printable
+from engine.linux.files import UntrustedPathError
 from engine.linux.process import wait_for_reaping
-from engine.oci.container import Container, ContainerError, unreadable
-from engine.oci.lookup import open_base_of
+from engine.oci.container import Container, ContainerError, not_deleted, processes_remain, unreadable
+from engine.oci.lookup import find_directory
 from engine.oci.request import Request, say
-from engine.options import check_container_id
 from engine.state import cgroups, elsewhere, processes, record
 from engine.state import oci_lifecycle as machine
 from engine.state.base import default_base
 from engine.state.cleanup import purge_runsc_state, remove_container, remove_runsc_root
-from engine.state.container import OCI_RECORD, RUNTIME, component, is_ours, take_lock_to_remove
+from engine.state.container import OCI_RECORD, RUNTIME, take_lock_to_remove
 from engine.state.oci_lifecycle import Status, Verb
 from engine.state.status import argv_markers, members, open_state_root, state_file
 
@@ -55,12 +54,7 @@ def remove(found: Container, *, force: bool) -> None:
     except FileNotFoundError:
         pass  # already removed
     except OSError as error:
-        raise ContainerError(
-            found.verb,
-            f"{error.filename or found.directory.path!r}: {error.strerror}",
-            reason=Reason.FAILURE,
-            hint=hint_for(error, "delete it again"),
-        ) from None
+        raise not_deleted(found.verb, error, found.directory.path) from None
 
 
 def _end_and_delete(found: Container, *, force: bool) -> str | None:
@@ -88,12 +82,7 @@ def _end(found: Container) -> None:
     if (noted := found.record.program) is None or found.record.is_of_earlier_boot:
         return
     if left := processes.end(noted.files, argv_markers(found.base, found.directory, found.record)):
-        raise ContainerError(
-            found.verb,
-            f"processes {left} of the container do not exit",
-            reason=Reason.PROCESSES_REMAIN,
-            hint="check what blocks them, and delete it again",
-        )
+        raise processes_remain(found.verb, left)
 
 
 def _end_created(found: Container) -> None:
@@ -107,7 +96,7 @@ def _end_created(found: Container) -> None:
     try:
         with (
             contextlib.closing(open_state_root(found.base, found.directory, found.record)) as root,
-            processes.locked(root, found.record.state_file),
+            processes.locked_if_there(root, found.record.state_file),
         ):
             file = state_file(root, found.record.state_file)
             if file is not None:
@@ -124,7 +113,7 @@ def _forget_processes(found: Container) -> None:
     try:
         with (
             contextlib.closing(open_state_root(found.base, found.directory, found.record)) as root,
-            processes.locked(root, found.record.state_file),
+            processes.locked_if_there(root, found.record.state_file),
         ):
             if found.record.sandbox is None:
                 processes.forget(root, found.record.state_file)
@@ -201,15 +190,11 @@ def remove_partial_create(request: Request, container_id: str) -> bool:
 
     A directory with a trace belongs to `engine run`; `engine gc` removes it. Raises `ContainerError`.
     """
-    check_container_id(container_id)
-    with open_base_of(request) as base, contextlib.ExitStack() as held:
-        if base is None:
-            return False
+    with contextlib.ExitStack() as held:
         try:
-            directory = open_private_directory(base.descriptor, base.path, component(container_id))
-            held.callback(directory.close)
-            if not is_ours(directory):
+            if (found := held.enter_context(find_directory(request, container_id))) is None:
                 return False
+            base, directory = found
             if not held.enter_context(take_lock_to_remove(directory)):
                 return False
             names = os.listdir(directory.descriptor)

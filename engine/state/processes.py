@@ -78,10 +78,19 @@ def locked(root: PrivateDirectory, name: str) -> Iterator[None]:
 
     Raises `OSError`: EAGAIN if another runsc keeps it; `UntrustedPathError`.
     """
+    descriptor = open_own(root, name.removesuffix(".state") + ".lock")
+    try:
+        if not lock(descriptor, time.monotonic() + _LOCK_TIMEOUT):
+            raise OSError(errno.EAGAIN, "another runsc holds its lock", os.path.join(root.path, name))
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked_if_there(root: PrivateDirectory, name: str) -> Iterator[None]:
+    """As `locked`, where runsc has made its lock."""
     with contextlib.ExitStack() as held:
         with contextlib.suppress(FileNotFoundError):
-            descriptor = open_own(root, name.removesuffix(".state") + ".lock")
-            held.callback(os.close, descriptor)
-            if not lock(descriptor, time.monotonic() + _LOCK_TIMEOUT):
-                raise OSError(errno.EAGAIN, "another runsc holds its lock", os.path.join(root.path, name))
+            held.enter_context(locked(root, name))
         yield
