@@ -28,20 +28,12 @@ def executable_trees(bundle: Bundle) -> list[Tree]:
     A missing source is skipped; runsc reports it. Raises `OSError`.
     """
     trees = {bundle.rootfs: Tree(bundle.rootfs, bundle.rootfs_identity, _root_can_be_read_only(bundle))}
-    for mount in _bind_mounts(bundle):
-        options = mount.get("options", [])
-        path = os.path.normpath(os.path.join(bundle.path, mount["source"]))
-        if "noexec" in options:
-            continue
-        try:
-            status = os.stat(path)
-        except FileNotFoundError:
-            continue
+    for path, options, status in _sources(bundle, without="noexec"):
         if _is_no_program(status):
             continue
         known = trees.get(path)
         read_only = "ro" in options and (known is None or known.read_only)
-        trees[path] = Tree(path, (status.st_dev, status.st_ino), read_only)
+        trees[path] = Tree.of(path, status, read_only=read_only)
     return list(trees.values())
 
 
@@ -50,19 +42,26 @@ def written_trees(bundle: Bundle) -> list[Tree]:
 
     A missing source is skipped. Raises `OSError`.
     """
-    trees = {}
+    trees = {
+        path: Tree.of(path, status, read_only=False, executable=False)
+        for path, options, status in _sources(bundle, without="ro")
+        if "noexec" in options or _is_no_program(status)
+    }
+    return list(trees.values())
+
+
+def _sources(bundle: Bundle, *, without: str) -> Iterator[tuple[str, Sequence[str], os.stat_result]]:
+    """The source of each bind mount that lacks the option `without`, its options, and what is there, if anything."""
     for mount in _bind_mounts(bundle):
         options = mount.get("options", [])
-        path = os.path.normpath(os.path.join(bundle.path, mount["source"]))
-        if "ro" in options:
+        if without in options:
             continue
+        path = os.path.normpath(os.path.join(bundle.path, mount["source"]))
         try:
             status = os.stat(path)
         except FileNotFoundError:
             continue
-        if "noexec" in options or _is_no_program(status):
-            trees[path] = Tree(path, (status.st_dev, status.st_ino), read_only=False, executable=False)
-    return list(trees.values())
+        yield path, options, status
 
 
 def _is_no_program(status: os.stat_result) -> bool:

@@ -134,15 +134,14 @@ def _locked_mounts(
                 "bind-mount less of the host",
             )
         filters = seccomp.is_known_machine()
-        given = of_the_container(bundle, runsc_arguments)
-        written = [*of_runsc(staged), *given]
+        state, given = of_runsc(staged), of_the_container(bundle, runsc_arguments)
         sealed = (
             filters
             and all(tree.read_only for tree in trees)
             and not may_hold_programs_of(trees, given)
-            and not bound_without_inner_mounts(bundle, written)
+            and not bound_without_inner_mounts(bundle, [*state, *given])
         )
-        own = _program_trees(staged) if staged.sidecars else []
+        own = [*_program_trees(staged), *state] if staged.sidecars else []
         if path := _within_our_own(trees, own):
             return _unavailable(
                 f"the bundle uses {path!r}, which is the engine's own", "keep the container's files elsewhere"
@@ -152,8 +151,8 @@ def _locked_mounts(
                 f"the bundle binds {source!r} without what is mounted there, and runsc's files are beneath it",
                 "bind it with the option rbind, or bind less of the host",
             )
-        known_paths = {tree.path for tree in own}
-        written = [tree for tree in written if sealed and tree.path not in known_paths]
+        own_paths = {tree.path for tree in own}
+        written = [tree for tree in (*state, *given) if sealed and tree.path not in own_paths]
         taken = [*trees, *own, *written]
         found = locked_mounts.probe(taken, sealed=sealed, outside=outside.serve)
         outside.helper = found.outside

@@ -1,4 +1,4 @@
-"""What stays writable under a sealed policy, where all else is read-only.
+"""What stays writable where all else, or all around it, is read-only: above all under a sealed policy.
 
 A program in a read-only tree may have other names: a hard link beside the tree, another mount of it. Whoever can write
 by such a name can bring new code to execution. So only what runsc has to write stays writable: its own directories,
@@ -23,13 +23,19 @@ def of_runsc(staged: Staged) -> list[Tree]:
     """runsc's own directories, into which nobody but the engine has put anything. Raises `OSError`."""
     root = staged.root
     own = [root.runsc_root] if root.sandbox is None else [root.runsc_root, root.used_root]
-    return [_tree(directory.path, os.fstat(directory.descriptor)) for directory in own]
+    return [
+        Tree.of(directory.path, os.fstat(directory.descriptor), read_only=False, executable=False)
+        for directory in own
+    ]
 
 
 def of_the_container(bundle: Bundle, runsc_arguments: RunscArguments) -> list[Tree]:
     """What the container may write, and the directory of a pid file. Raises `OSError`."""
     places = _directories_of_pid_files(runsc_arguments.flags)
-    return [*executable.written_trees(bundle), *(_tree(path, os.stat(path)) for path in places)]
+    return [
+        *executable.written_trees(bundle),
+        *(Tree.of(path, os.stat(path), read_only=False, executable=False) for path in places),
+    ]
 
 
 def may_hold_programs_of(trees: Sequence[Tree], written: Sequence[Tree]) -> bool:
@@ -44,7 +50,3 @@ def may_hold_programs_of(trees: Sequence[Tree], written: Sequence[Tree]) -> bool
 
 def _directories_of_pid_files(flags: Sequence[str]) -> list[str]:
     return [os.path.dirname(path) for flag, path in pairwise(flags) if flag == "--pid-file"]
-
-
-def _tree(path: str, status: os.stat_result) -> Tree:
-    return Tree(path, (status.st_dev, status.st_ino), read_only=False, executable=False)

@@ -52,6 +52,11 @@ class Tree:
         self.read_only: Final = read_only
         self.executable: Final = executable
 
+    @classmethod
+    def of(cls, path: str, status: os.stat_result, *, read_only: bool, executable: bool = True) -> Self:
+        """Of what is at `path` by its `status`."""
+        return cls(path, (status.st_dev, status.st_ino), read_only, executable)
+
     @property
     def flags(self) -> MountFlag:
         """What its mount is given."""

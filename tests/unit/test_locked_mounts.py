@@ -38,8 +38,7 @@ LOCKED = os.ST_NOEXEC | os.ST_RDONLY
 
 @pytest.fixture
 def needs_filters() -> None:
-    if not seccomp.is_known_machine():
-        pytest.skip(f"no filter is written for {os.uname().machine}")
+    skip_if_it_cannot_be_made()
 
 
 def tree(path: Path, *, read_only: bool = False, executable: bool = True) -> Tree:
@@ -104,8 +103,8 @@ def test_only_programs_in_a_tree_run_and_it_cannot_be_undone(
     programs: tuple[Path, Path], which: int, sealed: bool, read_only: bool
 ) -> None:
     kept, other = programs
-    if sealed and not seccomp.is_known_machine():
-        pytest.skip(f"no filter is written for {os.uname().machine}")
+    if sealed:
+        skip_if_it_cannot_be_made()
 
     def act() -> dict[str, Any]:
         confine(possible_maps()[which], [tree(kept, read_only=read_only)], sealed=sealed)
