@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
@@ -30,8 +31,10 @@ from tests.model_based.two_steps import (
     make_the_binary_anothers,
 )
 
-#: A run makes some 150 calls; one that makes this many goes round in circles.
+#: A run makes some 150 calls; one that makes this many, and never waits for anybody, goes round in circles.
 _MAX_CALLS = 5_000
+#: The mark of an engine that waits for another's lock.
+WAITS = "waits"
 #: Seconds after which an engine that says nothing hangs.
 _TIMEOUT = 60.0
 
@@ -94,6 +97,7 @@ class _Stops:
         self._calls_left = 0
         self._until: str | None = None
         self._calls = 0
+        self._waited_at = 0
         self._fails: dict[str, int] = {}
         self._faults: list[tuple[str, str, int]] = []
         self._done_without: list[tuple[str, str, int]] = []
@@ -103,12 +107,18 @@ class _Stops:
         """Stop at a place between calls, unconditionally."""
         self._ask({"mark": name, **more})
 
+    def wait(self, real: Callable[[float], None], seconds: float) -> None:
+        """Stop before each sleep: whoever is waited for may be an engine that the test holds."""
+        self._waited_at = self._calls
+        self.mark(WAITS)
+        real(seconds)
+
     def call(self, name: str, real: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         """Make the call, unless it is to fail; stop before it when the calls that were granted are used up."""
         if name == "close" and not _is_written(arguments[0]):
             return real(*arguments)
         self._calls += 1
-        if self._calls > _MAX_CALLS:
+        if self._calls - self._waited_at > _MAX_CALLS:
             os._exit(99)
         self._calls_left -= 1
         number = None
@@ -202,6 +212,7 @@ def _install(stops: _Stops, job: Message) -> None:
         in_part=lambda: stops.mark("in part"),
     )
     _replace(bundle, "openat2", partial(stops.call, "openat2", vars(bundle)["openat2"]))
+    _replace(time, "sleep", partial(stops.wait, time.sleep))
     _replace(fcntl, "flock", partial(stops.call, "flock", fcntl.flock))
     _replace(fcntl, "fcntl", partial(stops.call, "fcntl", fcntl.fcntl))
     for module in (mounts, cgroups):

@@ -50,7 +50,7 @@ from engine.state.store import STORE
 from engine.traces.move import State, Trigger
 from engine.verify.faults import FaultCode
 from engine.verify.trace_check import Verdict
-from tests.model_based.held_engine import CLEAN_UP, NOT_STOPPED_AT, OS_CALLS, Engine, ForkServer
+from tests.model_based.held_engine import CLEAN_UP, NOT_STOPPED_AT, OS_CALLS, WAITS, Engine, ForkServer
 from tests.model_based.promises import BrokenError, Promise, broken, hold
 from tests.model_based.sabotage import SABOTAGES
 from tests.model_based.spec_coverage import PROPERTY, Tally
@@ -162,6 +162,11 @@ class Actor:
         return self.engine.at is not None and self.engine.ended is None
 
     @property
+    def waits(self) -> bool:
+        """Whether it waits for a lock that another has."""
+        return self.engine.at is not None and self.engine.at.get("mark") == WAITS
+
+    @property
     def is_container(self) -> bool:
         return self.engine.became_runsc and self.engine.exit_code is None
 
@@ -196,7 +201,8 @@ class Actor:
         if at.get("call") == "execve":
             self.held = self.engine.held()
             self.watch_trace()
-        if mark := at.get("mark"):
+        mark = at.get("mark")
+        if mark and mark != WAITS:
             if self._trace is None or mark == "last line":
                 self.watch_trace()
             self.marks.append((self.world.clock, at["phase"], mark))
@@ -436,11 +442,19 @@ class Runs(RuleBasedStateMachine):
 
     def _go_to(self, actor: Actor, step: str) -> None:
         while actor.is_going and actor.time_of(step) is None:
-            self._go(actor, 1_000_000)
+            self._go_far(actor)
 
     def _finish(self, actor: Actor) -> None:
         while actor.is_going:
-            self._go(actor, 1_000_000)
+            self._go_far(actor)
+
+    def _go_far(self, actor: Actor) -> None:
+        """To its next place; those for whom it may be waiting come to their end first."""
+        self._go(actor, 1_000_000)
+        if actor.waits:
+            for other in self._going():
+                if not other.waits:
+                    self._finish(other)
 
     def _befell(self, what: str) -> None:
         """Note what happened, and to runs in which phase."""
@@ -1275,6 +1289,27 @@ def test_wherever_it_is_killed_the_next_run_starts_clean(
         assert following.is_container, f"after one was killed at its call {nth}: {following.engine.ended}"
         runs.the_living_keep_theirs()
         forget(runs, following)
+
+
+def test_wherever_a_gc_stands_a_run_beside_it_is_handed_off(runs: Everything) -> None:
+    waited = False
+    for nth in itertools.count(1):
+        a_container_has_ended(runs)
+        gc = runs._start({"what": "gc", "id": "gc"})
+        runs._go_on(gc, nth)
+        if not gc.is_going:
+            break
+        runs._start_a_run(**GOOD)
+        run = runs.actors[-1]
+        while run.is_going and not run.waits:
+            runs._go(run, 1_000_000)
+        waited |= run.waits
+        runs._finish(run)
+        runs._finish(gc)
+        assert run.is_container, f"refused beside a gc before its call {nth}: {run.engine.ended}"
+        forget(runs, run)
+        forget(runs, gc)
+    assert waited, "gc held nothing that a run waits for"
 
 
 def test_no_call_of_the_steps_goes_without_a_stop() -> None:
