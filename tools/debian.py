@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tools import SetupError, say
+from tools import SetupError, give_to_owner, say
 
 #: Seconds to wait for another apt or dpkg.
 LOCK_TIMEOUT = 120
@@ -86,6 +86,7 @@ def extract_old_runsc(target: str) -> None:
         shutil.copyfile(f"{directory}/tree/usr/bin/runsc", half)
         os.chmod(half, 0o755)  # noqa: S103
         os.replace(half, target)
+    give_to_owner(os.path.dirname(target))
 
 
 def is_old() -> bool:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
-from tools import SetupError, say
+from tools import SetupError, give_to_owner, say
 from tools.busybox import BUSYBOX_PATHS, is_static, static_busybox
 
 #: What a bundle's mounts land on and programs expect, with modes.
@@ -54,6 +54,7 @@ def make_rootfs(directory: str, busybox: str) -> bool:
             if os.path.lexists(directory):
                 raise SetupError(f"{directory} is there but was not made by this; remove it") from None
             raise
+    give_to_owner(directory)
     return True
 
 

@@ -364,6 +364,16 @@ def test_a_directory_of_somebody_elses_is_left_alone(tmp_path: Path, static: str
     assert [path.name for path in tmp_path.rglob("*")] == ["rootfs", "precious"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files of other owners")
+def test_what_root_makes_in_anothers_checkout_is_that_owners(tmp_path: Path, static: str) -> None:
+    os.chown(tmp_path, 12345, 12346)
+    assert make_rootfs(str(tmp_path / "rootfs"), static)
+    made = [tmp_path / "rootfs", *(tmp_path / "rootfs").rglob("*")]
+    assert {(path.lstat().st_uid, path.lstat().st_gid) for path in made} == {(12345, 12346)}
+    assert (tmp_path / "rootfs/bin/sh").is_symlink()
+    assert Path(static).stat().st_uid == 0
+
+
 def test_a_dynamic_busybox_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert make_rootfs_main([str(tmp_path / "rootfs"), sys.executable]) == 1
     said = capsys.readouterr().err
@@ -485,6 +495,16 @@ def test_changed_sources_are_compiled_again(checkout: Path) -> None:
     for _ in range(2):
         assert shim(checkout).communicate()[1] == ""
     assert did(checkout) == ["venv", "pip", "compile", "compile"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files of other owners")
+def test_after_sudo_the_owner_of_the_checkout_goes_on_without_it(checkout: Path) -> None:
+    (checkout / "did").touch()
+    for path in (checkout, *checkout.rglob("*")):
+        os.lchown(path, 12345, 12345)
+    shim(checkout).communicate()
+    assert (checkout / ".venv").exists()
+    assert {path.lstat().st_uid for path in (checkout, *checkout.rglob("*"))} == {12345}
 
 
 def test_a_source_that_cannot_be_compiled_stops_nothing(checkout: Path) -> None:
