@@ -11,7 +11,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from engine.errors import EngineError, Reason, hint_for
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
@@ -142,11 +142,13 @@ class Container:
             raise unreadable(self.verb, error) from None
         return now
 
-    def note_attempt(self, verb: Verb) -> None:
+    def note_attempt(
+        self, verb: Verb, settle: Callable[[Record, ContainerState], object] = lambda *_: None
+    ) -> Container:
         """Record that this process is about to become runsc to start, pause or resume the container.
 
-        Waits for another such attempt. Raises `ContainerError`, and `NotPermittedError` if the status changed
-        meanwhile.
+        `settle` may change the record first. Returns the container with the new record. Waits for another such attempt.
+        Raises `ContainerError`, and `NotPermittedError` if the status changed meanwhile.
         """
         end = time.monotonic() + TIMEOUT
         while True:
@@ -154,8 +156,10 @@ class Container:
                 now = self.repaired()
                 before = now.record.attempt
                 if before is None or not before.goes_on:
-                    machine.require(verb, now.status(), self.record.id)
+                    state = now.state()
+                    machine.require(verb, state.status, self.record.id)
                     try:
+                        settle(now.record, state)
                         with contextlib.closing(
                             open_state_root(self.base, self.directory, now.record)
                         ) as root:
@@ -165,7 +169,7 @@ class Container:
                         record.write(self.directory, now.record)
                     except (UntrustedPathError, OSError) as error:
                         raise unreadable(self.verb, error) from None
-                    return
+                    return now
             if time.monotonic() > end:
                 raise ContainerError(
                     self.verb,

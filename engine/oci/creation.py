@@ -25,7 +25,7 @@ from engine.linux.process import die_with_parent, started
 from engine.oci import pod
 from engine.oci.container import ContainerError, NoSuchError
 from engine.oci.lookup import find, kept_elsewhere
-from engine.oci.network import ANNOTATION, settle
+from engine.oci.network import ANNOTATION, choose_network
 from engine.oci.removal import remove, remove_partial_create
 from engine.oci.request import Request, say
 from engine.options import ExecPolicy, Network, Platform, RunOptions, exec_policy_name
@@ -71,6 +71,7 @@ class _Creation:
         creation: str,
         more: Mapping[str, str],
         sandbox_id: str | None,
+        network_at_start: bool,
     ) -> None:
         self.runsc_arguments = runsc_arguments
         self._sandbox_id = sandbox_id
@@ -90,6 +91,7 @@ class _Creation:
             oci_version=config["ociVersion"],
             annotations={**(config.get("annotations") or {}), **more},
             boot=boot_id(),
+            network_at_start=network_at_start,
         )
 
     def keep_trace(self, trace: Trace) -> None:
@@ -209,6 +211,7 @@ def _become(
         path = request.flags.value("bundle") or "."
         with open_bundle(path, may_be_root=True, require_strict=options.require_strict_bundle) as bundle:
             more: dict[str, str] = {}
+            network_at_start = False
             network_is_chosen = request.common.value("network") not in (None, "auto")
             base_path = environment[VARIABLE]
             sandbox_id = pod.sandbox_of(bundle.config)
@@ -219,10 +222,9 @@ def _become(
                     options, base_path, sandbox_id, network_is_chosen=network_is_chosen
                 )
             elif not network_is_chosen:
-                network, why = settle(
-                    bundle.config, options.runsc, request.environment, rootless=options.rootless
+                options, why, network_at_start = choose_network(
+                    bundle.config, options, request.environment, starts_at_once=ends_with_runsc
                 )
-                options = options.given(network=network)
                 if why is not None:
                     more[ANNOTATION] = why
                     warn(f"{options.container_id!r} has no network: {why}")
@@ -235,7 +237,9 @@ def _become(
                 bundle,
                 options,
                 environment,
-                manager=_Creation(options, bundle, runsc_arguments, traces, creation, more, sandbox_id),
+                manager=_Creation(
+                    options, bundle, runsc_arguments, traces, creation, more, sandbox_id, network_at_start
+                ),
                 warn=warn,
             )
     except EngineError as error:

@@ -1,11 +1,16 @@
 """Choose the network of a manager's container from its bundle, if the user did not.
 
+A manager may set up the container's new network namespace only after `create`: docker by a hook, `ctr --cni` and podman
+with a user namespace between `create` and `start`. So whether it is used is seen at `start`, when runsc reads its
+devices.
+
 A runsc from before August 2024 takes every network namespace of Linux 6.10 and later for the host's, and does not start
 a container in it (google/gvisor#10704). With such a runsc the container runs without a network, and its state says so.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from contextlib import closing
@@ -14,12 +19,14 @@ from engine.errors import EngineError, Reason
 from engine.lifecycle.trusted_runsc import find_runsc
 from engine.linux.child import ask_child
 from engine.linux.syscall import library_call
-from engine.options import Network
+from engine.options import Network, RunOptions
 from engine.runsc.capabilities import OLD_NETWORK_SIGN, tells_network_namespaces_apart
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from engine.state.record import Record
 
 #: The annotation in `state` that says why there is no network.
 ANNOTATION = "dev.gvisor-engine.no-network"
@@ -33,24 +40,44 @@ class NetworkError(EngineError):
     step = "network"
 
 
+def choose_network(
+    config: Mapping[str, Any], options: RunOptions, environment: Mapping[str, str], *, starts_at_once: bool
+) -> tuple[RunOptions, str | None, bool]:
+    """The options with a network, why there is none, and whether `at_start` has the last word. Raises as `settle`."""
+    network, why = settle(
+        config, options.runsc, environment, rootless=options.rootless, starts_at_once=starts_at_once
+    )
+    is_empty_yet = any(not space.get("path") for space in _namespaces(config))
+    return options.given(network=network), why, is_empty_yet and not starts_at_once
+
+
+def _namespaces(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    spaces = (config.get("linux") or {}).get("namespaces") or ()
+    return [space for space in spaces if space.get("type") == "network"]
+
+
 def settle(
-    config: Mapping[str, Any], chosen: str | None, environment: Mapping[str, str], *, rootless: bool
+    config: Mapping[str, Any],
+    chosen: str | None,
+    environment: Mapping[str, str],
+    *,
+    rootless: bool,
+    starts_at_once: bool = False,
 ) -> tuple[Network, str | None]:
     """The network for the bundle with this `config`, and why there is none; `chosen`: the requested runsc.
 
-    A new namespace without a path that nobody set up has only a loopback device, as `none`. Raises `NetworkError` for a
-    bundle that shares the host's network, and `EngineError`.
+    For a namespace that is set up later, the most that it can become: `at_start` has the last word. If the container
+    `starts_at_once`, only the bundle's own hooks can set it up. Raises `NetworkError` for a bundle that shares the
+    host's network, and `EngineError`.
     """
-    spaces = [
-        space for space in config.get("linux", {}).get("namespaces", ()) if space.get("type") == "network"
-    ]
+    spaces = _namespaces(config)
     if not spaces:
         raise NetworkError(
             "the bundle shares the host's network: the host's kernel would handle the container's network calls",
             reason=Reason.HOST_NETWORK,
             hint="give the container its own network, or put --network host before the verb",
         )
-    if not spaces[0].get("path"):
+    if starts_at_once and not spaces[0].get("path") and not _has_hooks(config):
         return Network.NONE, None
     if rootless:
         return Network.NONE, "runsc has no sandbox network with --rootless"
@@ -60,6 +87,38 @@ def settle(
             "this runsc takes every network namespace of this kernel for the host's; install a newer one",
         )
     return Network.SANDBOX, None
+
+
+def _has_hooks(config: Mapping[str, Any]) -> bool:
+    """Whether the bundle has hooks that are run before the program and could set up its network."""
+    hooks = config.get("hooks") or {}
+    return any(hooks.get(name) for name in ("prestart", "createRuntime"))
+
+
+def at_start(noted: Record, sandbox: int) -> str | None:
+    """Settle the network of a container that is about to be started, whose sandbox has the pid `sandbox`.
+
+    Without a device that has an address or a route its namespace was not set up: `none`, which has a loopback. Changes
+    `noted`. Returns why a namespace that was set up cannot be used. Raises `OSError`.
+    """
+    if not noted.network_at_start:
+        return None
+    if not _is_set_up(sandbox):
+        noted.flags = tuple(
+            f"--network={Network.NONE}" if flag.startswith("--network=") else flag for flag in noted.flags
+        )
+        noted.annotations = {name: text for name, text in noted.annotations.items() if name != ANNOTATION}
+        return None
+    return noted.annotations.get(ANNOTATION)
+
+
+def _is_set_up(pid: int) -> bool:
+    """Whether a device other than the loopback has a route or an IPv6 address there. Raises `OSError`."""
+    with open(f"/proc/{pid}/net/route", encoding="utf-8") as file:
+        devices = {line.split()[0] for line in file.readlines()[1:]}
+    with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/net/if_inet6", encoding="utf-8") as file:
+        devices.update(line.split()[-1] for line in file)
+    return bool(devices - {"lo"})
 
 
 def _shows_in_new_namespace(path: str) -> bool:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from engine.oci.flags import Table
 from engine.oci.lookup import find
-from engine.oci.request import Request
+from engine.oci.request import Request, say
 from engine.state import oci_lifecycle as machine
 from engine.state.oci_lifecycle import Verb
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
+
+    from engine.state.record import Record
+    from engine.state.status import ContainerState
 
 FLAGS: Table = {}
 SHORT: dict[str, str] = {}
@@ -25,5 +28,14 @@ def main(request: Request) -> NoReturn:
             from engine.oci import monitor
 
             monitor.take_streams(found.directory)
-        found.note_attempt(Verb.START)
-        found.become_runsc(request, request.verb)
+        found.note_attempt(Verb.START, _settle).become_runsc(request, request.verb)
+
+
+def _settle(noted: Record, state: ContainerState) -> None:
+    if not noted.network_at_start or state.sandbox is None:
+        return
+    from engine.oci import network
+
+    why = network.at_start(noted, state.sandbox)
+    if why is not None:
+        say(f"engine-oci: warning: {noted.id!r} has no network: {why}")

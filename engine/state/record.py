@@ -144,7 +144,8 @@ class Record:
 
     `sandbox`: of a pod's member, whose state file is in the sandbox's runsc root; `waiter` is then its monitor process:
     pid and start time. `attempt`: the last start, pause or resume. `boot`: the boot of its creation, None in records of
-    older engines. After another boot none of its processes is left, and others may have their pids.
+    older engines. After another boot none of its processes is left, and others may have their pids. `network_at_start`:
+    whether its network is settled at its start.
     """
 
     def __init__(
@@ -164,6 +165,7 @@ class Record:
         waiter: tuple[int, int] | None = None,
         attempt: Attempt | None = None,
         boot: str | None = None,
+        network_at_start: bool = False,
     ) -> None:
         self.id: Final = id
         self.bundle: Final = bundle
@@ -171,7 +173,7 @@ class Record:
         self.creator: Final = creator
         self.created: Final = created
         self.oci_version: Final = oci_version
-        self.annotations: Final = annotations
+        self.annotations = annotations
         self.trace = trace
         self.program = program
         self.flags = flags
@@ -180,6 +182,7 @@ class Record:
         self.waiter = waiter
         self.attempt = attempt
         self.boot: Final = boot
+        self.network_at_start: Final = network_at_start
 
     @property
     def is_of_earlier_boot(self) -> bool:

@@ -18,6 +18,7 @@ from engine.oci.network import ANNOTATION, settle
 from engine.runsc.capabilities import has_verb
 from engine.verify.trace_check import Verdict, verify
 from tests.integration.oci_runtime import Oci
+from tests.support.bundles import PROC
 from tests.support.harness import Engine, executable, read_trace, wait_for
 
 FOREVER = "while :; do sleep 1000; done"
@@ -281,6 +282,51 @@ def network_namespace() -> Iterator[str]:
             pytest.skip("no network namespace can be made here")
         yield f"/proc/{holder.pid}/ns/net"
         holder.communicate()
+
+
+NEW_NETWORK = {"namespaces": [{"type": "network"}, {"type": "pid"}]}
+
+
+def _devices(oci: Oci, container_id: str) -> set[str]:
+    """The network devices that a program in the container sees; runsc of 2026 hides the loopback there."""
+    shown = oci.ok(
+        "exec", container_id, "/bin/sh", "-c", 'while read -r line; do echo "$line"; done </proc/net/dev'
+    )
+    return {line.split(":")[0].strip() for line in shown.splitlines() if ":" in line} - {"lo"}
+
+
+def test_network_that_is_set_up_after_create_is_the_containers(oci: Oci, root_engine: Engine) -> None:
+    _, why = settle({"linux": NEW_NETWORK}, None, os.environ, rootless=False)
+    container_id = oci.create(root_engine.shell(FOREVER, linux=NEW_NETWORK, mounts=[PROC]))
+    created = oci.state(container_id)
+    assert created is not None
+    pid = str(created["pid"])
+    inside = ["nsenter", f"--target={pid}", "--net", "ip"]
+    for command in (
+        ["ip", "link", "add", f"t{os.getpid()}", "type", "veth", "peer", "eth0", "netns", pid],
+        [*inside, "address", "add", "10.213.7.2/24", "dev", "eth0"],
+        [*inside, "link", "set", "eth0", "up"],
+    ):
+        subprocess.run(command, check=True)
+    started = oci("start", container_id)
+    assert started.code == 0, started
+    assert (f"{container_id!r} has no network: {why}" in started.stderr) == (why is not None)
+    assert _devices(oci, container_id) == ({"eth0"} if why is None else set())
+    running = oci.state(container_id)
+    assert running is not None
+    assert running["annotations"] == ({} if why is None else {ANNOTATION: why})
+    oci.ok("delete", "--force", container_id)
+
+
+def test_network_that_nobody_sets_up_is_a_loopback(oci: Oci, root_engine: Engine) -> None:
+    container_id = oci.create(root_engine.shell(FOREVER, linux=NEW_NETWORK, mounts=[PROC]))
+    started = oci("start", container_id)
+    assert (started.code, started.stderr) == (0, "")
+    assert _devices(oci, container_id) == set()
+    state = oci.state(container_id)
+    assert state is not None
+    assert state["annotations"] == {}
+    oci.ok("delete", "--force", container_id)
 
 
 def test_container_without_network_says_why_in_state_and_log(

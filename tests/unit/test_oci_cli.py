@@ -302,8 +302,21 @@ def spaces(*kinds: dict[str, str]) -> dict[str, Any]:
     return {"linux": {"namespaces": [{"type": "pid"}, *kinds]}}
 
 
-def test_an_empty_network_namespace_needs_no_network() -> None:
-    assert network.settle(spaces({"type": "network"}), None, {}, rootless=False) == (Network.NONE, None)
+HOOK = {"hooks": {"createRuntime": [{"path": "/usr/bin/set-up-the-network"}]}}
+
+
+@pytest.mark.parametrize(
+    ("more", "starts_at_once", "given"),
+    [({}, True, Network.NONE), (HOOK, True, Network.SANDBOX), ({}, False, Network.SANDBOX)],
+    ids=["nobody can set it up", "a hook may", "its manager may"],
+)
+def test_a_new_network_namespace_is_used_if_it_can_be_set_up(
+    monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], starts_at_once: bool, given: Network
+) -> None:
+    monkeypatch.setattr(network, "_shows_in_new_namespace", lambda _: False)
+    config = {**spaces({"type": "network"}), **more}
+    found = network.settle(config, None, {}, rootless=False, starts_at_once=starts_at_once)
+    assert found == (given, None)
 
 
 def test_the_hosts_network_is_not_given_unasked() -> None:
