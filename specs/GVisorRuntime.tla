@@ -67,6 +67,7 @@ VARIABLES
     seen,       \* what the last look before execve saw
     ran,        \* of each part, the bytes that the kernel executed
     alive,      \* whether the container lives
+    cleaned,    \* the bytes that were executed to clean up after it
 
     \* -- the world
     path,       \* the file at the path of each part
@@ -91,7 +92,7 @@ binary   == <<pinned, validated>>
 copies   == <<copied, onDisk, stored, shared>>
 locks    == <<handle, lock>>
 policies == <<policy, probed, inForce>>
-handOff  == <<seen, ran, alive>>
+handOff  == <<seen, ran, alive, cleaned>>
 source   == <<path, rewritten>>
 apart    == <<programs, place>>
 dirs     == <<base, apart, root, nest, leftover, intact>>
@@ -179,6 +180,7 @@ Init ==
     /\ seen = [r \in Runs |-> Unseen]
     /\ ran = [r \in Runs |-> NoneOfIt]
     /\ alive = [r \in Runs |-> FALSE]
+    /\ cleaned = [r \in Runs |-> Nothing]
     /\ path = [p \in Parts |-> "vendor"]
     /\ rewritten = {}
     /\ base = "trusted"
@@ -314,6 +316,15 @@ OpenLock(r) ==
     /\ UNCHANGED <<given, state, verdict, binary, copies, lock, policies, handOff, source, base, apart, nest, leftover,
                    intact, bundle, spent>>
 
+\* cleanup.py, `_remove_undeleted`.  Whoever has the lock removes what runs of container i left.  The engine does so by
+\* itself, and executes nothing; except that runsc deletes the member of a pod that lives.  Then it is the copy that the
+\* record names, by identity and digest: another file may be in its place by now, but the record is ours and lies with
+\* the state.  Here every run is like such a member, and the copy is executed where that is allowed.
+IsTheRecordedCopy(r) == onDisk[r]["runsc"] = validated[r]["runsc"]
+CleanedUp(i) ==
+    [r \in Runs |-> IF id[r] = i /\ onDisk[r]["runsc"] # Nothing /\ IsTheRecordedCopy(r)
+                    THEN onDisk[r]["runsc"] ELSE cleaned[r]]
+
 \* Under the lock, remove what an earlier run of this container left, and anything put in its place.
 SecureRoot(r) ==
     /\ state[r] = "validated"
@@ -328,9 +339,10 @@ SecureRoot(r) ==
     /\ leftover' = [leftover EXCEPT ![id[r]] = FALSE]
     /\ onDisk' = [s \in Runs |-> IF id[s] = id[r] THEN NoneOfIt ELSE onDisk[s]]
     /\ intact' = (intact /\ root[id[r]] # "swapped")
+    /\ cleaned' = CleanedUp(id[r])
     /\ \E p \in PlacesLeft : place' = [place EXCEPT ![r] = p]
-    /\ UNCHANGED <<given, verdict, binary, copied, stored, shared, handle, policies, handOff, source, base, programs,
-                   bundle, spent>>
+    /\ UNCHANGED <<given, verdict, binary, copied, stored, shared, handle, policies, seen, ran, alive, source, base,
+                   programs, bundle, spent>>
 
 Copy(r, p) ==
     /\ state[r] = "root_secured"
@@ -429,7 +441,8 @@ LastLook(r) ==
                                              THEN root[id[r]] ELSE "loose",
                                     set |-> IF \A p \in Parts : Sidecars # {} => onDisk[r][p] = copied[r][p]
                                             THEN "as_staged" ELSE "changed"]]
-    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, ran, alive, source, dirs, bundle, spent>>
+    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, ran, alive, cleaned, source, dirs, bundle,
+                   spent>>
 
 \* execve gets the descriptor of runsc's copy, so what is then at its path does not matter.
 Exec(r) ==
@@ -439,7 +452,7 @@ Exec(r) ==
     /\ state' = [state EXCEPT ![r] = "handed_off"]
     /\ ran' = [ran EXCEPT ![r]["runsc"] = copied[r]["runsc"]]
     /\ alive' = [alive EXCEPT ![r] = TRUE]
-    /\ UNCHANGED <<given, verdict, binary, copies, locks, policies, seen, source, dirs, bundle, spent>>
+    /\ UNCHANGED <<given, verdict, binary, copies, locks, policies, seen, cleaned, source, dirs, bundle, spent>>
 
 \* runsc, not the engine, executes the others, by path.  Under an execute policy each is a mount of the copy itself, in
 \* a namespace that nobody else is in.
@@ -448,7 +461,8 @@ StartSidecar(r, p) ==
     /\ p \in Sidecars
     /\ ran[r][p] = Nothing
     /\ ran' = [ran EXCEPT ![r][p] = IF IsConfined(r) THEN copied[r][p] ELSE onDisk[r][p]]
-    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, seen, alive, source, dirs, bundle, spent>>
+    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, seen, alive, cleaned, source, dirs, bundle,
+                   spent>>
 
 -----------------------------------------------------------------------------
 (* The refusals.  Each removes what its run made, releases the lock and    *)
@@ -523,8 +537,8 @@ ContainerEnds(r) ==
     /\ handle' = [handle EXCEPT ![r] = "none"]
     /\ lock' = [lock EXCEPT ![id[r]] = Nobody]
     /\ leftover' = [leftover EXCEPT ![id[r]] = TRUE]
-    /\ UNCHANGED <<given, state, verdict, binary, copies, policies, seen, ran, source, base, apart, root, nest,
-                   intact, bundle, spent>>
+    /\ UNCHANGED <<given, state, verdict, binary, copies, policies, seen, ran, cleaned, source, base, apart, root,
+                   nest, intact, bundle, spent>>
 
 \* A live container of this id that another engine has started.
 NamesakeStarts(i) ==
@@ -558,8 +572,9 @@ GcRemoves(i) ==
     /\ nest' = [nest EXCEPT ![i] = "own"]
     /\ leftover' = [leftover EXCEPT ![i] = FALSE]
     /\ intact' = (intact /\ root[i] # "swapped")
-    /\ UNCHANGED <<given, state, verdict, binary, copied, stored, shared, policies, handOff, source, base, apart, bundle,
-                   spent>>
+    /\ cleaned' = CleanedUp(i)
+    /\ UNCHANGED <<given, state, verdict, binary, copied, stored, shared, policies, seen, ran, alive, source, base,
+                   apart, bundle, spent>>
 
 \* gc removes copies that no container links.  A run then finds nothing in the store.
 GcForgets ==
@@ -757,6 +772,7 @@ TypeOK ==
                           set: {"unseen", "as_staged", "changed"}]]
     /\ ran \in [Runs -> [Parts -> AllBytes]]
     /\ alive \in [Runs -> BOOLEAN]
+    /\ cleaned \in [Runs -> AllBytes]
     /\ path \in [Parts -> Kinds]
     /\ rewritten \subseteq Parts
     /\ base \in {"trusted", "loose"}
@@ -802,11 +818,13 @@ NeverOfTwoReleases == \A r \in Runs : \A p, q \in Parts : pinned[r][p] = pinned[
 
 \* Otherwise one file could be checked and another run.  validate.py pins, stage.py copies from the pinned descriptor
 \* and compares, exec.py executes the copy's descriptor, policy.py mounts the copies of the others.
-\* What runsc executes by path without such a mount has a property of its own, below.
+\* What runsc executes by path without such a mount has a property of its own, below.  What the clean-up after a run
+\* executes lay on the disk meanwhile, so cleanup.py asks again whether it is what was validated.
 IsBeyondReach(r, p) == p = "runsc" \/ IsConfined(r)
 OnlyValidatedBytes ==
-    \A r \in Runs : \A p \in Parts :
-        ran[r][p] # Nothing /\ IsBeyondReach(r, p) => ran[r][p] = validated[r][p]
+    /\ \A r \in Runs : \A p \in Parts :
+          ran[r][p] # Nothing /\ IsBeyondReach(r, p) => ran[r][p] = validated[r][p]
+    /\ \A r \in Runs : cleaned[r] # Nothing => cleaned[r] = validated[r]["runsc"]
 
 \* runsc is not started where a name beside it leads to what was not staged.  stage.py: `changed`.
 NeverWithAChangedSet == \A r \in Runs : state[r] = "handed_off" => seen[r].set = "as_staged"

@@ -122,7 +122,12 @@ def _locked_mounts(
     """Every mount noexec except those of the bundle's files and the staged ones, and sealed if these are read-only."""
     # Only for rootless runs.
     from engine.bundle.executable import bound_without_inner_mounts, executable_trees
-    from engine.lifecycle.written_trees import may_hold_programs_of, of_runsc, of_the_container
+    from engine.lifecycle.written_trees import (
+        may_hold_programs_of,
+        of_runsc,
+        of_the_container,
+        reach_the_engines_own,
+    )
     from engine.linux import locked_mounts, seccomp
     from engine.linux.locked_mounts import UnusableError
 
@@ -139,6 +144,7 @@ def _locked_mounts(
             filters
             and all(tree.read_only for tree in trees)
             and not may_hold_programs_of(trees, given)
+            and not reach_the_engines_own(given, staged)
             and not bound_without_inner_mounts(bundle, [*state, *given])
         )
         own = [*_program_trees(staged), *state] if staged.sidecars else []

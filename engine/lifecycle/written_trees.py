@@ -48,5 +48,22 @@ def may_hold_programs_of(trees: Sequence[Tree], written: Sequence[Tree]) -> bool
     return False
 
 
+def reach_the_engines_own(trees: Sequence[Tree], staged: Staged) -> bool:
+    """Whether one of the `trees` is in the base, or where programs lie, or contains one of the two, by any mount.
+
+    There lie the records of other containers, and the programs that later commands execute outside of the policy.
+    Raises `OSError`.
+    """
+    if not trees:
+        return False
+    from engine.linux.mounts import other_paths
+
+    root = staged.root
+    directories = [root.base.path, *([root.programs.path] if root.programs else [])]
+    own = [*directories, *(path for directory in directories for path in other_paths(directory))]
+    paths = [os.path.realpath(tree.path) for tree in trees]
+    return any(os.path.commonpath([path, each]) in (path, each) for path in paths for each in own)
+
+
 def _directories_of_pid_files(flags: Sequence[str]) -> list[str]:
     return [os.path.dirname(path) for flag, path in pairwise(flags) if flag == "--pid-file"]

@@ -9,19 +9,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 from engine.errors import EngineError, Reason, hint_for
-from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
+from engine.linux.files import PrivateDirectory, UntrustedPathError
 from engine.linux.process import started
-from engine.linux.regular_files import open_own, replace_file
+from engine.linux.regular_files import replace_file
 from engine.oci.request import Request
 from engine.runsc.arguments import build_environment
 from engine.runsc.execute import SignalGuard, become_runsc
 from engine.state import oci_lifecycle as machine
-from engine.state import programs, record
+from engine.state import record
 from engine.state.container import (
     RUNSC_ROOT,
     RUNTIME,
@@ -29,6 +28,7 @@ from engine.state.container import (
 )
 from engine.state.oci_lifecycle import Status, Verb
 from engine.state.record import Attempt, Record
+from engine.state.recorded import OtherProgramError, open_recorded
 from engine.state.status import ContainerState, inspect, open_state_root, state_file
 
 TYPE_CHECKING = False
@@ -204,36 +204,21 @@ class Container:
                 reason=Reason.NOT_HANDED_OFF,
                 hint="delete it",
             )
-        where = os.path.join(self.directory.path, noted.path)
         try:
-            descriptor = self._open_program(noted.path)
+            descriptor = open_recorded(self.directory, noted)
+        except OtherProgramError as error:
+            raise ContainerError(
+                self.verb,
+                str(error),
+                reason=Reason.OTHER_RUNSC,
+                hint="find out who changed it; engine-oci delete --force does not need it",
+            ) from None
         except (UntrustedPathError, OSError) as error:
             raise unreadable(self.verb, error) from None
         try:
-            status = os.fstat(descriptor)
-            if stat.S_IMODE(status.st_mode) != 0o500 or not noted.is_file(status):
-                raise ContainerError(
-                    self.verb,
-                    f"{where!r} is not the copy of runsc that created the container",
-                    reason=Reason.OTHER_RUNSC,
-                    hint="find out who changed it; engine-oci delete --force does not need it",
-                )
             yield descriptor
         finally:
             os.close(descriptor)
-
-    def _open_program(self, path: str) -> int:
-        *directories, name = path.split("/")
-        here = self.directory
-        with contextlib.ExitStack() as held:
-            if path.startswith("/"):
-                here = held.enter_context(programs.opened_stage(os.path.dirname(path)))
-                directories = []
-            for step in directories:
-                here = held.enter_context(
-                    contextlib.closing(open_private_directory(here.descriptor, here.path, step))
-                )
-            return open_own(here, name)
 
     @property
     def runsc_root(self) -> str:

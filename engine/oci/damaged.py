@@ -14,8 +14,7 @@ from engine.oci.lookup import find_directory
 from engine.oci.request import Request
 from engine.state import record
 from engine.state.cleanup import end_processes, remove_container
-from engine.state.container import open_runsc_root, remove_damaged_lock
-from engine.state.trees import remove_tree
+from engine.state.container import remove_damaged_lock
 
 
 def remove_damaged(request: Request, container_id: str) -> bool:
@@ -46,14 +45,5 @@ def _remove(request: Request, base: PrivateDirectory, directory: PrivateDirector
     record.remove(directory)  # from here on the directory is like that of a killed run
     try:
         remove_container(base, directory)
-    except (UntrustedPathError, OSError):
-        _purge(directory)
+    except OSError:  # in a tree of the container's; all else was removed, and what named the tree
         remove_container(base, directory)
-
-
-def _purge(directory: PrivateDirectory) -> None:
-    """Remove the state that runsc cannot delete."""
-    with contextlib.suppress(FileNotFoundError), contextlib.closing(open_runsc_root(directory)) as root:
-        for name in os.listdir(root.descriptor):
-            if name.endswith(".state"):
-                remove_tree(root, name)

@@ -39,7 +39,7 @@ def remove(found: Container, *, force: bool) -> None:
                     found.verb, failed, reason=Reason.PROGRAM_FAILED, hint="delete it with --force"
                 )
             say(f"engine-oci: warning: {failed}; removed without it")
-            purge_runsc_state(found.base, found.directory, found.record)
+            _purge(found)
         if members(found.base, found.record):
             return
         if failed:
@@ -55,6 +55,16 @@ def remove(found: Container, *, force: bool) -> None:
         pass  # already removed
     except OSError as error:
         raise not_deleted(found.verb, error, found.directory.path) from None
+
+
+def _purge(found: Container) -> None:
+    """Remove runsc's files about it. Raises `FileNotFoundError`."""
+    try:
+        purge_runsc_state(found.base, found.directory, found.record)
+    except FileNotFoundError:
+        raise
+    except OSError as error:  # in a tree of the container's; all else was removed
+        say(f"engine-oci: warning: a file of runsc's stays in {error.filename!r}: {error.strerror}")
 
 
 def _end_and_delete(found: Container, *, force: bool) -> str | None:

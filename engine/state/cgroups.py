@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
 
-_TOP = "/sys/fs/cgroup"
+TOP = "/sys/fs/cgroup"
 #: Seconds. A killed process stays in its cgroup until its teardown is complete.
 _TIMEOUT = 2.0
 #: Bytes, at most, of that file.
@@ -52,7 +52,7 @@ def _hierarchies() -> Iterator[tuple[str, str]]:
     for line in _memberships():
         _, controllers, own = line.rstrip("\n").split(":", 2)
         for name in controllers.split(","):
-            top = f"{_TOP}/{name.removeprefix('name=')}".rstrip("/")
+            top = f"{TOP}/{name.removeprefix('name=')}".rstrip("/")
             if _is_directory(top):
                 yield os.path.realpath(top, strict=True), own
 

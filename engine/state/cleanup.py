@@ -8,19 +8,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import stat
-from collections.abc import Iterator
 
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
-from engine.linux.regular_files import open_own
 from engine.state.container import (
     CGROUPS,
     EXEC_ALLOW,
     LOCK,
     PROGRAMS,
     RUNSC_ROOT,
-    RUNTIME,
     component,
     has_record,
     take_lock_to_remove,
@@ -30,8 +26,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from engine.state.record import Record, Sandbox
 
-#: runsc's state file of a container with a sandbox of its own: all but the members of a pod.
-_STATE_FILE = r"([A-Za-z0-9_][A-Za-z0-9_.+-]*)_sandbox:\1\.state"
 #: Seconds to wait for a command that creates or deletes the sandbox.
 _TIMEOUT = 10.0
 
@@ -51,9 +45,8 @@ def in_use_reason(base: PrivateDirectory, container: PrivateDirectory) -> str | 
 def remove_leftovers(base: PrivateDirectory, container: PrivateDirectory) -> list[str]:
     """Remove what a finished run left in `container`, except its traces: what was removed. The caller holds the lock.
 
-    First runsc's staged copy deletes the container: only runsc knows what a killed supervisor left elsewhere (cgroups,
-    an overlay file in the root file system). A link or foreign entry in the place of our directory stays, for the
-    caller to refuse. Raises `OSError`.
+    First what a killed supervisor left elsewhere, which runsc's state file names (`engine.state.undeleted`). A link or
+    foreign entry in the place of our directory stays, for the caller to refuse. Raises `OSError`.
     """
     gone = []
     try:
@@ -63,7 +56,7 @@ def remove_leftovers(base: PrivateDirectory, container: PrivateDirectory) -> lis
     else:
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
             return []
-        _delete_the_killed(base, container)
+        _remove_undeleted(base, container)
         remove_runsc_root(base, container)
         gone.append(os.path.join(container.path, RUNSC_ROOT))
     gone += remove_programs(container)
@@ -119,49 +112,49 @@ def _forget(base: PrivateDirectory, container: PrivateDirectory) -> None:
         forget(base, container)
 
 
-def _delete_the_killed(base: PrivateDirectory, container: PrivateDirectory) -> None:
-    """Let the staged runsc delete each container whose state is still in its root, or in its sandbox's.
+def _remove_undeleted(base: PrivateDirectory, container: PrivateDirectory) -> None:
+    """Remove what runsc left of each container whose state file is still in its root, or in its sandbox's.
 
-    Raises `OSError`.
+    The engine does it by itself, and executes nothing, except for the member of a pod that lives: only runsc can have
+    the sandbox forget it. Raises `OSError`.
     """
     with contextlib.closing(open_private_directory(container.descriptor, container.path, RUNSC_ROOT)) as root:
-        killed = [
-            match[1] for name in os.listdir(root.descriptor) if (match := re.fullmatch(_STATE_FILE, name))
-        ]
-        member = _left_in_sandbox(base, container) if has_record(container) else None
-        if not killed and member is None:
+        left = [name for name in os.listdir(root.descriptor) if name.endswith(".state")]
+        noted = _read_record(container) if has_record(container) else None
+        member = noted if noted is not None and _is_left_in_sandbox(base, container, noted) else None
+        if not left and member is None:
             return
-        from engine.runsc.command import delete  # only after a kill: slow imports
-        from engine.state import processes, status
+        from engine.state import undeleted  # only after a kill
 
-        for program, files in _staged_copies(container, root):
-            with contextlib.ExitStack() as held:
-                held.callback(os.close, program)
-                if processes.end(files, (root.path,)):
-                    raise OSError(errno.EBUSY, "processes of the container do not end", container.path)
-                for container_id in killed:
-                    processes.forget(root, f"{container_id}_sandbox:{container_id}.state")
-                    delete(program, root.path, os.path.join(root.path, RUNTIME), container_id)
-                if member is not None:
-                    sandbox = held.enter_context(
-                        contextlib.closing(status.open_state_root(base, container, member))
-                    )
-                    processes.forget_members(sandbox, member)
-                    delete(program, sandbox.path, os.path.join(sandbox.path, RUNTIME), member.id)
-            return
+        if _end_processes(container, root, noted):
+            raise OSError(errno.EBUSY, "processes of the container do not end", container.path)
+        for name in left:
+            undeleted.remove(root, name)
+        if member is not None:
+            undeleted.remove_member(base, container, member)
 
 
 def end_processes(container: PrivateDirectory) -> list[int]:
     """Kill every process that executes a staged file of `container` for it: those that do not end. Raises `OSError`."""
+    try:
+        root = open_private_directory(container.descriptor, container.path, RUNSC_ROOT)
+    except (FileNotFoundError, UntrustedPathError):
+        return []
+    with contextlib.closing(root):
+        return _end_processes(container, root)
+
+
+def _end_processes(
+    container: PrivateDirectory, root: PrivateDirectory, noted: Record | None = None
+) -> list[int]:
+    """As `end_processes`; also those that execute what was staged, where the record says it and another lies there."""
     from engine.state import processes
 
     with contextlib.ExitStack() as held:
-        try:
-            root = open_private_directory(container.descriptor, container.path, RUNSC_ROOT)
-        except (FileNotFoundError, UntrustedPathError):
-            return []
-        held.callback(root.close)
-        return processes.end(_files_of(_stages(container, root, held)), (root.path,))
+        files = _files_of(_stages(container, root, held))
+        if noted is not None and noted.program is not None and not noted.is_of_earlier_boot:
+            files |= noted.program.files
+        return processes.end(files, (root.path,))
 
 
 def _stages(
@@ -188,29 +181,6 @@ def _files_of(stages: list[PrivateDirectory]) -> frozenset[tuple[int, int]]:
     from engine.state import programs
 
     return frozenset(file for stage in stages for file in programs.staged_files(stage))
-
-
-def _staged_copies(
-    container: PrivateDirectory, root: PrivateDirectory
-) -> Iterator[tuple[int, frozenset[tuple[int, int]]]]:
-    """Each staged copy of runsc, open, and the device and inode of each file that its containers may execute.
-
-    Only regular files of the effective user that nobody else can write.
-    """
-    from engine.state import programs
-
-    with contextlib.ExitStack() as held:
-        stages = _stages(container, root, held)
-        files = _files_of(stages)
-        for stage in stages:
-            try:
-                program = open_own(stage, programs.PROGRAM)
-            except (FileNotFoundError, UntrustedPathError):
-                continue
-            if stat.S_IMODE(os.fstat(program).st_mode) == 0o500:
-                yield program, files
-            else:
-                os.close(program)
 
 
 def remove_stage(home: PrivateDirectory, nest: PrivateDirectory, name: str) -> None:
@@ -294,31 +264,32 @@ def remove_container(base: PrivateDirectory, container: PrivateDirectory) -> boo
     return True
 
 
-def _left_in_sandbox(base: PrivateDirectory, container: PrivateDirectory) -> Record | None:
-    """The member's record, while runsc has a file about the member in its sandbox's root. Raises `OSError`."""
-    from engine.state import record, status
+def _read_record(container: PrivateDirectory) -> Record | None:
+    from engine.state import record
 
-    noted = record.read(container)
-    if noted is None or noted.sandbox is None:
-        return None
+    return record.read(container)
+
+
+def _is_left_in_sandbox(base: PrivateDirectory, container: PrivateDirectory, noted: Record) -> bool:
+    """Whether it is a pod's member, and runsc has a file about it in its sandbox's root. Raises `OSError`."""
+    from engine.state import status
+
+    if noted.sandbox is None:
+        return False
     try:
         with contextlib.closing(status.open_state_root(base, container, noted)) as root:
             os.stat(noted.state_file, dir_fd=root.descriptor, follow_symlinks=False)
-            return noted
+            return True
     except FileNotFoundError:
-        return None
+        return False
 
 
 def purge_runsc_state(base: PrivateDirectory, container: PrivateDirectory, noted: Record) -> None:
-    """Remove runsc's files about a container that runsc cannot delete. Raises `OSError`."""
-    from engine.state import status
+    """Remove what runsc has about a container that it cannot delete, without it. Raises `OSError`."""
+    from engine.state import status, undeleted
 
     with contextlib.closing(status.open_state_root(base, container, noted)) as root:
-        from engine.state.trees import remove_tree
-
-        for name in (noted.state_file, noted.state_file.removesuffix(".state") + ".lock"):
-            with contextlib.suppress(FileNotFoundError):
-                remove_tree(root, name)
+        undeleted.remove(root, noted.state_file)
 
 
 def forget(base: PrivateDirectory, container: PrivateDirectory) -> bool:

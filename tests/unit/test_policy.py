@@ -17,7 +17,7 @@ from engine.bundle.bundle import Bundle, open_bundle
 from engine.bundle.executable import executable_trees
 from engine.errors import PolicyError, Reason
 from engine.lifecycle import policy as policy_step
-from engine.lifecycle import program_trees
+from engine.lifecycle import program_trees, written_trees
 from engine.lifecycle.policy import BACKENDS, Policy, apply_policy
 from engine.lifecycle.stage import Staged
 from engine.linux import locked_mounts, seccomp
@@ -36,7 +36,10 @@ ALONE = cast(
     SimpleNamespace(
         sidecars=(),
         root=SimpleNamespace(
-            sandbox=None, runsc_root=SimpleNamespace(path="/", descriptor=os.open("/", os.O_PATH))
+            base=SimpleNamespace(path="/proc/self"),
+            programs=None,
+            sandbox=None,
+            runsc_root=SimpleNamespace(path="/", descriptor=os.open("/", os.O_PATH)),
         ),
     ),
 )
@@ -312,6 +315,7 @@ def staged_set(private: Path, *, apart: bool = True, sandbox: bool = False) -> A
     joined = Place(str(base / "pod" / "runsc-root"))
     state = SimpleNamespace(
         base=Place(str(base)),
+        programs=Place(str(place)) if apart else None,
         runsc_root=own,
         used_root=joined if sandbox else own,
         sandbox=joined if sandbox else None,
@@ -400,6 +404,27 @@ def test_bundle_with_the_engines_own_directories_is_not_confined(
         assert str(private / name) in settled.reason
         assert settled.hint
     assert kernel == []
+
+
+@pytest.mark.parametrize("where", ["programs", "programs/staged", "base", "base/c", "link", "."])
+@pytest.mark.parametrize("read_only", [True, False])
+def test_policy_is_not_sealed_where_the_container_writes_the_engines_own(
+    private: Path, kernel: list[Any], monkeypatch: pytest.MonkeyPatch, where: str, read_only: bool
+) -> None:
+    """What is written there could be executed by later commands, outside of the policy."""
+    staged = staged_set(private)
+    staged.sidecars = ()
+    (private / "programs" / "staged").mkdir()
+    (private / "link").symlink_to(private / "base")
+    # Another file system, so that only the place decides.
+    monkeypatch.setattr(written_trees, "may_hold_programs_of", lambda *_: False)
+    how = ["rbind", "noexec", *(["ro"] if read_only else [])]
+    mount = {"destination": "/tmp", "type": "bind", "source": str(private / where), "options": how}
+    chosen = opened(private, mounts=[mount])
+    (private / "bundle" / "rootfs" / "tmp").mkdir()
+    settled = apply_policy(options(), chosen, staged)
+    assert settled.strength is (Strength.SEALED if read_only else Strength.HOST)
+    assert ("allowed" in settled.bypasses) == (not read_only)
 
 
 @pytest.mark.parametrize(("how", "can_be"), [([], False), (["bind"], False), (["rbind", "ro"], True)])
