@@ -6,7 +6,7 @@ from engine.errors import Reason
 from engine.oci.container import ContainerError, NoSuchError
 from engine.oci.flags import Kind, Table
 from engine.oci.lookup import find
-from engine.oci.removal import remove, remove_partial_create
+from engine.oci.removal import end_run, remove, remove_partial_create
 from engine.oci.request import Request, say
 from engine.state import oci_lifecycle as machine
 from engine.state.oci_lifecycle import Verb
@@ -25,7 +25,9 @@ def main(request: Request) -> int:
     verb = Verb.FORCE_DELETE if force else Verb.DELETE
     try:
         with find(request, container_id) as found:
-            if not force:
+            if force:
+                end_run(found)
+            else:
                 machine.require(verb, found.status(), container_id)
             with found.locked():
                 noted = read(found.directory)

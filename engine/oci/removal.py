@@ -7,11 +7,11 @@ import os
 
 from engine.errors import Reason, printable
 from engine.linux.files import UntrustedPathError
-from engine.linux.process import wait_for_reaping
+from engine.linux.process import started, wait_for_reaping
 from engine.oci.container import Container, ContainerError, not_deleted, processes_remain, unreadable
 from engine.oci.lookup import find_directory
 from engine.oci.request import Request, say
-from engine.state import cgroups, elsewhere, processes, record
+from engine.state import cgroups, elsewhere, processes
 from engine.state import oci_lifecycle as machine
 from engine.state.base import default_base
 from engine.state.cleanup import purge_runsc_state, remove_container, remove_runsc_root
@@ -44,10 +44,8 @@ def remove(found: Container, *, force: bool) -> None:
             return
         if failed:
             remove_runsc_root(found.base, found.directory)
-        if kept := cgroups.remove(found.record.cgroups):
-            say(f"engine-oci: warning: cgroups remain: {', '.join(kept)}")
-            found.record.cgroups = ()
-            record.write(found.directory, found.record)
+        if kept := cgroups.in_use(cgroups.remove(found.record.cgroups)):
+            say(f"engine-oci: warning: cgroups remain until engine gc: {', '.join(kept)}")
         remove_container(found.base, found.directory)
         if found.base.path != default_base():
             elsewhere.forget(os.path.basename(found.directory.path), found.base.path)
@@ -65,6 +63,20 @@ def _purge(found: Container) -> None:
         raise
     except OSError as error:  # in a tree of the container's; all else was removed
         say(f"engine-oci: warning: a file of runsc's stays in {error.filename!r}: {error.strerror}")
+
+
+def end_run(found: Container) -> None:
+    """End a container that `run` waits for: it has the lock until the container ends. Raises `ContainerError`.
+
+    A container that is still being created is left: its creation is waited for, or is found cut short.
+    """
+    try:
+        state = found.state()
+    except ContainerError:
+        return  # `remove` says why, or does without
+    pid, start = found.record.creator
+    if state.sandbox is not None and started(pid) == start:
+        _end(found)
 
 
 def _end_and_delete(found: Container, *, force: bool) -> str | None:

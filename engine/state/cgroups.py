@@ -77,52 +77,84 @@ def _is_directory(path: str) -> bool:
 
 
 class Listed:
-    """The list in the directory `container`, which a refused run removes."""
+    """The list in the directory `container`. A refused run takes back what it added to those listed `before`."""
 
-    def __init__(self, container: PrivateDirectory) -> None:
+    def __init__(self, container: PrivateDirectory, before: list[str]) -> None:
         self.container: Final = container
+        self.before: Final = before
 
     def discard(self) -> list[str]:
-        """Remove the list: nothing was made. Raises `OSError`."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(CGROUPS, dir_fd=self.container.descriptor)
+        """Take it back: nothing was made. Raises `OSError`."""
+        if self.before:
+            _write(self.container, self.before)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(CGROUPS, dir_fd=self.container.descriptor)
         return []
 
     def close(self) -> None:
         """Nothing to close."""
 
 
-def note(container: PrivateDirectory, paths: tuple[str, ...]) -> Listed:
-    """List `paths` in the directory `container`, with the id of this boot: no cgroup outlives it. Raises `OSError`."""
+def note(container: PrivateDirectory, paths: Iterable[str]) -> Listed:
+    """List `paths` in the directory `container`, with the id of this boot: no cgroup outlives it.
+
+    What is listed there already stays listed. Raises `OSError`.
+    """
+    before = _listed(container) or []
+    _write(
+        container, sorted({*paths, *before}, key=lambda path: (-path.count("/"), path))
+    )  # the deepest first
+    return Listed(container, before)
+
+
+def _write(container: PrivateDirectory, paths: list[str]) -> None:
     text = "\0".join((boot_id(), *paths)).encode("utf-8", "surrogateescape")
     replace_own(container, CGROUPS, text)  # all or nothing: a path cut short may be another's cgroup
-    return Listed(container)
 
 
-def remove_listed(container: PrivateDirectory) -> None:
-    """Remove the cgroups that are listed in the directory `container`, and then the list.
-
-    What is no list of ours goes, too, and is not followed. Raises `OSError`: EBUSY while a cgroup has processes; then
-    the list stays.
-    """
+def _listed(container: PrivateDirectory) -> list[str] | None:
+    """What is listed in the directory `container` in this boot; None if there is no list. Raises `OSError`."""
     try:
         boot, *paths = read_own(container, CGROUPS, _MAX_SIZE).decode("utf-8", "surrogateescape").split("\0")
     except FileNotFoundError:
-        return
-    except UntrustedPathError:
+        return None
+    except UntrustedPathError:  # no list of ours: it goes, too, and is not followed
         from engine.state.trees import remove_tree
 
         remove_tree(container, CGROUPS)
-        return
-    if boot == boot_id():
-        remove_all(paths)
+        return None
+    return paths if boot == boot_id() else []
+
+
+def remove_listed(container: PrivateDirectory) -> bool:
+    """Remove the cgroups that are listed in the directory `container`, and then the list: whether it is gone.
+
+    One in which there are others' cgroups stays listed. Raises `OSError`: EBUSY while one has processes; then the list
+    stays as it is.
+    """
+    if (paths := _listed(container)) is None:
+        return True
+    left = remove(paths)
+    if busy := in_use(left):
+        raise OSError(errno.EBUSY, "a cgroup of the container remains", busy[0])
+    if left:
+        return False
     os.unlink(CGROUPS, dir_fd=container.descriptor)
+    return True
 
 
-def remove_all(paths: Iterable[str]) -> None:
-    """As `remove`. Raises `OSError`: EBUSY for one that could not be removed."""
-    if left := remove(paths):
-        raise OSError(errno.EBUSY, "a cgroup of the container remains", left[0])
+def in_use(left: Iterable[str]) -> list[str]:
+    """Those of the cgroups `left` that are more than a parent of others: they have processes, or nobody can tell."""
+    return [path for path in left if not _is_parent(path)]
+
+
+def _is_parent(path: str) -> bool:
+    try:
+        with os.scandir(path) as entries:
+            return any(entry.is_dir(follow_symlinks=False) for entry in entries)
+    except OSError:
+        return False
 
 
 def remove(paths: Iterable[str]) -> list[str]:
@@ -132,7 +164,7 @@ def remove(paths: Iterable[str]) -> list[str]:
     end = time.monotonic() + _TIMEOUT
     left = []
     for path in paths:
-        while (failure := _rmdir(path)) == errno.EBUSY and time.monotonic() < end:
+        while (failure := _rmdir(path)) == errno.EBUSY and not _is_parent(path) and time.monotonic() < end:
             time.sleep(0.01)
         if failure and _may_exist(path):
             left.append(path)

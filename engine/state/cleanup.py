@@ -243,15 +243,17 @@ def remove_if_unused(base: PrivateDirectory, container: PrivateDirectory) -> boo
 def remove_container(base: PrivateDirectory, container: PrivateDirectory) -> bool:
     """Remove all that is in `container`, the lock last, and then the directory. The caller holds the lock.
 
-    Returns whether the directory is gone. It stays if another engine has made its lock in it meanwhile, or if its name
-    is now another directory's. Raises `OSError`.
+    Returns whether the directory is gone. It stays with the list of cgroups that cannot be removed yet, if another
+    engine has made its lock in it meanwhile, or if its name is now another directory's. Raises `OSError`.
     """
     remove_leftovers(base, container)
-    names = [name for name in os.listdir(container.descriptor) if name != LOCK]
-    if names:
+    names = set(os.listdir(container.descriptor))
+    if others := names - {LOCK, CGROUPS}:
         from engine.state.trees import remove_trees
 
-        remove_trees(container, names)
+        remove_trees(container, sorted(others))
+    if CGROUPS in names:
+        return False
     os.unlink(LOCK, dir_fd=container.descriptor)
     if not container.is_named_in(base.descriptor):
         return False
@@ -305,7 +307,8 @@ def forget(base: PrivateDirectory, container: PrivateDirectory) -> bool:
     if noted is not None and noted.cgroups and not noted.is_of_earlier_boot:
         from engine.state import cgroups
 
-        cgroups.remove_all(noted.cgroups)
+        if left := cgroups.remove(noted.cgroups):
+            cgroups.note(container, left)  # for gc, or the next container of the id
     gone = record.remove(container)
     if noted is not None and noted.sandbox is not None:
         _leave(base, noted.sandbox)

@@ -23,7 +23,7 @@ from engine.state.cleanup import (
     remove_leftovers,
     remove_stage,
 )
-from engine.state.container import TRACES, is_component, is_ours, take_lock_to_remove
+from engine.state.container import CGROUPS, TRACES, is_component, is_ours, take_lock_to_remove
 from engine.state.legacy import is_shared, other_bases
 from engine.state.retention import Old
 
@@ -197,6 +197,8 @@ class _Sweep:
         else:
             whole = remove_container(self._base, container)
         self.removed += [container.path] if whole else gone
+        if not whole and CGROUPS in os.listdir(container.descriptor):
+            self.alive.append(container.path)  # others' cgroups are in its
 
     def managers_traces(self, _: str) -> None:
         if self._before is not None:

@@ -55,6 +55,50 @@ def test_gc_leaves_a_cgroup_that_was_there_before(root_engine: Engine, unbootabl
     (top / container_id).rmdir()
 
 
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_parent_that_other_containers_use_goes_when_they_have_gone(
+    root_engine: Engine, force: tuple[str, ...]
+) -> None:
+    oci = Oci(root_engine)
+    parent = f"parent-{root_engine.new_id()}"
+    namespaces = [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]
+    first, second = (
+        root_engine.shell(
+            "sleep 1000", name=name, linux={"namespaces": namespaces, "cgroupsPath": f"/{parent}/{name}"}
+        )
+        for name in ("first", "second")
+    )
+    one, other = oci.create(first), oci.create(second)
+    for _ in range(2):  # again, as managers restart a container
+        deleted = oci("delete", *force, one)
+        assert (deleted.code, deleted.stderr) == (0, "")
+        assert oci.status(one) is None
+        assert cgroups_of(parent)
+        oci.create(first, one)
+    for each in (one, other):
+        oci.ok("delete", *force, each)
+    assert root_engine.call("gc").code == 0
+    assert cgroups_of(parent) == []
+    assert [oci.left(each) for each in (one, other)] == [[], []]
+
+
+def test_cgroup_that_others_are_in_is_named_and_goes_later(root_engine: Engine) -> None:
+    oci = Oci(root_engine)
+    container_id = oci.create(root_engine.shell("sleep 1000"))
+    other = root_engine.start(["sleep", "1000"])
+    cgroup = next(path for path in cgroups_of(container_id) if path.parent.name in ("pids", "cgroup"))
+    (cgroup / "cgroup.procs").write_text(str(other.pid))
+    deleted = oci("delete", "--force", container_id)
+    assert deleted.code == 0
+    assert str(cgroup) in deleted.stderr
+    assert root_engine.call("gc").code != 0
+    assert cgroups_of(container_id) == [cgroup]
+    other.kill()
+    other.wait()
+    assert root_engine.call("gc").code == 0
+    assert oci.left(container_id) == []
+
+
 @pytest.mark.parametrize("verb", ["run", "create"])
 def test_gc_removes_the_cgroups_of_a_killed_start(root_engine: Engine, verb: str) -> None:
     oci = Oci(root_engine)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,12 +15,13 @@ import pytest
 
 from engine.errors import Reason
 from engine.lifecycle.trusted_runsc import find_runsc
+from engine.oci.container import TIMEOUT
 from engine.oci.network import ANNOTATION, settle
 from engine.runsc.capabilities import has_verb
 from engine.verify.trace_check import Verdict, verify
 from tests.integration.oci_runtime import Oci
 from tests.support.bundles import PROC
-from tests.support.harness import Engine, executable, read_trace, wait_for
+from tests.support.harness import REFUSED, Engine, executable, read_trace, wait_for
 
 FOREVER = "while :; do sleep 1000; done"
 
@@ -235,6 +237,19 @@ def test_ordinary_user_can_run_but_not_create(
     assert oci.left(container_id) == []
     (result,) = verify([str(path) for path in oci.traces(container_id)])
     assert result.verdict is Verdict.CONFORMS
+
+
+def test_delete_by_force_ends_a_run_that_waits(engine: Engine, who: str) -> None:
+    oci = Oci(engine, () if who == "root" else ("--rootless", "--ignore-cgroups"))
+    container_id = engine.new_id()
+    run = oci.start("run", "--bundle", engine.shell(f"echo ready; {FOREVER}"), container_id)
+    assert run.stdout is not None
+    assert run.stdout.readline() == b"ready\n"
+    start = time.monotonic()
+    oci.ok("delete", "--force", container_id)
+    assert time.monotonic() - start < TIMEOUT
+    assert run.wait(60) not in (0, REFUSED)
+    assert oci.left(container_id) == []
 
 
 def test_restore_goes_on_from_the_checkpoint(oci: Oci, bundle: Path, root_engine: Engine) -> None:

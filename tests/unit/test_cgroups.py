@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from engine.linux.boot import boot_id
 from engine.linux.files import PrivateDirectory
-from engine.state import cgroups
+from engine.state import cgroups, record
 from engine.state.base import open_base
+from engine.state.cleanup import remove_container
 from engine.state.container import CGROUPS, component, open_container
 from engine.state.gc import collect
 
@@ -45,17 +47,74 @@ def test_listed_cgroups_go_with_the_container(
     assert not os.path.exists(container.path)
 
 
-def test_cgroup_in_use_stays_listed_until_it_can_go(
-    base: PrivateDirectory, container: PrivateDirectory, private: Path, monkeypatch: pytest.MonkeyPatch
+def test_cgroup_with_anothers_in_it_stays_listed_until_it_can_go(
+    base: PrivateDirectory, container: PrivateDirectory, private: Path
 ) -> None:
-    monkeypatch.setattr(cgroups, "_TIMEOUT", 0.0)
     made = private / "cgroup"
-    (made / "busy").mkdir(parents=True)
+    (made / "anothers").mkdir(parents=True)
     cgroups.note(container, (str(made),))
-    assert [path for path, _ in gc(base)] == [str(made)]
-    (made / "busy").rmdir()
+    collected = collect({"ENGINE_ARTIFACT_BASE": base.path})
+    assert (collected.failed, collected.alive) == ((), (container.path,))
+    (made / "anothers").rmdir()
     assert gc(base) == []
     assert not made.exists()
+    assert not os.path.exists(container.path)
+
+
+def test_cgroup_with_processes_stays_listed_until_it_can_go(
+    base: PrivateDirectory, container: PrivateDirectory, private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = private / "cgroup"
+    made.mkdir()
+    cgroups.note(container, (str(made),))
+    with monkeypatch.context() as busy:
+        busy.setattr(cgroups, "_TIMEOUT", 0.0)
+        busy.setattr(cgroups, "_rmdir", lambda _: errno.EBUSY)
+        assert [path for path, _ in gc(base)] == [str(made)]
+    assert gc(base) == []
+    assert not made.exists()
+
+
+def test_record_that_goes_leaves_its_cgroups_in_the_list(
+    base: PrivateDirectory, container: PrivateDirectory, private: Path
+) -> None:
+    made = private / "cgroup"
+    (made / "anothers").mkdir(parents=True)
+    record.write(
+        container,
+        record.Record(
+            id="web",
+            bundle="/b",
+            creation="c",
+            creator=(1, 1),
+            created="2026-01-01T00:00:00Z",
+            oci_version="1.0.2",
+            annotations={},
+            cgroups=(str(made),),
+            boot=boot_id(),
+        ),
+    )
+    assert not remove_container(base, container)
+    assert sorted(os.listdir(container.path)) == [CGROUPS, "lock"]
+    (made / "anothers").rmdir()
+    assert gc(base) == []
+    assert not made.exists()
+
+
+def test_list_of_an_earlier_container_is_kept_with_the_next_ones(
+    container: PrivateDirectory, private: Path
+) -> None:
+    parent = private / "parent"
+    (parent / "anothers").mkdir(parents=True)
+    cgroups.note(container, (str(parent),))
+    assert not cgroups.remove_listed(container)
+    (parent / "anothers").rmdir()
+    (parent / "own").mkdir()
+    cgroups.note(container, (str(parent / "own"),)).discard()
+    assert not cgroups.remove_listed(container)
+    cgroups.note(container, (str(parent / "own"),))
+    assert cgroups.remove_listed(container)
+    assert not parent.exists()
 
 
 def test_cgroups_listed_before_a_reboot_are_not_touched(
