@@ -116,6 +116,8 @@ class Reason:
     HOOK_UNSAFE = "hook_unsafe"
     #: Users other than root and the caller can change the bundle, and --require-strict-bundle was given.
     BUNDLE_WRITABLE = "bundle_writable"
+    #: The container is given what deserves a word, and --require-strict-bundle was given.
+    GRANTED = "granted"
     #: There is no root file system where config.json says.
     ROOTFS_ABSENT = "rootfs_absent"
     #: The source of a bind mount does not exist.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from engine.errors import Reason, UsageError
+from engine.errors import BundleError, Reason, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +44,10 @@ class ExecPolicy(StrEnum):
 
 
 class RunOptions:
-    """The options of one run. Immutable: the trace's header has the same."""
+    """The options of one run. Immutable: the trace's header has the same.
+
+    Raises `UsageError`, and `BundleError` where a strict bundle would share the host's network.
+    """
 
     def __init__(
         self,
@@ -68,6 +71,12 @@ class RunOptions:
         self.runsc: Final = runsc
         self.require_strict_bundle: Final = require_strict_bundle
         check_container_id(container_id)
+        if require_strict_bundle and network is Network.HOST:
+            raise BundleError(
+                "the container shares the host's network (--network host)",
+                reason=Reason.GRANTED,
+                hint="use --network none or sandbox, or leave out --require-strict-bundle",
+            )
 
     def given(self, *, network: Network | None = None, runsc: str | None = None) -> RunOptions:
         """These options, but for the network and the runsc that are given."""

@@ -20,9 +20,13 @@ from typing import (
     is_typeddict,
 )
 
+import msgspec
+
+from engine.bundle.grant_codes import CODES
 from engine.errors import Reason
 from engine.lifecycle.machine import LIFECYCLE, REASONS
-from engine.traces.header_schema import Says
+from engine.traces.asked_schema import CapabilityName, Says, SeccompAction
+from engine.traces.header_schema import GrantCode
 from engine.traces.reader import LineFault
 from engine.traces.schema import FACTS, Error, Header, ReasonCode, Record, Time
 from engine.verify.faults import FaultCode
@@ -42,6 +46,9 @@ _NAMES: dict[Any, str] = {
     Time: "time",
     datetime: "time",
     ReasonCode: "a reason",
+    CapabilityName: "a capability",
+    GrantCode: "a grant",
+    SeccompAction: "an action",
 }
 
 
@@ -76,6 +83,12 @@ def tables() -> str:
                     seen.append(part)
                     within.append(part)
         lines.append("")
+    lines += ["## What deserves a word", ""]
+    lines += [
+        "The `grants` of a [bundle](#bundle): each is a warning of the run, and a line at the top of its report."
+    ]
+    lines += ["", "| grant | what is warned of |", "|---|---|"]
+    lines += [*(f"| `{code}` | {text} |" for code, text in CODES.items()), ""]
     lines += ["## The reasons", "", "| reason | refused in | why |", "|---|---|---|", *_reasons(), ""]
     lines += [
         "## The faults",
@@ -106,12 +119,21 @@ def _type(kind: Any) -> str:
         return _NAMES[kind]
     if is_typeddict(kind):
         return f"[{kind.__name__}](#{kind.__name__.lower()})"
+    words = arguments if origin is Literal else kind if isinstance(kind, EnumType) else ()
+    return _composed(origin, arguments) or ", ".join(f"`{word}`" for word in words) or "object"
+
+
+def _composed(origin: Any, arguments: tuple[Any, ...]) -> str:
+    """The type that is made of others; empty if it is not."""
+    if origin is Annotated:
+        return _type(arguments[0])
     if origin is list:
         return f"list of {_type(arguments[0])}"
+    if origin is dict and arguments[1] is not Any:
+        return f"by name, {_type(arguments[1])}"
     if origin in (Union, types.UnionType):
-        return " or ".join(_type(part) for part in arguments)
-    words = arguments if origin is Literal else kind if isinstance(kind, EnumType) else ()
-    return ", ".join(f"`{word}`" for word in words) or "object"
+        return " or ".join(_type(part) for part in arguments if part is not msgspec.UnsetType)
+    return ""
 
 
 def reasons() -> Iterator[tuple[str, str]]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, Final, Self
 
-    from engine.bundle.grants import Grant
+    from engine.bundle.grants import Grant, Source
     from engine.options import RunOptions
 
 CONFIG_NAME = "config.json"
@@ -50,7 +50,8 @@ class Bundle:
 
     `path`: the path for runsc: absolute, with `..` and `.` removed as text and links left in. `digest`: SHA-256, in
     hex, of config.json's bytes. `rootfs`: the absolute path that runsc makes of `root.path`. `hints`: the annotations
-    that runsc reads, by name. `grants`: what of it deserves a word.
+    that runsc reads, by name. `grants`: what of it deserves a word. `sources`: what its bind mounts come from, by
+    their number in config.json.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Bundle:
         rootfs_identity: Identity,
         may_be_root: bool = False,
         grants: tuple[Grant, ...] = (),
+        sources: Mapping[int, Source] | None = None,
     ) -> None:
         self.path: Final = path
         self.directory: Final = directory
@@ -76,6 +78,7 @@ class Bundle:
         self.rootfs_identity: Final = rootfs_identity
         self.may_be_root: Final = may_be_root
         self.grants: Final = grants
+        self.sources: Final = sources or {}
         self.hints: Final = oci_config.hints(config)
 
     def changed(self) -> str | None:
@@ -122,7 +125,7 @@ def open_bundle(path: str, *, may_be_root: bool = False, require_strict: bool = 
     A relative `root.path` must be a directory beneath the bundle, even through links; an absolute one must be a
     directory. Neither may be the bundle itself unless `may_be_root`, since the container could then write its own
     config.json. No other user may be able to change a hook of the host, and with `require_strict` the directory and
-    config.json. Raises `BundleError`.
+    config.json; nor may anything else be granted then that deserves a word. Raises `BundleError`.
     """
     if not path or "\0" in path:
         raise BundleError(
@@ -147,7 +150,7 @@ def open_bundle(path: str, *, may_be_root: bool = False, require_strict: bool = 
 
             require_trusted(config)
         identity = _identity(directory)
-        grants = _find_grants(config, absolute, directory, require_strict=require_strict)
+        sources, grants = _find_grants(config, absolute, directory, require_strict=require_strict)
         root_path: str = config["root"]["path"]
         rootfs, rootfs_identity = _open_rootfs(directory, root_path, may_be_root)
     except BaseException:
@@ -164,12 +167,13 @@ def open_bundle(path: str, *, may_be_root: bool = False, require_strict: bool = 
         rootfs_identity=rootfs_identity,
         may_be_root=may_be_root,
         grants=grants,
+        sources=sources,
     )
 
 
 def _find_grants(
     config: dict[str, Any], path: str, directory: int, *, require_strict: bool
-) -> tuple[Grant, ...]:
+) -> tuple[dict[int, Source], tuple[Grant, ...]]:
     writable = _find_writable(path, directory)
     if writable and require_strict:
         raise BundleError(
@@ -177,11 +181,19 @@ def _find_grants(
             reason=Reason.BUNDLE_WRITABLE,
             hint="keep it where only root or you can write, or leave out --require-strict-bundle",
         )
-    if not (writable or config.get("hooks") or any(map(oci_config.is_bind, config.get("mounts", ())))):
-        return ()
-    from engine.bundle.grants import find
+    if not (writable or oci_config.may_grant(config)):
+        return {}, ()
+    from engine.bundle.grants import find, sources_of
 
-    return find(config, path, writable)
+    sources = sources_of(config, path)
+    grants = find(config, sources, writable)
+    if grants and require_strict:
+        raise BundleError(
+            f"config.json: {'; '.join(map(str, grants))}",
+            reason=Reason.GRANTED,
+            hint="take it out of config.json, or leave out --require-strict-bundle",
+        )
+    return sources, grants
 
 
 def _find_writable(path: str, directory: int) -> Mapping[str, str]:

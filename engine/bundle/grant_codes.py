@@ -15,6 +15,10 @@ CODES: Mapping[str, str] = {
     "binds_etc": "the host's /etc is mounted into the container",
     "binds_root_home": "the host's /root is mounted into the container",
     "binds_socket": "a socket of the host, where a daemon listens, is mounted into the container",
+    "writable_system": "system directories of the host are mounted, and the container can write there",
+    "devices": "devices of the host are given to the container",
+    "capabilities": "the container's program has capabilities of an administrator",
     "over_programs": "a mount of the host's files covers the container's programs",
     "filestore_on_host": "an annotation lets runsc write a file into a directory of the host that is mounted",
+    "host_network": "the container shares the host's network",
 }

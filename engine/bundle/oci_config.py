@@ -142,6 +142,22 @@ def is_bind(mount: dict[str, Any]) -> bool:
     )
 
 
+def may_grant(config: dict[str, Any]) -> bool:
+    """Whether a valid config.json has anything in which `engine.bundle.grants` has to look."""
+    return bool(
+        config.get("hooks")
+        or config["process"].get("capabilities")
+        or config.get("linux", {}).get("devices")
+        or any(map(is_bind, config.get("mounts", ())))
+    )
+
+
+def is_writable(mount: dict[str, Any]) -> bool:
+    """Whether a mount is not read-only, mount(8): the last option that says so counts."""
+    said = [option for option in mount.get("options", ()) if option in ("ro", "rw")]
+    return said[-1:] != ["ro"]
+
+
 def _is_hint(name: str) -> bool:
     if name.startswith(_SHIM_HINT):
         return True
@@ -156,8 +172,9 @@ def _why_not_annotated(name: str) -> str | None:
     return "runsc would do something else than the rest of config.json says"
 
 
+KINDS_OF_HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 #: startContainer is executed in the container, config.md.
-HOOKS_ON_HOST = ("prestart", "createRuntime", "createContainer", "poststart", "poststop")
+HOOKS_ON_HOST = tuple(kind for kind in KINDS_OF_HOOKS if kind != "startContainer")
 
 
 CONFIG = record(
@@ -176,14 +193,7 @@ CONFIG = record(
         "hooks": record(
             "config.md, POSIX-platform Hooks",
             {},
-            {
-                "prestart": HOOKS,
-                "createRuntime": HOOKS,
-                "createContainer": HOOKS,
-                "startContainer": HOOKS,
-                "poststart": HOOKS,
-                "poststop": HOOKS,
-            },
+            dict.fromkeys(KINDS_OF_HOOKS, HOOKS),
         ),
         "annotations": names_to(
             STRING,

@@ -41,7 +41,9 @@ def add(commands: Any) -> None:
         help="refuse to run where that policy cannot be enforced",
     )
     parser.add_argument(
-        "--require-strict-bundle", action="store_true", help="refuse a bundle that other users can change"
+        "--require-strict-bundle",
+        action="store_true",
+        help="refuse a bundle that other users can change, or that would be warned of",
     )
     parser.add_argument("--runsc", metavar="PATH", help="the runsc to run (default: a trusted system path)")
     parser.add_argument("--trace", metavar="FILE", help="write the trace to this new file")

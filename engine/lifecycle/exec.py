@@ -93,7 +93,7 @@ def prepare(
         ),
         environment=build_environment(root.runtime.path),
         kept=frozenset({root.lock, *range(3, 3 + runsc_arguments.preserved)}),
-        bundle=bundle_facts(bundle),
+        bundle=bundle_facts(bundle, options),
     )
 
 

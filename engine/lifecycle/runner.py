@@ -22,7 +22,7 @@ from engine.lifecycle.spec_graph import SpecLifecycle, spec_graph
 from engine.lifecycle.stage import Staged, stage
 from engine.lifecycle.validate import Validated, validate
 from engine.linux.files import PrivateDirectory, UntrustedPathError
-from engine.options import Platform, RunOptions
+from engine.options import Network, Platform, RunOptions
 from engine.runsc.arguments import RUN, RunscArguments
 from engine.runsc.execute import SignalGuard
 from engine.state import cgroups
@@ -85,6 +85,10 @@ def run(
     """
     for grant in bundle.grants:
         warn(str(grant))
+    if options.network is Network.HOST:
+        from engine.bundle.grant_codes import CODES
+
+        warn(f"{CODES['host_network']} (--network host)")
     graph = spec_graph()
     known = header(__version__, graph.spec, options, bundle)
     trace = Trace(options.container_id, known)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Annotated, Literal, NotRequired, TypedDict
+
+import msgspec
 
 from engine.bundle.grant_codes import CODES
+from engine.traces.asked_schema import Digest, Says
 
 if TYPE_CHECKING:
     GrantCode = str
 else:
     #: One of `engine.bundle.grant_codes.CODES`.
     GrantCode = Literal[tuple(CODES)]
-
-
-class Says(NamedTuple):
-    """The meaning of a field, with its unit; `bound`: what the verifier checks beyond its type."""
-
-    text: str
-    bound: str = ""
 
 
 class Options(TypedDict):
@@ -31,7 +27,7 @@ class Options(TypedDict):
     require_exec_policy: Annotated[bool, Says("Whether a run without the execute policy is refused.")]
     runsc: Annotated[str | None, Says("The value of `--runsc`; null if not given.")]
     require_strict_bundle: NotRequired[
-        Annotated[bool, Says("Whether a bundle that others can change is refused.")]
+        Annotated[bool, Says("Whether a bundle that would be warned of is refused.", "no `bundle.grants`")]
     ]
 
 
@@ -39,14 +35,16 @@ class Bundle(TypedDict):
     """The bundle."""
 
     path: Annotated[str, Says("Its absolute path.")]
-    sha256: Annotated[str, Says("SHA-256 of `config.json`, in hexadecimal.")]
-    rootfs: Annotated[str, Says("The absolute path of the root file system.")]
-    hooks: Annotated[int, Says("The number of hooks, which run outside the sandbox.")]
+    sha256: Annotated[Digest, Says("SHA-256 of `config.json`, in hexadecimal.", "its form")]
+    rootfs: Annotated[str, Says("The absolute path of the root file system.", "`asked.root`")]
+    hooks: Annotated[int, Says("The number of hooks, which run outside the sandbox.", "`asked.hooks`")]
     hints: NotRequired[
         Annotated[dict[str, str], Says("The annotations that runsc reads, if any, each with its value.")]
     ]
     grants: NotRequired[
-        Annotated[list[GrantCode], Says("What of it deserves a word, if anything; the run says it, too.")]
+        Annotated[
+            list[GrantCode], Says("What of it deserves a word, if anything; the run says it, too.", "`asked`")
+        ]
     ]
 
 
@@ -56,3 +54,21 @@ class Host(TypedDict):
     kernel: Annotated[str, Says("The kernel's release.")]
     machine: Annotated[str, Says("The architecture, uname(2).")]
     user: Annotated[int, Says("The effective uid of the run.")]
+    name: NotRequired[Annotated[str, Says("The host's name, uname(2).", "there if `asked` is")]]
+    boot: NotRequired[
+        Annotated[
+            Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")] | None,
+            Says(
+                "The id of this boot, 32 hexadecimal digits; null if unknown.",
+                "its form; there if `asked` is",
+            ),
+        ]
+    ]
+    login_user: NotRequired[
+        Annotated[
+            Annotated[int, msgspec.Meta(ge=-1, le=(1 << 32) - 2)],
+            Says(
+                "The uid that logged in, proc(5) `loginuid`; -1 if unknown.", "32 bits; there if `asked` is"
+            ),
+        ]
+    ]

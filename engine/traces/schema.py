@@ -26,7 +26,8 @@ from typing import (
 import msgspec
 
 from engine.errors import all_reasons
-from engine.traces.header_schema import Bundle, Host, Options, Says
+from engine.traces.asked_schema import Asked, Says
+from engine.traces.header_schema import Bundle, Host, Options
 from engine.traces.move import PolicyOutcome, Strength, Trigger
 
 FoundBy = Literal["option", "trusted path", "PATH"]
@@ -284,6 +285,10 @@ class Header(msgspec.Struct, forbid_unknown_fields=True, gc=False, kw_only=True)
     options: Annotated[Options, Says("The options of the run.")]
     bundle: Annotated[Bundle, Says("The bundle to run.")]
     host: Annotated[Host, Says("The host, and the user of the run.")]
+    asked: Annotated[
+        Asked | msgspec.UnsetType,
+        Says("What the bundle asks for; older engines wrote none.", "the other fields"),
+    ] = msgspec.UNSET
 
     def known(self) -> Mapping[str, Any]:
         """The header's facts for the machine's guards."""

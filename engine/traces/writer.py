@@ -1,8 +1,8 @@
 """Write the trace of a run: one JSON object a line, each written before its move is made.
 
-The first line is the header (engine, spec, options, bundle, host), each further line a move. Lines are buffered until
-the trace has a file, then written at once. Each line has the SHA-256 of the line before it, so none can be edited,
-removed or moved alone.
+The first line is the header (engine, spec, options, bundle, host, what was asked), each further line a move. Lines are
+buffered until the trace has a file, then written at once. Each line has the SHA-256 of the line before it, so none can
+be edited, removed or moved alone.
 """
 
 from __future__ import annotations
@@ -13,10 +13,14 @@ import os
 import time
 from collections.abc import Mapping
 
+from engine.bundle.oci_config import KINDS_OF_HOOKS
 from engine.digest import sha256
 from engine.errors import Reason, TraceError, hint_for
+from engine.linux.boot import boot_id, login_user
 from engine.linux.files import PrivateDirectory
 from engine.linux.regular_files import write_all
+from engine.options import Network
+from engine.traces.asked import asked_facts
 from engine.traces.move import FORMAT, Move
 
 TYPE_CHECKING = False
@@ -30,16 +34,31 @@ if TYPE_CHECKING:
 
 
 def header(engine: str, spec: str, options: RunOptions, bundle: Bundle) -> dict[str, Any]:
-    """The facts of the first line: engine, spec, options, bundle, host."""
+    """The facts of the first line: engine, spec, options, bundle, host, and what was asked."""
     uname = os.uname()
-    host: header_schema.Host = {"kernel": uname.release, "machine": uname.machine, "user": os.geteuid()}
+    host: header_schema.Host = {
+        "kernel": uname.release,
+        "machine": uname.machine,
+        "user": os.geteuid(),
+        "name": uname.nodename,
+        "boot": _boot(),
+        "login_user": login_user(),
+    }
     return {
         "engine": engine,
         "spec": spec,
         "options": options_facts(options),
-        "bundle": bundle_facts(bundle),
+        "bundle": bundle_facts(bundle, options),
         "host": host,
+        "asked": asked_facts(bundle),
     }
+
+
+def _boot() -> str | None:
+    try:
+        return boot_id()
+    except (OSError, ValueError):
+        return None
 
 
 def options_facts(options: RunOptions) -> header_schema.Options:
@@ -58,19 +77,22 @@ def options_facts(options: RunOptions) -> header_schema.Options:
     return facts
 
 
-def bundle_facts(bundle: Bundle) -> header_schema.Bundle:
+def bundle_facts(bundle: Bundle, options: RunOptions) -> header_schema.Bundle:
     """The bundle as recorded, with the number of hooks; its hints and grants only if it has any."""
     hooks = bundle.config.get("hooks", {})
     facts: header_schema.Bundle = {
         "path": bundle.path,
         "sha256": bundle.digest,
         "rootfs": bundle.rootfs,
-        "hooks": sum(len(listed) for listed in hooks.values() if isinstance(listed, list)),
+        "hooks": sum(len(hooks.get(kind, ())) for kind in KINDS_OF_HOOKS),
     }
     if bundle.hints:
         facts["hints"] = bundle.hints
-    if bundle.grants:
-        facts["grants"] = [grant.code for grant in bundle.grants]
+    grants = [grant.code for grant in bundle.grants]
+    if options.network is Network.HOST:
+        grants.append("host_network")
+    if grants:
+        facts["grants"] = grants
     return facts
 
 

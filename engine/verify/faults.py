@@ -24,6 +24,8 @@ class FaultCode(LineFault):
     OTHER_SPEC = "other_spec"
     #: `seq` is not the number of the line in its run, from 0.
     WRONG_SEQ = "wrong_seq"
+    #: What the header says was asked is not what its other fields say.
+    HEADER_CONTRADICTS = "header_contradicts"
     #: The line is of another container than the header.
     OTHER_CONTAINER = "other_container"
     #: `previous` is not the SHA-256 of the line above.

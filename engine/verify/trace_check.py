@@ -20,6 +20,7 @@ from engine.lifecycle.spec_graph import SpecGraph, spec_graph
 from engine.traces.move import State, Trigger
 from engine.traces.reader import BadLineError, read_header, read_record
 from engine.traces.schema import Header, Record
+from engine.verify.asked import contradiction
 from engine.verify.faults import Fault, FaultCode
 from engine.verify.trace_file import HEADER, MAX_LINE, STDIN, lines_of, open_trace
 
@@ -251,20 +252,8 @@ class _Walk:
     """One run, followed along the graph line by line, from line `first` of a file."""
 
     __slots__ = (
-        *(
-            "_above",
-            "_container",
-            "_first",
-            "_format",
-            "_graph",
-            "_known",
-            "_monotonic",
-            "_records",
-            "_seq",
-            "_time",
-            "_undoes",
-        ),
-        *("_verdict", "fault", "header", "moves", "state"),
+        *("_above", "_container", "_first", "_format", "_graph", "_known", "_monotonic", "_records"),
+        *("_seq", "_time", "_undoes", "_verdict", "fault", "header", "moves", "state"),
     )
 
     def __init__(self, graph: SpecGraph, first: int) -> None:
@@ -320,6 +309,8 @@ class _Walk:
                 FaultCode.OTHER_SPEC,
                 f"it was run against the spec {header.spec!r:.80}, and this engine's is {self._graph.spec}",
             )
+        if (what := contradiction(header)) is not None:
+            raise BadLineError(FaultCode.HEADER_CONTRADICTS, what)
         self._seq, self._time, self._container = 0, header.time, header.container
         self._monotonic = header.monotonic_ns
         self._format = header.format

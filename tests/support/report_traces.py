@@ -31,6 +31,13 @@ _FIXED = frozenset(
         "ids",
         "network",
         "exec_policy",
+        "sha256",
+        "boot",
+        "type",
+        "bounding",
+        "effective",
+        "default_action",
+        "RLIMIT_NOFILE",
     }
 )
 
@@ -70,7 +77,7 @@ def poisoned(value: Any, text: str) -> Any:
         return [poisoned(each, text) for each in value]
     if isinstance(value, dict):
         return {
-            key + text if key.isupper() else key: each
+            key + text if key.isupper() and key not in _FIXED else key: each
             if key in _FIXED or (key == "reason" and "step" in value)
             else poisoned(each, text)
             for key, each in value.items()
@@ -83,6 +90,7 @@ def credulous() -> Iterator[None]:
     """No guard looks at the facts meanwhile, so that a page shows all of a poisoned trace, whatever they may say."""
     with (
         patch.object(trace_check, "_GUARDS", dict.fromkeys(trace_check._GUARDS, ())),
+        patch.object(trace_check, "contradiction", lambda _header: None),
         patch.object(controls, "_holds", lambda _guard, _evidence: True),
     ):
         yield

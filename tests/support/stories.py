@@ -34,6 +34,34 @@ _NAMES = (
 )
 
 
+def asked() -> Line:
+    """What a bundle asks for that grants nothing in particular."""
+    names = ["CAP_CHOWN", "CAP_KILL"]
+    return {
+        "argv": ["/bin/app", "--serve"],
+        "cwd": "/srv",
+        "terminal": False,
+        "environment": ["PATH", "HOME"],
+        "user": {"uid": 999, "gid": 998, "additional_gids": [5]},
+        "no_new_privileges": True,
+        "capabilities": {"bounding": names, "effective": names},
+        "rlimits": {"RLIMIT_NOFILE": {"soft": 1024, "hard": 4096}},
+        "apparmor": "containers-default",
+        "seccomp": {"default_action": "SCMP_ACT_ERRNO", "rules": 14},
+        "root": {"path": "rootfs", "readonly": True},
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "writable": True},
+            {"destination": "/data", "type": "bind", "source": "/srv/data", "writable": True},
+        ],
+        "masked_paths": 2,
+        "readonly_paths": 1,
+        "namespaces": [{"type": "pid"}, {"type": "network", "path": "/run/netns/a"}, {"type": "ipc"}],
+        "device_rules": ["deny a *:* rwm", "allow c 1:3 rwm"],
+        "limits": {"memory.limit": 536870912, "pids.limit": 100},
+        "sysctls": {"net.ipv4.ip_forward": "0"},
+    }
+
+
 @dataclass
 class Established:
     recorded: dict[str, Any]
@@ -95,7 +123,15 @@ class Story:
                 "runsc": "/usr/bin/runsc" if self.found_by == "option" else None,
             },
             "bundle": self.bundle(),
-            "host": {"kernel": "6.18.0", "machine": "x86_64", "user": self.user},
+            "host": {
+                "kernel": "6.18.0",
+                "machine": "x86_64",
+                "user": self.user,
+                "name": "node7",
+                "boot": "0f" * 16,
+                "login_user": 1000,
+            },
+            "asked": asked(),
         }
 
     def bundle(self) -> Line:

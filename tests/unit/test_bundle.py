@@ -23,6 +23,7 @@ from engine.bundle import bundle as bundle_module
 from engine.bundle.bundle import MAX_CONFIG_SIZE, Bundle, open_bundle
 from engine.errors import BundleError, Reason
 from engine.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
+from engine.options import RunOptions
 from engine.traces.writer import bundle_facts
 from tests.support.bundles import base_config, make_bundle, write_config
 from tests.support.refusals import open_descriptors, refuses
@@ -68,7 +69,7 @@ def test_a_good_bundle_says_what_was_opened(place: Path) -> None:
         assert bundle.digest == hashlib.sha256((place / "config.json").read_bytes()).hexdigest()
         assert bundle.identity == identity(place)
         assert bundle.rootfs_identity == identity(place / "rootfs")
-        assert bundle_facts(bundle) == {
+        assert bundle_facts(bundle, RunOptions("web")) == {
             "path": bundle.path,
             "sha256": bundle.digest,
             "rootfs": bundle.rootfs,
@@ -81,14 +82,14 @@ def test_the_facts_count_the_hooks_of_every_kind(place: Path) -> None:
     hook = {"path": "/bin/true"}
     write_config(place, hooks={"prestart": [hook], "poststop": [hook, hook], "unknown": 5})
     with open_bundle(str(place)) as bundle:
-        assert bundle_facts(bundle)["hooks"] == 3
+        assert bundle_facts(bundle, RunOptions("web"))["hooks"] == 3
 
 
 def test_the_facts_hold_the_annotations_that_runsc_reads(place: Path) -> None:
     hints = {"dev.gvisor.spec.mount.shm.type": "tmpfs"}
     write_config(place, annotations={"org.a/key": "SECRETVALUE", **hints})
     with open_bundle(str(place)) as bundle:
-        assert bundle_facts(bundle).get("hints") == hints
+        assert bundle_facts(bundle, RunOptions("web")).get("hints") == hints
 
 
 def test_descriptors_are_of_the_directories_and_close_on_exec(place: Path) -> None:

@@ -521,6 +521,7 @@ def landlock(lines: list[Line]) -> None:
 
 def the_whole_host(lines: list[Line]) -> None:
     lines[0]["bundle"]["rootfs"] = lines[EXEC]["facts"]["bundle"]["rootfs"] = "/"
+    lines[0]["asked"]["root"]["path"] = "/"
     lines[POLICY]["facts"]["allowed"][0] = "/"
 
 

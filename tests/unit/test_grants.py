@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,11 @@ from engine.bundle import grants
 from engine.bundle.bundle import open_bundle
 from engine.bundle.grant_codes import CODES
 from engine.errors import BundleError, Reason
-from engine.traces.writer import bundle_facts
+from engine.options import Network, RunOptions
+from engine.traces.reader import read_header
+from engine.traces.schema import Header
+from engine.traces.writer import Trace, header
+from engine.verify.asked import contradiction
 from tests.support.bundles import make_bundle
 from tests.support.refusals import refusal_of, refuses
 
@@ -25,12 +30,19 @@ OTHER = 65533
 
 
 def codes(private: Path, **config: Any) -> list[str]:
+    """The codes of such a bundle; what the header says of it goes together."""
     with open_bundle(str(make_bundle(private / "bundle", **config))) as bundle:
-        facts = bundle_facts(bundle)
+        facts = header("1", "ab" * 32, RunOptions("web"), bundle)
     found = [grant.code for grant in bundle.grants]
-    assert facts.get("grants", []) == found
-    assert ("grants" in facts) == bool(found)
+    assert facts["bundle"].get("grants", []) == found
+    assert ("grants" in facts["bundle"]) == bool(found)
+    assert contradiction(as_read(facts)) is None
     return found
+
+
+def as_read(facts: dict[str, Any]) -> Header:
+    """The header with these facts, written and read again."""
+    return read_header(Trace("web", facts)._waiting[0][:-1])
 
 
 def bind(source: str | Path, destination: str = "/data", **more: Any) -> dict[str, Any]:
@@ -43,8 +55,8 @@ def test_a_plain_bundle_grants_nothing(private: Path) -> None:
         {"destination": "/sys", "type": "sysfs", "source": "/sys"},
         {"destination": "/bin", "type": "tmpfs", "source": "tmpfs"},
         bind(private),
-        bind("/usr/share", "/usr/share"),
-        bind("/usr/share", "/lib/modules"),
+        bind("/usr/share", "/usr/share", options=["ro"]),
+        bind("/usr/share", "/lib/modules", options=["rw", "ro"]),
     ]
     hook = {"path": "/bin/true", "env": ["PATH=/bin", "A_LD_PRELOAD=x"]}
     assert codes(private, mounts=mounts, hooks={"prestart": [hook]}) == []
@@ -66,13 +78,14 @@ def test_a_plain_bundle_grants_nothing(private: Path) -> None:
 )
 @pytest.mark.parametrize("kind", [{}, {"type": "none", "options": ["rbind", "ro"]}])
 def test_a_bind_of_the_host_is_named(private: Path, source: str, code: str, kind: dict[str, Any]) -> None:
-    assert codes(private, mounts=[{**bind(source), **kind}]) == [code]
+    writable = [] if "ro" in kind.get("options", ()) else ["writable_system"]
+    assert codes(private, mounts=[{**bind(source), **kind}]) == [code, *writable]
 
 
 def test_a_relative_source_and_a_link_are_followed(private: Path) -> None:
     bundle = make_bundle(private / "bundle")
     (bundle / "link").symlink_to("/etc")
-    assert codes(private, mounts=[bind("link")]) == ["binds_etc"]
+    assert codes(private, mounts=[bind("link")]) == ["binds_etc", "writable_system"]
 
 
 def test_a_name_that_only_begins_so_is_not_named(private: Path) -> None:
@@ -130,8 +143,126 @@ def test_each_code_is_named_once_with_every_place(private: Path) -> None:
     assert found == {
         "binds_proc": "$.mounts[2]",
         "binds_etc": "$.mounts[0], $.mounts[3]",
+        "writable_system": "$.mounts[0], $.mounts[2], $.mounts[3]",
         "over_programs": "$.mounts[2]",
     }
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "expected"),
+    [
+        ("/usr/lib", [], ["writable_system"]),
+        ("/usr/lib", ["rw"], ["writable_system"]),
+        ("/usr/lib", ["ro", "rw"], ["writable_system"]),
+        ("/usr/lib", ["rw", "ro"], []),
+        ("/var", [], ["writable_system"]),
+        ("/var/tmp", [], []),
+        ("/dev", ["ro"], ["devices"]),
+        ("/dev/pts", ["ro"], ["devices"]),
+        ("/dev/null", [], []),
+        ("/dev/shm", [], []),
+        ("/dev", [], ["writable_system", "devices"]),
+    ],
+)
+def test_what_can_be_written_and_devices_are_named(
+    private: Path, source: str, options: list[str], expected: list[str]
+) -> None:
+    assert codes(private, mounts=[bind(source, options=options)]) == expected
+
+
+@needs_root
+def test_a_device_node_anywhere_is_named_and_null_is_not(private: Path) -> None:
+    for name, number, expected in (("loop", (7, 0), ["devices"]), ("null", (1, 3), [])):
+        os.mknod(
+            private / name, 0o600 | (stat.S_IFBLK if name == "loop" else stat.S_IFCHR), os.makedev(*number)
+        )
+        assert codes(private, mounts=[bind(private / name)]) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        ({"type": "c", "major": 1, "minor": 3}, []),
+        ({"type": "p"}, []),
+        ({"type": "b", "major": 1, "minor": 3}, ["devices"]),
+        ({"type": "c", "major": 10, "minor": 200}, ["devices"]),
+    ],
+)
+def test_a_device_that_not_any_container_has_is_named(
+    private: Path, device: dict[str, Any], expected: list[str]
+) -> None:
+    assert codes(private, linux={"devices": [{"path": "/dev/x", **device}]}) == expected
+
+
+@pytest.mark.parametrize("kind", ["bounding", "effective", "permitted", "inheritable", "ambient"])
+def test_a_capability_of_an_administrator_is_named_in_any_set(private: Path, kind: str) -> None:
+    def having(*names: str) -> list[str]:
+        return codes(private, process={"capabilities": {kind: list(names)}})
+
+    assert having("CAP_CHOWN", "CAP_SYS_ADMIN") == ["capabilities"]
+    assert having(*DEFAULT_CAPABILITIES) == []
+
+
+#: Docker's, of which podman's and containerd's are a part.
+DEFAULT_CAPABILITIES = [
+    f"CAP_{name}"
+    for name in (
+        *("AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE"),
+        *("NET_RAW", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT"),
+    )
+]
+
+
+def test_what_runtimes_give_by_default_is_no_grant(private: Path) -> None:
+    for name in ("runsc-spec", "podman"):
+        config = json.loads((Path(__file__).parent / "configs" / f"{name}.json").read_text())
+        parts = {key: config[key] for key in ("process", "mounts", "linux") if key in config}
+        assert codes(private, **parts) == []
+
+
+def test_the_host_network_is_a_grant_of_the_run(private: Path) -> None:
+    with open_bundle(str(make_bundle(private / "bundle"))) as bundle:
+        facts = header("1", "ab" * 32, RunOptions("web", network=Network.HOST), bundle)
+    assert facts["bundle"]["grants"] == ["host_network"]
+    assert contradiction(as_read(facts)) is None
+    with refuses(BundleError, Reason.GRANTED) as refusal:
+        RunOptions("web", network=Network.HOST, require_strict_bundle=True)
+    assert refusal.value.exit_code == 125
+
+
+@pytest.mark.parametrize(
+    ("config", "where"),
+    [
+        ({"mounts": [bind("/", options=["ro"])]}, "$.mounts[0]"),
+        ({"process": {"capabilities": {"bounding": ["CAP_SYS_ADMIN"]}}}, "CAP_SYS_ADMIN"),
+        (
+            {"linux": {"devices": [{"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229}]}},
+            "devices[0]",
+        ),
+    ],
+)
+def test_a_grant_is_refused_where_strict_is_required(
+    private: Path, config: dict[str, Any], where: str
+) -> None:
+    bundle = make_bundle(private / "bundle", **config)
+    for options, code in (((), None), (("--network", "host"), None), (("--require-strict-bundle",), 125)):
+        command = ("-m", "engine", "run", "--dry-run", "--json", *options, str(bundle))
+        done = subprocess.run([sys.executable, "-P", *command], capture_output=True, text=True, check=False)
+        if code is not None:
+            assert done.returncode == code
+            refusal_of(done.stderr, Reason.GRANTED, where)
+        else:
+            assert Reason.GRANTED not in done.stderr
+
+
+def test_a_strict_run_refuses_the_host_network(private: Path) -> None:
+    command = ("-m", "engine", "run", "--json", "--require-strict-bundle", "--network", "host")
+    bundle = make_bundle(private / "bundle")
+    done = subprocess.run(
+        [sys.executable, "-P", *command, str(bundle)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 125
+    refusal_of(done.stderr, Reason.GRANTED, "--network host")
 
 
 # --- A bundle that others can change ------------------------------------------------------------------------------

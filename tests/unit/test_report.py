@@ -115,6 +115,7 @@ def test_what_deserves_a_word_and_hints_are_shown(private: Path) -> None:
     def granting(lines: list[Line]) -> list[Line]:
         for bundle in (lines[0]["bundle"], lines[6]["facts"]["bundle"]):
             bundle |= {"hints": {"dev.gvisor.spec.mount.a.share": "pod"}, "grants": ["binds_etc"]}
+        lines[0]["asked"]["mounts"][1] |= {"leads_to": "/etc", "writable": False}
         return lines
 
     page = page_of(rewritten(Story().write(private / "t"), granting))
@@ -220,6 +221,8 @@ def test_the_matrix_says_of_the_network_what_the_run_had(
         lines[0]["options"]["network"] = network
         argv = lines[6]["facts"]["argv"]
         argv[argv.index("--network") + 1] = network
+        for bundle in (lines[0]["bundle"], lines[6]["facts"]["bundle"]) if network == "host" else ():
+            bundle["grants"] = ["host_network"]
         return lines
 
     evidence, _ = read(str(rewritten(Story().write(private / "t"), change)), spec_graph())

@@ -25,8 +25,9 @@ from engine.lifecycle.resolve import Resolved, resolve
 from engine.lifecycle.runner import NO_TRACE, run
 from engine.lifecycle.secure_root import PodSandbox, StateDirs, secure_root
 from engine.lifecycle.stage import Staged
+from engine.linux.boot import boot_id, login_user
 from engine.linux.files import PrivateDirectory, open_private_directory
-from engine.options import ExecPolicy, Platform, RunOptions
+from engine.options import ExecPolicy, Network, Platform, RunOptions
 from engine.runsc import execute
 from engine.runsc.arguments import RUN, RunscArguments, build_argv, build_environment
 from engine.state.container import component, open_runsc_root
@@ -136,11 +137,10 @@ def test_what_deserves_a_word_is_warned_of_and_recorded_twice(world: World) -> N
     mounts = [{"destination": "/bin", "type": "bind", "source": "/etc"}]
     make_bundle(world.bundle, mounts=mounts, annotations={"dev.gvisor.spec.mount.a.share": "pod"})
     with pytest.raises(HandedOffError):
-        world.run(require_strict_bundle=True)
-    assert len(world.warnings) == 2
+        world.run(network=Network.HOST)
+    assert len(world.warnings) == 4
     header, *_, executed = world.lines()
-    assert header["options"]["require_strict_bundle"] is True
-    assert header["bundle"]["grants"] == ["binds_etc", "over_programs"]
+    assert header["bundle"]["grants"] == ["binds_etc", "writable_system", "over_programs", "host_network"]
     assert header["bundle"]["hints"] == {"dev.gvisor.spec.mount.a.share": "pod"}
     assert executed["facts"]["bundle"] == header["bundle"]
     (result,) = verify([str(world.trace)])
@@ -182,7 +182,14 @@ def test_header_names_options_engine_and_bundle(
     assert header["bundle"]["path"] == str(world.bundle)
     assert len(header["spec"]) == len(header["bundle"]["sha256"]) == 64
     host = os.uname()
-    assert header["host"] == {"kernel": host.release, "machine": host.machine, "user": os.geteuid()}
+    assert header["host"] == {
+        "kernel": host.release,
+        "machine": host.machine,
+        "user": os.geteuid(),
+        "name": host.nodename,
+        "boot": boot_id(),
+        "login_user": login_user(),
+    }
     assert header["container"] == "web"
     assert set(header) == {
         *(
@@ -197,6 +204,7 @@ def test_header_names_options_engine_and_bundle(
             "options",
             "bundle",
             "host",
+            "asked",
         )
     }
 

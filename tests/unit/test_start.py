@@ -44,7 +44,7 @@ RUN = {
         f"engine.state{name}"
         for name in ("", ".base", ".cgroups", ".cleanup", ".container", ".programs", ".store")
     ),
-    *("engine.traces", "engine.traces.move", "engine.traces.writer"),
+    *("engine.traces", "engine.traces.asked", "engine.traces.move", "engine.traces.writer"),
     *(f"engine.lifecycle{name}" for name in ("", ".exec", ".guards", ".machine", ".policy")),
     *(
         f"engine.lifecycle.{name}"
