@@ -12,11 +12,13 @@
 (* A member has no process on the host.  So its creation starts one, which *)
 (* waits for the member and returns its exit code: the waiter (the code's  *)
 (* monitor).  Managers wait for that; the engine itself asks runsc, as a   *)
-(* waiter can be killed.                                                   *)
+(* waiter can be killed.  A manager deletes no container whose process it  *)
+(* still sees, so a waiter that stays keeps its member, and so the pod.    *)
 (*                                                                         *)
 (* Left out on purpose.                                                    *)
 (*   - What a creation checks, and its steps: GVisorRuntime has them.      *)
-(*   - created, running, paused: OCIRuntime has them; here it is alive.    *)
+(*   - running, paused: OCIRuntime has them; here a container is alive,    *)
+(*     and a member was started or not.                                    *)
 (*   - A new creation of an id while the waiter of the last one ends.      *)
 (*   - gc: it removes what a delete removes, where runsc has no file.      *)
 (***************************************************************************)
@@ -36,12 +38,13 @@ VARIABLES
     file,       \* by container: runsc's own file about it is there, in the sandbox's root
     alive,      \* by container: it has processes
     root,       \* the sandbox's root is there
+    started,    \* by member: runsc's file about it says that it was started
     waiter,     \* by member: a process waits for its end
     told,       \* how the last waiter ended: with the member's exit code, or without one
     crashes     \* how many commands, and waiters, have been killed
 
-vars == <<lock, doing, at, record, file, alive, root, waiter, told, crashes>>
-standing == <<waiter, told>>
+vars == <<lock, doing, at, record, file, alive, root, started, waiter, told, crashes>>
+standing == <<started, waiter, told>>
 
 Sandbox == "sandbox"
 Containers == Members \cup {Sandbox}
@@ -58,6 +61,7 @@ Init ==
     /\ file = [c \in Containers |-> FALSE]
     /\ alive = [c \in Containers |-> FALSE]
     /\ root = FALSE
+    /\ started = [m \in Members |-> FALSE]
     /\ waiter = [m \in Members |-> FALSE]
     /\ told = "code"
     /\ crashes = 0
@@ -132,15 +136,16 @@ Enter(v) ==
     /\ root /\ alive[Sandbox]
     /\ file' = [file EXCEPT ![at[v]] = TRUE]
     /\ alive' = [alive EXCEPT ![at[v]] = TRUE]
+    /\ started' = [started EXCEPT ![at[v]] = FALSE]
     /\ Goes(v, "stand")
-    /\ UNCHANGED <<lock, at, record, root, crashes, standing>>
+    /\ UNCHANGED <<lock, at, record, root, crashes, waiter, told>>
 
 \* The parent starts the waiter.  Killed before, it leaves none.
 Stand(v) ==
     /\ doing[v] = "stand"
     /\ waiter' = [waiter EXCEPT ![at[v]] = TRUE]
     /\ LetGo(v)
-    /\ UNCHANGED <<record, file, alive, root, told, crashes>>
+    /\ UNCHANGED <<record, file, alive, root, started, told, crashes>>
 
 \* runsc refuses, or the sandbox died meanwhile: the parent removes what there is.
 GiveUp(v) ==
@@ -166,8 +171,9 @@ TakeToDelete(v, c) ==
 Delete(v) ==
     /\ doing[v] = "delete"
     /\ file' = [file EXCEPT ![at[v]] = FALSE]
+    /\ started' = [m \in Members |-> started[m] /\ m # at[v]]
     /\ Goes(v, "forget")
-    /\ UNCHANGED <<lock, at, record, alive, root, crashes, standing>>
+    /\ UNCHANGED <<lock, at, record, alive, root, crashes, waiter, told>>
 
 ForgetMember(v) ==
     /\ doing[v] = "forget" /\ at[v] # Sandbox
@@ -214,15 +220,29 @@ Forget(v) ==
     /\ UNCHANGED <<file, alive, root, crashes, standing>>
 
 -----------------------------------------------------------------------------
-(* The waiter asks the sandbox, which answers when the member has ended,   *)
-(* with its exit code if the sandbox is alive and runsc has its file.      *)
+(* Until the member is started, its waiter reads runsc's file, which stays *)
+(* as it is when the sandbox ends: so it looks at the sandbox, too.        *)
+(* Then it asks the sandbox, which answers when the member has ended, with *)
+(* its exit code if the sandbox is alive and runsc has its file.           *)
+
+Start(m) ==
+    /\ alive[m] /\ file[m] /\ ~started[m]
+    /\ started' = [started EXCEPT ![m] = TRUE]
+    /\ UNCHANGED <<lock, doing, at, record, file, alive, root, waiter, told, crashes>>
+
+WaiterSeesNoStart(m) ==
+    /\ waiter[m] /\ ~started[m]
+    /\ ~file[m] \/ ~alive[Sandbox]
+    /\ waiter' = [waiter EXCEPT ![m] = FALSE]
+    /\ told' = "killed"
+    /\ UNCHANGED <<lock, doing, at, record, file, alive, root, started, crashes>>
 
 Answers(m) == alive[Sandbox] /\ file[m]
-WaiterEnds(m) ==
-    /\ waiter[m] /\ ~alive[m]
+WaiterIsAnswered(m) ==
+    /\ waiter[m] /\ started[m] /\ ~alive[m]
     /\ waiter' = [waiter EXCEPT ![m] = FALSE]
     /\ told' = IF Answers(m) THEN "code" ELSE "killed"
-    /\ UNCHANGED <<lock, doing, at, record, file, alive, root, crashes>>
+    /\ UNCHANGED <<lock, doing, at, record, file, alive, root, started, crashes>>
 
 WaiterIsKilled(m) ==
     /\ waiter[m]
@@ -230,7 +250,7 @@ WaiterIsKilled(m) ==
     /\ crashes' = crashes + 1
     /\ waiter' = [waiter EXCEPT ![m] = FALSE]
     /\ told' = "killed"
-    /\ UNCHANGED <<lock, doing, at, record, file, alive, root>>
+    /\ UNCHANGED <<lock, doing, at, record, file, alive, root, started>>
 
 \* What `state` says of a member of which runsc has a file: whether it is alive, and its process.
 SaysAlive(m) == record[m] /\ file[m] /\ alive[m]
@@ -253,20 +273,23 @@ Next ==
         \/ \E m \in Members : Own(v, m)
         \/ \E c \in Containers : TakeToDelete(v, c)
     \/ \E c \in Containers : End(c)
-    \/ \E m \in Members : WaiterEnds(m) \/ WaiterIsKilled(m)
+    \/ \E m \in Members : Start(m) \/ WaiterSeesNoStart(m) \/ WaiterIsAnswered(m) \/ WaiterIsKilled(m)
 
 Spec == Init /\ [][Next]_vars
 
+\* A manager sees a process of it.
+IsSeen(c) == alive[c] \/ (c \in Members /\ waiter[c])
+
 \* Every command that can continue does, every wait for a lock ends, and everything alive ends.  A manager deletes every
-\* container that it created, and does not ask again for a deleted one.
+\* container that it created and whose process has ended, and does not ask again for a deleted one.
 Fairness ==
     /\ \A v \in Commands :
         /\ WF_vars(Up(v) \/ Stand(v) \/ Forget(v)) /\ WF_vars(Note(v) \/ Refuse(v)) /\ WF_vars(Enter(v) \/ GiveUp(v))
         /\ WF_vars(Delete(v) \/ ForgetMember(v) \/ Keep(v) \/ RemoveRoot(v))
         /\ WF_vars(Leave(v)) /\ SF_vars(LookAfter(v))
-    /\ \A c \in Containers : SF_vars(\E v \in Commands : file[c] /\ TakeToDelete(v, c))
+    /\ \A c \in Containers : SF_vars(\E v \in Commands : file[c] /\ ~IsSeen(c) /\ TakeToDelete(v, c))
     /\ \A c \in Containers : WF_vars(End(c))
-    /\ \A m \in Members : WF_vars(WaiterEnds(m))
+    /\ \A m \in Members : WF_vars(WaiterSeesNoStart(m) \/ WaiterIsAnswered(m))
 
 FairSpec == Spec /\ Fairness
 
@@ -279,6 +302,7 @@ TypeOK ==
     /\ file \in [Containers -> BOOLEAN]
     /\ alive \in [Containers -> BOOLEAN]
     /\ root \in BOOLEAN
+    /\ started \in [Members -> BOOLEAN]
     /\ waiter \in [Members -> BOOLEAN]
     /\ told \in {"code", "killed"}
     /\ crashes \in 0 .. Crashes

@@ -16,15 +16,18 @@ import select
 import socket
 
 from engine.linux.files import PrivateDirectory
+from engine.linux.process import runs
 from engine.runsc.command import ask
 from engine.state.container import RUNSC_ROOT, RUNTIME
 from engine.state.oci_lifecycle import Status
 from engine.state.record import Record
-from engine.state.status import CutShortError, open_state_root, state_file
+from engine.state.status import CutShortError, argv_markers, open_state_root, state_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Literal, NoReturn
+
+    from engine.state.status import StateFile
 
 #: Exit code if the real one is unknown: the sandbox was killed, or the container deleted.
 _KILLED = 128 + 9
@@ -50,7 +53,7 @@ def begin(base: PrivateDirectory, container: PrivateDirectory, noted: Record, pr
         streams.listen()
         child = os.fork()
         if child == 0:
-            _become(container, root, noted, program, streams)
+            _become(container, root, noted, program, streams, argv_markers(base, container, noted)[0])
     return child
 
 
@@ -74,15 +77,27 @@ def _address(container: PrivateDirectory) -> str:
 
 
 def _become(
-    container: PrivateDirectory, root: PrivateDirectory, noted: Record, program: int, streams: socket.socket
+    container: PrivateDirectory,
+    root: PrivateDirectory,
+    noted: Record,
+    program: int,
+    streams: socket.socket,
+    marker: str,
 ) -> NoReturn:
+    """`marker`: the argument that all processes of the pod have."""
     code = _KILLED
+    boot = noted.sandbox.program if noted.sandbox else None
+    is_killed = False
     try:
         os.setsid()
         os.chdir("/")
         _close_all_but({0, 1, 2, root.descriptor, program, streams.fileno()})
         while (file := _read(root, noted.state_file)) is not None:
-            if file not in ("", Status.CREATING, Status.CREATED):
+            if file and file.status not in (Status.CREATING, Status.CREATED):
+                break
+            # runsc's file stays as it is when the sandbox is killed.
+            is_killed = bool(file and boot and not runs(file.pid, {boot.sandbox_file}, (marker,)))
+            if is_killed:
                 break
             if select.select([streams], [], [], _POLL_INTERVAL)[0]:
                 with streams.accept()[0] as start:
@@ -91,7 +106,7 @@ def _become(
         for standard in (0, 1, 2):
             os.dup2(null, standard)  # the reader of the container's output must see its end
         streams.close()
-        if file is not None:
+        if file and not is_killed:
             runtime = os.path.join(container.path, RUNSC_ROOT, RUNTIME)
             done = ask(program, [*noted.flags, "wait", noted.id], runtime, seconds=None)
             if done.returncode == 0:
@@ -100,13 +115,13 @@ def _become(
         os._exit(code)
 
 
-def _read(root: PrivateDirectory, name: str) -> str | None:
-    """The status in runsc's file; None without one, "" if a killed `start` left it empty."""
+def _read(root: PrivateDirectory, name: str) -> StateFile | Literal[""] | None:
+    """What runsc's file says; None without one, "" if a killed `start` left it empty."""
     try:
         found = state_file(root, name)
     except CutShortError:
         return ""
-    return found and found[0].status
+    return found and found[0]
 
 
 def _close_all_but(kept: set[int]) -> None:

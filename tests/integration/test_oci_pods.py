@@ -164,6 +164,19 @@ def test_sandbox_ends_members_and_keeps_its_directory_for_them(oci: Oci) -> None
     only_traces_are_left(oci)
 
 
+def test_monitor_ends_with_a_sandbox_killed_before_the_start(oci: Oci) -> None:
+    sandbox = oci.running(sandbox_bundle(oci))
+    member, pid_file = oci.engine.new_id(), oci.engine.directory / "pid"
+    oci.ok("create", "--bundle", member_bundle(oci, sandbox), "--pid-file", pid_file, member)
+    monitor = int(pid_file.read_text())
+    assert is_there(monitor)
+    oci.ok("kill", sandbox, "KILL")
+    wait_for("the end of the monitor", lambda: not is_there(monitor))
+    oci.ok("delete", member)
+    oci.ok("delete", sandbox)
+    only_traces_are_left(oci)
+
+
 def test_what_is_no_live_sandbox_of_ours_is_not_joined(oci: Oci, tmp_path: Path) -> None:
     sandbox = oci.running(sandbox_bundle(oci))
     member = oci.create(member_bundle(oci, sandbox))
