@@ -60,6 +60,7 @@ class RunOptions:
         require_exec_policy: bool = False,
         runsc: str | None = None,
         require_strict_bundle: bool = False,
+        supervise: bool = False,
     ) -> None:
         self.container_id: Final = container_id
         self.network: Final = network
@@ -70,6 +71,7 @@ class RunOptions:
         self.require_exec_policy: Final = require_exec_policy
         self.runsc: Final = runsc
         self.require_strict_bundle: Final = require_strict_bundle
+        self.supervise: Final = supervise
         check_container_id(container_id)
         if require_strict_bundle and network is Network.HOST:
             raise BundleError(

@@ -18,6 +18,10 @@ from engine.spec.errors import CheckError
 from engine.spec.graph import Graph, LifecycleEdge, explore, lifecycle_edges, places
 from engine.spec.models import Specs
 from engine.spec.tlc import Tlc
+from engine.traces.move import Trigger
+
+#: The model from which the end of a run is compiled.
+SUPERVISION_MODEL = "Supervision"
 
 
 def lifecycle_graph(specs: Specs, tlc: Tlc) -> Graph:
@@ -25,11 +29,22 @@ def lifecycle_graph(specs: Specs, tlc: Tlc) -> Graph:
     return explore(specs, tlc, GRAPH_MODEL)
 
 
-def compile_graph(specs: Specs, graph: Graph) -> SpecGraph:
-    """What `graph` says of the lifecycle, hiding everything else. Raises `CheckError` when that is ambiguous."""
+def supervision_edges(specs: Specs, tlc: Tlc) -> frozenset[LifecycleEdge]:
+    """The edges of runs that may be supervised. Raises `CheckError`."""
+    return lifecycle_edges(explore(specs, tlc, SUPERVISION_MODEL, {"Runs": "{r1}"}))
+
+
+def compile_graph(
+    specs: Specs, graph: Graph, supervised: frozenset[LifecycleEdge] = frozenset()
+) -> SpecGraph:
+    """What `graph` says of the lifecycle, hiding everything else; and of `supervised` edges, what follows the hand-off.
+
+    Raises `CheckError` when that is ambiguous.
+    """
     (start,) = {place for name in graph.initial for place in places(graph.states[name]).values()}
     onward: dict[str, dict[str, str]] = {}
-    for edge in sorted(lifecycle_edges(graph)):
+    ends = {edge for edge in supervised if edge.trigger == Trigger.END}
+    for edge in sorted(lifecycle_edges(graph) | ends):
         if onward.setdefault(edge.state, {}).setdefault(edge.trigger, edge.next) != edge.next:
             raise CheckError(
                 f"{edge.state} --{edge.trigger}--> leads to {edge.next} and {onward[edge.state][edge.trigger]}",

@@ -12,14 +12,15 @@ from engine.lifecycle.spec_graph import SPEC_GRAPH, SpecGraphError, load_spec_gr
 from engine.spec.java import find_jar, find_java
 from engine.spec.models import load
 from engine.spec.tlc import Tlc
-from tools.compile import compile_graph, lifecycle_graph, stale, write_spec_graph
+from tools.compile import compile_graph, lifecycle_graph, stale, supervision_edges, write_spec_graph
 
 
 def main() -> int:
     """Compile, and say what is not as it was."""
     try:
         specs = load()
-        fresh = compile_graph(specs, lifecycle_graph(specs, Tlc(find_java(), find_jar())))
+        tlc = Tlc(find_java(), find_jar())
+        fresh = compile_graph(specs, lifecycle_graph(specs, tlc), supervision_edges(specs, tlc))
         try:
             differences = stale(load_spec_graph(SPEC_GRAPH), fresh)
         except SpecGraphError as unreadable:

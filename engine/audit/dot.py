@@ -14,9 +14,9 @@ from engine import __version__
 from engine.audit.svg import Colour
 from engine.audit.walk import DiagramError, Walk
 from engine.errors import Reason, printable
-from engine.lifecycle.machine import LIFECYCLE, TERMINAL, Transition
+from engine.lifecycle.machine import STEPS, TERMINAL, Transition
 from engine.lifecycle.spec_files import spec_digest
-from engine.traces.move import State, Trigger
+from engine.traces.move import State
 
 _FONT = "DejaVu Sans"
 
@@ -24,8 +24,6 @@ _FONT = "DejaVu Sans"
 _MAX_LENGTH = 400
 
 BREAK = '<BR ALIGN="LEFT"/>'
-
-STEPS: tuple[Transition, ...] = tuple(row for row in LIFECYCLE if row.trigger is not Trigger.REFUSE)
 
 
 def columns(
@@ -35,11 +33,14 @@ def columns(
     step: Callable[[Transition], dict[str, str]],
     why: Callable[[Transition], tuple[str, dict[str, str], dict[str, str]]],
     beside: Callable[[State], str | None] = lambda _: None,
+    after: Transition | None = None,
 ) -> str:
-    """The states in a column; beside each its refusals, with a line down to `refused`."""
+    """The states in a column; beside each its refusals, with a line down to `refused`; then what comes `after`."""
     graph = digraph(title)
     last = STEPS[-1].target
-    graph += [state(at) for at in State]
+    graph += [state(at) for at in State if at is not State.ENDED]
+    if after is not None:
+        graph += [state(after.target), edge(last, after.target, weight="9", **step(after))]
     previous: tuple[str, dict[str, str]] | None = None
     for row in STEPS:
         source = row.sources[0]

@@ -211,7 +211,7 @@ def _known(evidence: Evidence, kind: Kind, first: int | None, signature: Signatu
         steps=tuple(
             (moment.record.trigger, round(moment.seconds * 1e6))
             for moment in evidence.moments
-            if moment.record.trigger != Trigger.REFUSE
+            if moment.record.trigger not in (Trigger.END, Trigger.REFUSE)
         ),
         signature=signature.standing if signature is not None else None,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from engine.audit.dot import (
     BREAK,
-    STEPS,
     columns,
     duration,
     font,
@@ -19,7 +18,7 @@ from engine.audit.picture import Picture
 from engine.audit.svg import Colour
 from engine.audit.walk import Walk
 from engine.errors import printable
-from engine.lifecycle.machine import LIFECYCLE, TERMINAL, Transition
+from engine.lifecycle.machine import LIFECYCLE, STEPS, TERMINAL, Transition
 from engine.traces.move import State, Trigger
 
 
@@ -42,6 +41,7 @@ def lifecycle(run: Walk | None = None, *, name: str = "lifecycle") -> Picture:
             state=lambda at: _state_of(at, run),
             step=lambda row: _step_of(row, run),
             why=lambda row: _why_of(row, run),
+            after=next(row for row in LIFECYCLE if row.trigger is Trigger.END),
         ),
         mermaid(run),
     )
@@ -74,8 +74,8 @@ def mermaid(run: Walk | None = None) -> str:
 
 
 def _outcome(run: Walk) -> str:
-    if run.state is State.HANDED_OFF:
-        return "handed off"
+    if run.state in (State.HANDED_OFF, State.ENDED):
+        return "handed off" if run.state is State.HANDED_OFF else "handed off, and ended"
     if run.state is State.REFUSED:
         return f"refused in {_step_from(run)}"
     return f"incomplete, it stopped in {_step_from(run)}"
@@ -92,7 +92,7 @@ def _said(run: Walk) -> list[tuple[str, int]]:
         lines += [(f"✗ {run.refusal.step}: {run.refusal.what}", 1), (f"Hint: {run.refusal.hint}", 0)]
     elif not run.is_over:
         lines.append(("■ The trace ends here: the engine was killed, or is still running.", 1))
-    took = f"{duration(run.seconds)} from the first line to the last"
+    took = f"{duration(run.seconds)} from the first line to the last step's"
     lines.append((f"{took}. ✓ and a thick line: taken by the run. Thin and dashed: not taken.", 0))
     if run.doubt is not None:
         lines.append((f"? NOT VERIFIED: {run.doubt}.", 1))
@@ -109,7 +109,7 @@ def _taken(run: Walk | None, state: State, trigger: Trigger) -> float | None:
 
 def _state_of(at: State, run: Walk | None) -> str:
     reached = run is not None and (at is State.START or any(leg.next is at for leg in run.legs))
-    undone = reached and at is State.HANDED_OFF and run is not None and run.state is not at
+    undone = reached and at is State.HANDED_OFF and run is not None and run.state is State.REFUSED
     stopped = run is not None and not run.is_over and run.state is at
     label = f"<B>{at}</B>"
     if undone:

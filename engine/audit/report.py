@@ -25,7 +25,7 @@ from engine.lifecycle.spec_graph import spec_graph
 from engine.lifecycle.trusted_runsc import find_runsc
 from engine.runsc.command import version
 from engine.runsc.faults import fault_line
-from engine.traces.move import State, Trigger
+from engine.traces.move import Oom, State, Trigger
 from engine.traces.schema import Refusal
 from engine.verify.evidence import Evidence, Outcome, read
 from engine.verify.signature import SUFFIX, Signature, Signers, Standing, look
@@ -103,7 +103,7 @@ _GUIDES = (
     (CIS, "Written for Docker Engine, which is not used in a run. Only sections that apply here are mapped."),
 )
 _LIMITS = (
-    "What happened inside the container, and how it ended: the engine's process becomes runsc.",
+    "What happened inside the container; and how it ended, unless the run was supervised (--supervise).",
     "That the host, its kernel and its clock were honest: all times and facts come from the host.",
     "The content of the root file system: only the digest of config.json is recorded.",
     "That runsc has no bugs. The trace has its digest.",
@@ -141,7 +141,7 @@ def _notices(evidence: Evidence, signature: Signature) -> list[dict[str, str | N
             notice(
                 "good" if evidence.conforms and not found else "warn",
                 "Handed to runsc after every step",
-                "All six steps were recorded. The last line was written right before execve.",
+                f"All six steps were recorded. {_ended(evidence)}",
             )
         )
     elif evidence.outcome is Outcome.UNFINISHED and not found:
@@ -155,9 +155,25 @@ def _notices(evidence: Evidence, signature: Signature) -> list[dict[str, str | N
     return found
 
 
+def _ended(evidence: Evidence) -> str:
+    """How the container ended, in a sentence."""
+    end = evidence.ending
+    if end is None:
+        asked = evidence.header is not None and evidence.header.options.get("supervise")
+        why = "its supervisor was killed, or it still ran" if asked else "nobody supervised the run"
+        return f"How it ended is not known: {why}."
+    how = f"by signal {end['signal']}" if end["signal"] else f"with exit code {end['exit_code']}"
+    memory = {
+        Oom.KILLED: "the kernel killed a process of it for its memory limit",
+        Oom.NONE: "nothing of it was killed for memory",
+        Oom.UNKNOWN: "whether something of it was killed for memory is not known",
+    }[Oom(end["oom"])]
+    return f"It ended {how} after {html.duration(end['duration_ns'] / 1e9)}; {memory}."
+
+
 def _tiles(evidence: Evidence, conformance: Said, signed: Said, model: Said) -> list[dict[str, str]]:
     outcome = {
-        Outcome.HANDED_OFF: ("good", "Every step of the lifecycle was recorded."),
+        Outcome.HANDED_OFF: ("good", f"Every step of the lifecycle was recorded. {_ended(evidence)}"),
         Outcome.REFUSED: ("bad", f"in {evidence.stopped_in}, after {html.duration(evidence.seconds)}"),
         Outcome.UNFINISHED: ("warn", f"{evidence.stopped_in} was not recorded"),
         Outcome.UNKNOWN: ("bad", "The header is not reliable."),
@@ -245,7 +261,7 @@ def _steps(evidence: Evidence) -> list[list[str]]:
     moments = {moment.record.trigger: moment for moment in evidence.moments}
     rows = []
     for row in LIFECYCLE:
-        if row.trigger is Trigger.REFUSE:
+        if row.trigger is Trigger.REFUSE or (row.trigger is Trigger.END and row.trigger not in moments):
             continue
         moment = moments.get(row.trigger)
         came = "established: " + row.establishes if moment else "not reached"

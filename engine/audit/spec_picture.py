@@ -64,7 +64,7 @@ def spec(folded: Fold) -> Picture:
                 )
         return "".join(parts) or None
 
-    words = [f"{at}: {folded.states.get(at, 0)} states." for at in State]
+    words = [f"{at}: {folded.states.get(at, 0)} states." for at in State if at is not State.ENDED]
     words += [
         f"{t.state} --{t.trigger}--> {t.next}{f' for {t.reason}' if t.reason else ''}: {t.count}."
         for t in folded.taken

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from engine.audit.dot import BREAK, STEPS, digraph, dot_text, edge, font, heading, node, wrapped
+from engine.audit.dot import BREAK, digraph, dot_text, edge, font, heading, node, wrapped
 from engine.audit.picture import Picture
 from engine.audit.svg import Colour
+from engine.lifecycle.machine import STEPS
 
 
 def steps() -> Picture:

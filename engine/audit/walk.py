@@ -68,7 +68,7 @@ class Walk:
     @property
     def stopped_in(self) -> State | None:
         """The state in which the run stopped; None if it was handed off."""
-        if self.state is State.HANDED_OFF:
+        if self.state in (State.HANDED_OFF, State.ENDED):
             return None
         return self.legs[-1].state if self.state is State.REFUSED else self.state
 
@@ -79,8 +79,8 @@ class Walk:
 
     @property
     def seconds(self) -> float:
-        """From the header to the last line."""
-        return sum(leg.seconds for leg in self.legs)
+        """From the header to the last line before the container's end."""
+        return sum(leg.seconds for leg in self.legs if leg.trigger is not Trigger.END)
 
 
 def read_walk(path: str) -> Walk:

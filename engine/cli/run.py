@@ -48,6 +48,11 @@ def add(commands: Any) -> None:
     parser.add_argument("--runsc", metavar="PATH", help="the runsc to run (default: a trusted system path)")
     parser.add_argument("--trace", metavar="FILE", help="write the trace to this new file")
     parser.add_argument(
+        "--supervise",
+        action="store_true",
+        help="stay, pass signals on, record how the container ended, and clean up (always with --detach)",
+    )
+    parser.add_argument(
         "--detach", action="store_true", help="run as a systemd service, with output in the journal"
     )
     parser.add_argument(
@@ -74,6 +79,7 @@ def _run(options: argparse.Namespace) -> int:
         require_exec_policy=options.require_exec_policy,
         runsc=options.runsc,
         require_strict_bundle=options.require_strict_bundle,
+        supervise=options.supervise or options.detach,
     )
     bundle = open_bundle(options.bundle, require_strict=chosen.require_strict_bundle)
     if not starts_as_usual(bundle, chosen):
@@ -93,13 +99,21 @@ def _run(options: argparse.Namespace) -> int:
             print(" ".join(map(_quoted, planned.argv)))
         return 0
 
-    import_transitions()
-    from engine.lifecycle.runner import run
-
     def warn(text: str) -> None:
         say(json.dumps({"warning": text}) if options.json else f"engine: warning: {printable(text)}")
 
-    return run(bundle, chosen, os.environ, trace_path=options.trace, warn=warn)
+    supervisor = None
+    if chosen.supervise:
+        from engine.lifecycle.supervisor import Channel, fork
+
+        forked = fork(bundle, chosen, warn)
+        if not isinstance(forked, Channel):
+            return forked
+        supervisor = forked
+    import_transitions()
+    from engine.lifecycle.runner import run
+
+    return run(bundle, chosen, os.environ, trace_path=options.trace, supervisor=supervisor, warn=warn)
 
 
 def _quoted(word: str) -> str:

@@ -87,7 +87,7 @@ OUT_OF_PLACE = frozenset({Reason.NOT_PERMITTED, Reason.NOT_IN_SPEC})
 #: Reasons of every step. The spec has one name for them.
 _ANYWHERE = OUT_OF_PLACE | {Reason.FAILURE, Reason.STOPPED, Reason.UNEXPECTED}
 
-_STEPS: tuple[Transition, ...] = (
+STEPS: tuple[Transition, ...] = (
     Transition(
         Trigger.RESOLVE,
         (State.START,),
@@ -189,12 +189,36 @@ _STEPS: tuple[Transition, ...] = (
     ),
 )
 
-#: Every edge. `refuse` leaves each state that a step leaves, so only `handed_off` and `refused` are terminal.
+
+def is_supervised(known: Known) -> bool:
+    return known["header"]["options"].get("supervise") is True
+
+
+def end_can_be_so(known: Known) -> bool:
+    from engine.lifecycle import end_guard  # no other run needs it
+
+    return end_guard.end_can_be_so(known)
+
+
+#: Every edge. `refuse` leaves each state that a step leaves. `end` is what a supervisor records, if the run has one
+#: (specs/Supervision.tla).
 LIFECYCLE: tuple[Transition, ...] = (
-    *_STEPS,
+    *STEPS,
+    Transition(
+        Trigger.END,
+        (State.HANDED_OFF,),
+        State.ENDED,
+        establishes="how the container ended: its exit code or a signal, memory, duration, resources",
+        refuses="",
+        reasons=frozenset(),
+        guards=(
+            Guard("is_supervised", is_supervised, "nobody supervised this run"),
+            Guard("end_can_be_so", end_can_be_so, "no supervisor can have seen this end"),
+        ),
+    ),
     Transition(
         Trigger.REFUSE,
-        tuple(source for step in _STEPS for source in step.sources),
+        tuple(source for step in STEPS for source in step.sources),
         State.REFUSED,
         establishes="the reason, the step, what was cleaned up",
         refuses="",
@@ -204,7 +228,7 @@ LIFECYCLE: tuple[Transition, ...] = (
 
 #: The reasons for which a run may be refused, by its state.
 REASONS: Mapping[State, frozenset[str]] = {
-    state: row.reasons | _ANYWHERE for row in _STEPS for state in row.sources
+    state: row.reasons | _ANYWHERE for row in STEPS for state in row.sources
 }
 #: The reasons that have the same name in the spec.
 _IN_SPEC = frozenset(
@@ -228,7 +252,8 @@ def reason_in_spec(reason: str) -> str:
     return str(reason if reason in _IN_SPEC else Reason.FAILURE)
 
 
-TERMINAL = frozenset(State) - {source for row in LIFECYCLE for source in row.sources}
+#: Where the engine has nothing more to do. Of a run that nobody supervises the trace stays at `handed_off`.
+TERMINAL = frozenset(State) - {source for row in STEPS for source in row.sources}
 
 
 class NotPermittedError(StepError):
@@ -247,10 +272,10 @@ class Lifecycle:
     """One run through the table; only `perform` moves it.
 
     `header`: what is known before the first step. `record` is called with each move, after its guards held and before
-    the state changes; if it raises, the state stays.
+    the state changes; if it raises, the state stays. `at`: where it begins; nothing but the header is known there.
     """
 
-    def __init__(self, header: Facts, record: Callable[[Move], None]) -> None:
+    def __init__(self, header: Facts, record: Callable[[Move], None], *, at: State = State.START) -> None:
         self._known: dict[str, Facts] = {"header": header}
         self._record = record
         self._busy = False
@@ -258,7 +283,7 @@ class Lifecycle:
         Machine(
             self._walk,
             states=State,
-            initial=State.START,
+            initial=at,
             transitions=[self._edge(row, source) for row in LIFECYCLE for source in row.sources],
             auto_transitions=False,
             send_event=True,

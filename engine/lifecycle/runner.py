@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from engine import __version__
 from engine.bundle.bundle import Bundle
-from engine.errors import EngineError, FailedError, Reason, StoppedError, TraceError
+from engine.errors import EngineError, ExecError, FailedError, Reason, StoppedError, TraceError
 from engine.lifecycle.exec import HandOff, hand_off, prepare
 from engine.lifecycle.machine import Lifecycle
 from engine.lifecycle.outside import Cleaned, Outside
@@ -35,6 +35,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final, NoReturn, Protocol, TypeVar
 
+    from engine.lifecycle.supervisor import Channel
     from engine.traces.schema import Error, RefuseFacts
 
     class Undoable(Protocol):
@@ -76,12 +77,14 @@ def run(
     *,
     trace_path: str | None = None,
     manager: Manager | None = None,
+    supervisor: Channel | None = None,
     warn: Callable[[str], None] = lambda _: None,
 ) -> NoReturn:
     """Take the bundle through the lifecycle; a successful run becomes runsc and never returns.
 
-    `environment`: the caller's; only the artifact base and (not as root) PATH are read from it. `warn` gets one line
-    about a run that continues. Raises `EngineError`, after the refusal was recorded and what this run made was removed.
+    `environment`: the caller's; only the artifact base and (not as root) PATH are read from it. `supervisor`: gets what
+    it needs just before execve. `warn` gets one line about a run that continues. Raises `EngineError`, after the
+    refusal was recorded and what this run made was removed.
     """
     for grant in bundle.grants:
         warn(str(grant))
@@ -98,7 +101,7 @@ def run(
         elif manager is not None:
             manager.keep_trace(trace)
         lifecycle = SpecLifecycle({**known, "container": options.container_id}, trace.move, graph)
-        _Run(bundle, options, environment, trace, lifecycle, warn, process, manager).go()
+        _Run(bundle, options, environment, trace, lifecycle, warn, process, manager, supervisor).go()
     raise AssertionError("unreachable: a run is handed off or raises")
 
 
@@ -126,8 +129,10 @@ class _Run:
         warn: Callable[[str], None],
         process: SignalGuard,
         manager: Manager | None,
+        supervisor: Channel | None,
     ) -> None:
         self._process = process
+        self._supervisor = supervisor
         self._manager = manager
         self._bundle = bundle
         self._options = options
@@ -191,8 +196,19 @@ class _Run:
         lifecycle.perform(
             begin(Trigger.EXEC),
             lambda: self._prepare(root, staged, binary, policy.program),
-            commit=lambda given: hand_off(given, process),
+            commit=lambda given: self._hand_off(given, root),
         )
+
+    def _hand_off(self, given: HandOff, root: StateDirs) -> NoReturn:
+        """Become runsc; a supervisor first gets what it needs. Raises `ExecError`, and `OSError` if it is gone."""
+        if self._supervisor is None:
+            hand_off(given, self._process)
+        self._supervisor.hand_over(root, self._trace, given)
+        try:
+            hand_off(given, self._process)
+        except ExecError:
+            self._supervisor.take_back()
+            raise
 
     def _keep(self, made: Made) -> Made:
         """Remember what to remove if the run is refused."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from engine.errors import EngineError, Reason, StepError
 from engine.lifecycle.machine import Lifecycle
 from engine.lifecycle.spec_files import LIFECYCLE_SPEC, spec_digest
-from engine.traces.move import Facts, Move, Trigger
+from engine.traces.move import Facts, Move, State, Trigger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ _REINSTALL = "install the engine again; in a checkout: ./just compile"
 class SpecGraph:
     """The reachable edges of the lifecycle in the spec whose SHA-256 is `spec`.
 
-    `edges`: for each state, its triggers and where they lead; a state without any is terminal. Every run begins in
-    `start`.
+    `edges`: for each state, its triggers and where they lead. Every run begins in `start`. A state is terminal if only
+    the `end` that a supervisor saw can follow.
     """
 
     def __init__(self, spec: str, start: str, edges: Mapping[str, Mapping[str, str]]) -> None:
@@ -39,8 +39,8 @@ class SpecGraph:
         self.edges: Final = edges
 
     def is_terminal(self, state: str) -> bool:
-        """Whether no edge leaves `state`."""
-        return not self.edges[state]
+        """Whether no step leaves `state`."""
+        return self.edges[state].keys() <= {Trigger.END}
 
     def allowed(self, state: str) -> str:
         """What the spec allows in `state`, in one phrase."""
@@ -97,7 +97,7 @@ def load_spec_graph(path: str) -> SpecGraph:
             reason=Reason.MALFORMED,
             hint=_REINSTALL,
         ) from None
-    if reached != edges.keys() or any(edges[state] for state in compiled["terminal"]):
+    if reached != edges.keys() or any(edges[state].keys() - {Trigger.END} for state in compiled["terminal"]):
         raise SpecGraphError(f"{path!r} is not a whole graph", reason=Reason.MALFORMED, hint=_REINSTALL)
     return graph
 
@@ -109,16 +109,23 @@ class SpecLifecycle(Lifecycle):
     edge. The state is tracked here, apart from the machine's.
     """
 
-    def __init__(self, header: Facts, record: Callable[[Move], None], graph: SpecGraph) -> None:
+    def __init__(
+        self,
+        header: Facts,
+        record: Callable[[Move], None],
+        graph: SpecGraph,
+        *,
+        at: State = State.START,
+    ) -> None:
         self._graph = graph
-        self._place = graph.start
+        self._place = graph.start if at is State.START else str(at)
 
         def held_to_spec(move: Move) -> None:
             if move.state != self._place or graph.edges[self._place].get(move.trigger) != move.next:
                 raise self._not_in_spec(move.trigger, f"{move.state} --{move.trigger}--> {move.next}")
             record(move)
 
-        super().__init__(header, held_to_spec)
+        super().__init__(header, held_to_spec, at=at)
 
     def perform(
         self,

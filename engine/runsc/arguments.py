@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from engine.options import Platform, RunOptions
 
@@ -61,6 +61,12 @@ def build_argv(
         *runsc_arguments.flags,
         options.container_id,
     )
+
+
+def kill_arguments(argv: Sequence[str]) -> list[str]:
+    """The arguments of runsc to signal the container that `argv` (of `build_argv`) started, but for its id."""
+    end = argv.index("--platform") + 2
+    return [*argv[:end], "kill"]
 
 
 def build_global_flags(runsc_root: str, options: RunOptions, platform: Platform) -> tuple[str, ...]:

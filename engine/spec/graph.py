@@ -23,8 +23,9 @@ _ESCAPE = re.compile(r"\\(.)")
 _BEFORE_CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
 
 _REFUSE = "Refuse"
-#: The variable that holds the machine's state of each run.
-_STATE = "state"
+#: The variable that holds the machine's state of each run; in specs/Supervision.tla also the lines about its end.
+_STATE, _ENDS = "state", "ends"
+_ENDED = "ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,9 @@ def places(state: Mapping[str, Value]) -> dict[str, str]:
             reason=Reason.MALFORMED,
             hint=_SAVE,
         )
-    return {run: str(place) for run, place in by_run.items()}
+    ends = state.get(_ENDS)
+    has_ended = {run for run, lines in ends.items() if lines} if isinstance(ends, Mapping) else set()
+    return {run: _ENDED if run in has_ended else str(place) for run, place in by_run.items()}
 
 
 def _unescape(match: re.Match[str]) -> str:

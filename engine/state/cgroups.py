@@ -35,16 +35,25 @@ def missing(config: Mapping[str, Any], container_id: str) -> tuple[str, ...]:
     Empty for a systemd path (`slice:prefix:name`): systemd removes what it made. Raises `OSError` if it cannot be told
     whether one exists: that one may be its manager's.
     """
-    path = str(config.get("linux", {}).get("cgroupsPath") or f"/{container_id}")
-    if ":" in path:
-        return ()
     found: list[str] = []
-    for top, own in _hierarchies():
-        here = os.path.normpath(f"{top}/{path}" if path.startswith("/") else f"{top}/{own}/{path}")
+    for top, path in places(config, container_id):
+        here = path
         while here.startswith(f"{top}/") and not _is_directory(here):
             found.append(here)
             here = os.path.dirname(here)
     return tuple(dict.fromkeys(found))
+
+
+def places(config: Mapping[str, Any], container_id: str) -> Iterator[tuple[str, str]]:
+    """The cgroup in each hierarchy for the bundle with this `config`: the hierarchy's mount point, and the directory.
+
+    None for a systemd path. Raises `OSError`.
+    """
+    path = str(config.get("linux", {}).get("cgroupsPath") or f"/{container_id}")
+    if ":" in path:
+        return
+    for top, own in _hierarchies():
+        yield top, os.path.normpath(f"{top}/{path}" if path.startswith("/") else f"{top}/{own}/{path}")
 
 
 def _hierarchies() -> Iterator[tuple[str, str]]:

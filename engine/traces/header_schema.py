@@ -29,6 +29,7 @@ class Options(TypedDict):
     require_strict_bundle: NotRequired[
         Annotated[bool, Says("Whether a bundle that would be warned of is refused.", "no `bundle.grants`")]
     ]
+    supervise: NotRequired[Annotated[bool, Says("Whether the engine stays, and records how the run ended.")]]
 
 
 class Bundle(TypedDict):

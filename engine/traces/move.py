@@ -25,11 +25,12 @@ class State(StrEnum):
     STAGED = "staged"
     POLICY_SETTLED = "policy_settled"
     HANDED_OFF = "handed_off"
+    ENDED = "ended"
     REFUSED = "refused"
 
 
 class Trigger(StrEnum):
-    """What changes the state: the six steps, and `refuse`."""
+    """What changes the state: the six steps, the end that a supervisor saw, and `refuse`."""
 
     RESOLVE = "resolve"
     VALIDATE = "validate"
@@ -37,7 +38,17 @@ class Trigger(StrEnum):
     STAGE = "stage"
     APPLY_POLICY = "apply_policy"
     EXEC = "exec"
+    END = "end"
     REFUSE = "refuse"
+
+
+class Oom(StrEnum):
+    """Whether the kernel killed a process of the container for its memory limit, by the counter of its cgroup."""
+
+    KILLED = "killed"
+    NONE = "none"
+    #: There was no counter, or nobody read it at the end.
+    UNKNOWN = "unknown"
 
 
 class PolicyOutcome(StrEnum):

@@ -27,6 +27,7 @@ import msgspec
 
 from engine.errors import all_reasons
 from engine.traces.asked_schema import Asked, Says
+from engine.traces.end_schema import EndFacts
 from engine.traces.header_schema import Bundle, Host, Options
 from engine.traces.move import PolicyOutcome, Strength, Trigger
 
@@ -371,6 +372,7 @@ FACTS: Mapping[str, type] = {
     Trigger.STAGE: StageFacts,
     Trigger.APPLY_POLICY: ApplyPolicyFacts,
     Trigger.EXEC: ExecFacts,
+    Trigger.END: EndFacts,
     Trigger.REFUSE: RefuseFacts,
 }
 #: The error of a refusal, by format.

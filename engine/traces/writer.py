@@ -25,7 +25,7 @@ from engine.traces.move import FORMAT, Move
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Self
 
     from engine.bundle.bundle import Bundle
     from engine.linux.regular_files import Identity
@@ -62,7 +62,7 @@ def _boot() -> str | None:
 
 
 def options_facts(options: RunOptions) -> header_schema.Options:
-    """The options as recorded; a strict bundle only where it was required."""
+    """The options as recorded; a strict bundle and a supervisor only where they were asked for."""
     facts: header_schema.Options = {
         "network": str(options.network),
         "platform": str(options.platform),
@@ -74,6 +74,8 @@ def options_facts(options: RunOptions) -> header_schema.Options:
     }
     if options.require_strict_bundle:
         facts["require_strict_bundle"] = True
+    if options.supervise:
+        facts["supervise"] = True
     return facts
 
 
@@ -120,6 +122,22 @@ class Trace:
         self._torn = False  # whether the file may have more bytes than that
         self.path: str | None = None
         self._append({"format": FORMAT, **header})
+
+    @classmethod
+    def resume(cls, container_id: str, seq: int, previous: str, path: str, descriptor: int) -> Self:
+        """The trace in the open file, to write line `seq` after the one with the digest `previous`."""
+        trace = cls.__new__(cls)
+        trace._container = container_id
+        trace._seq, trace._previous = seq, previous
+        trace._waiting = []
+        trace._descriptor, trace.path = descriptor, path
+        trace._whole = os.fstat(descriptor).st_size
+        trace._torn = False
+        return trace
+
+    def position(self) -> tuple[int, str | None, int | None]:
+        """What `resume` needs: the number of the next line, the digest of the last one, and the descriptor."""
+        return self._seq, self._previous, self._descriptor
 
     def create(self, path: str) -> None:
         """Write the trace to a new file at `path`; an existing file is never replaced. Raises `TraceError`."""

@@ -16,9 +16,10 @@ from io import BufferedReader
 from typing import Any
 
 from engine.errors import EngineError, Reason, hint_for
-from engine.lifecycle.machine import LIFECYCLE
+from engine.lifecycle.machine import STEPS
 from engine.lifecycle.spec_graph import SpecGraph
 from engine.linux.regular_files import open_named, read_named
+from engine.traces.end_schema import EndFacts
 from engine.traces.move import State, Trigger
 from engine.traces.reader import BadLineError, read_header, read_record
 from engine.traces.schema import Header, Record, Refusal
@@ -29,9 +30,7 @@ from engine.verify.trace_check import TraceResult, Verdict
 MAX_SIZE = 16 << 20
 
 #: The step that runs in each state.
-STEP_FROM: Mapping[str, Trigger] = {
-    source: row.trigger for row in LIFECYCLE if row.trigger is not Trigger.REFUSE for source in row.sources
-}
+STEP_FROM: Mapping[str, Trigger] = {source: row.trigger for row in STEPS for source in row.sources}
 
 
 class ReportError(EngineError):
@@ -41,7 +40,7 @@ class ReportError(EngineError):
 
 
 class Outcome(StrEnum):
-    """How a run ended, according to its trace."""
+    """What became of a run's start, according to its trace."""
 
     HANDED_OFF = "handed off"
     REFUSED = "refused"
@@ -89,9 +88,13 @@ class Evidence:
         if self.header is None:
             return Outcome.UNKNOWN
         last = self.moments[-1].record.next if self.moments else State.START
-        return {State.HANDED_OFF: Outcome.HANDED_OFF, State.REFUSED: Outcome.REFUSED}.get(
-            State(last) if last in _STATES else State.START, Outcome.UNFINISHED
-        )
+        return _OUTCOMES.get(State(last) if last in _STATES else State.START, Outcome.UNFINISHED)
+
+    @property
+    def ending(self) -> EndFacts | None:
+        """How the container ended; None if its trace does not say so."""
+        last = self.moments[-1].record if self.moments else None
+        return last.facts if last is not None and last.trigger == Trigger.END else None
 
     @property
     def refusal(self) -> Refusal | None:
@@ -115,11 +118,16 @@ class Evidence:
 
     @property
     def seconds(self) -> float:
-        """From the header to the last reliable line."""
-        return sum(moment.seconds for moment in self.moments)
+        """From the header to the last reliable line before the container's end."""
+        return sum(moment.seconds for moment in self.moments if moment.record.trigger != Trigger.END)
 
 
 _STATES = frozenset(State)
+_OUTCOMES = {
+    State.HANDED_OFF: Outcome.HANDED_OFF,
+    State.ENDED: Outcome.HANDED_OFF,
+    State.REFUSED: Outcome.REFUSED,
+}
 
 
 def read(path: str, graph: SpecGraph) -> tuple[Evidence, bytes]:

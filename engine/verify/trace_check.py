@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from engine.errors import printable
 from engine.lifecycle.guards import Known
-from engine.lifecycle.machine import LIFECYCLE, OUT_OF_PLACE, REASONS
+from engine.lifecycle.machine import LIFECYCLE
 from engine.lifecycle.spec_graph import SpecGraph, spec_graph
 from engine.traces.move import State, Trigger
 from engine.traces.reader import BadLineError, read_header, read_record
 from engine.traces.schema import Header, Record
 from engine.verify.asked import contradiction
 from engine.verify.faults import Fault, FaultCode
+from engine.verify.move_checks import check_duration, check_refusal
 from engine.verify.trace_file import HEADER, MAX_LINE, STDIN, lines_of, open_trace
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ class TraceResult:
     def __str__(self) -> str:
         """One line, safe for a terminal."""
         where = "" if self.first_line == 1 else f":{self.first_line}"
-        told = self.fault or self.why or f"{self.records} lines, {self.state}"
+        state = f"{self.state}, end unknown" if self.state == State.HANDED_OFF else self.state
+        told = self.fault or self.why or f"{self.records} lines, {state}"
         return printable(f"{self.path}{where}: {self.verdict}: {told}")
 
 
@@ -210,7 +212,7 @@ def _check_size(line: bytes) -> None:
         raise BadLineError(FaultCode.CUT, "it is truncated: it does not end with a newline")
 
 
-_EXEC, _REFUSE = str(Trigger.EXEC), str(Trigger.REFUSE)
+_EXEC, _END, _REFUSE = str(Trigger.EXEC), str(Trigger.END), str(Trigger.REFUSE)
 #: The conditions of the guards of each trigger, in their order.
 _GUARDS: Mapping[str, tuple[Callable[[Known], bool], ...]] = {
     str(row.trigger): tuple(guard.holds for guard in row.guards) for row in LIFECYCLE
@@ -223,29 +225,6 @@ def _refuse(trigger: str, number: int) -> NoReturn:
     raise BadLineError(
         guard.name, f"its facts do not allow {trigger}: {guard.otherwise} (guard {guard.name})"
     )
-
-
-_STEPS: Mapping[str, State] = {
-    str(row.trigger): row.sources[0] for row in LIFECYCLE if row.trigger is not Trigger.REFUSE
-}
-
-
-def _check_refusal(state: State, error: Mapping[str, Any]) -> None:
-    """Check that this step can refuse a run in `state` for this reason. Raises `BadLineError`.
-
-    A step that does not belong to the state is allowed for internal errors only.
-    """
-    if (reason := error.get("reason")) is None:  # format 1
-        return
-    if reason not in REASONS[state]:
-        raise BadLineError(
-            FaultCode.REASON_OF_ANOTHER_STATE, f"in {state} no run is refused for the reason {reason}"
-        )
-    if reason not in OUT_OF_PLACE and _STEPS.get(error["step"], state) != state:
-        raise BadLineError(
-            FaultCode.STEP_OF_ANOTHER_STATE,
-            f"the step {error['step']} does not refuse in {state} for the reason {reason}",
-        )
 
 
 class _Walk:
@@ -346,9 +325,11 @@ class _Walk:
         if (move.error is None) == (trigger == _REFUSE):
             raise BadLineError(FaultCode.MISPLACED_ERROR, "only a refusal has an error, and it must have one")
         if move.error is not None:
-            _check_refusal(State(state), move.error)
+            check_refusal(State(state), move.error)
         self._known[trigger] = move.facts
         self._ask_guards(trigger)
+        if trigger == _END:
+            check_duration(move, self.moves[-1])
         self._undoes = state if trigger == _EXEC else None
         self._seq, self._time, self.state = move.seq, move.time, move.next
         self._monotonic = move.monotonic_ns

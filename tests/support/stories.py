@@ -20,7 +20,7 @@ from engine.traces.writer import Trace
 
 Line = dict[str, Any]
 
-STEPS = tuple(trigger for trigger in Trigger if trigger is not Trigger.REFUSE)
+STEPS = tuple(trigger for trigger in Trigger if trigger not in (Trigger.END, Trigger.REFUSE))
 #: What else a path may have in it: nothing of it may confuse a reader of lines.
 _NAMES = (
     "base",
@@ -78,6 +78,8 @@ class KernelRefusesError(Exception):
 class Story:
     """What was asked for and how it went: after `steps` of the six, the run was `killed`, `refused` or went on.
 
+    A `supervised` one that went on may have `ended`, by itself or by a `signal`.
+
     An execve is the last step; `refused` after it means that the kernel refused it.
     """
 
@@ -90,6 +92,8 @@ class Story:
     user: int = 0
     found_by: str = "option"
     name: str = "base"
+    supervised: bool = False
+    signal: str | None = None
 
     @classmethod
     def draw(cls, rng: random.Random) -> Story:
@@ -104,10 +108,16 @@ class Story:
         if required and not enforced:
             steps = min(steps, 4)
         end = rng.choice(
-            ("refused", "killed", "handed_off") if steps == 6 else ("refused", "refused", "killed")
+            ("refused", "killed", "handed_off", "ended") if steps == 6 else ("refused", "refused", "killed")
         )
         name = rng.choice(_NAMES)
-        return cls(steps, end, rootless, required, wanted, enforced, user, found_by, name)
+        supervised = end == "ended" or rng.random() < 0.3
+        signal = rng.choice((None, "SIGKILL"))
+        return cls(
+            *(steps, end, rootless, required, wanted, enforced, user, found_by, name),
+            supervised=supervised,
+            signal=signal,
+        )
 
     def header(self) -> Line:
         return {
@@ -121,6 +131,7 @@ class Story:
                 "exec_policy": "auto" if self.wanted else "off",
                 "require_exec_policy": self.required,
                 "runsc": "/usr/bin/runsc" if self.found_by == "option" else None,
+                **({"supervise": True} if self.supervised else {}),
             },
             "bundle": self.bundle(),
             "host": {
@@ -213,6 +224,14 @@ class Story:
                 "environment": build_environment(f"{root}/runtime"),
                 "bundle": self.bundle(),
             },
+            Trigger.END: {
+                "exit_code": None if self.signal else 3,
+                "signal": self.signal,
+                "oom": "killed",
+                "oom_counter": "/sys/fs/cgroup/memory/web/memory.oom_control",
+                "duration_ns": 0,
+                "resources": {"user_us": 1, "system_us": 0, "max_rss_kib": 2},
+            },
             Trigger.REFUSE: {"cleaned": [copy], "left": []},
         }
         return every[trigger]
@@ -237,6 +256,8 @@ class Story:
                 lifecycle.perform(trigger, partial(Established, self.facts(trigger)), commit)
             except KernelRefusesError:
                 break
+        if self.end == "ended":
+            lifecycle.perform(Trigger.END, partial(Established, self.facts(Trigger.END)))
         if self.end == "refused":
             facts = {**self.facts(Trigger.REFUSE), "error": self.error()}
             lifecycle.perform(Trigger.REFUSE, lambda: Established(facts))
@@ -337,6 +358,12 @@ MUTATIONS: tuple[Callable[[list[Line], random.Random, Story], None], ...] = (
     _forge("apply_policy", "outcome", values=tuple(map(str, PolicyOutcome))),
     _forge("exec", "bundle", "sha256", values=("00" * 32,)),
     _forge("exec", "argv", 0, values=("/usr/bin/runsc",)),
+    _forge("end", "exit_code", values=(0, None, 256, -1)),
+    _forge("end", "signal", values=("SIGTERM", None)),
+    _forge("end", "oom", values=("none", "unknown")),
+    _forge("end", "oom_counter", values=(None,)),
+    _forge("end", "duration_ns", values=(-1,)),
+    _forge("end", "resources", "user_us", values=(-1,)),
 )
 
 

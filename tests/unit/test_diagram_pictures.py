@@ -16,7 +16,7 @@ from engine.audit.picture import Format
 from engine.audit.walk import DiagramError, Leg, Walk, read_walk
 from engine.cli.main import main
 from engine.errors import Reason
-from engine.lifecycle.machine import LIFECYCLE
+from engine.lifecycle.machine import LIFECYCLE, STEPS
 from engine.spec.fold import is_current, load_fold
 from engine.traces.move import State, Trigger
 from engine.traces.schema import Refusal
@@ -132,9 +132,8 @@ def test_a_killed_run_ends_where_its_trace_does() -> None:
 
 
 def test_an_execve_that_the_kernel_refused_is_not_shown_as_done() -> None:
-    steps = [row for row in LIFECYCLE if row.trigger is not Trigger.REFUSE]
-    legs = [Leg(row.sources[0], row.trigger, row.target, 0.001) for row in steps]
-    legs.append(Leg(steps[-1].sources[0], Trigger.REFUSE, State.REFUSED, 0.001))
+    legs = [Leg(row.sources[0], row.trigger, row.target, 0.001) for row in STEPS]
+    legs.append(Leg(STEPS[-1].sources[0], Trigger.REFUSE, State.REFUSED, 0.001))
     shown = text(
         lifecycle_svg(
             Walk("c", "0", "0", tuple(legs), Refusal("exec", "execve_refused", "noexec", "remount"), None)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from engine.errors import Reason
-from engine.lifecycle.machine import LIFECYCLE, TERMINAL, Lifecycle, NotPermittedError, reason_in_spec
+from engine.lifecycle.machine import LIFECYCLE, STEPS, TERMINAL, Lifecycle, NotPermittedError, reason_in_spec
 from engine.lifecycle.spec_graph import spec_graph
 from engine.runsc.arguments import build_environment
 from engine.state.container import component
@@ -117,9 +117,19 @@ GOOD: dict[Trigger, dict[str, Any]] = {
         "environment": build_environment(f"{ROOT}/runtime"),
         "bundle": HEADER["bundle"],
     },
+    Trigger.END: {
+        "exit_code": 3,
+        "signal": None,
+        "oom": "none",
+        "oom_counter": "/sys/fs/cgroup/c/memory.events",
+        "duration_ns": 1,
+        "resources": {"user_us": 1, "system_us": 0, "max_rss_kib": 4},
+    },
     Trigger.REFUSE: {"cleaned": []},
 }
-ORDER = [row.trigger for row in LIFECYCLE if row.trigger is not Trigger.REFUSE]
+STEP_TRIGGERS = [row.trigger for row in STEPS]
+ORDER = [*STEP_TRIGGERS, Trigger.END]
+SUPERVISED = {**HEADER, "options": {**OPTIONS, "supervise": True}}
 
 
 @dataclass
@@ -134,7 +144,7 @@ class Established:
 class Walk:
     """A lifecycle, what it recorded, and the steps it let run."""
 
-    header: dict[str, Any] = field(default_factory=lambda: HEADER)
+    header: dict[str, Any] = field(default_factory=lambda: SUPERVISED)
     moves: list[Move] = field(default_factory=list)
     acted: list[Trigger] = field(default_factory=list)
 
@@ -200,6 +210,75 @@ def test_edge_not_in_the_table_is_not_taken_and_not_run(state: State, trigger: T
 def test_a_state_is_terminal_if_it_is_so_in_the_spec() -> None:
     graph = spec_graph()
     assert {state for state in graph.edges if graph.is_terminal(state)} == TERMINAL
+
+
+def test_an_unsupervised_run_has_no_end() -> None:
+    walk = Walk(HEADER).up_to(State.HANDED_OFF)
+    with refuses(NotPermittedError, Reason.NOT_PERMITTED, "is_supervised"):
+        walk.perform(Trigger.END)
+    assert walk.lifecycle.state is State.HANDED_OFF
+
+
+USED = GOOD[Trigger.END]["resources"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"signal": "SIGKILL"},
+        {"exit_code": None},
+        {"exit_code": 256},
+        {"exit_code": -1},
+        {"exit_code": None, "signal": "9"},
+        {"exit_code": None, "signal": "sigkill"},
+        {"exit_code": None, "signal": "SIG KILL"},
+        {"oom": "unknown"},
+        {"oom_counter": None},
+        {"oom": "killed", "oom_counter": None},
+        {"oom_counter": "/elsewhere/memory.events"},
+        {"oom_counter": "/sys/fs/cgroup/c/../memory.events"},
+        {"oom_counter": "/sys/fs/cgroup/c/cgroup.procs"},
+        {"duration_ns": -1},
+        {"resources": {**USED, "user_us": -1}},
+        {"resources": {**USED, "system_us": -1}},
+        {"resources": {**USED, "max_rss_kib": -1}},
+    ],
+)
+def test_an_end_that_nobody_can_have_seen_is_not_recorded(changed: dict[str, Any]) -> None:
+    walk = Walk().up_to(State.HANDED_OFF)
+    with refuses(NotPermittedError, Reason.NOT_PERMITTED, "end_can_be_so"):
+        walk.perform(Trigger.END, **changed)
+    assert walk.lifecycle.state is State.HANDED_OFF
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"exit_code": 0},
+        {"exit_code": 255},
+        {"exit_code": None, "signal": "SIGRTMIN"},
+        {"oom": "unknown", "oom_counter": None},
+        {"oom": "killed", "oom_counter": "/sys/fs/cgroup/memory/c/memory.oom_control"},
+        {"duration_ns": 0, "resources": dict.fromkeys(USED, 0)},
+    ],
+)
+def test_an_end_that_was_seen_is_recorded(changed: dict[str, Any]) -> None:
+    walk = Walk().up_to(State.HANDED_OFF)
+    walk.perform(Trigger.END, **changed)
+    assert walk.lifecycle.state is State.ENDED
+
+
+def test_without_cgroups_there_is_no_counter() -> None:
+    options = {**SUPERVISED["options"], "ignore_cgroups": True}
+    walk = Walk({**SUPERVISED, "options": options})
+    for trigger in STEP_TRIGGERS:
+        given = argv()
+        changed = {"argv": [*given[:3], "--ignore-cgroups", *given[3:]]} if trigger is Trigger.EXEC else {}
+        walk.perform(trigger, **changed)
+    with refuses(NotPermittedError, Reason.NOT_PERMITTED, "end_can_be_so"):
+        walk.perform(Trigger.END)
+    walk.perform(Trigger.END, oom="unknown", oom_counter=None)
+    assert walk.lifecycle.state is State.ENDED
 
 
 def test_every_state_that_is_not_terminal_can_be_refused() -> None:
@@ -488,7 +567,7 @@ def test_a_set_is_handed_off() -> None:
         Trigger.VALIDATE: {"sidecars": [of_sentry()], "release": None},
         Trigger.STAGE: {"sidecars": [copy_of_sentry()]},
     }
-    for trigger in ORDER:
+    for trigger in STEP_TRIGGERS:
         walk.perform(trigger, **of_set.get(trigger, {}))
     assert walk.lifecycle.state is State.HANDED_OFF
 

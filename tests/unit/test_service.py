@@ -74,9 +74,9 @@ def test_every_option_reaches_the_service(
     assert run[:3] == [str(bundle), "--id", "web"]
     assert run[3:] == [
         *("--network", "host", "--platform", "auto", "--rootless", "--exec-policy", "auto"),
-        *("--require-exec-policy", "--runsc", "/opt/runsc"),
+        *("--require-exec-policy", "--runsc", "/opt/runsc", "--supervise"),
     ]
-    assert last == "/opt/runsc"
+    assert last == "--supervise"
     said = capsys.readouterr()
     assert said.out == "web\n"
     assert "-t engine-web" in said.err

@@ -21,10 +21,12 @@ from engine.traces.move import Move, State, Trigger
 from tests.support.refusals import refuses
 
 
-def test_a_state_without_a_way_on_is_terminal() -> None:
+def test_a_state_that_no_step_leaves_is_terminal() -> None:
     graph = spec_graph()
-    assert [state for state in State if graph.is_terminal(state)] == [State.HANDED_OFF, State.REFUSED]
+    ends = [State.HANDED_OFF, State.ENDED, State.REFUSED]
+    assert [state for state in State if graph.is_terminal(state)] == ends
     assert graph.allowed("refused") == "nothing: refused is terminal"
+    assert graph.allowed("handed_off") == "end to ended"
     assert graph.allowed("start") == "resolve to resolved or refuse to refused"
 
 

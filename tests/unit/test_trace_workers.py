@@ -207,9 +207,9 @@ def test_standard_input_is_read_here(tmp_path: Path) -> None:
             timeout=60,
         )
         assert done.stdout.decode().splitlines() == [
-            f"{one}: conforms: 7 lines, handed_off",
-            "-: conforms: 7 lines, handed_off",
-            f"{one}: conforms: 7 lines, handed_off",
+            f"{one}: conforms: 7 lines, handed_off, end unknown",
+            "-: conforms: 7 lines, handed_off, end unknown",
+            f"{one}: conforms: 7 lines, handed_off, end unknown",
             "3 runs: 3 conforms",
         ]
 

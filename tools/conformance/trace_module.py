@@ -20,7 +20,7 @@ from engine.runsc.installation import RUNSC
 from engine.spec.models import Specs
 from engine.spec.tlc import Tlc
 from engine.spec.values import Value, format_value
-from engine.traces.move import PolicyOutcome, Trigger
+from engine.traces.move import Oom, PolicyOutcome, Trigger
 from engine.traces.reader import read_header, read_record
 from engine.traces.schema import Header, Record
 
@@ -28,7 +28,7 @@ MODULE = "TraceCheck"
 
 _TEXT = """---- MODULE TraceCheck ----
 (* Generated: whether each of `Traces` is a behaviour of the spec. *)
-EXTENDS GVisorRuntime, Sequences
+EXTENDS Supervision
 
 VARIABLES
     trace,  \\* which of the traces
@@ -47,7 +47,10 @@ TraceInit ==
     /\\ line = 0
     /\\ option = [r \\in Runs |-> Traces[trace].option]
     /\\ leftover = [i \\in Ids |-> FALSE]
-    /\\ Init
+    /\\ supervised = [r \\in Runs |-> Traces[trace].supervised]
+    /\\ SupervisedInit
+
+Place == IF ends[Run] = <<>> THEN state[Run] ELSE "ended"
 
 Takes ==
 {steps}
@@ -61,6 +64,7 @@ Agrees ==
                                          /\\ Given.place = place[Run]
       [] Given.trigger = "apply_policy" -> Given.policy = policy'[Run]
       [] Given.trigger = "exec"         -> Given.bundle = seen[Run].bundle /\\ Given.program = "copy"
+      [] Given.trigger = "end"          -> Given.how = known[Run]
       [] OTHER                          -> TRUE
 
 \\* Line 0 is the header, of which only the digest is here.
@@ -70,13 +74,13 @@ Follows ==
     /\\ line < Len(Lines)
     /\\ Given.seq = line + 1
     /\\ Given.previous = Above
-    /\\ Given.from = state[Run]
+    /\\ Given.from = Place
 Counts  == line' = line + 1 /\\ trace' = trace /\\ PrintT(<<trace, line'>>)
 
 Line ==
     /\\ Follows
     /\\ Takes
-    /\\ Given.to = state'[Run]
+    /\\ Given.to = Place'
     /\\ Agrees
     /\\ Counts
 
@@ -88,9 +92,16 @@ Attempt ==
     /\\ ENABLED Exec(Run)
     /\\ line + 1 < Len(Lines) /\\ Lines[line + 2].trigger = "refuse" /\\ Lines[line + 2].from = state[Run]
     /\\ Counts
-    /\\ UNCHANGED vars
+    /\\ UNCHANGED allVars
 
-Inner == Advance(Run) /\\ UNCHANGED <<state, trace, line>>
+Inner == Advance(Run) /\\ UNCHANGED <<state, trace, line, supervision>>
+
+\\* Before an end is recorded, runsc and the container end, and the supervisor learns it.
+Ends ==
+    /\\ line < Len(Lines)
+    /\\ Given.trigger = "end"
+    /\\ RunscEnds(Run) \\/ SupervisedEnds(Run) \\/ Wait(Run)
+    /\\ UNCHANGED <<trace, line>>
 
 \\* Only what the next line asks for: what else the world does makes no difference to it.
 World ==
@@ -99,11 +110,11 @@ World ==
        \\/ Given.trigger \\in {{"resolve", "validate"}} /\\ SwapBinary /\\ path'["runsc"] = Given.file
        \\/ Given.trigger = "stage" /\\ ~Given.unchanged /\\ RewriteBinary
        \\/ Given.trigger = "exec" /\\ Given.bundle = "changed" /\\ ChangeBundle(Run)
-    /\\ UNCHANGED <<trace, line>>
+    /\\ UNCHANGED <<trace, line, supervision>>
 
 \\* Where a trace is wrong there is no way on: a deadlock, which is an answer and no fault.
-TraceNext == Line \\/ Attempt \\/ Inner \\/ World
-TraceSpec == TraceInit /\\ [][TraceNext]_<<vars, trace, line>>
+TraceNext == Line \\/ Attempt \\/ Inner \\/ World \\/ Ends
+TraceSpec == TraceInit /\\ [][TraceNext]_<<allVars, trace, line>>
 ====
 """
 
@@ -127,6 +138,8 @@ CONSTANTS
     Tireless = FALSE
     AfterFailure = TRUE
     Pinning = TRUE
+    Supervised = {TRUE, FALSE}
+    Endings = {"by_itself", "by_a_signal"}
 """
 
 _FOLLOWED = re.compile(r"<<(\d+), (\d+)>>")
@@ -151,7 +164,9 @@ def judge(traces: Sequence[Sequence[bytes]], specs: Specs, tlc: Tlc) -> tuple[in
 def trace_module(traces: Sequence[Sequence[bytes]]) -> str:
     """The module in which TLC follows each of `traces`. Raises `BadLineError`."""
     steps = "\n".join(
-        f'    \\/ Given.trigger = "{trigger}" /\\ {_action(trigger)}(Run)' for trigger in Trigger
+        f'    \\/ Given.trigger = "{trigger}" /\\ {_action(trigger)}(Run)'
+        + ("" if trigger is Trigger.END else " /\\ UNCHANGED supervision")
+        for trigger in Trigger
     )
     return _TEXT.format(traces=",\n".join(map(_trace, traces)), steps=steps)
 
@@ -170,7 +185,9 @@ def _trace(lines: Sequence[bytes]) -> str:
         for words, digest in zip(_lines(header, moves), digests[1:], strict=True)
     )
     option = format_value(_option(header, moves))
-    return f'  [option |-> {option}, digest |-> "{digests[0]}", lines |-> <<\n    {told} >>]'
+    supervised = format_value(bool(header.options.get("supervise", False)))
+    about = f'option |-> {option}, supervised |-> {supervised}, digest |-> "{digests[0]}"'
+    return f"  [{about}, lines |-> <<\n    {told} >>]"
 
 
 def _option(header: Header, moves: Sequence[Record[Any, Any]]) -> dict[str, Value]:
@@ -193,6 +210,7 @@ _WORDS: Mapping[str, Value] = {
     "policy": "none_yet",
     "bundle": "unseen",
     "program": "copy",
+    "how": "by_itself",
 }
 
 
@@ -234,6 +252,8 @@ def _facts(trigger: str, header: Header, recorded: Mapping[str, Mapping[str, Any
             copy = recorded.get(Trigger.STAGE, {}).get("path")
             words["bundle"] = "as_validated" if facts["bundle"] == header.bundle else "changed"
             words["program"] = "copy" if facts["argv"][:1] == [copy] else "another"
+        case Trigger.END:
+            words["how"] = _how(facts, header)
     return words
 
 
@@ -253,6 +273,17 @@ def _outcome(policy: Mapping[str, Any]) -> str:
     is_enforced = policy["outcome"] == PolicyOutcome.ENFORCED
     agrees = (policy["mechanism"] is not None) is (policy["reason"] is None) is is_enforced
     return str(policy["outcome"]) if agrees else "contradicted"
+
+
+def _how(end: Mapping[str, Any], header: Header) -> str:
+    """How runsc ended; what nobody can have seen is said to contradict itself."""
+    agrees = (end["exit_code"] is None) is not (end["signal"] is None)
+    counted = (end["oom_counter"] is None) is (end["oom"] == Oom.UNKNOWN)
+    limited = end["oom_counter"] is None or not header.options["ignore_cgroups"]
+    numbers = (end["duration_ns"], *end["resources"].values(), end["exit_code"] or 0)
+    if not (agrees and counted and limited and min(numbers) >= 0 and (end["exit_code"] or 0) <= 255):
+        return "contradicted"
+    return "by_itself" if end["signal"] is None else "by_a_signal"
 
 
 def _place(path: str, root: Mapping[str, Any]) -> str:
