@@ -367,5 +367,7 @@ class _Walk:
             return "a header"
         if self._undoes is not None:
             refused = self._graph.edges[self._undoes][_REFUSE]
-            return f"nothing, or from {self._undoes} {_REFUSE} to {refused} (execve failed)"
+            is_supervised = self.header is not None and self.header.options.get("supervise")
+            first = self._graph.allowed(self.state) if is_supervised else "nothing"
+            return f"{first}, or from {self._undoes} {_REFUSE} to {refused} (execve failed)"
         return self._graph.allowed(self.state)

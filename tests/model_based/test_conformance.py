@@ -16,7 +16,7 @@ from engine.lifecycle.machine import LIFECYCLE, Guard, Transition
 from engine.lifecycle.spec_files import LIFECYCLE_SPEC
 from engine.lifecycle.spec_graph import SPEC_GRAPH, SpecGraph, load_spec_graph
 from engine.spec.errors import CheckError
-from engine.spec.graph import Graph, lifecycle_edges
+from engine.spec.graph import Graph, LifecycleEdge, lifecycle_edges
 from engine.spec.java import find_jar, find_java
 from engine.spec.models import load
 from engine.spec.tlc import Tlc
@@ -26,7 +26,7 @@ from engine.verify.trace_check import Verdict, verify
 from tests.support.objects import changed
 from tests.support.refusals import refuses
 from tests.support.stories import Story, as_they_are, mutate, save
-from tools.compile import compile_graph, lifecycle_graph, stale, write_spec_graph
+from tools.compile import compile_graph, lifecycle_graph, stale, supervision_edges, write_spec_graph
 from tools.conformance import comparison
 from tools.conformance.comparison import Kind, adversary_graph, compare, several_files_graph
 from tools.conformance.moment import moment_of
@@ -44,6 +44,11 @@ def lifecycle() -> Graph:
 @pytest.fixture(scope="module")
 def adversary() -> Graph:
     return adversary_graph(SPECS, TLC)
+
+
+@pytest.fixture(scope="module")
+def supervised() -> frozenset[LifecycleEdge]:
+    return supervision_edges(SPECS, TLC)
 
 
 def say(differences: tuple[object, ...]) -> str:
@@ -83,8 +88,22 @@ def test_every_kind_of_file_is_met_when_the_binary_is_validated(adversary: Graph
     }
 
 
-def test_the_compiled_graph_is_that_of_the_spec(lifecycle: Graph) -> None:
-    differences = stale(load_spec_graph(SPEC_GRAPH), compile_graph(SPECS, lifecycle))
+def test_supervision_adds_only_the_end_and_the_machine_has_it(
+    lifecycle: Graph, supervised: frozenset[LifecycleEdge]
+) -> None:
+    ends = {
+        LifecycleEdge(str(source), str(row.trigger), str(row.target))
+        for row in LIFECYCLE
+        for source in row.sources
+        if row.trigger is Trigger.END
+    }
+    assert supervised - lifecycle_edges(lifecycle) == ends
+
+
+def test_the_compiled_graph_is_that_of_the_spec(
+    lifecycle: Graph, supervised: frozenset[LifecycleEdge]
+) -> None:
+    differences = stale(load_spec_graph(SPEC_GRAPH), compile_graph(SPECS, lifecycle, supervised))
     assert not differences, "run ./just compile:\n" + say(differences)
 
 

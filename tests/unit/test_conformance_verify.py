@@ -33,6 +33,7 @@ from tools import trace_fields
 Edit = Callable[[list[Line]], object]
 
 REFUSED_BY_THE_KERNEL = Story(end="refused")
+ENDED = Story(end="ended", supervised=True)
 
 
 def check(path: Path, *, runs: bool = False) -> TraceResult:
@@ -272,6 +273,7 @@ def test_a_trace_of_another_spec_is_said_to_be_one(good: list[Line], tmp_path: P
         (Story(), {State.POLICY_SETTLED, Trigger.REFUSE, State.REFUSED}),
         (Story(steps=2, end="refused"), {State.REFUSED}),
         (REFUSED_BY_THE_KERNEL, {State.REFUSED}),
+        (ENDED, {State.ENDED}),
     ],
 )
 def test_nothing_comes_after_the_end(tmp_path: Path, story: Story, named: set[str]) -> None:
@@ -285,6 +287,55 @@ def test_nothing_comes_after_the_end(tmp_path: Path, story: Story, named: set[st
         assert (result.fault.line, result.fault.code) == (len(lines) + 1, FaultCode.NOT_AN_EDGE)
         assert result.fault.allowed is not None
         assert names_in(result.fault.allowed) == named
+
+
+@pytest.mark.parametrize("signal", [None, "SIGKILL"])
+def test_a_supervised_run_conforms_with_its_end_and_without(tmp_path: Path, signal: str | None) -> None:
+    lines = Story(end="ended", supervised=True, signal=signal).lines(tmp_path / "trace")
+    result = check(save(tmp_path / "whole", written(lines)))
+    assert (result.verdict, result.records, result.state) == (Verdict.CONFORMS, 8, "ended")
+    result = check(save(tmp_path / "without", written(lines[:-1])))
+    assert (result.verdict, result.state) == (Verdict.CONFORMS, "handed_off")
+    assert "end unknown" in str(result)
+
+
+@pytest.mark.parametrize(
+    ("edit", "code"),
+    [
+        (put(7, "facts.signal", "SIGKILL"), "end_can_be_so"),
+        (put(7, "facts.exit_code", None), "end_can_be_so"),
+        (put(7, "facts.oom_counter", None), "end_can_be_so"),
+        (put(7, "facts.oom", "unknown"), "end_can_be_so"),
+        (put(7, "facts.oom", "perhaps"), FaultCode.NOT_OF_SCHEMA),
+        (put(7, "facts.resources.max_rss_kib", -1), "end_can_be_so"),
+        (put(7, "facts.duration_ns", 10**15), FaultCode.TIME_GOES_BACK),
+        (put(0, "options.supervise", False), "is_supervised"),
+        (lambda lines: lines[0]["options"].pop("supervise"), "is_supervised"),
+        (lambda lines: lines.pop(6), FaultCode.NOT_AN_EDGE),
+        (lambda lines: lines.append({**lines[7], "seq": 8}), FaultCode.NOT_AN_EDGE),
+    ],
+)
+def test_an_end_that_no_supervisor_wrote_is_refused(tmp_path: Path, edit: Edit, code: str) -> None:
+    lines = ENDED.lines(tmp_path / "trace")
+    edit(lines)
+    for number, line in enumerate(lines):
+        line["seq"] = number
+    fault = check(save(tmp_path / "bad", written(lines))).fault
+    assert fault is not None
+    assert fault.code == code
+    assert fault.line in (7, 8, 9)
+
+
+def test_an_end_has_no_counter_where_there_are_no_cgroups(tmp_path: Path) -> None:
+    lines = ENDED.lines(tmp_path / "trace")
+    lines[0]["options"]["ignore_cgroups"] = True
+    argv = lines[6]["facts"]["argv"]
+    argv.insert(argv.index("--network"), "--ignore-cgroups")
+    fault = check(save(tmp_path / "bad", written(lines))).fault
+    assert fault is not None
+    assert (fault.line, fault.code) == (8, "end_can_be_so")
+    lines[7]["facts"] |= {"oom": "unknown", "oom_counter": None}
+    assert check(save(tmp_path / "good", written(lines))).verdict is Verdict.CONFORMS
 
 
 def test_only_a_refusal_from_where_it_was_may_follow_a_hand_off(good: list[Line], tmp_path: Path) -> None:
@@ -611,7 +662,9 @@ print(good, bool(careful))
 def test_every_story_is_read_fast(tmp_path: Path) -> None:
     """Only lines with escaped names, or of the very start of a second, need the careful reading."""
     paths = []
-    for number, story in enumerate((Story(), Story(rootless=True, enforced=True), REFUSED_BY_THE_KERNEL)):
+    for number, story in enumerate(
+        (Story(), Story(rootless=True, enforced=True), REFUSED_BY_THE_KERNEL, ENDED)
+    ):
         lines = story.lines(tmp_path / str(number))
         for line in lines:
             line["time"] = "2026-11-24T00:47:27.888547Z"
