@@ -20,6 +20,7 @@ import time
 
 from engine.lifecycle.forwarding import Forwarding
 from engine.linux.signals import Blocked
+from engine.quick import import_transitions
 from engine.runsc.arguments import kill_arguments
 
 TYPE_CHECKING = False
@@ -219,6 +220,7 @@ class _Supervisor:
 
     def _after(self, told: Mapping[str, Any], ended: tuple[int, Any, int] | None) -> None:
         """End what is left of the container, record its end unless nobody knows it, and clean up."""
+        import_transitions()
         from engine.lifecycle.ended import clean_up, end_the_rest, record
 
         if not end_the_rest(told, self._given, self._warn):
