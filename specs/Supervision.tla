@@ -73,8 +73,8 @@ SupervisedEnds(r) ==
     /\ alive' = [alive EXCEPT ![r] = FALSE]
     /\ leftover' = [leftover EXCEPT ![id[r]] = TRUE]
     /\ IF status[r] = Running \/ IsHeldOpen(r) THEN UNCHANGED locks ELSE Unlocks(r)
-    /\ UNCHANGED <<given, state, verdict, binary, copies, policies, seen, ran, source, base, apart, root, nest, intact,
-                   bundle, spent, supervision>>
+    /\ UNCHANGED <<given, state, verdict, binary, copies, policies, seen, ran, cleaned, source, base, apart, root, nest,
+                   intact, bundle, spent, supervision>>
 
 -----------------------------------------------------------------------------
 (* The supervisor.                                                         *)
@@ -115,7 +115,7 @@ CleanUp(r) ==
     /\ lock' = [lock EXCEPT ![id[r]] = Nobody]
     /\ IF root[id[r]] = "swapped"
        THEN /\ handle' = [handle EXCEPT ![r] = "none"]
-            /\ UNCHANGED <<onDisk, root, nest, leftover>>
+            /\ UNCHANGED <<onDisk, root, nest, leftover, cleaned>>
        ELSE /\ handle' = [s \in Runs |-> IF s = r THEN "none"
                                          ELSE IF id[s] = id[r] /\ handle[s] = "current" THEN "stale"
                                          ELSE handle[s]]
@@ -123,8 +123,9 @@ CleanUp(r) ==
             /\ root' = [root EXCEPT ![id[r]] = "absent"]
             /\ nest' = [nest EXCEPT ![id[r]] = "own"]
             /\ leftover' = [leftover EXCEPT ![id[r]] = FALSE]
-    /\ UNCHANGED <<given, state, verdict, binary, copied, stored, shared, policies, handOff, source, base, apart,
-                   intact, bundle, spent, supervised, status, known, ends>>
+            /\ cleaned' = CleanedUp(id[r])
+    /\ UNCHANGED <<given, state, verdict, binary, copied, stored, shared, policies, seen, ran, alive, source, base,
+                   apart, intact, bundle, spent, supervised, status, known, ends>>
 
 \* Killed at any point.  The kernel then kills runsc, which is its child; until that is gone, it has the lock.
 SupervisorIsKilled(r) ==

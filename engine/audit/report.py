@@ -160,7 +160,11 @@ def _ended(evidence: Evidence) -> str:
     end = evidence.ending
     if end is None:
         asked = evidence.header is not None and evidence.header.options.get("supervise")
-        why = "the engine that supervised it was killed, or it still ran" if asked else "nobody supervised the run"
+        why = (
+            "the engine that supervised it was killed, or it still ran"
+            if asked
+            else "nobody supervised the run"
+        )
         return f"How it ended is not known: {why}."
     how = f"by signal {end['signal']}" if end["signal"] else f"with exit code {end['exit_code']}"
     memory = {
