@@ -15,6 +15,7 @@ import pytest
 
 from engine.errors import Reason
 from tests.integration.oci_runtime import Oci
+from tests.support.bare import bare_flags
 from tests.support.bundles import program_bytes, put_program
 from tests.support.harness import Engine, listing
 
@@ -121,7 +122,7 @@ def test_engine_refuses_what_runsc_cannot_start(root_engine: Engine, runsc: Path
 
 def _bare(engine: Engine, runsc: Path, bundle: Path) -> subprocess.CompletedProcess[str]:
     root = engine.make_directory("bare")
-    flags = ["--root", str(root), "--network=none", "--ignore-cgroups"]
+    flags = ["--root", str(root), "--network=none", "--ignore-cgroups", *bare_flags(runsc)]
     try:
         return subprocess.run(
             [runsc, *flags, "run", "--bundle", bundle, engine.new_id()],

@@ -14,6 +14,7 @@ import pytest
 
 from engine import digest
 from engine.lifecycle.resolve import TRUSTED_PATHS
+from engine.runsc.installation import SIDECARS
 from tests.support.bundles import make_bundle
 
 #: What a run may import beyond what the interpreter has at its start. To grow this is to slow down every start.
@@ -65,6 +66,7 @@ RUN = {
     "engine.lifecycle.outside",
     *("engine.linux.regular_files", "engine.linux.syscall"),
 }
+OF_A_SET = {"engine.lifecycle.program_trees"}  # where runsc is several files
 ROOTLESS = {
     *("ctypes", "_ctypes", "engine.bundle.executable"),
     "engine.lifecycle.written_trees",
@@ -118,7 +120,10 @@ def test_a_run_imports_only_what_is_listed(private: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes a user namespace, which root can make everywhere")
 def test_a_rootless_run_imports_only_what_is_listed(private: Path) -> None:
-    assert imported(private, "--rootless") - RUN - FIRST == ROOTLESS
+    found = imported(private, "--rootless") - RUN - FIRST
+    assert found - OF_A_SET == ROOTLESS
+    runsc = next(path for path in map(Path, TRUSTED_PATHS) if path.is_file())
+    assert (found >= OF_A_SET) == (runsc.parent / SIDECARS).is_dir()
 
 
 def test_a_dry_run_imports_no_step_that_it_does_not_take(private: Path) -> None:
