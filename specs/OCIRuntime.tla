@@ -26,7 +26,9 @@
 (* runsc signals the pids in its file when it deletes.  As the world may   *)
 (* give the pid of a process that has ended to another, the engine ends    *)
 (* what is alive itself, and lets the file name nobody before that.        *)
-(* runsc makes the cgroups before its file, so the record lists them.      *)
+(* runsc makes the cgroups before its file, so the record lists them.  One *)
+(* in which others are cannot be removed yet, and outlives the record: it  *)
+(* stays listed, for gc and for the next creation.                         *)
 (*                                                                         *)
 (* Modelled: several commands at once on one id, a refusal at every step,  *)
 (* a runsc that fails at create or start, a container that ends by itself, *)
@@ -63,7 +65,7 @@ VARIABLES
     named,      \* whose the pid in runsc's file is: "nobody" when it names none, "free" when nobody has it any more
     harmed,     \* runsc has killed a process that was not the container's
     cgroup,     \* the cgroups that runsc made for it are there
-    listed,     \* the record lists them
+    listed,     \* the record, or a list beside it, names them
     crashes     \* how many commands have been killed
 
 vars == <<state, run, lock, doing, record, file, inside, attempt, alive, handedOff, killed, named, harmed, cgroup,
@@ -176,8 +178,8 @@ Create(v) ==
     /\ RunComesTo("root_secured")
     /\ Becomes("creating")
     /\ attempt' = "none"
-    /\ cgroup' = FALSE
-    /\ listed' = FALSE
+    /\ cgroup' \in {FALSE, cgroup}
+    /\ listed' = cgroup'
     /\ UNCHANGED <<file, inside, alive, crashes, pids>>
 
 Stage(v) ==
@@ -195,7 +197,7 @@ Exec(v) ==
     /\ doing[v] = "create" /\ RunAt = "policy_settled"
     /\ RunComesTo("handed_off")
     /\ handedOff' = TRUE
-    /\ listed' = ~cgroup
+    /\ listed' = (listed \/ ~cgroup)
     /\ cgroup' = cgroup
     /\ UNCHANGED <<state, lock, doing, record, file, inside, attempt, alive, killed, crashes, pids>>
 
@@ -421,15 +423,25 @@ Delete(v) ==
     /\ doing' = [w \in Commands |-> IF doing[w] = "try" THEN "nothing" ELSE doing[w]]
     /\ UNCHANGED <<run, lock, record, inside, attempt, handedOff, killed, crashes>>
 
-\* Remove the record last, after the cgroups that it lists: while anything is left, the next command can find it.
+\* Remove the record last, after the cgroups that it lists: while anything is left, the next command can find it.  A
+\* cgroup that cannot be removed, as others are in it, is listed beside the record first.
 Forget(v) ==
     /\ doing[v] \in {"delete", "collect"}
     /\ Vacant
     /\ record' = FALSE
-    /\ cgroup' = (cgroup /\ ~listed)
-    /\ listed' = FALSE
+    /\ cgroup' \in {cgroup /\ ~listed, cgroup}
+    /\ listed' = (listed /\ cgroup')
     /\ LetGo(v)
     /\ UNCHANGED <<state, run, file, inside, attempt, alive, handedOff, killed, crashes, pids>>
+
+\* Once nobody is in it any more, gc removes it.
+RemoveListed ==
+    /\ lock = Nobody
+    /\ ~record /\ Vacant
+    /\ listed
+    /\ cgroup' = FALSE
+    /\ listed' = FALSE
+    /\ UNCHANGED <<state, run, lock, doing, record, file, inside, attempt, alive, handedOff, killed, crashes, pids>>
 
 -----------------------------------------------------------------------------
 (* The world starts and ends processes of its own.                         *)
@@ -469,7 +481,7 @@ Next ==
         \/ Decline(v) \/ EndCreated(v) \/ Disown(v) \/ Delete(v) \/ Forget(v) \/ Crash(v)
         \/ TryStart(v) \/ TryPause(v) \/ TryResume(v) \/ Start(v) \/ Pause(v) \/ Resume(v)
         \/ Empty(v) \/ Tell(v) \/ GiveUp(v) \/ RefuseStart(v)
-    \/ Ended \/ Mend \/ Kill \/ End \/ PidGoesToAnother \/ TheOtherEnds
+    \/ Ended \/ Mend \/ Kill \/ End \/ RemoveListed \/ PidGoesToAnother \/ TheOtherEnds
 
 Spec == Init /\ [][Next]_vars
 
@@ -519,8 +531,8 @@ NoOrphan == alive \/ file # "none" => record
 \* runsc signals pids: one that its file names may be anybody's by the time that the container is deleted.
 NobodyElseIsSignalled == ~harmed
 
-\* Whatever is killed, the next command finds the cgroups that runsc made, and removes them with the record.
-NoCgroupStays == cgroup => record /\ listed
+\* Whatever is killed, and whoever is in them, the next command finds the cgroups that runsc made.
+NoCgroupStays == cgroup => listed
 
 \* A container that did not pass the lifecycle's steps was not checked.  Only Exec hands off.
 NeverWithoutHandOff == alive => handedOff
