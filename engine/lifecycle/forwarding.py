@@ -31,19 +31,37 @@ class Forwarding:
         self._waiting: list[tuple[int, float]] = []
         self._sender: int | None = None
         self._next = 0.0
+        self._is_held = False
+
+    def hold(self) -> None:
+        """The run is about to become runsc: what comes now waits until it has."""
+        self._is_held = True
+
+    def stays_the_engine(self) -> None:
+        """It did not become runsc."""
+        self._let_go()
 
     def becomes_runsc(self, program: int, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
         """From now on signals go to the container: `program` with `arguments` and a signal's number sends one."""
-        if not self._has_terminal:
+        if self._has_terminal:
+            self._let_go()
+        else:
             os.set_inheritable(program, True)
             self._command = program, arguments, environment
+            self._is_held = False
 
     def send(self, number: int) -> None:
         """Pass on a signal, as soon as that is possible."""
-        if self._command is None:
+        if self._command is None and not self._is_held:
             self._send_directly(number)
         else:
             self._waiting.append((number, time.monotonic() + _TIMEOUT))
+
+    def _let_go(self) -> None:
+        self._is_held = False
+        for number, _ in self._waiting:
+            self._send_directly(number)
+        self._waiting.clear()
 
     def go_on(self) -> float | None:
         """Send what waits: seconds until this is to be called again; None if only a signal brings more to do."""
@@ -59,12 +77,11 @@ class Forwarding:
                     self._send_directly(number)
             else:
                 self._next = time.monotonic() + _INTERVAL  # the container does not run yet
-        if not self._waiting:
+        if self._command is None or not self._waiting:
             return None
         if (seconds := self._next - time.monotonic()) > 0:
             return seconds
-        if self._command is not None:
-            self._begin(self._waiting[0][0], *self._command)
+        self._begin(self._waiting[0][0], *self._command)
         return None
 
     def _begin(

@@ -214,9 +214,11 @@ class _Supervisor:
                 return
             if message == _REFUSED:
                 self._is_refused = True
+                signals.stays_the_engine()
             else:
                 self._told = json.loads(message.decode("utf-8", "surrogateescape"))
                 self._given = struct.unpack(_NUMBERS, ancillary[0][2])
+                signals.hold()
 
     def _after(self, told: Mapping[str, Any], ended: tuple[int, Any, int] | None) -> None:
         """End what is left of the container, record its end unless nobody knows it, and clean up."""

@@ -121,6 +121,18 @@ def test_a_detached_runs_exit_code_is_its_units_result(booted: Booted) -> None:
     assert "on its way" in said(booted, unit)
 
 
+def test_a_stopped_unit_lets_its_program_clean_up(booted: Booted) -> None:
+    script = "trap 'echo cleaned; exit 7' TERM; echo lives; while :; do sleep 0.1; done"
+    path = bundle(booted, "cleans", script)
+    name = detach(booted, path).ok().strip()
+    starts(booted, unit_name(name), "lives")
+    stopped(booted, unit_name(name))
+    assert "cleaned" in said(booted, unit_name(name))
+    (trace,) = (booted.root(BASE) / component(name)).glob("trace-*")
+    end = json.loads(trace.read_text().splitlines()[-1])
+    assert (end["next"], end["facts"]["exit_code"]) == ("ended", 7)
+
+
 def test_detached_run_leaves_only_its_trace(booted: Booted) -> None:
     for how in ("SIGTERM", "SIGKILL"):
         path = bundle(booted, f"ended-by-{how}", "echo lives; exec sleep 1000")

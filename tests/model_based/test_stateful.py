@@ -111,7 +111,7 @@ CALLS = (*(call for call in OS_CALLS if call != "execve"), "flock", "fcntl", "op
 NOT_OF_A_RUN = (("start", "stat"),)
 
 #: Those triggers that are steps.
-STEPS = tuple(trigger for trigger in Trigger if trigger is not Trigger.REFUSE)
+STEPS = tuple(trigger for trigger in Trigger if trigger not in (Trigger.END, Trigger.REFUSE))
 
 Line = dict[str, Any]
 

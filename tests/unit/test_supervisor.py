@@ -108,6 +108,32 @@ def test_before_the_hand_off_the_run_itself_gets_a_signal(sleeper: subprocess.Po
     assert sleeper.wait(30) == -signal.SIGTERM
 
 
+@pytest.mark.parametrize("has_terminal", [False, True])
+def test_what_comes_at_the_hand_off_waits_for_it(
+    sleeper: subprocess.Popen[bytes], shell: int, tmp_path: Path, has_terminal: bool
+) -> None:
+    forwarding = Forwarding(sleeper.pid, has_terminal=has_terminal)
+    forwarding.hold()
+    forwarding.send(signal.SIGTERM)
+    assert forwarding.go_on() is None
+    with pytest.raises(subprocess.TimeoutExpired):
+        sleeper.wait(0.2)
+    forwarding.becomes_runsc(shell, ("sh", "-c", f"echo $0 > {tmp_path}/sent"), {})
+    drive(forwarding)
+    if has_terminal:
+        assert sleeper.wait(30) == -signal.SIGTERM
+    else:
+        assert (tmp_path / "sent").read_text() == "15\n"
+
+
+def test_an_engine_that_stays_one_gets_what_came_at_the_hand_off(sleeper: subprocess.Popen[bytes]) -> None:
+    forwarding = Forwarding(sleeper.pid, has_terminal=False)
+    forwarding.hold()
+    forwarding.send(signal.SIGTERM)
+    forwarding.stays_the_engine()
+    assert sleeper.wait(30) == -signal.SIGTERM
+
+
 def test_with_a_terminal_runsc_gets_it(sleeper: subprocess.Popen[bytes], shell: int) -> None:
     forwarding = Forwarding(sleeper.pid, has_terminal=True)
     forwarding.becomes_runsc(shell, ("sh", "-c", "exit 1"), {})
