@@ -201,13 +201,13 @@ class _Run:
 
     def _hand_off(self, given: HandOff, root: StateDirs) -> NoReturn:
         """Become runsc; a supervisor first gets what it needs. Raises `ExecError`, and `OSError` if it is gone."""
-        if self._supervisor is None:
-            hand_off(given, self._process)
-        self._supervisor.hand_over(root, self._trace, given)
+        if self._supervisor is not None:
+            self._supervisor.hand_over(root, self._trace, given)
         try:
             hand_off(given, self._process)
         except ExecError:
-            self._supervisor.take_back()
+            if self._supervisor is not None:
+                self._supervisor.take_back()
             raise
 
     def _keep(self, made: Made) -> Made:

@@ -28,7 +28,12 @@ if os.geteuid() != 0:
 #: How a test's counts are called among its report's properties.
 PROPERTY = "stateful tally"
 
-_PHASES = ("start", *(str(trigger) for trigger in Trigger if trigger not in (Trigger.END, Trigger.REFUSE)), "clean_up", "gc")
+_PHASES = (
+    "start",
+    *(str(trigger) for trigger in Trigger if trigger not in (Trigger.END, Trigger.REFUSE)),
+    "clean_up",
+    "gc",
+)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -265,3 +267,78 @@ def test_a_cgroup_that_goes_gives_one_notice_and_another_is_of_memory(
     watch._done.release()
     counter.unlink()
     assert watch.result() == (None if answer is None else (answer, str(counter)))
+
+
+# -- what is recorded ------------------------------------------------------------------------------------------------
+
+#: A supervised run whose child does as argv[1] says after it has given the trace: a header and a hand-off, on the disk.
+_SUPERVISES = """
+import os, signal, sys, time
+from types import SimpleNamespace
+from engine.errors import EngineError
+from engine.lifecycle.spec_graph import spec_graph
+from engine.lifecycle.supervisor import Channel, fork
+from engine.linux.files import make_private_directory
+from engine.options import RunOptions
+from engine.state.container import open_container
+from engine.traces.writer import Trace, options_facts
+
+what, directory = sys.argv[1:]
+options = RunOptions("c", supervise=True)
+bundle = SimpleNamespace(config={"process": {}})
+channel = fork(bundle, options, lambda text: print("warning:", text, file=sys.stderr, flush=True))
+if not isinstance(channel, Channel):
+    sys.exit(channel)
+if what == "ends before":
+    sys.exit(9)
+top = os.open(directory, os.O_RDONLY)
+base = make_private_directory(top, directory, "base")
+container, lock = open_container(base, "id-" + "0" * 32)
+trace = Trace("c", {"options": options_facts(options), "spec": spec_graph().spec})
+trace.create(directory + "/trace")
+program = os.open("/bin/sh", os.O_RDONLY)
+given = SimpleNamespace(argv=("sh", "--platform", "x"), environment={}, program=program)
+channel.hand_over(SimpleNamespace(base=base, container=container, lock=lock), trace, given)
+if what == "is refused":
+    channel.take_back()
+    sys.exit(125)
+if what == "is killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+os.execv("/bin/sh", ["sh", "-c", what])
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "end"),
+    [
+        ("ends before", 9, None),
+        ("is refused", 125, None),
+        ("is killed", 128 + signal.SIGKILL, None),
+        ("sleep 0.3; exit 3", 3, {"exit_code": 3, "signal": None}),
+        ("sleep 0.3; kill -TERM $$", 128 + signal.SIGTERM, {"exit_code": None, "signal": "SIGTERM"}),
+        ("sleep 0.3; kill -36 $$", 128 + 36, {"exit_code": None, "signal": "SIGRTMIN2"}),
+    ],
+)
+def test_only_the_end_of_what_was_executed_is_recorded(
+    tmp_path: Path, what: str, code: int, end: dict[str, object] | None
+) -> None:
+    """Who is killed just before execve did not become runsc, so nothing of runsc has ended."""
+    done = subprocess.run(
+        [sys.executable, "-c", _SUPERVISES, what, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == code, done
+    assert done.stderr == ""
+    trace = tmp_path / "trace"
+    lines = [json.loads(line) for line in trace.read_text().splitlines()] if trace.exists() else []
+    ends = [line for line in lines if line.get("trigger") == "end"]
+    if end is None:
+        assert ends == []
+        return
+    (last,) = ends
+    assert {key: last["facts"][key] for key in end} == end
+    assert last["previous"] == sha256(trace.read_bytes().splitlines(keepends=True)[-2]).hexdigest()
+    assert os.listdir(tmp_path / "base") == []
