@@ -78,8 +78,8 @@ def matrix(evidence: Evidence, found: Sequence[Control], *, is_signed: bool) -> 
             "4.4.3",
             "Insecure container runtime configurations",
             partly("arguments"),
-            "runsc's arguments and environment are fixed and recorded. The digest of config.json is recorded.",
-            "The settings in config.json (capabilities, mounts, seccomp); SELinux or AppArmor profiles.",
+            "runsc's arguments and environment are fixed and recorded, and so is what config.json asks for.",
+            "Whether these settings are what the container needs; SELinux or AppArmor profiles.",
             ("arguments", "unchanged"),
         ),
         Section(
@@ -104,9 +104,11 @@ def matrix(evidence: Evidence, found: Sequence[Control], *, is_signed: bool) -> 
             NIST,
             "4.5.5",
             "Host OS file system tampering",
-            partly("trusted", "private", "staged"),
+            Coverage.NOT_MET
+            if ran and "writable_system" in _grants(evidence)
+            else partly("trusted", "private", "staged"),
             "Other users of the host cannot write the runtime's binary and state.",
-            "Host directories that config.json mounts into the container.",
+            _given_of_the_host(evidence),
             ("trusted", "private", "staged"),
         ),
         Section(
@@ -119,6 +121,22 @@ def matrix(evidence: Evidence, found: Sequence[Control], *, is_signed: bool) -> 
             ("network",),
         ),
     ]
+
+
+def _grants(evidence: Evidence) -> Sequence[str]:
+    return () if evidence.header is None else evidence.header.bundle.get("grants", ())
+
+
+def _given_of_the_host(evidence: Evidence) -> str:
+    header = evidence.header
+    if header is None or not isinstance(header.asked, dict):
+        return "Host directories that config.json mounts into the container."
+    writable = [
+        mount["source"] for mount in header.asked["mounts"] if "source" in mount and mount["writable"]
+    ]
+    if not writable:
+        return "No file or directory of the host can be written by the container."
+    return f"The container can write {len(writable)} files or directories of the host: {', '.join(writable[:5])}."
 
 
 #: Sections that no control addresses: the guide, the sections, and why.
@@ -134,11 +152,6 @@ UNCOVERED: tuple[tuple[str, str, str], ...] = (
         "4.5.1, 4.5.3, 4.5.4, 4.6",
         "The operator is responsible for the host's system, users and hardware.",
     ),
-    (
-        CIS,
-        "5.4-5.6, 5.11-5.13, 5.16-5.22, 5.26, 5.29, 5.31, 5.32",
-        "Set in the bundle's config.json. The trace has its digest: check the file with that digest.",
-    ),
     (CIS, "1, 4", "The engine checks neither the host nor how images are built."),
     (
         CIS,
@@ -148,6 +161,15 @@ UNCOVERED: tuple[tuple[str, str, str], ...] = (
 )
 
 
-def uncovered(guide: str) -> Iterator[tuple[str, str]]:
-    """The sections of `guide` that no control addresses, and why."""
-    return ((sections, why) for name, sections, why in UNCOVERED if name == guide)
+#: Those that what was asked answers; an older engine did not record it.
+_ASKED = (
+    CIS,
+    "5.2, 5.4-5.6, 5.11-5.13, 5.16-5.22, 5.26, 5.29, 5.31, 5.32",
+    "Set in config.json, which an older engine did not record. The trace has its digest: check that file.",
+)
+
+
+def uncovered(guide: str, *, asked_is_recorded: bool) -> Iterator[tuple[str, str]]:
+    """The sections of `guide` that nothing in the trace answers, and why."""
+    rows = UNCOVERED if asked_is_recorded else (_ASKED, *UNCOVERED)
+    return ((sections, why) for name, sections, why in rows if name == guide)

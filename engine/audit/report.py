@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.audit import html
+from engine.audit.asked import all_of, asked_of, first, warnings
+from engine.audit.asked_sections import asked_sections
 from engine.audit.controls import Status, controls
 from engine.audit.guidance import CIS, NIST, Coverage, matrix, uncovered
 from engine.audit.lifecycle_picture import lifecycle_svg
@@ -67,7 +69,15 @@ def run_page(path: str, *, check: ModelCheck | None, signers: Signers | None) ->
         model_of(evidence, check),
     )
     container = evidence.header.container if evidence.header is not None else "unknown container"
-    sections = matrix(evidence, found, is_signed=signature.standing is Standing.VERIFIED)
+    has_asked = evidence.header is not None and asked_of(evidence.header) is not None
+    header = evidence.header
+    sections = sorted(
+        [
+            *matrix(evidence, found, is_signed=signature.standing is Standing.VERIFIED),
+            *asked_sections(evidence),
+        ],
+        key=lambda section: [int(part) for part in section.section.split(".")],
+    )
     return html.page(
         "run.html.j2",
         {
@@ -75,6 +85,11 @@ def run_page(path: str, *, check: ModelCheck | None, signers: Signers | None) ->
             "container": container,
             "notices": _notices(evidence, signature),
             "tiles": _tiles(evidence, conformance, signed, model),
+            "first_heading": "What ran, and what it was given"
+            if evidence.outcome is Outcome.HANDED_OFF
+            else "What was to run, and what it was to be given",
+            "first": {} if header is None else first(header),
+            "warnings": [] if header is None else warnings(header),
             "subject": _subject(evidence),
             "steps": _steps(evidence),
             **_picture(evidence),
@@ -89,7 +104,7 @@ def run_page(path: str, *, check: ModelCheck | None, signers: Signers | None) ->
                     "name": guide,
                     "about": about,
                     "sections": [section for section in sections if section.guide == guide],
-                    "uncovered": list(uncovered(guide)),
+                    "uncovered": list(uncovered(guide, asked_is_recorded=has_asked)),
                 }
                 for guide, about in _GUIDES
             ],
@@ -217,6 +232,7 @@ def _subject(evidence: Evidence) -> dict[str, dict[str, Any]]:
             "root file system": header.bundle["rootfs"],
             "hooks (run on the host)": str(header.bundle["hooks"]),
         },
+        "What was asked": all_of(header),
         "runsc": {
             "path": binary["path"] if binary else "not validated",
             "SHA-256 of the staged copy": staged["sha256"] if staged else "not staged",
@@ -228,8 +244,11 @@ def _subject(evidence: Evidence) -> dict[str, dict[str, Any]]:
         },
         "Options": options,
         "Host and engine": {
+            "host": header.host.get("name", "not recorded"),
+            "boot": header.host.get("boot") or "not recorded",
             "kernel": f"{header.host['kernel']}, {header.host['machine']}",
             "effective user": f"uid {header.host['user']}",
+            "login user": f"uid {login}" if (login := header.host.get("login_user", -1)) >= 0 else "unknown",
             "engine": f"gvisor-engine {header.engine}",
             "SHA-256 of the spec": header.spec,
         },

@@ -19,11 +19,12 @@ from engine.audit.report import run_page
 from engine.verify.signature import Signers, sign
 from tests.support.report_traces import HOSTILE, check_result, poisoned_trace, rewritten
 from tests.support.stories import Story
+from tests.unit.test_report import granting_the_host
 from tests.unit.test_signature import new_key
 
 #: How many runs the large fleet has.
 MANY = 10_000
-KINDS = ("good", "refused", "edited", "hostile", "fleet", "hostile_fleet", "large_fleet")
+KINDS = ("good", "granted", "refused", "edited", "hostile", "fleet", "hostile_fleet", "large_fleet")
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
     good = Story().write(place / "good.jsonl")
     sign(str(good), str(key))
+    granted = rewritten(Story().write(place / "granted.jsonl"), granting_the_host)
     refused = Story(steps=3, end="refused").write(place / "refused.jsonl")
     edited = Story().write(place / "edited.jsonl")
     edited.write_bytes(edited.read_bytes().replace(b"0755", b"0777"))
@@ -68,6 +70,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
     made = {
         "good": run_page(str(good), check=check, signers=signers),
+        "granted": run_page(str(granted), check=check, signers=signers),
         "refused": run_page(str(refused), check=None, signers=signers),
         "edited": run_page(str(edited), check=None, signers=None),
         "hostile": run_page(str(hostile), check=check, signers=None),
@@ -202,6 +205,17 @@ def test_the_reason_of_a_refusal_is_seen_before_anything_else(show: Callable[...
     assert reason is not None
     assert heading["y"] < reason["y"] < 200
     assert page.locator("h1").inner_text() == "Refused in stage: failure"
+
+
+def test_what_was_given_is_on_the_first_screen(show: Callable[..., Page]) -> None:
+    page = show("granted", width=1100)
+    for place in (page.locator("#warnings li"), page.locator(".first dt")):
+        boxes = [each.bounding_box() for each in place.all()]
+        assert len(boxes) > 2
+        assert all(box is not None and box["y"] < 900 for box in boxes)
+    warning = page.locator("#warnings").bounding_box()
+    assert warning is not None
+    assert warning["y"] < 300
 
 
 def test_a_fleet_of_ten_thousand_is_paged_searched_and_counted(show: Callable[..., Page]) -> None:

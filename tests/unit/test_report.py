@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
@@ -20,11 +20,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.audit import html, model_check, picture
+from engine.audit.asked_sections import asked_sections
 from engine.audit.controls import Status, controls
 from engine.audit.fleet import fleet_page, traces_in
-from engine.audit.guidance import matrix
+from engine.audit.guidance import Coverage, matrix
 from engine.audit.model_check import ModelCheck
 from engine.audit.report import run_page
+from engine.bundle.grant_codes import CODES
 from engine.errors import Reason
 from engine.lifecycle.spec_graph import spec_graph
 from engine.spec import render
@@ -90,7 +92,7 @@ def test_the_reason_of_a_refusal_is_the_first_thing(private: Path) -> None:
     page = page_of(Story(steps=3, end="refused").write(private / "t"))
     before, _, after = page.words.partition("Refused in stage")
     assert before.endswith("Audit report of one run: web ")
-    assert after.startswith(": failure 'base' is full Hint: free space Outcome")
+    assert after.startswith(": failure 'base' is full Hint: free space What was to run")
     assert "Handed to runsc" not in page.words
 
 
@@ -122,6 +124,112 @@ def test_what_deserves_a_word_and_hints_are_shown(private: Path) -> None:
     assert "Handed to runsc after every step" in page.words
     assert "binds_etc" in page.words
     assert "dev.gvisor.spec.mount.a.share pod" in page.words
+
+
+def granting_the_host(lines: list[Line]) -> list[Line]:
+    """The host's / can be written, by an administrator; as the engine records it."""
+    mount = {"destination": "/host", "type": "bind", "source": "/", "writable": True}
+    lines[0]["asked"]["mounts"].append(mount)
+    lines[0]["asked"]["capabilities"]["bounding"] = ["CAP_KILL", "CAP_SYS_ADMIN"]
+    for bundle in (lines[0]["bundle"], lines[6]["facts"]["bundle"]):
+        bundle["grants"] = ["binds_host", "writable_system", "capabilities"]
+    return lines
+
+
+def test_what_was_given_is_said_before_what_stood_between(private: Path) -> None:
+    page = page_of(rewritten(Story().write(private / "t"), granting_the_host))
+    first, _, rest = page.words.partition("Outcome")
+    for said in (
+        "Handed to runsc after every step",
+        CODES["binds_host"],
+        CODES["writable_system"],
+        "/host, writable, from /",
+        "CAP_SYS_ADMIN",
+        "/bin/app --serve",
+        "uid 999, gid 998, also 5",
+        "uid 0 of node7, who logged in as uid 1000",
+        "/base/b/rootfs, read-only",
+        "memory.limit = 536870912",
+    ):
+        assert said in first, said
+    assert "✓ conforms" in rest
+    plain = page_of(Story().write(private / "plain"))
+    assert "deserves a word" not in plain.words
+    assert "/data, writable, from /srv/data" in plain.words.partition("Outcome")[0]
+
+
+def test_an_older_trace_says_that_what_was_asked_was_not_recorded(private: Path) -> None:
+    def older(lines: list[Line]) -> list[Line]:
+        del lines[0]["asked"]
+        lines[0]["host"] = {key: lines[0]["host"][key] for key in ("kernel", "machine", "user")}
+        return lines
+
+    page = page_of(rewritten(Story().write(private / "t"), older))
+    assert "Handed to runsc after every step" in page.words
+    assert "not recorded by this older engine" in page.words.partition("Outcome")[0]
+    assert "5.2, 5.4-5.6, 5.11-5.13" in page.words
+
+
+def coverage_of(trace: Path) -> dict[str, Coverage]:
+    evidence, _ = read(str(trace), spec_graph())
+    return {row.section: row.coverage for row in asked_sections(evidence)}
+
+
+ANSWERED = [
+    *("5.2", "5.4", "5.5", "5.6", "5.11", "5.12", "5.13", "5.16", "5.17", "5.18"),
+    *("5.19", "5.20", "5.21", "5.22", "5.26", "5.29", "5.31", "5.32"),
+]
+
+
+def of_limits(lines: list[Line]) -> None:
+    lines[0]["asked"]["limits"] = {"memory.limit": -1, "pids.limit": 0, "cpu.shares": 512}
+
+
+def of_no_cgroup(lines: list[Line]) -> None:
+    lines[0]["options"]["ignore_cgroups"] = True
+
+
+def open_to_the_host(lines: list[Line]) -> None:
+    asked = lines[0]["asked"]
+    asked["root"]["readonly"] = asked["no_new_privileges"] = False
+    asked["mounts"][1] |= {"shared": True}
+    asked["devices"] = [{"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229}]
+    del asked["seccomp"], asked["apparmor"]
+
+
+@pytest.mark.parametrize(
+    ("change", "not_met"),
+    [
+        (lambda _: None, {"5.2", "5.12", "5.31"}),
+        (of_limits, {"5.2", "5.11", "5.29", "5.31"}),
+        (of_no_cgroup, {"5.2", "5.11", "5.12", "5.29", "5.31"}),
+        (granting_the_host, {"5.2", "5.4", "5.6", "5.12", "5.31"}),
+        (open_to_the_host, {"5.2", "5.12", "5.13", "5.18", "5.20", "5.22", "5.26", "5.31"}),
+    ],
+)
+def test_the_matrix_answers_from_the_trace_what_was_asked(
+    private: Path, change: Callable[[list[Line]], object], not_met: set[str]
+) -> None:
+    def changed(lines: list[Line]) -> list[Line]:
+        change(lines)
+        if change is open_to_the_host:
+            for bundle in (lines[0]["bundle"], lines[6]["facts"]["bundle"]):
+                bundle["grants"] = ["devices"]
+        if change is of_no_cgroup:
+            argv = lines[6]["facts"]["argv"]
+            argv.insert(argv.index("--network"), "--ignore-cgroups")
+        return lines
+
+    trace = rewritten(Story().write(private / "t"), changed)
+    assert page_of(trace).words.count("Handed to runsc after every step") == 1
+    found = coverage_of(trace)
+    assert sorted(found, key=lambda number: int(number[2:])) == ANSWERED
+    assert {number for number, coverage in found.items() if coverage is Coverage.NOT_MET} == not_met
+
+
+def test_nothing_that_was_asked_is_met_where_nothing_ran(private: Path) -> None:
+    found = coverage_of(Story(steps=2, end="refused").write(private / "t"))
+    assert set(found.values()) == {Coverage.NOT_SHOWN}
 
 
 def with_sidecars(lines: list[Line]) -> list[Line]:
