@@ -222,7 +222,9 @@ def _subject(evidence: Evidence) -> dict[str, dict[str, Any]]:
     header, facts = evidence.header, evidence.facts
     binary, staged = facts.get(Trigger.VALIDATE), facts.get(Trigger.STAGE)
     options = {name: _option(value) for name, value in header.options.items()}
-    told = _version(staged["sha256"]) if staged else "not known: nothing was staged"
+    told = (
+        (staged.get("version") or _version(staged["sha256"])) if staged else "not known: nothing was staged"
+    )
     return {
         "Container": {
             "id": header.container,

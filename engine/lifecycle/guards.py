@@ -14,7 +14,7 @@ from functools import lru_cache
 from engine.lifecycle.resolve import TRUSTED_PATHS
 from engine.options import ExecPolicy, Platform
 from engine.runsc.arguments import RUN, are_creation_arguments, build_environment, global_flags
-from engine.runsc.binary import is_release
+from engine.runsc.binary import is_release, is_version
 from engine.runsc.capabilities import CREATION_FLAGS
 from engine.runsc.installation import (
     MAX_SIDECARS,
@@ -241,9 +241,15 @@ def copy_is_where_programs_lie(known: Known) -> bool:
 
 def copy_is_what_was_pinned(known: Known) -> bool:
     staged, joined = known["stage"], known["secure_root"].get("sandbox")
-    return _is_copy(staged, known["validate"], known["header"]["host"]["user"]) and (
-        joined is None or staged["sha256"] == joined["sha256"]
+    return (
+        _is_copy(staged, known["validate"], known["header"]["host"]["user"])
+        and (joined is None or staged["sha256"] == joined["sha256"])
+        and _is_version_of(known["validate"].get("release"), staged.get("version"))
     )
+
+
+def _is_version_of(release: str | None, version: str | None) -> bool:
+    return version is None or (is_version(version) and release in (None, version))
 
 
 def _is_copy(staged: Facts, pinned: Facts, user: int) -> bool:

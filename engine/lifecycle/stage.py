@@ -24,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-    from engine.traces.schema import Copy, StageFacts
+    from engine.traces.schema import StageFacts
 
 
 class Staged:
@@ -61,14 +61,14 @@ class Staged:
         status = os.fstat(sentry.descriptor)
         return status.st_dev, status.st_ino
 
-    def facts(self) -> Copy:
-        runsc = self.runsc.facts()
-        if not self.sidecars:
-            return runsc
+    def facts(self) -> StageFacts:
         facts: StageFacts = {
-            **runsc,
+            **self.runsc.facts(),
+            "version": self.runsc.version,
             "sidecars": [{**sidecar.facts(), "name": sidecar.name} for sidecar in self.sidecars],
         }
+        if not self.sidecars:
+            del facts["sidecars"]
         return facts
 
     def changed(self) -> str | None:

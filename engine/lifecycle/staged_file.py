@@ -10,7 +10,8 @@ from engine.errors import Reason, StageError
 from engine.linux.files import PrivateDirectory
 from engine.linux.locks import has_lease
 from engine.linux.regular_files import Identity
-from engine.runsc.installation import PinnedFile
+from engine.runsc.binary import version_of
+from engine.runsc.installation import RUNSC, PinnedFile
 from engine.state import store
 from engine.state.store import CacheEntry
 from engine.traces.writer import identity_facts
@@ -31,7 +32,7 @@ class StagedFile:
     `digest`: its SHA-256, in hexadecimal. `made_from`: the file it was made from, by this run or (`from_store`) by an
     earlier one. `pinned`: the pinned file's identity after the copy was made. `shared`: the store and other containers
     have it under other names. `hashed`: this run computed the digest; otherwise it is from an earlier run. `compared`:
-    this run compared the copy with the pinned file.
+    this run compared the copy with the pinned file. `version`: runsc's, by its bytes; None if unknown.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class StagedFile:
         shared: bool,
         hashed: bool,
         compared: bool,
+        version: str | None = None,
     ) -> None:
         self.name: Final = name
         self.descriptor: Final = descriptor
@@ -61,6 +63,7 @@ class StagedFile:
         self.shared: Final = shared
         self.hashed: Final = hashed
         self.compared: Final = compared
+        self.version: Final = version
 
     def facts(self) -> Copy:
         """What is recorded of the copy."""
@@ -121,6 +124,7 @@ def stage_file(
         shared=shared,
         hashed=entry.hashed,
         compared=entry.compared,
+        version=entry.version or None,
     )
 
 
@@ -154,6 +158,8 @@ def _link(file: PinnedFile, kept_copies: PrivateDirectory, directory: PrivateDir
             if error.errno in (errno.EMLINK, errno.EXDEV, errno.EPERM, errno.ENOENT):
                 return None
             raise
+        if entry.version is None:  # a record of an earlier engine
+            entry = _with_version(entry, file)
         store.update(kept_copies, entry)
         # runsc looks for its sidecars beside its /proc/self/exe: the name by which this descriptor was opened. A lease
         # ends when its descriptor is closed, so take it on the new one before closing the other.
@@ -166,7 +172,15 @@ def _link(file: PinnedFile, kept_copies: PrivateDirectory, directory: PrivateDir
             raise
     finally:
         os.close(entry.descriptor)
-    return CacheEntry(descriptor, entry.made_from, entry.digest, hashed=entry.hashed, compared=entry.compared)
+    return CacheEntry(descriptor, entry.made_from, entry.digest, entry.hashed, entry.compared, entry.version)
+
+
+def _with_version(entry: CacheEntry, file: PinnedFile) -> CacheEntry:
+    """The same entry, with what the bytes of runsc say of its version. No other file's is asked for."""
+    version = version_of(entry.descriptor) if file.name == RUNSC else None
+    return CacheEntry(
+        entry.descriptor, entry.made_from, entry.digest, entry.hashed, entry.compared, version or ""
+    )
 
 
 def _copy(file: PinnedFile, directory: PrivateDirectory) -> CacheEntry:
@@ -197,7 +211,7 @@ def _copy(file: PinnedFile, directory: PrivateDirectory) -> CacheEntry:
     except BaseException:
         os.close(descriptor)
         raise
-    return CacheEntry(descriptor, file.identity, digest, hashed=True)
+    return _with_version(CacheEntry(descriptor, file.identity, digest, hashed=True), file)
 
 
 def _reopen(name: str, directory: PrivateDirectory) -> int:

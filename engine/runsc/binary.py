@@ -20,6 +20,8 @@ _SECTION = 64
 #: How the name of a release begins; eight digits follow, and some of the characters.
 _RELEASE, _RELEASE_CHARACTERS = b"release-", b"abcdefghijklmnopqrstuvwxyz0123456789.-"
 _MAX_RELEASE = 128
+#: How Debian names the version of its builds, by a release's date and number.
+_DEBIAN, _DEBIAN_CHARACTERS = b"0.0~", b"0123456789.~"
 #: Bytes at the end of a file that are read for what was added to it.
 _TAIL = 1 << 14
 #: Bytes at the end of the constants in which Go's linker puts a text that it was given, such as a version; some
@@ -104,6 +106,35 @@ def release_of(binary: int, *, wholly: bool) -> str | None:
         if found := _release_in(window[-_MAX_RELEASE:] + bytes(_MAX_RELEASE)):
             return found
     return None
+
+
+def version_of(binary: int) -> str | None:
+    """The version that the runsc open on `binary` would print: of a release, or Debian's. Reads up to the whole file.
+
+    Raises `OSError`.
+    """
+    if found := release_of(binary, wholly=True):
+        return found
+    at = find_texts(binary, [_DEBIAN]).get(_DEBIAN)
+    if at is None:
+        return None
+    text = os.pread(binary, _MAX_RELEASE, at)
+    text = text[: len(text) - len(text.lstrip(_DEBIAN_CHARACTERS))]
+    version = text.decode("ascii")
+    return version if is_version(version) else None
+
+
+def is_version(text: str) -> bool:
+    """Whether `version_of` can return `text`."""
+    prefix = _DEBIAN.decode("ascii")
+    numbers = text.removeprefix(prefix)
+    return is_release(text) or (
+        text.startswith(prefix)
+        and len(text) < _MAX_RELEASE
+        and numbers[:8].isdigit()
+        and len(numbers) >= 8
+        and not numbers.strip("0123456789.")
+    )
 
 
 def is_release(text: str) -> bool:

@@ -44,6 +44,7 @@ from engine.linux.files import (
 )
 from engine.linux.locks import lock
 from engine.linux.regular_files import Identity, open_own, read_own, replace_own
+from engine.runsc.binary import is_version
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,17 +67,24 @@ class CacheEntry:
     """A copy, open for reading on `descriptor`: made from the file `made_from`, its SHA-256 in hexadecimal.
 
     `hashed`: this run computed the digest; otherwise it is from the record. `compared`: this run compared the copy with
-    the pinned file.
+    the pinned file. `version`: what its bytes say of it, empty if nothing; None if nobody looked.
     """
 
     def __init__(
-        self, descriptor: int, made_from: Identity, digest: str, hashed: bool, compared: bool = False
+        self,
+        descriptor: int,
+        made_from: Identity,
+        digest: str,
+        hashed: bool,
+        compared: bool = False,
+        version: str | None = None,
     ) -> None:
         self.descriptor: Final = descriptor
         self.made_from: Final = made_from
         self.digest: Final = digest
         self.hashed: Final = hashed
         self.compared: Final = compared
+        self.version: Final = version
 
 
 @contextlib.contextmanager
@@ -183,7 +191,7 @@ def unlink(base: PrivateDirectory, files: Sequence[tuple[PrivateDirectory, str]]
 
 def _unlink_copy(
     store: PrivateDirectory,
-    entries: list[tuple[Identity, str, object]],
+    entries: list[tuple[Identity, str, object, str | None]],
     directory: PrivateDirectory,
     name: str,
 ) -> None:
@@ -198,14 +206,14 @@ def _unlink_copy(
         status = os.fstat(descriptor)
         os.unlink(name, dir_fd=directory.descriptor)
         if leased and status.st_nlink > 1:
-            for made_from, digest, copy in entries:
+            for made_from, digest, copy, version in entries:
                 if copy == Identity.of(status).facts():
-                    update(store, CacheEntry(descriptor, made_from, digest, hashed=False))
+                    update(store, CacheEntry(descriptor, made_from, digest, hashed=False, version=version))
     finally:
         os.close(descriptor)
 
 
-def _entries(store: PrivateDirectory) -> list[tuple[Identity, str, object]]:
+def _entries(store: PrivateDirectory) -> list[tuple[Identity, str, object, str | None]]:
     """The records that can be read, each with the identity of the file that its copy was made from."""
     found = []
     for name in os.listdir(store.descriptor):
@@ -223,6 +231,7 @@ def _write_record(store: PrivateDirectory, entry: CacheEntry) -> None:
         "made_from": entry.made_from.facts(),
         "sha256": entry.digest,
         "copy": Identity.of(os.fstat(entry.descriptor)).facts(),
+        "version": entry.version,
     }
     replace_own(store, f"{_key(entry.made_from)}.json", json.dumps(record).encode())
 
@@ -295,19 +304,19 @@ def _judge(
     record = _read_record(store, identity)
     if record is None:
         return None
-    digest, copy = record
+    digest, copy, version = record
     if pinned is not None:
         if not _have_equal_bytes(descriptor, pinned):
             return None
-        return CacheEntry(descriptor, identity, digest, hashed=False, compared=True)
+        return CacheEntry(descriptor, identity, digest, hashed=False, compared=True, version=version)
     hashed = copy != Identity.of(status).facts()
     if hashed and digest_of(descriptor) != digest:
         return None
-    return CacheEntry(descriptor, identity, digest, hashed)
+    return CacheEntry(descriptor, identity, digest, hashed, version=version)
 
 
-def _read_record(store: PrivateDirectory, identity: Identity) -> tuple[str, object] | None:
-    """What is recorded of the file with this `identity`: the digest, and the copy's own identity.
+def _read_record(store: PrivateDirectory, identity: Identity) -> tuple[str, object, str | None] | None:
+    """What is recorded of the file with this `identity`: the digest, the copy's own identity, and the version.
 
     None if there is no record, or it cannot be read.
     """
@@ -315,13 +324,18 @@ def _read_record(store: PrivateDirectory, identity: Identity) -> tuple[str, obje
         record = json.loads(read_own(store, f"{_key(identity)}.json", _MAX_RECORD))
         if record["made_from"] != identity.facts() or not _is_digest(record["sha256"]):
             return None
-        return record["sha256"], record["copy"]
+        version = record.get("version")
+        return record["sha256"], record["copy"], version if _is_version(version) else None
     except (OSError, UntrustedPathError, ValueError, KeyError, TypeError):
         return None
 
 
 def _is_digest(text: object) -> bool:
     return isinstance(text, str) and len(text) == 64 and not text.strip("0123456789abcdef")
+
+
+def _is_version(text: object) -> bool:
+    return text == "" or (isinstance(text, str) and is_version(text))
 
 
 def _is_linked(store: PrivateDirectory, name: str) -> bool:

@@ -198,6 +198,16 @@ class StagedSidecar(Copy):
 class StageFacts(Copy):
     """The copy of runsc, which is executed, and of its sidecars."""
 
+    version: NotRequired[
+        Annotated[
+            str | None,
+            Says(
+                "The version that runsc would print, by its bytes; null if unknown, from an earlier run unless "
+                "`hashed`.",
+                "its form; `validate.release`, if any",
+            ),
+        ]
+    ]
     sidecars: NotRequired[
         Annotated[list[StagedSidecar], Says("The copies of its sidecars, if any.", "`validate.sidecars`")]
     ]

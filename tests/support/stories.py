@@ -204,6 +204,7 @@ class Story:
                 "shared": True,
                 "hashed": True,
                 "compared": False,
+                "version": "release-20260914.0",
             },
             Trigger.APPLY_POLICY: {
                 "outcome": str(outcome),

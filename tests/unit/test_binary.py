@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -166,6 +167,37 @@ def release_in(path: Path, content: bytes, *, wholly: bool = True) -> str | None
 )
 def test_a_release_is_told_by_its_name(private: Path, text: bytes, release: str | None) -> None:
     assert release_in(private / "runsc", elf(CODE, CONSTANTS).ljust(3000, b"\0") + text) == release
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        (b"release-20260817.0", "release-20260817.0"),
+        (b"go1.24.4\0\00.0~20240729.0\0\0", "0.0~20240729.0"),
+        (b"golang-gvisor-gvisor-0.0~20221219.0/_build", "0.0~20221219.0"),
+        (b"0.0~20240729", "0.0~20240729"),
+        (b"0.0~20240729.0 release-20260817.0", "release-20260817.0"),
+        (b"0.0~2024072.0", None),
+        (b"0.0~", None),
+        (b"0.0~20240729~1", None),
+        (b"", None),
+    ],
+)
+def test_a_version_is_a_release_or_debians(private: Path, text: bytes, version: str | None) -> None:
+    path = private / "runsc"
+    path.write_bytes(elf(CODE, CONSTANTS).ljust(3000, b"\0") + text)
+    with path.open("rb") as file:
+        assert binary.version_of(file.fileno()) == version
+    assert version is None or binary.is_version(version)
+
+
+@pytest.mark.skipif(not Path("/usr/bin/runsc").exists(), reason="Debian's runsc is not installed")
+def test_the_version_is_what_runsc_prints() -> None:
+    said = subprocess.run(["/usr/bin/runsc", "--version"], capture_output=True, text=True, check=True).stdout
+    with Path("/usr/bin/runsc").open("rb") as file:
+        version = binary.version_of(file.fileno())
+    assert version is not None
+    assert said.splitlines()[0] == f"runsc version {version}"
 
 
 def test_a_release_is_found_wherever_the_pieces_read_are_parted(

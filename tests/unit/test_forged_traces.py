@@ -47,6 +47,7 @@ def of_a_set(path: Path) -> list[Line]:
     directory = staged["path"].removesuffix("/runsc")
     staged |= {"from_store": True, "hashed": False, "compared": True}
     one = copy.deepcopy(staged)
+    del one["version"]
     validated |= {"sidecars": [], "starts_sidecars": True, "release": "release-20260914.0"}
     staged["sidecars"] = []
     for number, name in enumerate(NAMES):
@@ -262,6 +263,22 @@ FORGED: list[tuple[str, int, str, Any, str]] = [
             *((f"{made}.{name}", [6]) for made in ("pinned", "made_from") for name in IDENTITIES),
         )
     ),
+    (
+        "one",
+        STAGE,
+        "version",
+        [
+            "",
+            "20260914",
+            "release-x",
+            "0.0~2024072",
+            "0.0~20240729.0-x",
+            "0.0~2024072x.0",
+            "0.0~20240729" + ".0" * 90,
+        ],
+        "copy_is_what_was_pinned",
+    ),
+    ("set", STAGE, "version", ["release-20260914.1", "0.0~20260914.0"], "copy_is_what_was_pinned"),
     ("one", STAGE, "hashed", [False], "copy_is_what_was_pinned"),
     ("one", STAGE, "compared", [True], "copy_is_what_was_pinned"),
     ("set", STAGE, "from_store", [False], "copy_is_what_was_pinned"),
@@ -666,6 +683,12 @@ def test_arguments_that_a_manager_asks_for_conform(
     "change",
     [
         lambda lines: lines[VALIDATE]["facts"].update(release=None),
+        lambda lines: lines[STAGE]["facts"].update(version=None),
+        lambda lines: lines[STAGE]["facts"].pop("version"),
+        lambda lines: (
+            lines[VALIDATE]["facts"].update(release=None),
+            lines[STAGE]["facts"].update(version="0.0~20240729.0"),
+        ),
         lambda lines: lines[VALIDATE]["facts"].update(platforms=["systrap"]),
         lambda lines: lines[VALIDATE]["facts"].update(trusted_owners=[0, 1000, 65534], owner=65534),
         lambda lines: lines[POLICY]["facts"].update(strength="sealed", open=["memfd", "stdout"]),

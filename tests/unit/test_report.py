@@ -246,7 +246,7 @@ def with_sidecars(lines: list[Line]) -> list[Line]:
                 "mode": validated["mode"],
             }
         )
-        copy = {key: value for key, value in staged.items() if key != "sidecars"}
+        copy = {key: value for key, value in staged.items() if key not in ("sidecars", "version")}
         path = f"{staged['path'].removesuffix('/runsc')}/gvisor-bin/{name}"
         staged.setdefault("sidecars", []).append(
             {**copy, "name": name, "path": path, "sha256": f"e{number}" * 32}

@@ -201,6 +201,7 @@ def test_what_was_staged_is_recorded(root: StateDirs, pinned: Validated, binary:
         "shared": False,  # the binary was made just now
         "hashed": True,
         "compared": False,
+        "version": None,
     }
     assert facts == expected
 

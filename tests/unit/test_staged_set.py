@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from typing import Any, get_type_hints
 
 import msgspec
 import pytest
@@ -109,7 +109,7 @@ def test_the_sandbox_of_one_file_executes_runsc(binary: Path, root: StateDirs) -
 
 
 def test_each_file_is_recorded(staged: Staged, pinned: Validated, installation: Path) -> None:
-    facts, validated = cast(StageFacts, staged.facts())["sidecars"], pinned.facts()["sidecars"]
+    facts, validated = staged.facts()["sidecars"], pinned.facts()["sidecars"]
     content = (installation / "gvisor-bin" / SENTRY).read_bytes()
     assert facts[1] == {
         "name": SENTRY,
@@ -129,7 +129,7 @@ def test_each_file_is_recorded(staged: Staged, pinned: Validated, installation: 
 def test_what_is_recorded_has_the_schemas_fields_in_order(staged: Staged, pinned: Validated) -> None:
     for facts, kind, of_sidecar in (
         (pinned.facts(), ValidateFacts, PinnedSidecar),
-        (cast(StageFacts, staged.facts()), StageFacts, StagedSidecar),
+        (staged.facts(), StageFacts, StagedSidecar),
     ):
         msgspec.convert(facts, kind, strict=True)
         assert list(facts) == list(get_type_hints(kind))

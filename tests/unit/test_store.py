@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 
 from engine.errors import Reason, StageError
+from engine.lifecycle import staged_file
 from engine.lifecycle.resolve import Resolved
 from engine.lifecycle.secure_root import secure_root
 from engine.lifecycle.stage import Staged, stage
 from engine.lifecycle.validate import Validated, validate
 from engine.linux.regular_files import Identity
 from engine.options import Platform
+from engine.runsc.binary import version_of
 from engine.state import store
 from engine.state.base import open_base
 from engine.state.cleanup import remove_leftovers
@@ -149,6 +151,43 @@ def test_a_record_of_another_file_is_not_believed(world: World) -> None:
     record["made_from"]["inode"] += 1
     written.write_text(json.dumps(record))
     assert not world.stage().runsc.from_store
+
+
+@pytest.mark.parametrize("version", [b"release-20260914.0", b"0.0~20240729.0", b""])
+def test_the_version_is_looked_for_once_and_kept(
+    world: World, version: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with world.binary.open("ab") as file:
+        file.write(b"\0" + version + b"\0")
+    looked: list[int] = []
+
+    def looking(descriptor: int) -> str | None:
+        looked.append(descriptor)
+        return version_of(descriptor)
+
+    monkeypatch.setattr(staged_file, "version_of", looking)
+    runs = [world.stage() for _ in range(3)]
+    runs[1].discard()  # its unlink writes the record again
+    runs.append(world.stage())
+    assert [run.facts()["version"] for run in runs] == [version.decode() or None] * 4
+    assert len(looked) == 1
+
+
+@pytest.mark.parametrize("version", [None, 5, "of my own", "release-20260914.0\n", ["release-20260914.0"]])
+def test_a_record_without_a_version_gets_one(world: World, version: object) -> None:
+    with world.binary.open("ab") as file:
+        file.write(b"\0release-20260914.0\0")
+    world.stage()
+    (written,) = (world.base / store.STORE).glob("*.json")
+    record = json.loads(written.read_bytes())
+    for change in ({"version": version}, {}):
+        written.write_text(
+            json.dumps({key: value for key, value in record.items() if key != "version"} | change)
+        )
+        again = world.stage()
+        assert again.runsc.from_store
+        assert again.facts()["version"] == "release-20260914.0"
+        assert json.loads(written.read_bytes())["version"] == "release-20260914.0"
 
 
 @pytest.mark.parametrize("mode", [0o700, 0o555, 0o400])
@@ -317,6 +356,7 @@ def test_what_is_kept_is_recorded_for_the_next(world: World) -> None:
         "made_from": pinned,
         "sha256": hashlib.sha256(world.binary.read_bytes()).hexdigest(),
         "copy": Identity.of(os.fstat(first.runsc.descriptor)).facts(),
+        "version": "",
     }
     assert written.stat().st_mode & 0o777 == 0o600
     assert sorted(path.name for path in (world.base / store.STORE).iterdir()) == [written.stem, written.name]
