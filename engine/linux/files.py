@@ -275,3 +275,11 @@ def _refused_kind(error: OSError, parent: int, name: str, path: str) -> Exceptio
     if stat.S_ISLNK(status.st_mode):
         return UntrustedPathError(path, "is a symbolic link")
     return UntrustedPathError(path, "is not a directory")
+
+
+def close_all_but(kept: Collection[int]) -> None:
+    """Close every descriptor of this process but those in `kept`."""
+    for name in os.listdir("/proc/self/fd"):
+        if (descriptor := int(name)) not in kept:
+            with contextlib.suppress(OSError):  # the descriptor of the listing itself
+                os.close(descriptor)

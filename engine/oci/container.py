@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from engine.errors import EngineError, Reason, hint_for
 from engine.linux.files import PrivateDirectory, UntrustedPathError
@@ -232,8 +232,9 @@ class Container:
         flags: Sequence[str] = (),
         arguments: Sequence[str] = (),
         preserved: int = 0,
+        kept: Collection[int] = (),
     ) -> NoReturn:
-        """Become the staged runsc with `verb`. Raises `ContainerError`."""
+        """Become the staged runsc with `verb`; the descriptors `kept` stay open. Raises `ContainerError`."""
         environment = build_environment(os.path.join(self.runsc_root, RUNTIME))
         log = request.hold_log()
         with self.program() as program, SignalGuard() as process:
@@ -254,7 +255,7 @@ class Container:
                     argv,
                     environment,
                     process,
-                    {*range(3, 3 + preserved), *(() if log is None else (log,))},
+                    {*range(3, 3 + preserved), *kept, *(() if log is None else (log,))},
                     has_output=verb == Verb.EXEC or (verb == Verb.START and self.record.sandbox is not None),
                 )
             except OSError as error:

@@ -6,13 +6,9 @@ import os
 
 from engine.errors import Reason, UsageError
 from engine.oci.flags import Kind, Table
-from engine.oci.lookup import delegate
+from engine.oci.lookup import delegate, permitted
 from engine.oci.request import Request
 from engine.state.oci_lifecycle import Verb
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import NoReturn
 
 FLAGS: Table = {
     "console-socket": Kind.VALUE,
@@ -39,11 +35,12 @@ SHORT = {
     "c": "cap",
 }
 
-_PATHS = ("console-socket", "process", "pid-file", "internal-pid-file")
+_PATHS = ("console-socket", "process")
+_PID_FILES = ("pid-file", "internal-pid-file")
 
 
-def main(request: Request) -> NoReturn:
-    """Become `runsc exec`, which waits for the process unless `--detach`."""
+def main(request: Request) -> int:
+    """Become `runsc exec`, which waits for the process. With `--detach`, start it and what stands for it."""
     if not request.arguments:
         raise UsageError(
             "exec takes a container id and a command", reason=Reason.USAGE, hint="see engine-oci --help"
@@ -52,9 +49,10 @@ def main(request: Request) -> NoReturn:
     given = request.flags
     if not command and not given.value("process"):
         raise UsageError("exec has no command", reason=Reason.USAGE, hint="give one, or --process FILE")
-    flags = ["--detach"] if given.has("detach") else []
+    is_detached = given.has("detach")
+    flags = []
     for name, value in given.values.items():
-        if name in _PATHS:
+        if name in (_PATHS if is_detached else (*_PATHS, *_PID_FILES)):
             flags += [f"--{name}", os.path.abspath(value)]
         elif name in ("cwd", "user"):
             flags += [f"--{name}", value]
@@ -63,4 +61,10 @@ def main(request: Request) -> NoReturn:
             flags += [f"--{name}", value]
     preserved = given.number("preserve-fds")
     flags += [f"--pass-fd={number}:{number}" for number in range(3, 3 + preserved)]
-    delegate(request, Verb.EXEC, container_id, flags, command, preserved)
+    if not is_detached:
+        delegate(request, Verb.EXEC, container_id, flags, command, preserved)
+    from engine.oci import exec_monitor
+
+    with permitted(request, Verb.EXEC, container_id) as found:
+        has_console = given.value("console-socket") is not None
+        return exec_monitor.run(found, request, flags, command, preserved, has_console=has_console)

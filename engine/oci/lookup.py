@@ -149,6 +149,20 @@ def _open(verb: str, base: PrivateDirectory, name: str, held: contextlib.ExitSta
     return Container(verb, base, directory, noted) if noted is not None else None
 
 
+@contextlib.contextmanager
+def permitted(request: Request, permission: Verb, container_id: str) -> Iterator[Container]:
+    """The container, if its status allows the verb `permission`; runsc's file about it is right. Raises as `find`."""
+    with find(request, container_id) as found:
+        state = found.state()
+        machine.require(permission, state.status, container_id)
+        if permission in record.MOVES:
+            found.note_attempt(permission)
+        elif not state.is_told:
+            with found.locked():
+                found.repaired()
+        yield found
+
+
 def delegate(
     request: Request,
     permission: Verb,
@@ -158,12 +172,5 @@ def delegate(
     preserved: int = 0,
 ) -> NoReturn:
     """Become the container's runsc for `request.verb`, if its status allows the verb `permission`."""
-    with find(request, container_id) as found:
-        state = found.state()
-        machine.require(permission, state.status, container_id)
-        if permission in record.MOVES:
-            found.note_attempt(permission)
-        elif not state.is_told:
-            with found.locked():
-                found.repaired()
+    with permitted(request, permission, container_id) as found:
         found.become_runsc(request, request.verb, flags, arguments, preserved)

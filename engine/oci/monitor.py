@@ -15,7 +15,7 @@ import os
 import select
 import socket
 
-from engine.linux.files import PrivateDirectory
+from engine.linux.files import PrivateDirectory, close_all_but
 from engine.linux.process import runs
 from engine.runsc.command import ask
 from engine.state.container import RUNSC_ROOT, RUNTIME
@@ -91,7 +91,7 @@ def _become(
     try:
         os.setsid()
         os.chdir("/")
-        _close_all_but({0, 1, 2, root.descriptor, program, streams.fileno()})
+        close_all_but({0, 1, 2, root.descriptor, program, streams.fileno()})
         while (file := _read(root, noted.state_file)) is not None:
             if file and file.status not in (Status.CREATING, Status.CREATED):
                 break
@@ -122,10 +122,3 @@ def _read(root: PrivateDirectory, name: str) -> StateFile | Literal[""] | None:
     except CutShortError:
         return ""
     return found and found[0]
-
-
-def _close_all_but(kept: set[int]) -> None:
-    for name in os.listdir("/proc/self/fd"):
-        if (descriptor := int(name)) not in kept:
-            with contextlib.suppress(OSError):  # the descriptor of the listing itself
-                os.close(descriptor)

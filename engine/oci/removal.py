@@ -187,12 +187,9 @@ def _have_runsc_delete(found: Container, *verb: str) -> str | None:
 
     from engine.runsc.command import ask
 
-    try:
-        _forget_processes(found)
-    except ContainerError as error:
-        return error.what
     arguments = [*found.record.flags, *(verb or ("delete", "--force")), found.record.id]
     try:
+        _forget_processes(found)
         with found.program() as program:
             done = ask(program, arguments, os.path.join(found.runsc_root, RUNTIME), seconds=_DELETE_TIMEOUT)
     except ContainerError as error:
@@ -204,7 +201,21 @@ def _have_runsc_delete(found: Container, *verb: str) -> str | None:
     if done.returncode == 0:
         return None
     said = printable(done.stderr.decode("utf-8", "replace").strip())[-500:]
-    return f"runsc delete failed with {done.returncode}: {said}"
+    failed = f"runsc delete failed with {done.returncode}: {said}"
+    if _is_finished(found, said):
+        say(f"engine-oci: warning: {failed}; an earlier delete had removed it")
+        return None
+    return failed
+
+
+def _is_finished(found: Container, said: str) -> bool:
+    """Whether a runsc delete that failed has deleted the container all the same, as after one that was cut short.
+
+    runsc goes on after an error, such as a file of the overlay that is gone, and removes its state last. A member's
+    processes only its sandbox can end, so of a member no other error is taken for that.
+    """
+    is_member = found.record.sandbox is not None
+    return not _runsc_knows(found) and (not is_member or "no such file or directory" in said)
 
 
 def remove_partial_create(request: Request, container_id: str) -> bool:

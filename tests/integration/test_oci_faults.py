@@ -78,6 +78,18 @@ def test_delete_killed_anywhere_is_finished_by_the_next(oci_of_each: Oci, bundle
     assert at > 4
 
 
+def test_delete_cut_short_inside_runsc_is_finished_by_the_next(oci: Oci, root_engine: Engine) -> None:
+    """A killed runsc had removed the overlay's file; runsc then complains that it is gone."""
+    bundle = root_engine.shell(FOREVER, name="written", root={"path": "rootfs", "readonly": False})
+    container = oci.running(bundle)
+    (overlay,) = (bundle / "rootfs").glob(".gvisor.filestore.*")
+    oci.ok("kill", container, "KILL")
+    oci.wait_for(container, "stopped")
+    overlay.unlink()
+    oci.ok("delete", container)
+    assert oci.left(container) == []
+
+
 def test_runsc_killed_in_create_leaves_what_delete_removes(oci_of_each: Oci, bundle: Path) -> None:
     oci = oci_of_each
     for milliseconds in (0, 10, 20, 30, 45, 60, 80):

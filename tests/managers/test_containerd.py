@@ -46,6 +46,24 @@ def test_exec_runs_beside_the_first_process(containerd: Containerd) -> None:
     assert containerd.tasks() == {"with-exec": "RUNNING"}
 
 
+def test_exec_that_is_killed_ends_inside(
+    containerd: Containerd, is_gvisor: bool, is_ours: bool, gvisor_cannot: Refuse
+) -> None:
+    if is_gvisor and not is_ours:
+        gvisor_cannot("runsc passes no signal to an exec on")
+    containerd.detached("with-exec", "sleep", "2000")
+    asked = containerd.start(
+        "tasks", "exec", "--exec-id=one", "with-exec", "sleep", "1000", stdout=subprocess.PIPE
+    )
+    shown = ["tasks", "exec", "--exec-id=list", "with-exec", "ps", "-o", "args"]
+    eventually("it runs", lambda: "sleep 1000" in containerd(*shown).ok())
+    containerd("tasks", "kill", "--exec-id=one", "--signal=SIGKILL", "with-exec").ok()
+    asked.communicate(timeout=TIMEOUT)
+    assert asked.returncode == 137
+    eventually("it has ended inside", lambda: "sleep 1000" not in containerd(*shown).ok())
+    assert containerd.tasks() == {"with-exec": "RUNNING"}
+
+
 def test_exec_of_what_is_not_there_fails_alone(containerd: Containerd) -> None:
     containerd.detached("with-exec", "sh", "-c", OBEDIENT)
     assert containerd("tasks", "exec", "--exec-id=none", "with-exec", "/no-such-program").code != 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from tests.managers.arena import Arena, eventually
 from tests.managers.conftest import verify_traces
 from tests.managers.kubelet import NAMESPACE, Kubelet
@@ -41,3 +43,36 @@ def test_two_containers_of_a_pod_share_its_sandbox(kubelet: Kubelet, arena: Aren
     assert kubelet("ListContainers")["containers"] == []
     if is_ours:
         verify_traces(arena, TRACES, pod.id, server, client)
+
+
+def test_exec_that_times_out_ends_inside(kubelet: Kubelet) -> None:
+    """As a probe with a timeout: its caller is answered, and nothing of it stays."""
+    pod = kubelet.run_pod("probed")
+    container = kubelet.create(pod, "probed", "exec sleep 2000")
+    kubelet.start(container)
+    begin = time.monotonic()
+    timed_out = kubelet.ask("ExecSync", container_id=container, cmd=["sleep", "1000"], timeout=1)
+    assert timed_out.code != 0
+    assert "timeout" in timed_out.stderr
+    assert time.monotonic() - begin < 15
+    eventually(
+        "it has ended inside", lambda: "sleep 1000" not in kubelet.exec(container, "ps", "-o", "args")[1]
+    )
+    kubelet.remove_pod(pod.id)
+
+
+def test_pod_is_removed_whose_sandbox_ended_before_its_container_started(kubelet: Kubelet) -> None:
+    pod = kubelet.run_pod("short")
+    container = kubelet.create(pod, "late", "exec sleep 2000")
+    sandbox = kubelet.containerd.arena
+    (pause,) = [
+        task
+        for task in kubelet.containerd("--namespace", NAMESPACE, "tasks", "ls").ok().splitlines()
+        if task.startswith(pod.id)
+    ]
+    sandbox.run("kill", "-KILL", pause.split()[1]).ok()
+    eventually(
+        "the container cannot be started", lambda: kubelet.ask("StartContainer", container_id=container).code
+    )
+    kubelet.remove_pod(pod.id)
+    assert kubelet("ListPodSandbox")["items"] == []
