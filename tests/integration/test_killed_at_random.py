@@ -198,10 +198,13 @@ def test_killed_run_leaves_nothing(killer: Killer) -> None:
     for number in range(KILLS):
         bundle = killer.moments.choice([long, short])
         last = killer.moments.choice([last, engine.new_id()])  # or it is the next run of the same id
-        process = engine.start_run(bundle, "--id", last, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        options = killer.moments.choice([[], ["--supervise"]])
+        process = engine.start_run(
+            bundle, "--id", last, *options, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         killer.kill(process, whole * 1.3)
         if killer.moments.random() < 0.8 or number == KILLS - 1:
-            killer.is_clean(number, f"run of {bundle.name}")
+            killer.is_clean(number, f"run {' '.join(options)} of {bundle.name}")
 
 
 class Trials:
