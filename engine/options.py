@@ -61,6 +61,7 @@ class RunOptions:
         runsc: str | None = None,
         require_strict_bundle: bool = False,
         supervise: bool = False,
+        root_digest: bool = False,
     ) -> None:
         self.container_id: Final = container_id
         self.network: Final = network
@@ -72,6 +73,7 @@ class RunOptions:
         self.runsc: Final = runsc
         self.require_strict_bundle: Final = require_strict_bundle
         self.supervise: Final = supervise
+        self.root_digest: Final = root_digest
         check_container_id(container_id)
         if require_strict_bundle and network is Network.HOST:
             raise BundleError(

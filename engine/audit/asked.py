@@ -81,6 +81,7 @@ def all_of(header: Header) -> dict[str, Shown]:
         or "none",
         "limits of the cgroup": _pairs(asked.get("limits", {})) or "none",
         "root file system": f"{asked['root']['path']}, {_access(not asked['root']['readonly'])}",
+        "SHA-256 of the root file system": _digest(asked["root"]),
         "mounts": mounts if len(mounts) > 1 else "none",
         "hidden and read-only paths": f"{asked['masked_paths']} and {asked['readonly_paths']}",
         "namespaces": [
@@ -155,6 +156,12 @@ def _user(user: Mapping[str, Any]) -> str:
     return f"uid {user['uid']}{' (root)' if user['uid'] == 0 else ''}, gid {user['gid']}" + (
         f", also {also}" if also else ""
     )
+
+
+def _digest(root: Mapping[str, Any]) -> str:
+    if "sha256" not in root:
+        return "not asked for (--root-digest)"
+    return root["sha256"] or "unknown: it could not be read, or changed meanwhile"
 
 
 def _device(device: Mapping[str, Any]) -> str:

@@ -120,7 +120,7 @@ _GUIDES = (
 _LIMITS = (
     "What happened inside the container; and how it ended, unless the run was supervised (--supervise).",
     "That the host, its kernel and its clock were honest: all times and facts come from the host.",
-    "The content of the root file system: only the digest of config.json is recorded.",
+    "The content of the root file system, unless its digest was asked for (--root-digest).",
     "That runsc has no bugs. The trace has its digest.",
     "That there were no other runs: a run whose trace was removed leaves no gap here.",
 )

@@ -45,6 +45,9 @@ def add(commands: Any) -> None:
         action="store_true",
         help="refuse a bundle that other users can change, or that would be warned of",
     )
+    parser.add_argument(
+        "--root-digest", action="store_true", help="record a digest of the root file system; reads all of it"
+    )
     parser.add_argument("--runsc", metavar="PATH", help="the runsc to run (default: a trusted system path)")
     parser.add_argument("--trace", metavar="FILE", help="write the trace to this new file")
     parser.add_argument(
@@ -80,6 +83,7 @@ def _run(options: argparse.Namespace) -> int:
         runsc=options.runsc,
         require_strict_bundle=options.require_strict_bundle,
         supervise=options.supervise or options.detach,
+        root_digest=options.root_digest,
     )
     bundle = open_bundle(options.bundle, require_strict=chosen.require_strict_bundle)
     if not starts_as_usual(bundle, chosen):

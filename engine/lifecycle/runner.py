@@ -93,7 +93,8 @@ def run(
 
         warn(f"{CODES['host_network']} (--network host)")
     graph = spec_graph()
-    known = header(__version__, graph.spec, options, bundle)
+    digest = _root_digest(bundle, warn) if options.root_digest else None
+    known = header(__version__, graph.spec, options, bundle, digest)
     trace = Trace(options.container_id, known)
     with SignalGuard() as process:
         if trace_path is not None:
@@ -103,6 +104,16 @@ def run(
         lifecycle = SpecLifecycle({**known, "container": options.container_id}, trace.move, graph)
         _Run(bundle, options, environment, trace, lifecycle, warn, process, manager, supervisor).go()
     raise AssertionError("unreachable: a run is handed off or raises")
+
+
+def _root_digest(bundle: Bundle, warn: Callable[[str], None]) -> str | None:
+    from engine.bundle.root_digest import UnknownDigestError, root_digest
+
+    try:
+        return root_digest(bundle.rootfs_directory)
+    except UnknownDigestError as error:
+        warn(f"the digest of the root file system is unknown: {error}")
+        return None
 
 
 class _Refusal:

@@ -46,6 +46,14 @@ class Root(TypedDict):
 
     path: Annotated[str, Says("Its path as config.json has it.", "`bundle.rootfs`")]
     readonly: Annotated[bool, Says("Whether the container cannot write it.")]
+    sha256: NotRequired[
+        Annotated[
+            Digest | None,
+            Says(
+                "Its digest, on request; null if it could not be read, or changed.", "`options.root_digest`"
+            ),
+        ]
+    ]
 
 
 class Mount(TypedDict):

@@ -31,6 +31,13 @@ class Options(TypedDict):
     ]
     supervise: NotRequired[Annotated[bool, Says("Whether the engine stays, and records how the run ended.")]]
 
+    root_digest: NotRequired[
+        Annotated[
+            bool,
+            Says("Whether a digest of the root file system was asked for.", "`asked.root.sha256`"),
+        ]
+    ]
+
 
 class Bundle(TypedDict):
     """The bundle."""

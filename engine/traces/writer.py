@@ -33,8 +33,13 @@ if TYPE_CHECKING:
     from engine.traces import header_schema, schema
 
 
-def header(engine: str, spec: str, options: RunOptions, bundle: Bundle) -> dict[str, Any]:
-    """The facts of the first line: engine, spec, options, bundle, host, and what was asked."""
+def header(
+    engine: str, spec: str, options: RunOptions, bundle: Bundle, root_digest: str | None = None
+) -> dict[str, Any]:
+    """The facts of the first line: engine, spec, options, bundle, host, and what was asked.
+
+    `root_digest`: that of the root file system, if the options want it; None if it is unknown.
+    """
     uname = os.uname()
     host: header_schema.Host = {
         "kernel": uname.release,
@@ -44,13 +49,16 @@ def header(engine: str, spec: str, options: RunOptions, bundle: Bundle) -> dict[
         "boot": _boot(),
         "login_user": login_user(),
     }
+    asked = asked_facts(bundle)
+    if options.root_digest:
+        asked["root"]["sha256"] = root_digest
     return {
         "engine": engine,
         "spec": spec,
         "options": options_facts(options),
         "bundle": bundle_facts(bundle, options),
         "host": host,
-        "asked": asked_facts(bundle),
+        "asked": asked,
     }
 
 
@@ -62,7 +70,7 @@ def _boot() -> str | None:
 
 
 def options_facts(options: RunOptions) -> header_schema.Options:
-    """The options as recorded; a strict bundle and a supervisor only where they were asked for."""
+    """The options as recorded; those that older engines had not only where they were asked for."""
     facts: header_schema.Options = {
         "network": str(options.network),
         "platform": str(options.platform),
@@ -76,6 +84,8 @@ def options_facts(options: RunOptions) -> header_schema.Options:
         facts["require_strict_bundle"] = True
     if options.supervise:
         facts["supervise"] = True
+    if options.root_digest:
+        facts["root_digest"] = True
     return facts
 
 

@@ -47,6 +47,8 @@ def _contradictions(header: Header, asked: Mapping[str, Any]) -> Iterator[str]:
     root = os.path.normpath(os.path.join(bundle["path"], asked["root"]["path"]))
     if root != bundle["rootfs"]:
         yield f"its root {asked['root']['path']!r:.80} is not the bundle's"
+    if ("sha256" in asked["root"]) is not header.options.get("root_digest", False):
+        yield "a digest of its root was asked for and is not there, or the other way about"
     yield from _of_lists(asked, cut)
     if _number("hooks", asked, cut) != bundle["hooks"]:
         yield "its hooks are not as many as the bundle's"
