@@ -24,7 +24,7 @@ def asked_of(header: Header) -> Mapping[str, Any] | None:
 def first(header: Header) -> dict[str, Shown]:
     """What ran, as whom, and what it was given."""
     asked, host = asked_of(header), header.host
-    by = f"uid {host['user']} of {host.get('name', 'a host whose name was not recorded')}"
+    by = f"uid {host['user']}{' (root)' if host['user'] == 0 else ''} on {host.get('name', 'a host of unknown name')}"
     if host.get("login_user", -1) not in (-1, host["user"]):
         by += f", who logged in as uid {host['login_user']}"
     if asked is None:

@@ -147,7 +147,7 @@ def test_what_was_given_is_said_before_what_stood_between(private: Path) -> None
         "CAP_SYS_ADMIN",
         "/bin/app --serve",
         "uid 999, gid 998, also 5",
-        "uid 0 of node7, who logged in as uid 1000",
+        "uid 0 (root) on node7, who logged in as uid 1000",
         "/base/b/rootfs, read-only",
         "memory.limit = 536870912",
     ):
