@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
+
 from engine.bundle.grants import codes_of_bind, covers_programs, is_of_any, strong_of
 from engine.traces.asked import KEPT, encode
 from engine.traces.schema import Header
@@ -30,6 +32,9 @@ _OF_HOST = frozenset({"name", "boot", "login_user"})
 #: Some characters of a device rule's parts.
 _RULE_TYPES, _RULE_ACCESS, _RULE_VERBS = frozenset("abc"), frozenset("rwm"), frozenset({"allow", "deny"})
 _RULE_PARTS = (3, 4)
+#: Three bytes of UTF-8 are six characters of ASCII, two are as many.
+_ASCII_FACTOR = 3
+_encode_quickly = msgspec.json.Encoder().encode
 
 
 def contradiction(header: Header) -> str | None:
@@ -78,7 +83,7 @@ def _of_lists(asked: Mapping[str, Any], cut: Mapping[str, Any]) -> Iterator[str]
         there = lists.get(name)
         if there is None:
             continue
-        if len(encode(there)) > size:
+        if there and _is_longer(there, size):
             yield f"its {name} has more than {size} bytes"
         if name in cut and cut[name]["count"] <= len(there):
             yield f"its {name} is said to be cut and is not"
@@ -86,6 +91,16 @@ def _of_lists(asked: Mapping[str, Any], cut: Mapping[str, Any]) -> Iterator[str]
         yield "what was cut is no list of it"
     if "cut" in asked and not cut:
         yield "nothing was cut, and it says so"
+
+
+def _is_longer(there: Any, size: int) -> bool:
+    """Whether it is longer than `size` as the engine writes it; msgspec is faster, and a third as long at least."""
+    try:
+        if _ASCII_FACTOR * len(_encode_quickly(there)) <= size:
+            return False
+    except ValueError:  # half of a surrogate pair
+        pass
+    return len(encode(there)) > size
 
 
 def _is_device_rule(rule: str) -> bool:
