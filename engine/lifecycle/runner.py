@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from engine import __version__
 from engine.bundle.bundle import Bundle
-from engine.errors import EngineError, ExecError, FailedError, Reason, StoppedError, TraceError
+from engine.errors import EngineError, FailedError, Reason, StoppedError, TraceError
 from engine.lifecycle.exec import HandOff, hand_off, prepare
 from engine.lifecycle.machine import Lifecycle
 from engine.lifecycle.outside import Cleaned, Outside
@@ -216,7 +216,7 @@ class _Run:
             self._supervisor.hand_over(root, self._trace, given)
         try:
             hand_off(given, self._process)
-        except ExecError:
+        except BaseException:
             if self._supervisor is not None:
                 self._supervisor.take_back()
             raise

@@ -207,7 +207,7 @@ class _Supervisor:
             except BlockingIOError:
                 return
             if not message:
-                if self._told is not None and not self._is_executed and _lives(child):
+                if self._told is not None and not self._is_executed and _executes(child, self._given[-1]):
                     self._is_executed = True
                     command = (*kill_arguments(self._told["argv"]), self._options.container_id)
                     signals.becomes_runsc(self._given[-1], command, self._told["environment"])
@@ -252,11 +252,14 @@ class _Supervisor:
             )
 
 
-def _lives(child: int) -> bool:
-    """Whether the `child` has not ended; so if its channel is closed, it has become runsc."""
+def _executes(child: int, program: int) -> bool:
+    """Whether the `child` executes the open `program`, proc_pid_exe(5); one that ends executes nothing any more.
+
+    Its channel is closed by execve and by its end alike, and it cannot be waited for until a while after that.
+    """
     try:
-        return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-    except ChildProcessError:  # it was waited for
+        return os.path.samestat(os.stat(f"/proc/{child}/exe"), os.fstat(program))
+    except OSError:
         return False
 
 
