@@ -56,6 +56,7 @@ def command(
         f"--description=Container of {arguments[0]} under gVisor",
         f"--working-directory={directory}",
         "--property=KillMode=mixed",
+        "--property=SuccessExitStatus=143",  # a program that SIGTERM ends, as systemctl stop does
         "--property=Delegate=yes",
         f"--property=SyslogIdentifier={unit.removesuffix('.service')}",
         f"--property=ExecStopPost=:-{collect}",
