@@ -113,6 +113,22 @@ def test_a_good_run_shows_every_control_with_its_evidence(private: Path) -> None
     assert "not reached" not in page.words
 
 
+@pytest.mark.parametrize(
+    ("story", "said"),
+    [
+        (Story(), "How it ended is not known: nobody supervised"),
+        (Story(supervised=True), "How it ended is not known: the engine that supervised it was killed"),
+        (Story(end="ended", supervised=True), "It ended with exit code 3"),
+        (Story(end="ended", supervised=True, signal="SIGKILL"), "It ended by signal SIGKILL"),
+    ],
+)
+def test_the_page_says_how_it_ended(private: Path, story: Story, said: str) -> None:
+    page = page_of(story.write(private / "t"))
+    assert said in page.words
+    assert "Handed to runsc after every step" in page.words
+    assert ("memory limit" in page.words.partition(said)[2][:200]) is (story.end == "ended")
+
+
 def test_what_deserves_a_word_and_hints_are_shown(private: Path) -> None:
     def granting(lines: list[Line]) -> list[Line]:
         for bundle in (lines[0]["bundle"], lines[6]["facts"]["bundle"]):
