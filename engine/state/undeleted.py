@@ -57,7 +57,7 @@ def remove(root: PrivateDirectory, name: str) -> None:
                 failed.append(OSError(error.errno, error.strerror, directory))
         if container == sandbox:
             _remove_socket(said, f"runsc-{sandbox}.sock")
-        if left := cgroups.remove(_cgroups(said, is_whole=container == sandbox)):
+        if left := cgroups.in_use(cgroups.remove(_cgroups(said, is_whole=container == sandbox))):
             failed.append(OSError(errno.EBUSY, "a cgroup of the container remains", left[0]))
     for each in (name, name.removesuffix(".state") + ".lock"):
         remove_tree(root, each)

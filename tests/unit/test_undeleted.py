@@ -178,3 +178,14 @@ def test_cgroups_that_runsc_made_in_this_boot_go(
     assert made.exists() is not of_this_boot
     assert before.exists()
     assert outside.exists()
+
+
+def test_a_cgroup_with_others_in_it_stays_and_is_no_failure(
+    root: PrivateDirectory, tree: Path, private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroups, "TOP", str(private))
+    (private / "web" / "others").mkdir(parents=True)
+    own = {"cgroupv2": {"own": [str(private / "web")]}}
+    remove(root, said(tree, sandbox={"cgroup": own}))
+    assert (private / "web" / "others").exists()
+    assert os.listdir(tree) == [".gvisor.filestore.other"]
