@@ -208,10 +208,10 @@ def _copy(file: PinnedFile, directory: PrivateDirectory) -> CacheEntry:
         reopened = os.fstat(descriptor)
         if Identity.of(reopened) != Identity.of(written) or reopened.st_uid != os.geteuid():
             raise _not_left_alone(directory)
+        return _with_version(CacheEntry(descriptor, file.identity, digest, hashed=True), file)
     except BaseException:
         os.close(descriptor)
         raise
-    return _with_version(CacheEntry(descriptor, file.identity, digest, hashed=True), file)
 
 
 def _reopen(name: str, directory: PrivateDirectory) -> int:
