@@ -32,7 +32,8 @@ class EndFacts(TypedDict):
     oom_counter: Annotated[
         str | None,
         Says(
-            "The cgroup's counter that says so; null if none was read.", "a memory cgroup's; `ignore_cgroups`"
+            "The cgroup's counter that says so; null if none was read.",
+            "a memory cgroup's; `ignore_cgroups`, `asked.limits`",
         ),
     ]
     duration_ns: Annotated[

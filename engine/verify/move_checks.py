@@ -8,7 +8,7 @@ from typing import Any
 from engine.lifecycle.machine import OUT_OF_PLACE, REASONS, STEPS
 from engine.traces.move import State
 from engine.traces.reader import BadLineError
-from engine.traces.schema import Record
+from engine.traces.schema import Header, Record
 from engine.verify.faults import FaultCode
 
 _STEPS: Mapping[str, State] = {str(row.trigger): row.sources[0] for row in STEPS}
@@ -29,6 +29,19 @@ def check_refusal(state: State, error: Mapping[str, Any]) -> None:
         raise BadLineError(
             FaultCode.STEP_OF_ANOTHER_STATE,
             f"the step {error['step']} does not refuse in {state} for the reason {reason}",
+        )
+
+
+def check_counter(end: Record[Any, Any], header: Header) -> None:
+    """Only where the bundle has a memory limit a counter is read. Raises `BadLineError`."""
+    asked = header.asked
+    if end.facts["oom_counter"] is None or not isinstance(asked, dict) or "limits" in asked.get("cut", {}):
+        return
+    limit = asked.get("limits", {}).get("memory.limit")
+    if not isinstance(limit, int) or limit <= 0:
+        raise BadLineError(
+            "end_can_be_so",
+            "its facts do not allow end: a counter for memory, and the bundle has no limit of it",
         )
 
 

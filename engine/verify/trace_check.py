@@ -22,7 +22,7 @@ from engine.traces.reader import BadLineError, read_header, read_record
 from engine.traces.schema import Header, Record
 from engine.verify.asked import contradiction
 from engine.verify.faults import Fault, FaultCode
-from engine.verify.move_checks import check_duration, check_refusal
+from engine.verify.move_checks import check_counter, check_duration, check_refusal
 from engine.verify.trace_file import HEADER, MAX_LINE, STDIN, lines_of, open_trace
 
 if TYPE_CHECKING:
@@ -330,6 +330,8 @@ class _Walk:
         self._ask_guards(trigger)
         if trigger == _END:
             check_duration(move, self.moves[-1])
+            if self.header is not None:
+                check_counter(move, self.header)
         self._undoes = state if trigger == _EXEC else None
         self._seq, self._time, self.state = move.seq, move.time, move.next
         self._monotonic = move.monotonic_ns

@@ -311,6 +311,8 @@ def test_a_supervised_run_conforms_with_its_end_and_without(tmp_path: Path, sign
         (put(7, "facts.duration_ns", 10**15), FaultCode.TIME_GOES_BACK),
         (put(0, "options.supervise", False), "is_supervised"),
         (lambda lines: lines[0]["options"].pop("supervise"), "is_supervised"),
+        (lambda lines: lines[0]["asked"].pop("limits"), "end_can_be_so"),
+        (lambda lines: lines[0]["asked"]["limits"].update({"memory.limit": -1}), "end_can_be_so"),
         (lambda lines: lines.pop(6), FaultCode.NOT_AN_EDGE),
         (lambda lines: lines.append({**lines[7], "seq": 8}), FaultCode.NOT_AN_EDGE),
     ],
