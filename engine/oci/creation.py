@@ -123,6 +123,8 @@ class _Creation:
             size=status.st_size,
             modified=status.st_mtime_ns,
             sidecars=tuple(_noted(sidecar) for sidecar in staged.sidecars),
+            chosen=self._options.runsc and os.path.abspath(self._options.runsc),
+            made_from=staged.runsc.pinned.facts(),
         )
         flags = build_global_flags(root.used_root.path, self._options, platform)
         own = tuple(flag for flag in self.runsc_arguments.global_flags if flag == "--systemd-cgroup")
@@ -219,7 +221,7 @@ def _become(
                 if not ends_with_runsc:
                     runsc_arguments = _without_pid_file(runsc_arguments)
                 options, more = pod.as_in_sandbox(
-                    options, base_path, sandbox_id, network_is_chosen=network_is_chosen
+                    options, environment, base_path, sandbox_id, network_is_chosen=network_is_chosen
                 )
             elif not network_is_chosen:
                 options, why, network_at_start = choose_network(

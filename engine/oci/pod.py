@@ -14,16 +14,18 @@ import contextlib
 import os
 from collections.abc import Mapping
 
-from engine.errors import EngineError, Reason, SecureRootError
+from engine.errors import EngineError, Reason, ResolveError, SecureRootError
+from engine.lifecycle.resolve import resolve
 from engine.lifecycle.secure_root import PodSandbox
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
+from engine.linux.regular_files import Identity
 from engine.oci.network import ANNOTATION
 from engine.options import Network, RunOptions
 from engine.state import record
 from engine.state.base import open_existing_base
 from engine.state.container import component, open_runsc_root, take_lock
 from engine.state.oci_lifecycle import Status
-from engine.state.record import Sandbox
+from engine.state.record import Program, Sandbox
 from engine.state.status import inspect
 
 TYPE_CHECKING = False
@@ -75,7 +77,12 @@ def _first(keys: tuple[str, ...], annotations: Mapping[str, str]) -> str | None:
 
 
 def as_in_sandbox(
-    options: RunOptions, base_path: str, sandbox_id: str, *, network_is_chosen: bool
+    options: RunOptions,
+    environment: Mapping[str, str],
+    base_path: str,
+    sandbox_id: str,
+    *,
+    network_is_chosen: bool,
 ) -> tuple[RunOptions, dict[str, str]]:
     """The `options` with the sandbox's runsc and network unless they were chosen, and annotations for `state`.
 
@@ -90,12 +97,24 @@ def as_in_sandbox(
             noted = record.read(directory)
             if noted is not None and noted.program is not None:
                 if options.runsc is None:
-                    options = options.given(runsc=os.path.join(directory.path, noted.program.path))
+                    options = options.given(runsc=_runsc_of(noted.program, directory.path, environment))
                 if not network_is_chosen:
                     network = noted.flags[noted.flags.index("--network") + 1]
                     why = noted.annotations.get(ANNOTATION)
                     return options.given(network=Network(network)), {ANNOTATION: why} if why else {}
     return options, {}
+
+
+def _runsc_of(program: Program, directory: str, environment: Mapping[str, str]) -> str | None:
+    """The file that the sandbox's runsc was made from, as its creation found it: from there both link one copy.
+
+    After an upgrade it is another; then the sandbox's own copy, in its `directory`.
+    """
+    with contextlib.suppress(OSError, ResolveError):
+        source = program.chosen or resolve(None, environment).path
+        if Identity.of(os.stat(source)).facts() == program.made_from:
+            return program.chosen
+    return os.path.join(directory, program.path)
 
 
 def join(base: PrivateDirectory, sandbox_id: str) -> tuple[PodSandbox, Sandbox, int]:

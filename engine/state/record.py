@@ -54,6 +54,9 @@ class Program:
     Any write changes `modified`, which only the owner can set back, inode(7). ctime is not recorded: it also changes
     when another container links the same file. `sidecars` are those of runsc's installation; a record of an older
     engine has none.
+
+    `chosen`: the path that was asked for with `--runsc`. `made_from`: the identity of the file that was copied; None in
+    a record of an older engine.
     """
 
     def __init__(
@@ -65,6 +68,8 @@ class Program:
         size: int,
         modified: int,
         sidecars: tuple[Sidecar, ...] = (),
+        chosen: str | None = None,
+        made_from: Mapping[str, int] | None = None,
     ) -> None:
         self.path: Final = path
         self.sha256: Final = sha256
@@ -73,6 +78,8 @@ class Program:
         self.size: Final = size
         self.modified: Final = modified
         self.sidecars: Final = sidecars
+        self.chosen: Final = chosen
+        self.made_from: Final = made_from
 
     @property
     def sandbox_file(self) -> tuple[int, int]:

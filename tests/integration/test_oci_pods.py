@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from engine.errors import Reason
 from engine.runsc.installation import SIDECARS
 from engine.state.gc import collect
-from engine.state.store import STORE
+from engine.state.store import SETTLED_NS, STORE
 from engine.verify.trace_check import verify
 from tests.integration.oci_runtime import Oci
 from tests.support.harness import Engine, wait_for
@@ -174,6 +175,28 @@ def test_monitor_ends_with_a_sandbox_killed_before_the_start(oci: Oci) -> None:
     wait_for("the end of the monitor", lambda: not is_there(monitor))
     oci.ok("delete", member)
     oci.ok("delete", sandbox)
+    only_traces_are_left(oci)
+
+
+def test_pods_started_in_a_row_hold_one_copy(oci: Oci) -> None:
+    files = 1
+    if oci.common:
+        installed = Path(oci.common[0].removeprefix("--runsc=")).parent
+        made = [file.stat().st_ctime_ns for file in (installed / "runsc", *(installed / SIDECARS).iterdir())]
+        files = len(made)
+        wait_for("an age at which it is shared", lambda: time.time_ns() - max(made) > SETTLED_NS)
+    kept = set()
+    for _ in range(4):
+        sandbox = oci.running(sandbox_bundle(oci))
+        members = [oci.running(member_bundle(oci, sandbox)) for _ in range(2)]
+        staged = [oci.engine.staged(one) for one in (sandbox, *members)]
+        assert len({path.stat().st_ino for path in staged}) == 1
+        kept.add(staged[0].stat().st_ino)
+        for one in (*members, sandbox):
+            oci.ok("delete", "--force", one)
+    assert len(kept) == 1
+    copies = [path for path in (oci.engine.base / STORE).iterdir() if path.suffix != ".json"]
+    assert len({path.stat().st_ino for path in copies}) == len(copies) == files
     only_traces_are_left(oci)
 
 

@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from engine.errors import Reason, SecureRootError
+from engine.lifecycle.resolve import Resolved
 from engine.linux.files import PrivateDirectory
+from engine.linux.regular_files import Identity
 from engine.oci import pod
+from engine.options import RunOptions
 from engine.state import record
 from engine.state.base import open_base
 from engine.state.cleanup import forget
@@ -68,6 +71,30 @@ def test_a_bundle_without_annotations_has_a_sandbox_of_its_own() -> None:
 def test_annotations_that_say_nothing_are_refused(annotations: dict[str, str]) -> None:
     with refuses(pod.PodError, Reason.POD_ANNOTATION, "io.kubernetes.cri"):
         pod.sandbox_of({"annotations": annotations})
+
+
+@pytest.mark.parametrize("is_chosen", [False, True])
+def test_member_finds_the_file_that_its_sandbox_was_made_from(
+    base: PrivateDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_chosen: bool
+) -> None:
+    """The sandbox's copy is another file after each link, and lies where a user namespace trusts nobody."""
+    installed = tmp_path / "runsc"
+    installed.write_bytes(b"as it was")
+    installed.chmod(0o755)
+    monkeypatch.setattr("engine.oci.pod.resolve", lambda *_: Resolved(str(installed), "trusted path"))
+    made_from = Identity.of(installed.stat()).facts()
+    chosen = str(installed) if is_chosen else None
+    noted = changed(
+        POD, flags=("--network", "none"), program=changed(PROGRAM, chosen=chosen, made_from=made_from)
+    )
+    container = keep(base, noted)
+
+    def found() -> str | None:
+        return pod.as_in_sandbox(RunOptions("m"), {}, base.path, "pod", network_is_chosen=False)[0].runsc
+
+    assert found() == chosen
+    installed.write_bytes(b"upgraded")
+    assert found() == os.path.join(container.path, PROGRAM.path)
 
 
 def test_a_record_of_a_member_is_read_as_it_was_written(base: PrivateDirectory) -> None:
