@@ -211,11 +211,18 @@ def _have_runsc_delete(found: Container, *verb: str) -> str | None:
 def _is_finished(found: Container, said: str) -> bool:
     """Whether a runsc delete that failed has deleted the container all the same, as after one that was cut short.
 
-    runsc goes on after an error, such as a file of the overlay that is gone, and removes its state last. A member's
-    processes only its sandbox can end, so of a member no other error is taken for that.
+    runsc goes on where a file of the overlay is gone, and removes its state last. No other error is taken for that.
     """
-    is_member = found.record.sandbox is not None
-    return not _runsc_knows(found) and (not is_member or "no such file or directory" in said)
+    if "no such file or directory" not in said:
+        return False
+    try:
+        with contextlib.closing(open_state_root(found.base, found.directory, found.record)) as root:
+            os.stat(found.record.state_file, dir_fd=root.descriptor, follow_symlinks=False)
+    except FileNotFoundError:
+        return True
+    except (OSError, UntrustedPathError):
+        return False
+    return False
 
 
 def remove_partial_create(request: Request, container_id: str) -> bool:
