@@ -67,14 +67,17 @@ RunscEnds(r) ==
                    watcher, known, ends>>
 
 \* The container ends.  The lock stays with those who have it open.
-SupervisedEnds(r) ==
+DiesInside(r) ==
     /\ supervised[r]
     /\ alive[r]
     /\ alive' = [alive EXCEPT ![r] = FALSE]
     /\ leftover' = [leftover EXCEPT ![id[r]] = TRUE]
-    /\ IF status[r] = Running \/ IsHeldOpen(r) THEN UNCHANGED locks ELSE Unlocks(r)
     /\ UNCHANGED <<given, state, verdict, binary, copies, policies, seen, ran, cleaned, source, base, apart, root, nest,
                    intact, bundle, spent, supervision>>
+
+SupervisedEnds(r) ==
+    /\ DiesInside(r)
+    /\ IF status[r] = Running \/ IsHeldOpen(r) THEN UNCHANGED locks ELSE Unlocks(r)
 
 -----------------------------------------------------------------------------
 (* The supervisor.                                                         *)
@@ -90,7 +93,8 @@ Wait(r) ==
 \* A killed runsc may leave the container alive: its processes are killed, and waited for.
 EndTheRest(r) ==
     /\ watcher[r] = "knows"
-    /\ SupervisedEnds(r)
+    /\ DiesInside(r)
+    /\ UNCHANGED locks
 
 \* supervisor.py, `record`: the last line, once nothing of the container lives.
 End(r) ==

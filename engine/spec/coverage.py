@@ -22,7 +22,8 @@ def gaps(coverages: Iterable[tuple[ActionCoverage, ...]]) -> tuple[Gap, ...]:
 
     TLC lists an operator once for each place where an action uses it, in order. So an expression is identified by its
     location and by the number of its occurrence in the action. Of adjacent unreached expressions only the first is
-    listed.
+    listed. An expression of another module, which the action's module extends, counts as reached where that module's
+    own actions reach it.
     """
     taken: dict[tuple[str, Location], int] = {}
     evaluated: dict[tuple[str, Location], dict[tuple[Location, int], int]] = {}
@@ -36,6 +37,12 @@ def gaps(coverages: Iterable[tuple[ActionCoverage, ...]]) -> tuple[Gap, ...]:
                 nth = occurrences[expression.location] = occurrences.get(expression.location, 0) + 1
                 at = (expression.location, nth)
                 counts[at] = counts.get(at, 0) + expression.count
+    at_home = {
+        place
+        for (_, location), counts in evaluated.items()
+        for (place, _), times in counts.items()
+        if times and place.module == location.module
+    }
     found: list[Gap] = []
     for (name, location), count in taken.items():
         if not count:
@@ -43,7 +50,7 @@ def gaps(coverages: Iterable[tuple[ActionCoverage, ...]]) -> tuple[Gap, ...]:
             continue
         reached: Location | None = location
         for (place, _), times in evaluated[name, location].items():
-            if times:
+            if times or (place.module != location.module and place in at_home):
                 reached = place
             elif reached is not None:
                 found.append(Gap(name, place, reached))

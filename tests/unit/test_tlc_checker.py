@@ -63,6 +63,18 @@ def test_an_operator_used_twice_must_be_reached_twice() -> None:
     assert found == (Gap("A", at(9), at(3)),)
 
 
+def test_what_another_module_defines_is_reached_by_that_modules_actions_or_a_gap() -> None:
+    def extending(*counts: tuple[int, int]) -> ActionCoverage:
+        """An action of N, which extends M."""
+        expressions = tuple(Expression(at(line), 0, count) for line, count in counts)
+        return ActionCoverage("B", Location("N", 1, 1, 1, 9), 1, 1, expressions)
+
+    home = action("A", 1, (2, 1), (3, 0))
+    assert gaps([(extending((2, 0)),), (home,)]) == (Gap("A", at(3), at(2)),)
+    assert Gap("B", at(3), at(2)) in gaps([(extending((2, 1), (3, 0)),), (home,)])
+    assert gaps([(extending((2, 0)),)]) == (Gap("B", at(2), Location("N", 1, 1, 1, 9)),)
+
+
 # -- names -----------------------------------------------------------------------------------------------------------
 
 
