@@ -82,7 +82,7 @@ SupervisedEnds(r) ==
 -----------------------------------------------------------------------------
 (* The supervisor.                                                         *)
 
-\* supervisor.py, `wait`: of its own child, and of no other.
+\* signals.py, `wait`: of its own child, and of no other.
 Wait(r) ==
     /\ watcher[r] = "watches"
     /\ status[r] # Running
@@ -96,7 +96,7 @@ EndTheRest(r) ==
     /\ DiesInside(r)
     /\ UNCHANGED locks
 
-\* supervisor.py, `record`: the last line, once nothing of the container lives.
+\* ended.py, `record`: the last line, once nothing of the container lives.
 End(r) ==
     /\ watcher[r] = "knows"
     /\ ~alive[r]
@@ -180,14 +180,14 @@ SupervisionTypeOK ==
 
 HasEnded(r) == ends[r] # <<>>
 
-\* An end that did not happen misleads whoever pays, debugs or audits by it.  supervisor.py: only what wait returned for
+\* An end that did not happen misleads whoever pays, debugs or audits by it.  supervisor.py: only what wait4 returned for
 \* the process that became runsc.
 TheEndIsTrue == \A r \in Runs : \A n \in DOMAIN ends[r] : state[r] = "handed_off" /\ ends[r][n] = status[r]
 
-\* Two ends would contradict each other.  supervisor.py: `record` comes once.
+\* Two ends would contradict each other.  supervisor.py: `_after` records once.
 AtMostOneEnd == \A r \in Runs : Len(ends[r]) <= 1
 
-\* A container that goes on after its recorded end does what nobody sees.  supervisor.py: `end_processes` comes first.
+\* A container that goes on after its recorded end does what nobody sees.  ended.py: `end_the_rest` comes first.
 NothingLivesAfterItsEnd == \A r \in Runs : HasEnded(r) => ~alive[r]
 
 \* Nobody saw the end of an unsupervised run, and a killed supervisor sees nothing.
