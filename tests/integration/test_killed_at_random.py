@@ -197,7 +197,7 @@ def test_killed_run_leaves_nothing(killer: Killer) -> None:
     engine = killer.engine
     long, short = engine.shell(FOREVER, name="long"), engine.shell("echo ready", name="short")
     start = time.monotonic()
-    engine.run(short, "--id", engine.new_id())
+    assert engine.run(short, "--id", engine.new_id()).code == 0
     whole = time.monotonic() - start
     engine.call("gc")
     killer.before = killer.machine.there()
