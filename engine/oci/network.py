@@ -20,6 +20,7 @@ from engine.lifecycle.trusted_runsc import find_runsc
 from engine.linux.child import ask_child
 from engine.linux.syscall import library_call
 from engine.options import Network, RunOptions
+from engine.runsc.arguments import with_network
 from engine.runsc.capabilities import OLD_NETWORK_SIGN, tells_network_namespaces_apart
 
 TYPE_CHECKING = False
@@ -104,9 +105,7 @@ def at_start(noted: Record, sandbox: int) -> str | None:
     if not noted.network_at_start:
         return None
     if not _is_set_up(sandbox):
-        noted.flags = tuple(
-            f"--network={Network.NONE}" if flag.startswith("--network=") else flag for flag in noted.flags
-        )
+        noted.flags = with_network(noted.flags, Network.NONE)
         noted.annotations = {name: text for name, text in noted.annotations.items() if name != ANNOTATION}
         return None
     return noted.annotations.get(ANNOTATION)

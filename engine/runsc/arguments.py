@@ -91,6 +91,12 @@ def global_flags(
     return [*flags, "--network", network, "--platform", platform]
 
 
+def with_network(flags: Sequence[str], network: str) -> tuple[str, ...]:
+    """The global `flags` with another network."""
+    value = flags.index("--network") + 1
+    return (*flags[:value], str(network), *flags[value + 1 :])
+
+
 def are_creation_arguments(given: list[str], bundle: str, container_id: str) -> bool:
     """Whether `build_argv` can have `given` after the global flags, for what `engine run` or engine-oci asks.
 

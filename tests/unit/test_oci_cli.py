@@ -14,7 +14,8 @@ from engine.errors import Reason, UsageError
 from engine.oci import network
 from engine.oci.cli import COMMON, VERBS, main
 from engine.oci.flags import Kind, parse
-from engine.options import ExecPolicy, Network, Platform
+from engine.options import ExecPolicy, Network, Platform, RunOptions
+from engine.runsc.arguments import build_global_flags
 from engine.runsc.binary import platform_package
 from engine.runsc.capabilities import NEW_NETWORK_SIGN, OLD_NETWORK_SIGN
 from engine.state import cgroups, record
@@ -317,6 +318,28 @@ def test_a_new_network_namespace_is_used_if_it_can_be_set_up(
     config = {**spaces({"type": "network"}), **more}
     found = network.settle(config, None, {}, rootless=False, starts_at_once=starts_at_once)
     assert found == (given, None)
+
+
+@pytest.mark.parametrize(("is_set_up", "used"), [(False, "none"), (True, "sandbox")])
+def test_at_start_a_network_that_nobody_set_up_is_a_loopback(
+    monkeypatch: pytest.MonkeyPatch, is_set_up: bool, used: str
+) -> None:
+    monkeypatch.setattr(network, "_is_set_up", lambda _: is_set_up)
+    options = RunOptions(container_id="c", network=Network.SANDBOX)
+    flags = build_global_flags("/root", options, Platform.SYSTRAP)
+    noted = Record(
+        id="c",
+        bundle="/b",
+        creation="1",
+        creator=(1, 2),
+        created="now",
+        oci_version="1.0.2",
+        annotations={},
+        flags=flags,
+        network_at_start=True,
+    )
+    assert network.at_start(noted, os.getpid()) is None
+    assert noted.flags == build_global_flags("/root", options.given(network=Network(used)), Platform.SYSTRAP)
 
 
 def test_the_hosts_network_is_not_given_unasked() -> None:
