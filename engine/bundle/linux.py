@@ -8,6 +8,7 @@ from engine.bundle.rules import (
     CPU_LIST,
     INT64,
     NO_PARENT_PATH,
+    SHORT_STRING,
     STRING,
     STRINGS,
     UINT16,
@@ -289,7 +290,7 @@ LINUX = record(
         "rootfsPropagation": one_of(["private", "rprivate", "slave", "rslave"]),
         "maskedPaths": array(ABSOLUTE_PATH),
         "readonlyPaths": array(ABSOLUTE_PATH),
-        "mountLabel": STRING,
+        "mountLabel": SHORT_STRING,
         "personality": record(
             "config-linux.md, Personality", {"domain": one_of(["LINUX", "LINUX32"])}, {"flags": STRINGS}
         ),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from engine.bundle.rules import (
-    ABSOLUTE_PATH,
     BOOLEAN,
     CPU_LIST,
     INT32,
+    SHORT_ABSOLUTE_PATH,
+    SHORT_STRING,
     STRING,
     UINT32,
     UINT64,
@@ -66,7 +67,7 @@ SCHEDULER_FLAGS = prefixed(
 
 PROCESS = record(
     "config.md, Process",
-    {"cwd": ABSOLUTE_PATH, "args": array(STRING, at_least=1), "user": USER},
+    {"cwd": SHORT_ABSOLUTE_PATH, "args": array(STRING, at_least=1), "user": USER},
     {
         "terminal": BOOLEAN,
         "consoleSize": record("config.md, Process", {"height": UINT64, "width": UINT64}, {}),
@@ -84,7 +85,7 @@ PROCESS = record(
             ),
             distinct="type",
         ),
-        "apparmorProfile": STRING,
+        "apparmorProfile": SHORT_STRING,
         "capabilities": record(
             "config.md, Linux Process",
             {},

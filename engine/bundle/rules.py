@@ -202,5 +202,15 @@ UINT64 = integer(0, 2**64 - 1)
 INT32 = integer(-(2**31), 2**31 - 1)
 INT64 = integer(-(2**63), 2**63 - 1)
 ABSOLUTE_PATH = scalar(str, "an absolute path", lambda path: path.startswith("/"))
+#: The kernel takes no longer path, PATH_MAX, and no longer label for its security modules.
+_MAX_LENGTH = 4095
+SHORT_ABSOLUTE_PATH = scalar(
+    str,
+    f"an absolute path of at most {_MAX_LENGTH} characters",
+    lambda path: path.startswith("/") and len(path) <= _MAX_LENGTH,
+)
+SHORT_STRING = scalar(
+    str, f"a string of at most {_MAX_LENGTH} characters", lambda text: len(text) <= _MAX_LENGTH
+)
 NO_PARENT_PATH = scalar(str, "a path that is not empty and has no '..' component", _never_leads_up)
 CPU_LIST = scalar(str, "a list of CPUs such as 0-3,7", is_number_list)

@@ -75,7 +75,7 @@ def asked_facts(bundle: Bundle) -> Asked:
         "user": {"uid": user["uid"], "gid": user["gid"]},
         "no_new_privileges": process.get("noNewPrivileges", False),
         "capabilities": {
-            name: names
+            name: list(dict.fromkeys(names))  # each once, however often config.json has it
             for name in ("bounding", "effective", "permitted", "inheritable", "ambient")
             if (names := process.get("capabilities", {}).get(name)) is not None
         },
@@ -163,7 +163,8 @@ def _mounts(bundle: Bundle) -> Iterator[dict[str, Any]]:
 
 def _device_rule(rule: Mapping[str, Any]) -> str:
     """As `allow c 1:3 rw`; `*` stands for any number."""
-    numbers = ":".join(str(rule.get(name, "*")).replace("-1", "*") for name in ("major", "minor"))
+    given = (rule.get(name, -1) for name in ("major", "minor"))
+    numbers = ":".join("*" if number == -1 else str(number) for number in given)
     verb = "allow" if rule.get("allow") else "deny"
     return f"{verb} {rule.get('type', 'a')} {numbers} {rule.get('access', '')}".rstrip()
 

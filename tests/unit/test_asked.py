@@ -15,6 +15,7 @@ import pytest
 
 from engine.audit.report import run_page
 from engine.bundle.bundle import open_bundle
+from engine.errors import BundleError, Reason
 from engine.linux import boot
 from engine.options import RunOptions
 from engine.traces.asked import KEPT, asked_facts
@@ -24,6 +25,7 @@ from engine.verify.asked import contradiction
 from engine.verify.faults import FaultCode
 from engine.verify.trace_check import Verdict, verify
 from tests.support.bundles import NAMESPACES, PROC, make_bundle
+from tests.support.refusals import refuses
 from tests.support.stories import Line, Story, save, written
 from tests.unit.test_grants import DEFAULT_CAPABILITIES, bind
 
@@ -123,10 +125,32 @@ def test_a_mount_says_where_from_and_whether_it_can_be_written(
         ({"allow": False, "access": "rwm"}, "deny a *:* rwm"),
         ({"allow": True, "type": "c", "major": 1, "minor": 3}, "allow c 1:3"),
         ({"allow": True, "type": "b", "major": 8, "minor": -1, "access": "r"}, "allow b 8:* r"),
+        ({"allow": True, "type": "c", "major": -12, "minor": -1}, "allow c -12:*"),
     ],
 )
 def test_a_device_rule_is_one_short_text(private: Path, rule: dict[str, Any], text: str) -> None:
     assert asked_of(private, linux={"resources": {"devices": [rule]}})["device_rules"] == [text]
+
+
+def test_a_capability_is_recorded_once(private: Path) -> None:
+    repeated = {"bounding": ["CAP_KILL", "CAP_CHOWN"] * 50_000}
+    assert asked_of(private, process={"capabilities": repeated})["capabilities"] == {
+        "bounding": ["CAP_KILL", "CAP_CHOWN"]
+    }
+
+
+def test_what_is_never_cut_is_short(private: Path) -> None:
+    longest = "x" * 4095
+    process = {"cwd": f"/{longest[1:]}", "apparmorProfile": longest}
+    asked = asked_of(private, process=process, linux={"mountLabel": longest})
+    assert (asked["cwd"], asked["apparmor"], asked["mount_label"]) == (process["cwd"], longest, longest)
+    for config in (
+        {"process": {"cwd": f"/{longest}"}},
+        {"process": {"apparmorProfile": f"{longest}x"}},
+        {"linux": {"mountLabel": f"{longest}x"}},
+    ):
+        with refuses(BundleError, Reason.CONFIG_INVALID):
+            asked_of(private, **config)
 
 
 def test_no_value_of_a_variable_is_recorded_anywhere(private: Path) -> None:
