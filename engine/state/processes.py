@@ -57,7 +57,7 @@ def forget(root: PrivateDirectory, name: str, is_sandbox: Callable[[int], bool] 
         if sandbox and not is_sandbox(int(sandbox.get("pid", 0))):
             sandbox["pid"] = 0
         data = json.dumps(fields, separators=(",", ":")).encode()
-    except (FileNotFoundError, ValueError, TypeError, AttributeError):
+    except (FileNotFoundError, ValueError, TypeError, AttributeError, RecursionError):
         return
     replace_own(root, name, data, mode=0o640)
 

@@ -76,7 +76,7 @@ def state_file(
             return _parsed(data), data.decode()
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             if time.monotonic() > end:
                 raise CutShortError(
                     os.path.join(runsc_root.path, name), "is no state file that this engine can read"

@@ -31,7 +31,7 @@ from engine.state.trees import remove_tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypeGuard
 
 _ID = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"
 _STATE_FILE = re.compile(rf"({_ID})_sandbox:({_ID})\.state", re.ASCII)
@@ -95,11 +95,15 @@ def _sandbox_lives(root: PrivateDirectory, name: str) -> bool:
 
 
 def _read(root: PrivateDirectory, name: str) -> dict[str, Any]:
-    """What the state file says; nothing if it is none of ours, damaged or gone. Raises `OSError`."""
+    """What the state file says; nothing if it is none of ours, too large, damaged or gone. Raises `OSError`."""
     try:
         said = json.loads(read_own(root, name, MAX_SIZE))
-    except (FileNotFoundError, UntrustedPathError, ValueError):
+    except (FileNotFoundError, UntrustedPathError, ValueError, RecursionError):
         return {}
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            return {}
+        raise
     return said if isinstance(said, dict) else {}
 
 
@@ -113,8 +117,19 @@ def _trees(said: dict[str, Any]) -> Iterator[str]:
     if isinstance(mounts, list):
         candidates += [mount.get("source") for mount in mounts if isinstance(mount, dict)]
     for path in candidates:
-        if isinstance(path, str) and path.startswith("/") and "\0" not in path:
+        if _is_path(path):
             yield path
+
+
+def _is_path(value: Any) -> TypeGuard[str]:
+    """Whether it is an absolute path that a system call takes."""
+    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
+        return False
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
+    return True
 
 
 def _remove_filestore(path: str, name: str) -> None:
@@ -143,18 +158,22 @@ def _cgroups(said: dict[str, Any], *, is_whole: bool) -> list[str]:
     ):
         if isinstance(given, dict):
             found.update(_of_version_1(given.get("cgroupv1")), _of_version_2(given.get("cgroupv2")))
-    inside = {path for path in map(os.path.normpath, found) if path.startswith(f"{cgroups.TOP}/")}
+    inside = {
+        path for path in map(os.path.normpath, filter(_is_path, found)) if path.startswith(f"{cgroups.TOP}/")
+    }
     return sorted(inside, key=len, reverse=True)
 
 
 def _of_version_1(given: Any) -> Iterator[str]:
     if not isinstance(given, dict) or not isinstance(given.get("own"), dict):
         return
-    parents = given.get("parents")
+    name, parents = given.get("name"), given.get("parents")
+    if not isinstance(name, str) or not name.strip("/"):  # it would be the parent itself
+        return
     for controller, is_own in given["own"].items():
         parent = parents.get(controller, "") if isinstance(parents, dict) else ""
         if is_own:
-            yield f"{cgroups.TOP}/{controller}/{parent}/{given.get('name')}"
+            yield f"{cgroups.TOP}/{controller}/{parent}/{name}"
 
 
 def _of_version_2(given: Any) -> Iterator[str]:
@@ -177,7 +196,7 @@ def _remove_socket(said: dict[str, Any], name: str) -> None:
     """Remove the sandbox's control socket, if it has this `name` and is ours. Raises `OSError`."""
     sandbox = said.get("sandbox")
     path = sandbox.get("controlSocketPath") if isinstance(sandbox, dict) else None
-    if not isinstance(path, str) or not path.startswith("/") or os.path.basename(path) != name:
+    if not _is_path(path) or os.path.basename(path) != name:
         return
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         status = os.stat(path, follow_symlinks=False)

@@ -13,6 +13,7 @@ import pytest
 
 from engine.linux.files import PrivateDirectory, make_private_directory
 from engine.state import cgroups, undeleted
+from engine.state.record import MAX_SIZE
 
 NAME = "web_sandbox:web.state"
 
@@ -85,12 +86,45 @@ def test_what_is_no_filestore_stays(root: PrivateDirectory, tree: Path, kind: st
         },
         {"sandbox": {"cgroup": {"cgroupv1": 7, "cgroupv2": {"own": [7]}}}, "createdAt": "2999-01-01"},
         {"sandbox": {"cgroup": {"cgroupv1": {"own": {"a": True}, "name": 7}}}, "createdAt": "2999-01-01"},
+        {"spec": {"root": {"path": "/\ud800"}}, "sandbox": {"controlSocketPath": "/\ud800/runsc-web.sock"}},
+        {"sandbox": {"controlSocketPath": "/\0/runsc-web.sock"}},
+        {"sandbox": {"cgroup": {"cgroupv2": {"own": ["/sys/fs/cgroup/\0"]}}}, "createdAt": "2999-01-01"},
+        {
+            "sandbox": {"cgroup": {"cgroupv1": {"own": {"\0": True}, "name": "\ud800"}}},
+            "createdAt": "2999-01-01",
+        },
     ],
-    ids=str,
+    ids=ascii,
 )
 def test_damaged_state_file_is_removed(root: PrivateDirectory, tree: Path, content: object) -> None:
     remove(root, content)
     assert len(os.listdir(tree)) == 2
+
+
+def test_state_file_too_deep_to_read_is_removed(root: PrivateDirectory) -> None:
+    remove(root, "[" * 200_000)
+
+
+def test_state_file_too_large_to_read_is_removed(root: PrivateDirectory) -> None:
+    path = Path(root.path) / NAME
+    path.touch()
+    os.truncate(path, MAX_SIZE + 1)
+    undeleted.remove(root, NAME)
+    assert os.listdir(root.path) == []
+
+
+@pytest.mark.parametrize("name", ["", "/", None])
+def test_a_cgroup_without_a_name_is_not_its_parent(
+    root: PrivateDirectory, tree: Path, private: Path, monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    monkeypatch.setattr(cgroups, "TOP", str(private))
+    others = [private / "cpu" / "a", private / "cpu" / "a" / "None"]
+    others[-1].mkdir(parents=True)
+    if name is not None:
+        others.pop().rmdir()
+    given = {"cgroupv1": {"name": name, "parents": {"cpu": "/a"}, "own": {"cpu": True}}}
+    remove(root, said(tree, sandbox={"cgroup": given}))
+    assert all(path.exists() for path in others)
 
 
 def test_state_file_of_another_name_names_nothing(root: PrivateDirectory, tree: Path) -> None:
