@@ -11,6 +11,15 @@ _MAX_EXIT_CODE = 255
 _CGROUPS = "/sys/fs/cgroup/"
 #: The counters of kills for memory: of cgroup v1, and of v2.
 OOM_COUNTERS = ("memory.oom_control", "memory.events")
+#: Signals whose default is to end a process, signal(7); and real-time ones. glibc keeps two of those below SIGRTMIN.
+_ENDING = frozenset(
+    {
+        *("SIGABRT", "SIGALRM", "SIGBUS", "SIGFPE", "SIGHUP", "SIGILL", "SIGINT", "SIGIO", "SIGKILL"),
+        *("SIGPIPE", "SIGPROF", "SIGPWR", "SIGQUIT", "SIGSEGV", "SIGSTKFLT", "SIGSYS", "SIGTERM", "SIGTRAP"),
+        *("SIGUSR1", "SIGUSR2", "SIGVTALRM", "SIGXCPU", "SIGXFSZ", "SIGRTMIN", "SIGRTMAX"),
+        *(f"SIGRTMIN{number}" for number in (-2, -1, *range(1, 30))),
+    }
+)
 
 
 def end_can_be_so(known: Mapping[str, Facts]) -> bool:
@@ -20,7 +29,7 @@ def end_can_be_so(known: Mapping[str, Facts]) -> bool:
         return False
     if code is not None and not 0 <= code <= _MAX_EXIT_CODE:
         return False
-    if signal is not None and not (signal.startswith("SIG") and signal.isalnum() and signal.isupper()):
+    if signal is not None and signal not in _ENDING:
         return False
     if (counter is None) is not (end["oom"] == Oom.UNKNOWN):
         return False

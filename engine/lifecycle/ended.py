@@ -63,6 +63,8 @@ def record(
         known = {"container": options.container_id, "options": options_facts(options)}
         lifecycle = SpecLifecycle(known, trace.move, spec_graph(), at=State.HANDED_OFF)
         lifecycle.perform(Trigger.END, lambda: ending)
+        if trace.is_lost:
+            warn("its end is not recorded: somebody removed the trace")
         trace.close()
     except TraceError as lost:
         warn(f"its end is not recorded: {lost.what}; {lost.hint}")

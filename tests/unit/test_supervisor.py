@@ -20,6 +20,7 @@ from engine.runsc.arguments import kill_arguments
 from engine.state import cgroups, oom
 from engine.state.oom import OomWatch, counters
 from tests.support.harness import wait_for
+from tests.support.refusals import one_line
 
 # -- signals ---------------------------------------------------------------------------------------------------------
 
@@ -317,6 +318,7 @@ os.execv("/bin/sh", ["sh", "-c", what])
         ("sleep 0.3; exit 3", 3, {"exit_code": 3, "signal": None}),
         ("sleep 0.3; kill -TERM $$", 128 + signal.SIGTERM, {"exit_code": None, "signal": "SIGTERM"}),
         ("sleep 0.3; kill -36 $$", 128 + 36, {"exit_code": None, "signal": "SIGRTMIN2"}),
+        ("sleep 0.3; kill -33 $$", 128 + 33, {"exit_code": None, "signal": "SIGRTMIN-1"}),
     ],
 )
 def test_only_the_end_of_what_was_executed_is_recorded(
@@ -341,4 +343,17 @@ def test_only_the_end_of_what_was_executed_is_recorded(
     (last,) = ends
     assert {key: last["facts"][key] for key in end} == end
     assert last["previous"] == sha256(trace.read_bytes().splitlines(keepends=True)[-2]).hexdigest()
+    assert os.listdir(tmp_path / "base") == []
+
+
+def test_an_end_in_a_trace_that_somebody_removed_is_warned_of(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _SUPERVISES, f"sleep 0.3; rm {tmp_path}/trace; exit 3", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 3, done
+    assert "trace" in one_line(done.stderr)
     assert os.listdir(tmp_path / "base") == []
