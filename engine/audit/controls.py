@@ -269,8 +269,8 @@ _CONTROLS: tuple[_Control, ...] = (
         "staged",
         "The binary that runs is the one that was validated",
         Trigger.STAGE,
-        "runsc and each of its sidecars is a private copy with mode 0500. This run or an earlier one made it from the "
-        "open file, which was unchanged after the last byte was read.",
+        "runsc and each of its sidecars is a copy with mode 0555 in a private directory. This run or an earlier one "
+        "made it from the open file, which was unchanged after the last byte was read.",
         _stage,
     ),
     _Control(

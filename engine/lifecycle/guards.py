@@ -25,7 +25,7 @@ from engine.runsc.installation import (
     is_sidecar_name,
 )
 from engine.state.container import EXEC_ALLOW, LOCK, RUNSC_ROOT, RUNTIME, component
-from engine.traces.move import Facts, PolicyOutcome, Strength
+from engine.traces.move import FORMAT, Facts, PolicyOutcome, Strength
 
 #: The facts recorded so far: the header's under `header`, each step's under its trigger.
 Known = Mapping[str, Facts]
@@ -37,6 +37,8 @@ _BYPASSES = ["memfd", "stdin", "stdout", "stderr"]
 _OF_A_HOST = (["allowed", "mount"], ["allowed", "mount", "terminal"])
 #: Paths that are remembered: those of a host are the same in many traces.
 _REMEMBERED = 1024
+#: The permissions of a staged copy.
+_MODE, _MODE_UNTIL_FORMAT_2 = "0555", "0500"
 _OCTAL, _HEXADECIMAL, _OF_STAGE = "01234567", "0123456789abcdef", "0123456789abcdef-"
 #: Bytes: `validate` reads as many to see that it is an ELF file.
 _MIN_PROGRAM = 4
@@ -242,7 +244,7 @@ def copy_is_where_programs_lie(known: Known) -> bool:
 def copy_is_what_was_pinned(known: Known) -> bool:
     staged, joined = known["stage"], known["secure_root"].get("sandbox")
     return (
-        _is_copy(staged, known["validate"], known["header"]["host"]["user"])
+        _is_copy(staged, known["validate"], known["header"])
         and (joined is None or staged["sha256"] == joined["sha256"])
         and _is_version_of(known["validate"].get("release"), staged.get("version"))
     )
@@ -252,19 +254,19 @@ def _is_version_of(release: str | None, version: str | None) -> bool:
     return version is None or (is_version(version) and release in (None, version))
 
 
-def _is_copy(staged: Facts, pinned: Facts, user: int) -> bool:
+def _is_copy(staged: Facts, pinned: Facts, header: Facts) -> bool:
     identity, hashed = pinned["identity"], staged["hashed"]
     if not (
         staged["pinned"] == staged["made_from"] == identity
         and staged["size"] == identity["size"]
-        and staged["mode"] == "0500"
+        and staged["mode"] == (_MODE if header.get("format", FORMAT) > 2 else _MODE_UNTIL_FORMAT_2)
         and _is_digest(staged["sha256"])
     ):
         return False
     if not staged["from_store"]:
         return hashed is True and staged["compared"] is False
     # What was compared byte for byte is not hashed again.
-    compared = pinned["owner"] != user
+    compared = pinned["owner"] != header["host"]["user"]
     return staged["shared"] is True and staged["compared"] is compared and not (compared and hashed)
 
 
@@ -276,7 +278,7 @@ def sidecars_are_what_was_pinned(known: Known) -> bool:
     return len(staged) == len(pinned) and all(
         copy["name"] == file["name"]
         and copy["path"] == f"{place}/{file['name']}"
-        and _is_copy(copy, file, known["header"]["host"]["user"])
+        and _is_copy(copy, file, known["header"])
         for copy, file in zip(staged, pinned, strict=True)
     )
 

@@ -134,7 +134,7 @@ STEPS: tuple[Transition, ...] = (
         Trigger.STAGE,
         (State.ROOT_SECURED,),
         State.STAGED,
-        establishes="a private 0500 copy of each pinned file, or a link to one, in a unique 0700 directory",
+        establishes="a 0555 copy of each pinned file, or a link to one, in a unique 0700 directory",
         refuses="a linked or foreign directory, a binary that changed, a short copy, no space",
         reasons=frozenset(
             {Reason.STAGE_NOT_OWN, Reason.NOT_WHAT_WAS_PINNED, Reason.NOEXEC, Reason.OTHER_RUNSC}

@@ -110,7 +110,7 @@ class Staged:
 
 
 def stage(binary: Validated, root: StateDirs) -> Staged:
-    """Link or copy the pinned `binary` to `stage-*/runsc` and its sidecars to `stage-*/gvisor-bin/`, each mode 0500.
+    """Link or copy the pinned `binary` to `stage-*/runsc` and its sidecars to `stage-*/gvisor-bin/`, each mode 0555.
 
     That is in `root`'s place for programs, and without one in `exec-allow` in runsc's own directory.
 

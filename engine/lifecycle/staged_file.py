@@ -13,6 +13,7 @@ from engine.linux.regular_files import Identity
 from engine.runsc.binary import version_of
 from engine.runsc.installation import RUNSC, PinnedFile
 from engine.state import store
+from engine.state.programs import COPY_MODE
 from engine.state.store import CacheEntry
 from engine.traces.writer import identity_facts
 
@@ -106,7 +107,7 @@ def stage_file(
         status, pinned = os.fstat(entry.descriptor), Identity.of(os.fstat(file.descriptor))
         if pinned != file.identity:
             raise _changed(file)
-        if stat.S_IMODE(status.st_mode) != 0o500:
+        if stat.S_IMODE(status.st_mode) != COPY_MODE:
             raise _not_left_alone(directory)
     except BaseException:
         os.close(entry.descriptor)
@@ -186,10 +187,10 @@ def _with_version(entry: CacheEntry, file: PinnedFile) -> CacheEntry:
 def _copy(file: PinnedFile, directory: PrivateDirectory) -> CacheEntry:
     """A copy of the pinned bytes."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    target = os.open(file.name, flags, 0o500, dir_fd=directory.descriptor)
+    target = os.open(file.name, flags, COPY_MODE, dir_fd=directory.descriptor)
     try:
         size = _copy_bytes(file.descriptor, target)
-        os.fchmod(target, 0o500)
+        os.fchmod(target, COPY_MODE)
         digest = store.digest_of(target)
         written = os.fstat(target)
     finally:

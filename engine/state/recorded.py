@@ -25,7 +25,10 @@ def open_recorded(container: PrivateDirectory, program: Program) -> int:
     descriptor = _open(container, program.path)
     try:
         status = os.fstat(descriptor)
-        if stat.S_IMODE(status.st_mode) != 0o500 or not program.is_file(status):
+        if stat.S_IMODE(status.st_mode) not in (
+            programs.COPY_MODE,
+            programs.OLD_COPY_MODE,
+        ) or not program.is_file(status):
             raise OtherProgramError(path, "is not the copy of runsc that created the container")
     except BaseException:
         os.close(descriptor)

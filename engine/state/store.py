@@ -1,6 +1,6 @@
 """Staged copies of runsc, kept to be linked by later runs: `<base>/staged/`.
 
-    <base>/staged/<key>         a staged copy, mode 0500; each container that runs it has a hard link to it
+    <base>/staged/<key>         a staged copy, mode 0555; each container that runs it has a hard link to it
     <base>/staged/<key>.json    its record: the file it was made from, its SHA-256, its own identity when last used
 
 `<key>` is the identity of the pinned file: device, inode, size, mtime and ctime. Any write to that file changes its
@@ -45,6 +45,7 @@ from engine.linux.files import (
 from engine.linux.locks import lock
 from engine.linux.regular_files import Identity, open_own, read_own, replace_own
 from engine.runsc.binary import is_version
+from engine.state.programs import COPY_MODE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -299,7 +300,7 @@ def _judge(
 ) -> CacheEntry | None:
     """The copy open on `descriptor` if it is still unchanged, else None."""
     status = os.fstat(descriptor)
-    if stat.S_IMODE(status.st_mode) != 0o500 or status.st_size != identity.size:
+    if stat.S_IMODE(status.st_mode) != COPY_MODE or status.st_size != identity.size:
         return None
     record = _read_record(store, identity)
     if record is None:

@@ -9,8 +9,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
 
-#: The trace format. Format 1 had no reason codes, and the key of the hint was `remedy`.
-FORMAT = 2
+#: The trace format. Format 1 had no reason codes, and the key of the hint was `remedy`. In formats 1 and 2 a staged
+#: copy has mode 0500.
+FORMAT = 3
 
 Facts = Mapping[str, "Any"]
 

@@ -49,15 +49,16 @@ class BadLineError(Exception):
 
 _LETTERS = 3
 _read_header = msgspec.json.Decoder(Header).decode
-#: Decoders by format and by the first letters of the trigger, which are unique; the whole trigger is checked
-#: afterwards.
-_read: Mapping[int, Mapping[bytes, tuple[Callable[[bytes], Record[Any, Any]], str]]] = {
-    number: {
+#: Decoders by the error of a format and by the first letters of the trigger, which are unique; the whole trigger is
+#: checked afterwards.
+_by_error: Mapping[type, Mapping[bytes, tuple[Callable[[bytes], Record[Any, Any]], str]]] = {
+    error: {
         trigger[:_LETTERS].encode(): (msgspec.json.Decoder(Record[facts, error]).decode, str(trigger))  # type: ignore[valid-type]
         for trigger, facts in FACTS.items()
     }
-    for number, error in ERRORS.items()
+    for error in set(ERRORS.values())
 }
+_read = {number: _by_error[error] for number, error in ERRORS.items()}
 _write = msgspec.json.Encoder().encode
 _TRIGGER = b'"trigger":"'
 

@@ -168,7 +168,7 @@ class Copy(TypedDict):
         ),
     ]
     size: Annotated[int, Says("Its size in bytes.", "that of its `identity`")]
-    mode: Annotated[str, Says("Its permissions, four octal digits.", "`0500`")]
+    mode: Annotated[str, Says("Its permissions, four octal digits.", "`0555`; `0500` in formats 1 and 2")]
     pinned: Annotated[Identity, Says("The source after copying: still unchanged.", "its `identity`")]
     from_store: Annotated[bool, Says("Whether it is a link to a copy that an earlier run made.")]
     made_from: Annotated[Identity, Says("The file that the copy was made from.", "its `identity`")]
@@ -290,7 +290,7 @@ class Header(msgspec.Struct, forbid_unknown_fields=True, gc=False, kw_only=True)
     ] = msgspec.UNSET
     container: Annotated[str, Says("The container's id.")]
     previous: Annotated[None, Says("There is no line before it.")]
-    format: Annotated[int, Says("The format's number.", "1 or 2")]
+    format: Annotated[int, Says("The format's number.", "1 to 3")]
     engine: Annotated[str, Says("The engine's version.")]
     spec: Annotated[str, Says("SHA-256 of `specs/GVisorRuntime.tla`, in hexadecimal.", "the verifier's own")]
     options: Annotated[Options, Says("The options of the run.")]
@@ -305,6 +305,7 @@ class Header(msgspec.Struct, forbid_unknown_fields=True, gc=False, kw_only=True)
         """The header's facts for the machine's guards."""
         return {
             "container": self.container,
+            "format": self.format,
             "options": self.options,
             "bundle": self.bundle,
             "host": self.host,
@@ -386,4 +387,4 @@ FACTS: Mapping[str, type] = {
     Trigger.REFUSE: RefuseFacts,
 }
 #: The error of a refusal, by format.
-ERRORS: Mapping[int, type] = {1: Error1, 2: Error}
+ERRORS: Mapping[int, type] = {1: Error1, 2: Error, 3: Error}

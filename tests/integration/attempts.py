@@ -363,7 +363,7 @@ class AttemptsOnASet:
             before()
             os.chmod(path, 0o700)
             os.close(os.open(path, os.O_WRONLY))
-            os.chmod(path, 0o500)
+            os.chmod(path, 0o555)
             os.execve(self._sidecar, [self._sidecar], {})
 
         return _in_a_child(act)

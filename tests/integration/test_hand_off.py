@@ -38,7 +38,7 @@ def test_the_process_that_was_started_is_the_staged_runsc(engine: Engine) -> Non
     (copy,) = engine.container(container_id).glob("runsc-root/exec-allow/stage-*/runsc")
     assert executable(process.pid) == str(copy)
     assert argv(process.pid)[0] == str(copy)
-    assert (copy.stat().st_mode & 0o7777, copy.stat().st_uid) == (0o500, engine.caller.uid)
+    assert (copy.stat().st_mode & 0o7777, copy.stat().st_uid) == (0o555, engine.caller.uid)
     assert engine.finish(process, b"\n").code == 9
 
 

@@ -165,7 +165,7 @@ def test_changed_copy_is_not_executed_and_can_be_deleted(oci: Oci, bundle: Path,
     marker = root_engine.directory / "was-here"
     copy.rename(copy.with_name("elsewhere"))
     copy.write_text(f"#!/bin/sh\ntouch {marker}\n")
-    copy.chmod(0o500)
+    copy.chmod(0o555)
     for verb in ("kill", "pause", "ps"):
         oci.refused(1, Reason.OTHER_RUNSC, verb, container_id)
     assert oci.status(container_id) == "running"

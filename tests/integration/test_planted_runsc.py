@@ -55,7 +55,7 @@ def plant(engine: Engine, container_id: str, mark: Path) -> None:
         for path in (stage / "runsc", *(stage / SIDECARS).glob("*")):
             path.unlink()
             path.write_text(f"#!/bin/sh\ntouch {mark}\n")
-            path.chmod(0o500)
+            path.chmod(0o555)
 
 
 def bundle_of(engine: Engine, name: str = "bundle", script: str = FOREVER, **changes: Any) -> Path:

@@ -43,7 +43,7 @@ def write_through(link: str) -> None:
         os.pwrite(descriptor, b"poison", before.st_size // 2)
         os.close(descriptor)
     finally:
-        os.chmod(link, 0o500)
+        os.chmod(link, 0o555)
     os.utime(link, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 

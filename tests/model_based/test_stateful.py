@@ -637,7 +637,7 @@ class Runs(RuleBasedStateMachine):
             assert copy.stat().st_uid == os.geteuid(), f"{taken}, and the copy is somebody else's"
             # The store's owner may loosen the file that it shares with the store after the engine looked.
             if not actor.moved_ever(STORE, "kept"):
-                assert stat.S_IMODE(copy.stat().st_mode) == 0o500, f"{taken}, and the copy's mode is loose"
+                assert stat.S_IMODE(copy.stat().st_mode) == 0o555, f"{taken}, and the copy's mode is loose"
             hold(
                 Promise.COPY_IS_WHAT_WAS_VALIDATED,
                 copy.read_bytes() in actor.validated(),

@@ -308,7 +308,7 @@ class World:
         if stage is None or not (stage / "runsc").exists():
             return False
         self._moved("copy", container_id)
-        _put(stage / "runsc", self._new_program(), 0o500)
+        _put(stage / "runsc", self._new_program(), 0o555)
         return True
 
     def spoil_kept(self, kind: str) -> bool:
@@ -333,9 +333,9 @@ class World:
                 kept, {"write": content, "truncate": content[:-1], "lengthen": content + b"."}[kind]
             )
         elif kind == "replace":
-            _put(kept, content, 0o500)
+            _put(kept, content, 0o555)
         elif kind == "replace_by_the_binary_of_now":
-            _put(kept, self.binary.read_bytes() if self.binary.is_file() else content, 0o500)
+            _put(kept, self.binary.read_bytes() if self.binary.is_file() else content, 0o555)
         elif kind == "loosen_file":
             kept.chmod(0o777)
         elif kind in ("remove", "remove_record"):
@@ -361,7 +361,7 @@ class World:
         elif kind == "older_record":
             record.write_bytes(older[0].read_bytes())
         elif kind == "older_copy":
-            _put(kept, older[0].with_suffix("").read_bytes(), 0o500)
+            _put(kept, older[0].with_suffix("").read_bytes(), 0o555)
         return True
 
     def is_store_in_use(self) -> bool:
@@ -391,7 +391,7 @@ class World:
             os.close(descriptor)
             os.utime(kept, ns=(before.st_atime_ns, before.st_mtime_ns))
         if os.geteuid() != 0:
-            kept.chmod(0o500)
+            kept.chmod(0o555)
 
     def _to_the_attic(self, path: Path) -> None:
         if not os.path.lexists(path):

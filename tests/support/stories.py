@@ -197,7 +197,7 @@ class Story:
                 "path": copy,
                 "sha256": "cd" * 32,
                 "size": identity["size"],
-                "mode": "0500",
+                "mode": "0555",
                 "pinned": dict(identity),
                 "from_store": False,
                 "made_from": dict(identity),

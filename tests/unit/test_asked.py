@@ -19,6 +19,7 @@ from engine.errors import BundleError, Reason
 from engine.linux import boot
 from engine.options import RunOptions
 from engine.traces.asked import KEPT, asked_facts
+from engine.traces.move import FORMAT
 from engine.traces.reader import BadLineError, read_header
 from engine.traces.writer import Trace, header
 from engine.verify.asked import contradiction
@@ -463,9 +464,9 @@ def test_a_socket_deserves_its_word(private: Path) -> None:
 
 
 def test_an_older_reader_of_the_line_is_not_misled(private: Path) -> None:
-    """Its format stays 2: an engine that does not know `asked` refuses the key, and does not read it as another."""
+    """The format does not tell: who does not know `asked` refuses the key, and does not read it as another."""
     line = json.loads(line_of(private))
-    assert line["format"] == 2
+    assert line["format"] == FORMAT
     line["future"] = 1
     with pytest.raises(BadLineError) as refusal:
         read_header(json.dumps(line).encode())

@@ -106,7 +106,7 @@ def test_picture_shows_the_reason_and_what_is_not_verified() -> None:
 
 def test_an_edited_trace_is_drawn_as_not_verified(tmp_path: Path) -> None:
     edited = tmp_path / "edited.jsonl"
-    edited.write_bytes((DIAGRAMS / "run-handed-off.jsonl").read_bytes().replace(b'"0500"', b'"0700"'))
+    edited.write_bytes((DIAGRAMS / "run-handed-off.jsonl").read_bytes().replace(b'"owner":0', b'"owner":1'))
     run = read_walk(str(edited))
     assert run.doubt is not None
     assert "NOT VERIFIED" in text(lifecycle_svg(run))

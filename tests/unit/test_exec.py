@@ -82,7 +82,7 @@ def test_environment_is_constant_whatever_the_callers(monkeypatch: pytest.Monkey
 def test_hand_off_refused_by_the_kernel_is_an_exec_error(private: Path) -> None:
     path = private / "runsc"
     path.write_bytes(b"of no format the kernel knows")
-    path.chmod(0o500)
+    path.chmod(0o555)
     bundle: Bundle = {"path": "/b", "sha256": "ab" * 32, "rootfs": "/b/rootfs", "hooks": 0}
     given = partial(HandOff, argv=("/stage/runsc", "run"), environment={}, kept=frozenset(), bundle=bundle)
     refused = refuses(ExecError, Reason.EXECVE_REFUSED, "'/stage/runsc': Exec format error")

@@ -188,7 +188,7 @@ class TestBecomeRunsc:
     def test_failed_execve_leaves_signals_as_they_were_held(self, private: Path, kept: int) -> None:
         path = private / "runsc"
         path.write_bytes(b"of no format the kernel knows")
-        path.chmod(0o500)
+        path.chmod(0o555)
         with path.open("rb") as program, SignalGuard() as process:
             process.block()
             refused = failure(lambda: become_runsc(program.fileno(), ("/s/runsc",), {}, process, {kept}))

@@ -259,7 +259,7 @@ FORGED: list[tuple[str, int, str, Any, str]] = [
         for field, values in (
             ("sha256", DIGESTS),
             ("size", [0, -1, 5]),
-            ("mode", ["0700", "0555", "500", "0500 "]),
+            ("mode", ["0700", "0500", "555", "0555 "]),
             *((f"{made}.{name}", [6]) for made in ("pinned", "made_from") for name in IDENTITIES),
         )
     ),

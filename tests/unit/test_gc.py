@@ -25,7 +25,7 @@ def left_by_a_run(base: Path, name: str = WEB) -> Path:
     stage = base / name / "runsc-root" / "exec-allow" / "stage-1"
     stage.mkdir(parents=True)
     (stage / "runsc").write_text("30 MB")
-    (stage / "runsc").chmod(0o500)
+    (stage / "runsc").chmod(0o555)
     (base / name / "trace-1.jsonl").write_text("{}")
     (base / name / "lock").touch(mode=0o600)
     return base / name

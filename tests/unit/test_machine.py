@@ -103,7 +103,7 @@ GOOD: dict[Trigger, dict[str, Any]] = {
         "path": COPY,
         "sha256": "ab" * 32,
         "size": 4,
-        "mode": "0500",
+        "mode": "0555",
         "pinned": {**IDENTITY, "inode": 1},
         "made_from": {**IDENTITY, "inode": 1},
         "from_store": True,

@@ -309,7 +309,7 @@ def staged_set(private: Path, *, apart: bool = True, sandbox: bool = False) -> A
     files = []
     for name in ("runsc", "gvisor-bin/gvisor_sentry", "gvisor-bin/gvisor-sentry-prewarmer"):
         path = place / "stage-1" / name
-        path.touch(0o500)
+        path.touch(0o555)
         files.append(SimpleNamespace(path=str(path), descriptor=os.open(path, os.O_RDONLY)))
     own = Place(str(root))
     joined = Place(str(base / "pod" / "runsc-root"))

@@ -104,7 +104,7 @@ def test_a_good_run_shows_every_control_with_its_evidence(private: Path) -> None
         "cd" * 32,
         "/usr/bin/runsc",
         "uid 0 (root)",
-        "0500",
+        "0555",
         "0700",
         "inode 217",
         "6.18.0",

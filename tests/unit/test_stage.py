@@ -49,7 +49,7 @@ def test_the_copy_is_private_and_holds_the_pinned_bytes(
     assert path.parent.parent == Path(root.runsc_root.path, "exec-allow")
     assert path.name == "runsc"
     assert path.read_bytes() == binary.read_bytes()
-    assert path.stat().st_mode & 0o7777 == 0o500
+    assert path.stat().st_mode & 0o7777 == 0o555
     assert path.parent.stat().st_mode & 0o7777 == 0o700
     assert staged.runsc.digest == hashlib.sha256(binary.read_bytes()).hexdigest()
     assert os.path.samestat(os.fstat(staged.runsc.descriptor), path.stat())
@@ -194,7 +194,7 @@ def test_what_was_staged_is_recorded(root: StateDirs, pinned: Validated, binary:
     expected = {
         "sha256": hashlib.sha256(binary.read_bytes()).hexdigest(),
         "size": binary.stat().st_size,
-        "mode": "0500",
+        "mode": "0555",
         "pinned": pinned.facts()["identity"],
         "made_from": pinned.facts()["identity"],
         "from_store": False,
@@ -251,7 +251,7 @@ def test_copy_exchanged_before_it_is_reopened_is_refused(
 ) -> None:
     def exchange(directory: int) -> None:
         os.unlink("runsc", dir_fd=directory)
-        copy = os.open("runsc-", os.O_WRONLY | os.O_CREAT, 0o500, dir_fd=directory)
+        copy = os.open("runsc-", os.O_WRONLY | os.O_CREAT, 0o555, dir_fd=directory)
         os.write(copy, binary.read_bytes())
         os.close(copy)
         os.rename("runsc-", "runsc", src_dir_fd=directory, dst_dir_fd=directory)
@@ -287,8 +287,8 @@ def test_copy_is_never_more_open_than_its_final_mode(
         staged = stage(pinned, root)
     finally:
         os.umask(old)
-    assert modes == [0o500]
-    assert Path(staged.runsc.path).stat().st_mode & 0o7777 == 0o500
+    assert modes == [0o555]
+    assert Path(staged.runsc.path).stat().st_mode & 0o7777 == 0o555
 
 
 def test_binary_of_many_pieces_is_copied_whole(

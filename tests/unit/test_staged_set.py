@@ -78,7 +78,7 @@ def test_files_lie_in_the_layout_of_an_installation(staged: Staged, installation
     for name, at in (("runsc", "runsc"), *((name, f"gvisor-bin/{name}") for name in NAMES)):
         path = directory / at
         assert path.read_bytes() == (installation / at).read_bytes(), name
-        assert path.stat().st_mode & 0o7777 == 0o500
+        assert path.stat().st_mode & 0o7777 == 0o555
     assert (directory / "gvisor-bin").stat().st_mode & 0o7777 == 0o700
     assert sorted(os.listdir(directory / "gvisor-bin")) == NAMES
 
@@ -116,7 +116,7 @@ def test_each_file_is_recorded(staged: Staged, pinned: Validated, installation: 
         "path": os.path.join(os.path.dirname(staged.runsc.path), "gvisor-bin", SENTRY),
         "sha256": hashlib.sha256(content).hexdigest(),
         "size": len(content),
-        "mode": "0500",
+        "mode": "0555",
         "pinned": validated[1]["identity"],
         "made_from": validated[1]["identity"],
         "from_store": False,
@@ -148,7 +148,7 @@ def test_a_second_run_links_every_file_and_reads_none(pinned: Validated, environ
 
 def replace(path: Path) -> None:
     shutil.copyfile(path, path.with_name("new"))
-    os.chmod(path.with_name("new"), 0o500)
+    os.chmod(path.with_name("new"), 0o555)
     path.with_name("new").rename(path)
 
 
@@ -291,7 +291,7 @@ def a_directory(path: Path) -> None:
 def a_closed_directory(path: Path) -> None:
     a_directory(path)
     (path / "inner").chmod(0)
-    path.chmod(0o500)
+    path.chmod(0o555)
 
 
 def a_deep_directory(path: Path) -> None:

@@ -78,7 +78,7 @@ def test_the_second_run_links_what_the_first_copied(world: World) -> None:
     assert third.runsc.digest == first.runsc.digest
     assert third.facts()["made_from"] == third.facts()["pinned"]
     assert Path(third.runsc.path).read_bytes() == world.binary.read_bytes()
-    assert (third.runsc.mode, third.runsc.size) == (0o500, world.binary.stat().st_size)
+    assert (third.runsc.mode, third.runsc.size) == (0o555, world.binary.stat().st_size)
 
 
 def test_a_binary_that_was_upgraded_is_copied_anew(world: World) -> None:
@@ -120,7 +120,7 @@ def test_a_kept_copy_that_was_written_is_never_run(world: World, hide_the_time: 
     with kept.open("r+b") as file:
         file.seek(100)
         file.write(b"trojan")
-    kept.chmod(0o500)
+    kept.chmod(0o555)
     if hide_the_time:
         os.utime(kept, ns=(before.st_atime_ns, before.st_mtime_ns))
     again = world.stage()
@@ -190,13 +190,13 @@ def test_a_record_without_a_version_gets_one(world: World, version: object) -> N
         assert json.loads(written.read_bytes())["version"] == "release-20260914.0"
 
 
-@pytest.mark.parametrize("mode", [0o700, 0o555, 0o400])
+@pytest.mark.parametrize("mode", [0o700, 0o500, 0o400])
 def test_a_kept_copy_with_another_mode_is_made_anew(world: World, mode: int) -> None:
     world.stage()
     world.kept[0].chmod(mode)
     again = world.stage()
     assert not again.runsc.from_store
-    assert again.runsc.mode == 0o500
+    assert again.runsc.mode == 0o555
 
 
 @pytest.mark.parametrize("code", [errno.EMLINK, errno.EPERM, errno.EXDEV, errno.ENOENT])
@@ -237,7 +237,7 @@ def test_a_kept_copy_that_is_open_for_writing_is_not_linked(world: World) -> Non
     (kept,) = world.kept
     kept.chmod(0o700)
     with kept.open("r+b"):
-        kept.chmod(0o500)
+        kept.chmod(0o555)
         again = world.stage()
     assert (again.runsc.from_store, again.runsc.shared) == (False, True)
     assert not os.path.samestat(os.fstat(again.runsc.descriptor), os.stat(first.runsc.path))
@@ -295,7 +295,7 @@ def test_a_record_of_anothers_is_not_believed_whatever_it_says(
     assert poison != world.binary.read_bytes()
     kept.chmod(0o700)
     kept.write_bytes(poison)
-    kept.chmod(0o500)
+    kept.chmod(0o555)
     record = kept.with_name(f"{kept.name}.json")
     as_it_is = {"sha256": hashlib.sha256(poison).hexdigest(), "copy": Identity.of(kept.stat()).facts()}
     record.write_text(json.dumps({**json.loads(record.read_bytes()), **as_it_is}))
@@ -500,7 +500,7 @@ def test_removing_a_link_hides_no_write(world: World, hide_the_time: bool) -> No
     with kept.open("r+b") as file:
         file.seek(100)
         file.write(b"trojan")
-    kept.chmod(0o500)
+    kept.chmod(0o555)
     if hide_the_time:
         os.utime(kept, ns=(before.st_atime_ns, before.st_mtime_ns))
     remove_leftovers(open_base(str(world.base)), first.root.container)
@@ -538,6 +538,6 @@ def test_a_link_that_is_written_meanwhile_is_removed_and_not_recorded(world: Wor
         remove_leftovers(open_base(str(world.base)), first.root.container)
         file.seek(100)
         file.write(b"trojan")
-    os.chmod(second.runsc.path, 0o500)
+    os.chmod(second.runsc.path, 0o555)
     assert not os.path.lexists(first.runsc.path)
     assert not world.stage().runsc.from_store

@@ -38,7 +38,7 @@ def test_the_header_comes_first_and_each_move_is_a_line(private: Path) -> None:
         "seq": 0,
         "container": "web",
         "previous": None,
-        "format": 2,
+        "format": 3,
         "engine": "1",
     }
     assert list(move) == [

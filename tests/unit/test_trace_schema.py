@@ -124,3 +124,26 @@ def test_each_format_has_its_own_error(tmp_path: Path) -> None:
         with pytest.raises(reader.BadLineError):
             reader.read_record(text, FORMAT + 1 - form)
     assert msgspec.convert(new["error"], Error) == new["error"]
+
+
+# -- formats 1 and 2: the mode of a staged copy
+
+
+@pytest.mark.parametrize(
+    ("form", "mode", "verdict"),
+    [
+        (2, "0500", Verdict.CONFORMS),
+        (2, "0555", Verdict.DIFFERS),
+        (3, "0500", Verdict.DIFFERS),
+        (3, "0555", Verdict.CONFORMS),
+    ],
+)
+def test_each_format_has_its_own_mode_of_a_copy(
+    tmp_path: Path, form: int, mode: str, verdict: Verdict
+) -> None:
+    lines = Story().lines(tmp_path / "trace")
+    lines[0]["format"] = form
+    [staged] = [line["facts"] for line in lines if line.get("trigger") == "stage"]
+    staged["mode"] = mode
+    [result] = verify([str(save(tmp_path / "changed", written(lines)))])
+    assert result.verdict is verdict

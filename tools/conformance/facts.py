@@ -178,7 +178,7 @@ def _staged(part: PartMoment, now: Moment) -> Facts:
     return {
         "sha256": "0" * 64,
         "size": _SIZE,
-        "mode": "0500",
+        "mode": "0555",
         "pinned": pinned,
         "made_from": pinned,
         "from_store": part.shared,
