@@ -201,6 +201,11 @@ def test_user_hostname_environment_and_directory(podman: Podman) -> None:
     assert said.ok().split("\n") == ["1000", "1001", "named", "x y", "/tmp", ""]
 
 
+def test_a_user_namespace_need_not_map_root(podman: Podman) -> None:
+    mapped = ["--uidmap=0:100000:65536", "--gidmap=0:100000:65536"]
+    assert podman.run("id", "-u", options=["--rm", *mapped]).ok() == "0\n"
+
+
 def test_capabilities_can_be_dropped(podman: Podman) -> None:
     script = "chown 1000 /tmp && echo could || echo could not"
     assert podman.run("sh", "-c", script, options=["--rm"]).ok() == "could\n"
