@@ -33,7 +33,7 @@ from engine.state.status import ContainerState, inspect, open_state_root, state_
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final, NoReturn
+    from typing import Any, Final, NoReturn
 
 #: Seconds to wait for another command that creates or deletes the same container.
 TIMEOUT = 10.0
@@ -219,6 +219,16 @@ class Container:
             yield descriptor
         finally:
             os.close(descriptor)
+
+    def capabilities(self) -> dict[str, Any]:
+        """`process.capabilities` of its bundle, from runsc's state file: lists of names. Raises `ContainerError`."""
+        try:
+            with contextlib.closing(open_state_root(self.base, self.directory, self.record)) as root:
+                found = state_file(root, self.record.state_file)
+        except (UntrustedPathError, OSError) as error:
+            raise unreadable(self.verb, error) from None
+        sets = (json.loads(found[1])["spec"].get("process") or {}).get("capabilities") if found else None
+        return sets if isinstance(sets, dict) else {}
 
     @property
     def runsc_root(self) -> str:

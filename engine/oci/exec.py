@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 
 from engine.errors import Reason, UsageError
+from engine.oci.container import Container, ContainerError
 from engine.oci.flags import Kind, Table
-from engine.oci.lookup import delegate, permitted
+from engine.oci.lookup import permitted
 from engine.oci.request import Request
 from engine.state.oci_lifecycle import Verb
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 FLAGS: Table = {
     "console-socket": Kind.VALUE,
@@ -57,14 +62,39 @@ def main(request: Request) -> int:
         elif name in ("cwd", "user"):
             flags += [f"--{name}", value]
     for name, values in given.lists.items():
-        for value in values:
-            flags += [f"--{name}", value]
+        if name != "cap":
+            for value in values:
+                flags += [f"--{name}", value]
     preserved = given.number("preserve-fds")
     flags += [f"--pass-fd={number}:{number}" for number in range(3, 3 + preserved)]
-    if not is_detached:
-        delegate(request, Verb.EXEC, container_id, flags, command, preserved)
-    from engine.oci import exec_monitor
-
     with permitted(request, Verb.EXEC, container_id) as found:
+        if added := given.lists.get("cap"):
+            flags += _capability_flags(found, added)
+        if not is_detached:
+            found.become_runsc(request, request.verb, flags, command, preserved)
+        from engine.oci import exec_monitor
+
         has_console = given.value("console-socket") is not None
         return exec_monitor.run(found, request, flags, command, preserved, has_console=has_console)
+
+
+def _capability_flags(found: Container, added: Iterable[str]) -> Iterator[str]:
+    """The flags that give the process the container's capabilities and the `added`, as runc does.
+
+    runsc of 2024 gives it those of its flags alone, as its bounding, effective and permitted set; a later one adds them
+    to the container's. Raises `ContainerError` where the container's sets differ: no list of flags says that.
+    """
+    own = found.capabilities()
+    bounding = own.get("bounding") or ()
+    if any(set(own.get(name) or ()) != set(bounding) for name in ("effective", "permitted")) or any(
+        own.get(name) for name in ("inheritable", "ambient")
+    ):
+        raise ContainerError(
+            found.verb,
+            f"the sets of capabilities of container {found.record.id!r} differ, and runsc cannot add"
+            f" {', '.join(map(repr, added))} to each",
+            reason=Reason.USAGE,
+            hint="give --process a file with process.capabilities",
+        )
+    for name in dict.fromkeys((*bounding, *added)):
+        yield from ("--cap", name)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from engine.errors import Reason, UsageError
+from engine.oci.container import ContainerError
 from engine.oci.flags import Kind, Table
-from engine.oci.lookup import delegate
+from engine.oci.lookup import permitted
 from engine.oci.request import Request
 from engine.state.oci_lifecycle import Verb
 
@@ -14,10 +15,12 @@ if TYPE_CHECKING:
 
 FLAGS: Table = {"all": Kind.SWITCH, "pid": Kind.VALUE}
 SHORT = {"a": "all"}
+#: The kernel's, signal(7): of these the C library keeps 32 and 33 for itself.
+_REAL_TIME = range(32, 65)
 
 
 def main(request: Request) -> NoReturn:
-    """Become `runsc kill`. The default signal is SIGTERM."""
+    """Become `runsc kill`. The default signal is SIGTERM. Raises `ContainerError` for a real-time signal."""
     if len(request.arguments) not in (1, 2):
         raise UsageError(
             "kill takes a container id and a signal", reason=Reason.USAGE, hint="see engine-oci --help"
@@ -25,4 +28,19 @@ def main(request: Request) -> NoReturn:
     container_id, *signals = request.arguments
     pid = ("--pid", str(request.flags.number("pid"))) if request.flags.value("pid") else ()
     flags = (*(("--all",) if request.flags.has("all") else ()), *pid)
-    delegate(request, Verb.KILL, container_id, flags, signals or ("SIGTERM",))
+    with permitted(request, Verb.KILL, container_id) as found:
+        if signals and _is_real_time(signals[0]):
+            raise ContainerError(
+                request.verb,
+                f"runsc cannot send the real-time signal {signals[0]!r}",
+                reason=Reason.USAGE,
+                hint="send one of 1 to 31; for an image that names it, give the manager another stop signal",
+            )
+        found.become_runsc(request, request.verb, flags, signals or ("SIGTERM",))
+
+
+def _is_real_time(text: str) -> bool:
+    """Whether a signal is one of those that no runsc sends: a number, or RTMIN+N or RTMAX-N, with or without SIG."""
+    if text.isascii() and text.isdigit():
+        return int(text) in _REAL_TIME
+    return text.upper().removeprefix("SIG").startswith(("RTMIN", "RTMAX"))
