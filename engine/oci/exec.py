@@ -40,8 +40,9 @@ SHORT = {
     "c": "cap",
 }
 
-_PATHS = ("console-socket", "process")
-_PID_FILES = ("pid-file", "internal-pid-file")
+#: Paths that runsc is given; these last three only where it is this process that becomes runsc.
+_PATHS = ("process",)
+_OWN_PATHS = ("console-socket", "pid-file", "internal-pid-file")
 
 
 def main(request: Request) -> int:
@@ -57,7 +58,7 @@ def main(request: Request) -> int:
     is_detached = given.has("detach")
     flags = []
     for name, value in given.values.items():
-        if name in (_PATHS if is_detached else (*_PATHS, *_PID_FILES)):
+        if name in (_PATHS if is_detached else (*_PATHS, *_OWN_PATHS)):
             flags += [f"--{name}", os.path.abspath(value)]
         elif name in ("cwd", "user"):
             flags += [f"--{name}", value]
@@ -74,8 +75,9 @@ def main(request: Request) -> int:
             found.become_runsc(request, request.verb, flags, command, preserved)
         from engine.oci import exec_monitor
 
-        has_console = given.value("console-socket") is not None
-        return exec_monitor.run(found, request, flags, command, preserved, has_console=has_console)
+        console = given.value("console-socket")
+        path = None if console is None else os.path.abspath(console)
+        return exec_monitor.run(found, request, flags, command, preserved, console=path)
 
 
 def _capability_flags(found: Container, added: Iterable[str]) -> Iterator[str]:

@@ -8,7 +8,8 @@
 SIGKILL of the monitor cannot be caught: the guard sees the end of a pipe. If the guard is killed, the monitor kills the
 process inside. Both find its pid in a memory file, which runsc writes. In specs/OCIExec.tla.
 
-`runsc exec --detach` writes a pid of its own and passes no signal on: what its manager ended would go on inside.
+`runsc exec --detach` writes a pid of its own and passes no signal on: what its manager ended would go on inside. It
+also leaves out each argument that has "detach" in it. So runsc is never given `--detach`; a terminal is made here.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import signal
 import time
 from collections.abc import Collection, Sequence
 
-from engine.errors import EngineError
+from engine.errors import EngineError, Reason
 from engine.linux.files import close_all_but
 from engine.linux.regular_files import replace_file
 from engine.oci.container import Container, ContainerError, unreadable
@@ -43,7 +44,6 @@ _KILL_TIMEOUT = 10.0
 _OWN_SIGNALS = {signal.SIGCHLD, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
 #: Messages. The last byte of `_ENDED` is the exit code.
 _STARTED, _ENDED, _KNOWN = b"s0", b"e", b"k"
-_PR_SET_CHILD_SUBREAPER = 36
 
 
 class _Exec:
@@ -75,11 +75,11 @@ def run(
     command: Sequence[str],
     preserved: int,
     *,
-    has_console: bool,
+    console: str | None,
 ) -> int:
     """Start the exec, and write the pid files of `request` once it runs. Returns the exit code: runsc's if it refuses.
 
-    `has_console`: runsc makes a terminal, which it does only for `--detach`. Raises `ContainerError`.
+    `console`: the socket on which the manager waits for a terminal, if it shall have one. Raises `ContainerError`.
     """
     try:
         with found.program() as program:
@@ -90,7 +90,7 @@ def run(
             if monitor == 0:
                 os.close(told)
                 os.close(acknowledge)
-                _become_monitor(exec_, tell, acknowledged, request, flags, command, preserved, has_console)
+                _become_monitor(exec_, tell, acknowledged, request, flags, command, preserved, console)
         os.close(tell)
         os.close(acknowledged)
         answer = os.read(told, 2)
@@ -113,7 +113,7 @@ def _become_monitor(
     flags: Sequence[str],
     command: Sequence[str],
     preserved: int,
-    has_console: bool,
+    console: str | None,
 ) -> NoReturn:
     code = _KILLED
     try:
@@ -125,7 +125,7 @@ def _become_monitor(
             for descriptor in (tell, acknowledged, signalled, told, alive):
                 os.close(descriptor)
             guard = _Guard(exec_, signals, tell_monitor)
-            guard.start(living, request, flags, command, preserved, has_console=has_console)
+            guard.start(living, request, flags, command, preserved, console=console)
             guard.main()
         os.set_blocking(signalled, False)
         # Python's own handler writes each signal's number there.
@@ -182,7 +182,6 @@ class _Guard:
         self._signals: Final = signals
         self._tell: Final = tell
         self._runsc = 0
-        self._launcher_note: int | None = None
 
     def start(
         self,
@@ -192,41 +191,26 @@ class _Guard:
         command: Sequence[str],
         preserved: int,
         *,
-        has_console: bool,
+        console: str | None,
     ) -> None:
         """Start runsc, and let go of all that is the exec's: what reads its output must see its end."""
         note = self._exec.note
         kept = {living, note}
         given = [f"--internal-pid-file=/proc/self/fd/{note}"]
-        if has_console:
-            from engine.linux.syscall import library_call
-
-            library_call("prctl", _PR_SET_CHILD_SUBREAPER, 1, about="PR_SET_CHILD_SUBREAPER")
-            self._launcher_note = os.memfd_create("pid-of-runsc")
-            kept.add(self._launcher_note)
-            given += ["--detach", f"--pid-file=/proc/self/fd/{self._launcher_note}"]
         self._runsc = os.fork()
         if self._runsc == 0:
-            _become_runsc(self._exec.found, request, [*given, *flags], command, preserved, kept)
+            _become_runsc(self._exec.found, request, [*given, *flags], command, preserved, kept, console)
         _leave({note, self._exec.program, self._signals, self._tell, *kept} - {living})
 
     def main(self) -> NoReturn:
         """Pass on signals until the exec has ended; then tell the monitor the exit code."""
         code = _KILLED
         try:
-            code = self._launch() or self._guard()
+            code = self._guard()
         finally:
             with contextlib.suppress(OSError):
                 os.write(self._tell, _ENDED + bytes((code,)))
             os._exit(0)
-
-    def _launch(self) -> int:
-        """Wait for the runsc that starts the one that stays. Returns the exit code if it fails."""
-        if self._launcher_note is None:
-            return 0
-        code = _code(os.waitpid(self._runsc, 0)[1])
-        self._runsc = int(os.pread(self._launcher_note, 32, 0) or 0)
-        return code
 
     def _guard(self) -> int:
         poll = select.poll()
@@ -274,14 +258,37 @@ def _become_runsc(
     command: Sequence[str],
     preserved: int,
     kept: Collection[int],
+    console: str | None,
 ) -> NoReturn:
     code = 1
     try:
+        if console is not None:
+            _take_terminal(request, console)
         found.become_runsc(request, request.verb, flags, command, preserved, kept)
     except ContainerError as error:
         request.report(error)
     finally:
         os._exit(code)
+
+
+def _take_terminal(request: Request, console: str) -> None:
+    """Make a terminal for this process, and send its other side to the socket `console`. Raises `ContainerError`."""
+    import socket
+
+    try:
+        other, own = os.openpty()
+        with socket.socket(socket.AF_UNIX) as manager:
+            manager.connect(console)
+            socket.send_fds(manager, [b"/dev/ptmx"], [other])
+        os.close(other)
+        os.login_tty(own)
+    except OSError as error:
+        raise ContainerError(
+            request.verb,
+            f"no terminal on the console socket {console!r}: {error.strerror or error}",
+            reason=Reason.FAILURE,
+            hint="give the path of a socket on which the manager listens",
+        ) from None
 
 
 def _leave(kept: set[int]) -> None:

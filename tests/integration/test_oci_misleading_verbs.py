@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from engine.errors import Reason
 from tests.integration.oci_runtime import Oci
-from tests.support.harness import Engine
+from tests.support.harness import Engine, wait_for
 
 FOREVER = "exec sleep 1000"
 CAPABILITIES = (
@@ -75,3 +78,63 @@ def test_kill_with_the_last_ordinary_signal_ends_it(oci: Oci) -> None:
     container = oci.running(oci.engine.shell(FOREVER))
     oci.ok("kill", container, "31")
     oci.wait_for(container, "stopped")
+
+
+#: runsc leaves out of its own command line each argument with this word.
+WORD = "--detach"
+
+
+def named_detach(oci: Oci, bundle: Path) -> str:
+    container = oci.create(bundle, f"{oci.engine.new_id()}-detach")
+    oci.engine.ids.append(container)
+    oci.ok("start", container)
+    return container
+
+
+@pytest.mark.parametrize("has_pid_file", [True, False])
+def test_detached_exec_keeps_an_argument_with_detach(oci: Oci, has_pid_file: bool) -> None:
+    container = named_detach(oci, oci.engine.shell(FOREVER))
+    directory = oci.engine.make_directory("detach")
+    said, pid_file = directory / "said", directory / "pid-detach"
+    flags = ("--env=A=detach", *(("--pid-file", pid_file) if has_pid_file else ()))
+    with said.open("wb") as out:
+        asked = (
+            "exec",
+            "--detach",
+            *flags,
+            container,
+            "/bin/sh",
+            "-c",
+            'echo "$A $# $*"',
+            "detach",
+            WORD,
+            "x",
+        )
+        assert oci.start(*asked, stdout=out, stderr=out).wait(timeout=60) == 0
+    wait_for("what it prints", lambda: said.read_text() == f"detach 2 {WORD} x\n")
+    assert pid_file.exists() == has_pid_file
+
+
+@pytest.mark.parametrize("has_pid_file", [True, False])
+def test_detached_exec_with_a_terminal_keeps_detach(oci: Oci, has_pid_file: bool) -> None:
+    container = named_detach(oci, oci.engine.shell(FOREVER))
+    path = Path(os.path.relpath(oci.engine.make_directory("detach"))) / "console"
+    flags = ("--console-socket", path, *(("--pid-file", f"{path}-pid") if has_pid_file else ()))
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        script = 'test -t 0 && test -t 2 && echo "$# $*" && sleep 1'
+        oci.ok("exec", "--detach", *flags, container, "/bin/sh", "-c", script, "detach", WORD, "x")
+        with listening.accept()[0] as given:
+            (terminal,) = socket.recv_fds(given, 100, 1)[1]
+    assert os.read(terminal, 100) == f"2 {WORD} x\r\n".encode()
+    os.close(terminal)
+
+
+def test_exec_whose_console_socket_is_absent_is_refused(oci: Oci) -> None:
+    container = oci.running(oci.engine.shell(FOREVER))
+    path = oci.engine.directory / "no-such"
+    oci.refused(
+        1, Reason.FAILURE, "exec", "--detach", "--console-socket", path, container, "/bin/true", facts=(path,)
+    )
+    assert oci.ok("ps", "--format", "json", container).strip() == "[1]"
