@@ -48,16 +48,6 @@ def started(pid: int) -> int | None:
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
-def wait_for_reaping(pid: int, *, seconds: float) -> bool:
-    """Wait until the parent of process `pid`, if that has ended, has reaped it; False if it has not after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while started(pid) is None and os.path.exists(f"/proc/{pid}"):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True
-
-
 def arguments(pid: int) -> list[bytes]:
     """The arguments of process `pid`; none if it has ended."""
     try:

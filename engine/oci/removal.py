@@ -7,7 +7,7 @@ import os
 
 from engine.errors import Reason, printable
 from engine.linux.files import UntrustedPathError
-from engine.linux.process import started, wait_for_reaping
+from engine.linux.process import started
 from engine.oci.container import Container, ContainerError, not_deleted, processes_remain, unreadable
 from engine.oci.lookup import find_directory
 from engine.oci.request import Request, say
@@ -19,9 +19,8 @@ from engine.state.container import OCI_RECORD, RUNTIME, take_lock_to_remove
 from engine.state.oci_lifecycle import Status, Verb
 from engine.state.status import argv_markers, members, open_state_root, state_file
 
-#: Seconds for runsc delete, hooks included, and for a sandbox to be reaped.
+#: Seconds for runsc delete, hooks included.
 _DELETE_TIMEOUT = 60.0
-_REAP_TIMEOUT = 10.0
 
 
 def remove(found: Container, *, force: bool) -> None:
@@ -85,7 +84,6 @@ def _end_and_delete(found: Container, *, force: bool) -> str | None:
     runsc deletes a pod's member while its processes live, as only its sandbox can end them. Raises `ContainerError`.
     """
     status = _status_to_delete(found, force=force)
-    _wait_for_the_sandbox(found)
     is_member = found.record.sandbox is not None
     if not force and status is Status.CREATED:
         _end_created(found)
@@ -158,18 +156,6 @@ def _status_to_delete(found: Container, *, force: bool) -> Status | None:
     if not force:
         machine.require(Verb.DELETE, status, found.record.id)
     return status
-
-
-def _wait_for_the_sandbox(found: Container) -> None:
-    """Wait until a pod member's sandbox that was killed is reaped: before that, runsc asks it and cannot delete."""
-    if found.record.sandbox is None:
-        return
-    with (
-        contextlib.suppress(OSError, UntrustedPathError),
-        contextlib.closing(open_state_root(found.base, found.directory, found.record)) as root,
-    ):
-        if file := state_file(root, found.record.state_file):
-            wait_for_reaping(file[0].pid, seconds=_REAP_TIMEOUT)
 
 
 def _runsc_knows(found: Container) -> bool:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import socket
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from engine.errors import Reason
 from tests.integration.oci_runtime import Oci
+from tests.integration.test_oci_pods import member_bundle, sandbox_bundle, state, status
 from tests.support.harness import Engine, wait_for
 
+PR_SET_CHILD_SUBREAPER = 36
 FOREVER = "exec sleep 1000"
 CAPABILITIES = (
     "while read -r name set; do case $name in Cap*) echo $name $set;; esac; done < /proc/self/status"
@@ -138,3 +144,65 @@ def test_exec_whose_console_socket_is_absent_is_refused(oci: Oci) -> None:
         1, Reason.FAILURE, "exec", "--detach", "--console-socket", path, container, "/bin/true", facts=(path,)
     )
     assert oci.ok("ps", "--format", "json", container).strip() == "[1]"
+
+
+@pytest.fixture
+def reaps_nothing() -> Iterator[None]:
+    """What a verb leaves becomes a child of this process, which reaps none of them until the test has ended."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    yield
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+def kill_unreaped(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    wait_for("a zombie", lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+@pytest.mark.parametrize("before", ["created", "running", "paused"])
+@pytest.mark.parametrize("force", [(), ("--force",)])
+@pytest.mark.usefixtures("reaps_nothing")
+def test_sandbox_that_nobody_reaps_is_stopped(oci: Oci, before: str, force: tuple[str, ...]) -> None:
+    container = oci.create(oci.engine.shell(FOREVER))
+    if before != "created":
+        oci.ok("start", container)
+    if before == "paused":
+        oci.ok("pause", container)
+    sandbox = oci_pid(oci, container)
+    kill_unreaped(sandbox)
+    assert oci.status(container) == "stopped"
+    oci.ok("delete", *force, container)
+    assert oci.left(container) == []
+    os.waitpid(sandbox, 0)
+
+
+#: Seconds. containerd gives each verb 10 of them.
+DELETED_SOON = 5.0
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+@pytest.mark.usefixtures("reaps_nothing")
+def test_pod_whose_sandbox_nobody_reaps_is_deleted_soon(oci: Oci, force: tuple[str, ...]) -> None:
+    sandbox = oci.running(sandbox_bundle(oci))
+    members = [oci.running(member_bundle(oci, sandbox)), oci.create(member_bundle(oci, sandbox))]
+    pid = oci_pid(oci, sandbox)
+    kill_unreaped(pid)
+    for container in (*members, sandbox):
+        wait_for(f"the end of {container}", partial(is_status, oci, container, "stopped"))
+        before = time.monotonic()
+        oci.ok("delete", *force, container)
+        assert time.monotonic() - before < DELETED_SOON
+    for container in (*members, sandbox):
+        assert oci.left(container) == []
+    os.waitpid(pid, 0)
+
+
+def oci_pid(oci: Oci, container: str) -> int:
+    found = state(oci, container)
+    assert found is not None
+    return int(found["pid"])
+
+
+def is_status(oci: Oci, container: str, wanted: str) -> bool:
+    return status(oci, container) == wanted

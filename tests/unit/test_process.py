@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -25,7 +24,6 @@ from engine.linux.process import (
     executing,
     runs,
     started,
-    wait_for_reaping,
 )
 from tests.support.forked import in_a_child
 
@@ -94,18 +92,6 @@ def test_ended_process_has_no_executable_start_or_arguments(program: Path, start
     assert not runs(given.pid, {identity(program)}, ())
     assert started(given.pid) is None
     assert arguments(given.pid) == []
-
-
-def test_process_that_ended_is_waited_for_until_it_is_reaped(program: Path, start: Start) -> None:
-    given = start(program)
-    assert wait_for_reaping(given.pid, seconds=0)
-    end_without_waiting(given)
-    assert not wait_for_reaping(given.pid, seconds=0.02)
-    reaping = threading.Timer(0.1, given.wait)
-    reaping.start()
-    assert wait_for_reaping(given.pid, seconds=60)
-    assert not Path(f"/proc/{given.pid}").exists()
-    reaping.join()
 
 
 def test_the_start_is_the_twenty_second_field_whatever_the_name(
