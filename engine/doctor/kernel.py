@@ -14,9 +14,14 @@ from engine.doctor.trial import VERSION_TIMEOUT, run_limited
 from engine.linux import locked_mounts
 from engine.linux.namespaces import BANS, subordinate_ids, sysctl
 
+#: What a limit of a bundle needs, by controller.
+_LIMITS = {"memory": "memory", "cpu": "CPU time", "pids": "processes"}
+#: Without one of these runsc refuses every bundle on cgroup v2, whatever limits that asks for.
+_NEEDED_ON_V2 = (*_LIMITS, "cpuset", "io")
+
 
 def try_cgroups(root: str = "/sys/fs/cgroup", proc: str = "/proc/self") -> Part:
-    """Which cgroup versions are mounted, and whether our own cgroup is writable, cgroups(7)."""
+    """Which controllers are mounted, and whether this user's limits hold: our own cgroup is writable, cgroups(7)."""
     enables = "limits on a container's memory, CPU time and processes"
     mounted = {}
     with open(f"{proc}/mounts") as file:
@@ -41,12 +46,49 @@ def try_cgroups(root: str = "/sys/fs/cgroup", proc: str = "/proc/self") -> Part:
             target + own.get("" if kind == "cgroup2" else _controller(options, own), "/"), os.W_OK
         )
     ]
-    detail = {"version": version, "mounted": sorted(mounted), "read_only": sorted(read_only)}
+    if version == "v2":
+        controllers = _controllers_of_v2(min(mounted))
+    else:  # with both versions runsc uses version 1
+        options_of_v1 = [options for kind, options in mounted.values() if kind == "cgroup"]
+        controllers = {
+            each for options in options_of_v1 for each in options if each in own and "=" not in each
+        }
+    needed = _NEEDED_ON_V2 if version == "v2" else tuple(_LIMITS)
+    absent = [each for each in needed if each not in controllers]
+    is_refused = read_only or (absent and version == "v2")
+    held = [] if is_refused else [each for each in _LIMITS if each in controllers]
+    detail = {
+        "version": version,
+        "mounted": sorted(mounted),
+        "read_only": sorted(read_only),
+        "controllers": sorted(controllers),
+        "limits": held,
+    }
+    if present := [each for each in needed if each in controllers]:
+        version += f" with {', '.join(present)}"
+    holds = f"limits on {_listed([_LIMITS[each] for each in held])} hold" if held else "no limit holds"
     if read_only:
-        found = f"{version}, {len(read_only)} of {len(mounted)} hierarchies not writable"
+        found = f"{version}, {len(read_only)} of {len(mounted)} hierarchies not writable; {holds}"
         hint = "run with --ignore-cgroups, as root, or in a delegated group (systemd-run --user --scope)"
         return Part("cgroups", Status.DEGRADED, found, enables, hint, detail)
-    return Part("cgroups", Status.OK, f"{version}, writable", enables, detail=detail)
+    if absent:
+        found = f"{version}, without {', '.join(absent)}; {holds}"
+        hint = "run with --ignore-cgroups; memory may need cgroup_enable=memory on the kernel's command line"
+        return Part("cgroups", Status.DEGRADED, found, enables, hint, detail)
+    return Part("cgroups", Status.OK, f"{version}, writable; {holds}", enables, detail=detail)
+
+
+def _controllers_of_v2(target: str) -> set[str]:
+    """Those of the hierarchy mounted at `target`, which runsc reads there; none if it cannot be read."""
+    try:
+        with open(f"{target}/cgroup.controllers") as file:
+            return set(file.read().split())
+    except OSError:
+        return set()
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join((", ".join(names[:-1]), names[-1])) if len(names) > 1 else names[0]
 
 
 def _controller(options: Sequence[str], own: Mapping[str, str]) -> str:

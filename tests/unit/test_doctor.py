@@ -328,18 +328,27 @@ def proc_with(tmp_path: Path, mounts: str, cgroup: str) -> tuple[str, str]:
     return str(root), str(proc)
 
 
-V1 = "cgroup ROOT/cpu,cpuacct cgroup rw,cpu,cpuacct 0 0\ncgroup ROOT/systemd cgroup rw,xattr,name=systemd 0 0\n"
+def v1(*hierarchies: str) -> str:
+    """The mounts of version 1, each with its controllers as its name."""
+    named = "cgroup ROOT/systemd cgroup rw,xattr,name=systemd 0 0\n"
+    return "".join(f"cgroup ROOT/{name} cgroup rw,relatime,{name} 0 0\n" for name in hierarchies) + named
+
+
+V1 = v1("cpu,cpuacct", "memory", "pids")
+OWN_V1 = "4:pids:/\n3:memory:/c\n2:cpu,cpuacct:/a\n1:name=systemd:/b\n"
+GROUPS_V1 = ["pids", "memory/c", "cpu,cpuacct/a", "systemd/b"]
+ALL_OF_V2 = "cpuset cpu io memory hugetlb pids rdma misc"
 
 
 @pytest.mark.parametrize(
     ("mounts", "cgroup", "groups", "version"),
     [
         ("cgroup2 ROOT cgroup2 rw 0 0\n", "0::/user/mine\n", ["user/mine"], "v2"),
-        (V1, "2:cpu,cpuacct:/a\n1:name=systemd:/b\n", ["cpu,cpuacct/a", "systemd/b"], "v1"),
+        (V1, OWN_V1, GROUPS_V1, "v1"),
         (
             V1 + "cgroup2 ROOT/unified cgroup2 rw 0 0\n",
-            "2:cpu,cpuacct:/\n1:name=systemd:/b\n0::/u\n",
-            ["cpu,cpuacct", "systemd/b", "unified/u"],
+            OWN_V1 + "0::/u\n",
+            [*GROUPS_V1, "unified/u"],
             "hybrid",
         ),
     ],
@@ -350,13 +359,50 @@ def test_cgroups_are_ok_where_our_own_groups_can_be_written(
     root, proc = proc_with(tmp_path, mounts, cgroup)
     for group in groups:
         Path(root, group).mkdir(parents=True)
+    Path(root, "cgroup.controllers").write_text(ALL_OF_V2)
     part = kernel.try_cgroups(root, proc)
-    assert (part.status, part.found) == (Status.OK, f"{version}, writable")
+    assert (part.status, part.detail["version"]) == (Status.OK, version)
+    assert part.detail["limits"] == ["memory", "cpu", "pids"]
+    assert {"memory", "cpu", "pids"} <= set(part.detail["controllers"])
     Path(root, groups[-1]).rmdir()
     part = kernel.try_cgroups(root, proc)
     assert part.status is Status.DEGRADED
     assert f"1 of {len(groups)} hierarchies not writable" in part.found
     assert "--ignore-cgroups" in part.hint
+    assert part.detail["limits"] == []
+
+
+@pytest.mark.parametrize("absent", ["memory", "cpu", "pids", "cpuset", "io"])
+def test_v2_without_a_controller_that_runsc_needs_is_degraded(tmp_path: Path, absent: str) -> None:
+    root, proc = proc_with(tmp_path, "cgroup2 ROOT cgroup2 rw 0 0\n", "0::/\n")
+    Path(root, "cgroup.controllers").write_text(" ".join(set(ALL_OF_V2.split()) - {absent}) + "\n")
+    part = kernel.try_cgroups(root, proc)
+    assert part.status is Status.DEGRADED
+    assert absent in part.found
+    assert "--ignore-cgroups" in part.hint
+    assert part.detail["limits"] == []
+
+
+@pytest.mark.parametrize("text", ["", None])
+def test_v2_without_any_controller_is_degraded(tmp_path: Path, text: str | None) -> None:
+    root, proc = proc_with(tmp_path, "cgroup2 ROOT cgroup2 rw 0 0\n", "0::/\n")
+    if text is not None:
+        Path(root, "cgroup.controllers").write_text(text)
+    part = kernel.try_cgroups(root, proc)
+    assert (part.status, part.detail["controllers"]) == (Status.DEGRADED, [])
+
+
+def test_v1_without_the_memory_controller_is_degraded(tmp_path: Path) -> None:
+    """Version 2 beside it has the controller: there runsc does not look."""
+    mounts = v1("cpu", "pids") + "cgroup2 ROOT/unified cgroup2 rw 0 0\n"
+    root, proc = proc_with(tmp_path, mounts, "3:pids:/\n2:cpu:/\n1:name=systemd:/\n0::/\n")
+    for group in ("cpu", "pids", "systemd", "unified"):
+        Path(root, group).mkdir()
+    Path(root, "unified", "cgroup.controllers").write_text("memory\n")
+    part = kernel.try_cgroups(root, proc)
+    assert part.status is Status.DEGRADED
+    assert "memory" in part.found
+    assert part.detail["limits"] == ["cpu", "pids"]
 
 
 def test_no_cgroups_at_all_are_missing(tmp_path: Path) -> None:
