@@ -33,6 +33,11 @@ def add(commands: Any) -> None:
     verify.add_argument(
         "--complete", action="store_true", help="an incomplete trace counts as one that differs"
     )
+    verify.add_argument(
+        "--bundle",
+        metavar="DIR",
+        help="compare what was asked for with config.json in the directory DIR, too",
+    )
     add_signers(verify)
     add_workers(verify)
     sign = add_command(of_traces, "sign", _sign, "sign traces; each signature is a new file, TRACE.sig")
@@ -51,11 +56,20 @@ def _verify(options: argparse.Namespace) -> int:
 
     from engine.verify.trace_check import Verdict, verify
 
-    if (signers := signers_of(options)) is not None:
+    signers = signers_of(options)
+    if options.bundle is not None:
+        from engine.verify import with_bundle
+        from engine.verify.trace_file import STDIN
+
+        if options.runs or signers is not None or STDIN in options.files:
+            wrong_usage("a bundle belongs to the file of one run: leave out --runs, --signers and -")
+        results = with_bundle.verify(options.files, with_bundle.read_config(options.bundle))
+    elif signers is not None:
         return _verify_signed(options, signers)
+    else:
+        results = verify(options.files, runs=options.runs, workers=workers_of(options, options.files))
     found: Counter[Verdict] = Counter()
-    workers = workers_of(options, options.files)
-    for result in verify(options.files, runs=options.runs, workers=workers):
+    for result in results:
         found[result.verdict] += 1
         print(json.dumps(asdict(result)) if options.json else result)
     if found.total() > 1 and not options.json:

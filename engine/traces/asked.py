@@ -14,10 +14,20 @@ from engine.digest import sha256
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Protocol
 
-    from engine.bundle.bundle import Bundle
+    from engine.bundle.grants import Source
     from engine.traces.asked_schema import Asked
+
+    class HasConfig(Protocol):
+        """A bundle, or its config.json alone."""
+
+        @property
+        def config(self) -> dict[str, Any]: ...
+
+        @property
+        def sources(self) -> Mapping[int, Source]: ...
+
 
 #: Bytes of JSON of each list or table that are kept: several times what a manager's container has. A longer one keeps
 #: its first members, and `cut` has the number and the digest of all.
@@ -48,12 +58,14 @@ _LIMITS: Mapping[str, tuple[str, ...]] = {
     "network": ("classID",),
 }
 _RATES = tuple(f"throttle{what}Device" for what in ("ReadBps", "WriteBps", "ReadIOPS", "WriteIOPS"))
+_LIMIT_NAMES = frozenset(f"{part}.{name}" for part, names in _LIMITS.items() for name in names)
+_LIMIT_GROUPS = ("hugepages.", "unified.", *(f"blockIO.{name}." for name in _RATES))
 _PROPAGATED = frozenset({"shared", "rshared"})
 
 encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
-def asked_facts(bundle: Bundle) -> Asked:
+def asked_facts(bundle: HasConfig) -> Asked:
     """What the bundle's config.json asks for."""
     config, cut = bundle.config, {}
     process, linux = config["process"], config.get("linux", {})
@@ -143,7 +155,7 @@ def _members(given: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: given[name] for name in names if name in given}
 
 
-def _mounts(bundle: Bundle) -> Iterator[dict[str, Any]]:
+def _mounts(bundle: HasConfig) -> Iterator[dict[str, Any]]:
     for index, mount in enumerate(bundle.config.get("mounts", ())):
         facts = {"destination": mount["destination"]}
         if "type" in mount:
@@ -167,6 +179,11 @@ def _device_rule(rule: Mapping[str, Any]) -> str:
     numbers = ":".join("*" if number == -1 else str(number) for number in given)
     verb = "allow" if rule.get("allow") else "deny"
     return f"{verb} {rule.get('type', 'a')} {numbers} {rule.get('access', '')}".rstrip()
+
+
+def is_limit(name: str) -> bool:
+    """Whether a limit of the cgroup is recorded by this name."""
+    return name in _LIMIT_NAMES or name.startswith(_LIMIT_GROUPS)
 
 
 def _limits(resources: Mapping[str, Any]) -> Iterator[tuple[str, int | str | bool]]:

@@ -7,23 +7,31 @@ from typing import TYPE_CHECKING, Annotated, Literal, NotRequired, TypedDict
 import msgspec
 
 from engine.bundle.grant_codes import CODES
+from engine.options import ExecPolicy, Network, Platform
 from engine.traces.asked_schema import Digest, Says
 
 if TYPE_CHECKING:
     GrantCode = str
+    NetworkName = str
+    PlatformName = str
+    ExecPolicyName = str
 else:
     #: One of `engine.bundle.grant_codes.CODES`.
     GrantCode = Literal[tuple(CODES)]
+    NetworkName = Literal[tuple(map(str, Network))]
+    PlatformName = Literal[tuple(map(str, Platform))]
+    #: With the policy of earlier versions.
+    ExecPolicyName = Literal[(*map(str, ExecPolicy), "landlock")]
 
 
 class Options(TypedDict):
     """The options of the run."""
 
-    network: Annotated[str, Says("The value of `--network`.")]
-    platform: Annotated[str, Says("The value of `--platform`.")]
+    network: Annotated[NetworkName, Says("The value of `--network`.")]
+    platform: Annotated[PlatformName, Says("The value of `--platform`.")]
     rootless: Annotated[bool, Says("Whether runsc is started rootless.")]
     ignore_cgroups: Annotated[bool, Says("Whether runsc makes no cgroups.")]
-    exec_policy: Annotated[str, Says("The value of `--exec-policy`.")]
+    exec_policy: Annotated[ExecPolicyName, Says("The value of `--exec-policy`.")]
     require_exec_policy: Annotated[bool, Says("Whether a run without the execute policy is refused.")]
     runsc: Annotated[str | None, Says("The value of `--runsc`; null if not given.")]
     require_strict_bundle: NotRequired[

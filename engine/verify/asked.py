@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
 from engine.bundle.grants import codes_of_bind, covers_programs, is_of_any, strong_of
-from engine.traces.asked import KEPT, encode
+from engine.errors import UsageError
+from engine.options import check_container_id
+from engine.traces.asked import KEPT, encode, is_limit
 from engine.traces.schema import Header
 
 #: The grants that follow from what is recorded, and nothing else.
@@ -34,6 +37,12 @@ _RULE_TYPES, _RULE_ACCESS, _RULE_VERBS = frozenset("abc"), frozenset("rwm"), fro
 _RULE_PARTS = (3, 4)
 #: Three bytes of UTF-8 are six characters of ASCII, two are as many.
 _ASCII_FACTOR = 3
+#: Lists and tables that are recorded even if empty.
+_MAY_BE_EMPTY = frozenset({"argv", "environment", "mounts", "namespaces"})
+#: Options that are recorded only where they were given.
+_GIVEN = ("require_strict_bundle", "supervise", "root_digest")
+_FIRST_FORMAT = 1
+_REMEMBERED = 1024
 _encode_quickly = msgspec.json.Encoder().encode
 
 
@@ -49,6 +58,7 @@ def contradiction(header: Header) -> str | None:
 
 def _contradictions(header: Header, asked: Mapping[str, Any]) -> Iterator[str]:
     bundle, cut = header.bundle, asked.get("cut", {})
+    yield from _of_header(header, bundle)
     root = os.path.normpath(os.path.join(bundle["path"], asked["root"]["path"]))
     if root != bundle["rootfs"]:
         yield f"its root {asked['root']['path']!r:.80} is not the bundle's"
@@ -68,8 +78,30 @@ def _contradictions(header: Header, asked: Mapping[str, Any]) -> Iterator[str]:
         yield "a rule for devices is none"
     if asked.get("uid_mappings") == 0:
         yield "it maps no uids, and says so"
+    if not all(map(is_limit, asked.get("limits", ()))):
+        yield "a limit has a name that no limit has"
     yield from _of_mounts(asked["mounts"])
     yield from _of_grants(header, asked, cut)
+
+
+def _of_header(header: Header, bundle: Mapping[str, Any]) -> Iterator[str]:
+    if header.format == _FIRST_FORMAT:
+        yield "format 1 does not say what was asked"
+    if not all(header.options.get(name, True) for name in _GIVEN):
+        yield "an option that was not given is there"
+    if not (bundle.get("hints", True) and bundle.get("grants", True)):
+        yield "its bundle has no hints or grants, and says so"
+    if not _is_id(header.container):
+        yield f"its container's id {header.container!r:.80} is none"
+
+
+@lru_cache(_REMEMBERED)
+def _is_id(container: str) -> bool:
+    try:
+        check_container_id(container)
+    except UsageError:
+        return False
+    return True
 
 
 def _number(name: str, asked: Mapping[str, Any], cut: Mapping[str, Any]) -> int:
@@ -83,7 +115,10 @@ def _of_lists(asked: Mapping[str, Any], cut: Mapping[str, Any]) -> Iterator[str]
         there = lists.get(name)
         if there is None:
             continue
-        if there and _is_longer(there, size):
+        if not there:
+            if name not in _MAY_BE_EMPTY and name not in cut:
+                yield f"its {name} is empty, and it says so"
+        elif _is_longer(there, size):
             yield f"its {name} has more than {size} bytes"
         if name in cut and cut[name]["count"] <= len(there):
             yield f"its {name} is said to be cut and is not"

@@ -26,6 +26,10 @@ class FaultCode(LineFault):
     WRONG_SEQ = "wrong_seq"
     #: What the header says was asked is not what its other fields say.
     HEADER_CONTRADICTS = "header_contradicts"
+    #: config.json of the bundle that was given is not the recorded one, or does not ask for what is recorded.
+    CONFIG_DIFFERS = "config_differs"
+    #: What the line says of its step is not what other lines say.
+    FACTS_CONTRADICT = "facts_contradict"
     #: The line is of another container than the header.
     OTHER_CONTAINER = "other_container"
     #: `previous` is not the SHA-256 of the line above.

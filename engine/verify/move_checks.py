@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import signal
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from engine.lifecycle.guards import Known
 from engine.lifecycle.machine import OUT_OF_PLACE, REASONS, STEPS
-from engine.traces.move import State
+from engine.traces.move import Facts, State, Trigger
 from engine.traces.reader import BadLineError
 from engine.traces.schema import Header, Record
 from engine.verify.faults import FaultCode
 
+#: What else can refuse a run: other parts of the engine, by the `step` of their errors, and verbs of engine-oci.
+_OTHER_STEPS = frozenset(
+    {
+        *("usage", "bundle", "user", "trace", "runsc", "spec", "network", "pod", "engine"),
+        *("create", "restore", "run", "start"),
+    }
+)
+_SIGNALS = frozenset(
+    {
+        *(each.name for each in signal.Signals),
+        *(f"SIGRTMIN{number}" for number in range(signal.SIGRTMAX - signal.SIGRTMIN + 1)),
+    }
+)
 _STEPS: Mapping[str, State] = {str(row.trigger): row.sources[0] for row in STEPS}
 
 
@@ -25,11 +41,76 @@ def check_refusal(state: State, error: Mapping[str, Any]) -> None:
         raise BadLineError(
             FaultCode.REASON_OF_ANOTHER_STATE, f"in {state} no run is refused for the reason {reason}"
         )
+    if error["step"] not in _STEPS and error["step"] not in _OTHER_STEPS:
+        raise BadLineError(
+            FaultCode.STEP_OF_ANOTHER_STATE, f"nothing that is called {error['step']!r:.80} refuses a run"
+        )
     if reason not in OUT_OF_PLACE and _STEPS.get(error["step"], state) != state:
         raise BadLineError(
             FaultCode.STEP_OF_ANOTHER_STATE,
             f"the step {error['step']} does not refuse in {state} for the reason {reason}",
         )
+
+
+def check_facts(move: Record[Any, Any], header: Header, known: Known) -> None:
+    """Check what the guards do not: they are asked in every run, and this only of a trace. Raises `BadLineError`."""
+    if (check := _CHECKS.get(move.trigger)) is not None and (what := check(move.facts, header, known)):
+        raise BadLineError(FaultCode.FACTS_CONTRADICT, what)
+
+
+def _of_root(root: Facts, *_: object) -> str | None:
+    """Under the lock nobody else makes a directory in one that this run has made."""
+    runsc_root, runtime = root["directories"][2:]
+    if runsc_root["created"] and not runtime["created"]:
+        return "its runtime directory was there before the directory that it is in"
+    if "sandbox" in root and any(each["created"] for each in root["sandbox"]["directories"]):
+        return "it created the directories of a sandbox that was there"
+    return None
+
+
+def _of_policy(policy: Facts, header: Header, known: Known) -> str | None:
+    """Of the bundle only its root and what it mounts from the host can be executed."""
+    asked, allowed = header.asked, policy["allowed"]
+    if len(allowed) < 2 or not isinstance(asked, dict) or "mounts" in asked.get("cut", {}):
+        return None
+    if policy["mechanism"] != "locked-mounts":
+        return None
+    own = 1 + len(known["stage"]["sidecars"]) if "sidecars" in known["stage"] else 0
+    mounted = {mount.get("source") for mount in asked["mounts"]}
+    if other := set(allowed[1 : len(allowed) - own]) - mounted:
+        return f"it allows {min(other)!r:.80}, which the bundle does not mount"
+    return None
+
+
+def _of_refusal(refused: Facts, _: Header, known: Known) -> str | None:
+    """Before it has directories a run makes nothing; later it makes nothing outside of them."""
+    cleaned, left = refused["cleaned"], refused["left"]
+    if not (cleaned or left):
+        return None
+    if (root := known.get("secure_root")) is None:
+        return "it removed something, and had made nothing"
+    places = [root["directories"][0]["path"]]
+    if "programs" in root:
+        places.append(root["programs"]["path"])
+    for path in cleaned:
+        if os.path.normpath(path) != path or not any(path.startswith(f"{place}/") for place in places):
+            return f"it removed {path!r:.80}, which is not the engine's"
+    if not all(": " in each for each in left):
+        return "it does not say why something is left"
+    return None
+
+
+def _of_end(end: Facts, *_: object) -> str | None:
+    name = end["signal"]
+    return None if name is None or name in _SIGNALS else f"there is no signal {name!r:.80}"
+
+
+_CHECKS: Mapping[str, Callable[[Facts, Header, Known], str | None]] = {
+    Trigger.SECURE_ROOT: _of_root,
+    Trigger.APPLY_POLICY: _of_policy,
+    Trigger.REFUSE: _of_refusal,
+    Trigger.END: _of_end,
+}
 
 
 def check_counter(end: Record[Any, Any], header: Header) -> None:

@@ -22,7 +22,7 @@ from engine.traces.reader import BadLineError, read_header, read_record
 from engine.traces.schema import Header, Record
 from engine.verify.asked import contradiction
 from engine.verify.faults import Fault, FaultCode
-from engine.verify.move_checks import check_counter, check_duration, check_refusal
+from engine.verify.move_checks import check_counter, check_duration, check_facts, check_refusal
 from engine.verify.trace_file import HEADER, MAX_LINE, STDIN, lines_of, open_trace
 
 if TYPE_CHECKING:
@@ -328,6 +328,8 @@ class _Walk:
             check_refusal(State(state), move.error)
         self._known[trigger] = move.facts
         self._ask_guards(trigger)
+        if self.header is not None:
+            check_facts(move, self.header, self._known)
         if trigger == _END:
             check_duration(move, self.moves[-1])
             if self.header is not None:

@@ -62,6 +62,47 @@ def asked() -> Line:
     }
 
 
+#: A config.json that asks for it.
+CONFIG = json.dumps(
+    {
+        "ociVersion": "1.0.2",
+        "process": {
+            "args": ["/bin/app", "--serve"],
+            "cwd": "/srv",
+            "env": ["PATH=/bin", "HOME=/"],
+            "user": {"uid": 999, "gid": 998, "additionalGids": [5]},
+            "noNewPrivileges": True,
+            "capabilities": {"bounding": ["CAP_CHOWN", "CAP_KILL"], "effective": ["CAP_CHOWN", "CAP_KILL"]},
+            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 1024, "hard": 4096}],
+            "apparmorProfile": "containers-default",
+        },
+        "root": {"path": "rootfs", "readonly": True},
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/data", "type": "bind", "source": "/srv/data"},
+        ],
+        "linux": {
+            "maskedPaths": ["/proc/a", "/proc/b"],
+            "readonlyPaths": ["/proc/c"],
+            "namespaces": [{"type": "pid"}, {"type": "network", "path": "/run/netns/a"}, {"type": "ipc"}],
+            "resources": {
+                "devices": [
+                    {"allow": False, "access": "rwm"},
+                    {"allow": True, "type": "c", "major": 1, "minor": 3, "access": "rwm"},
+                ],
+                "memory": {"limit": 536870912},
+                "pids": {"limit": 100},
+            },
+            "sysctl": {"net.ipv4.ip_forward": "0"},
+            "seccomp": {
+                "defaultAction": "SCMP_ACT_ERRNO",
+                "syscalls": [{"names": [f"call{n}"], "action": "SCMP_ACT_ALLOW"} for n in range(14)],
+            },
+        },
+    }
+).encode()
+
+
 @dataclass
 class Established:
     recorded: dict[str, Any]
@@ -148,7 +189,7 @@ class Story:
     def bundle(self) -> Line:
         return {
             "path": f"/{self.name}/b",
-            "sha256": "ab" * 32,
+            "sha256": sha256(CONFIG).hexdigest(),
             "rootfs": f"/{self.name}/b/rootfs",
             "hooks": 0,
         }
@@ -233,7 +274,10 @@ class Story:
                 "duration_ns": 0,
                 "resources": {"user_us": 1, "system_us": 0, "max_rss_kib": 2},
             },
-            Trigger.REFUSE: {"cleaned": [copy], "left": []},
+            Trigger.REFUSE: {
+                "cleaned": [copy] if self.steps >= STEPS.index(Trigger.STAGE) + 1 else [],
+                "left": [],
+            },
         }
         return every[trigger]
 

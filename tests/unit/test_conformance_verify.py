@@ -309,7 +309,6 @@ def test_a_supervised_run_conforms_with_its_end_and_without(tmp_path: Path, sign
         (put(7, "facts.oom", "perhaps"), FaultCode.NOT_OF_SCHEMA),
         (put(7, "facts.resources.max_rss_kib", -1), "end_can_be_so"),
         (put(7, "facts.duration_ns", 10**15), FaultCode.TIME_GOES_BACK),
-        (put(0, "options.supervise", False), "is_supervised"),
         (lambda lines: lines[0]["options"].pop("supervise"), "is_supervised"),
         (lambda lines: lines[0]["asked"].pop("limits"), "end_can_be_so"),
         (lambda lines: lines[0]["asked"]["limits"].update({"memory.limit": -1}), "end_can_be_so"),

@@ -694,8 +694,11 @@ def test_arguments_that_a_manager_asks_for_conform(
         lambda lines: lines[POLICY]["facts"].update(strength="sealed", open=["memfd", "stdout"]),
         lambda lines: lines[POLICY]["facts"].update(strength="sealed", open=["stdout", "fd 3", "fd 10"]),
         lambda lines: lines[POLICY]["facts"].update(open=["memfd", "fd 4", "allowed", "mount", "terminal"]),
-        lambda lines: lines[POLICY]["facts"]["allowed"].insert(1, "/data"),
-        lambda lines: lines[POLICY]["facts"]["allowed"].insert(1, "/var"),
+        lambda lines: lines[POLICY]["facts"]["allowed"].insert(1, "/srv/data"),
+        lambda lines: (
+            lines[POLICY]["facts"]["allowed"].insert(1, "/var"),
+            lines[0]["asked"]["mounts"].append({"destination": "/v", "source": "/var", "writable": False}),
+        ),
         lambda lines: lines[ROOT]["facts"].update(cleaned=[f"{BASE}/{component('web')}/runsc-root"]),
     ],
 )

@@ -1,0 +1,103 @@
+"""Check a trace against config.json of its bundle, as the trace alone has only the digest of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from engine.bundle.bundle import CONFIG_NAME, MAX_CONFIG_SIZE
+from engine.bundle.grants import Source
+from engine.bundle.oci_config import KINDS_OF_HOOKS, hints, is_bind, parse
+from engine.digest import sha256
+from engine.errors import BundleError, Reason, hint_for
+from engine.lifecycle.spec_graph import SpecGraph, spec_graph
+from engine.linux.regular_files import read_named
+from engine.traces.asked import asked_facts
+from engine.traces.schema import Header
+from engine.verify.faults import Fault, FaultCode
+from engine.verify.trace_check import TraceResult, Verdict, judge
+from engine.verify.trace_file import lines_of, open_trace
+
+#: What the file system of the host said of a mount's source; config.json does not say it.
+_OF_HOST = frozenset({"leads_to", "kind"})
+
+
+class _Config:
+    """What `asked_facts` reads of a bundle: its config.json, and the paths of its bind mounts, not looked up."""
+
+    def __init__(self, config: dict[str, Any], bundle: str) -> None:
+        self.config = config
+        self.sources: Mapping[int, Source] = {
+            number: Source(path, path, None)
+            for number, mount in enumerate(config.get("mounts", ()))
+            if is_bind(mount)
+            for path in (os.path.normpath(os.path.join(bundle, mount["source"])),)
+        }
+
+
+def read_config(bundle: str) -> bytes:
+    """The bytes of config.json in the directory `bundle`. Raises `BundleError`."""
+    path = os.path.join(bundle, CONFIG_NAME)
+    try:
+        return read_named(path, MAX_CONFIG_SIZE)
+    except OSError as error:
+        raise BundleError(
+            f"{path!r}: {error.strerror}",
+            reason=Reason.BUNDLE_ABSENT,
+            hint=hint_for(error, "give the directory with config.json"),
+        ) from None
+
+
+def verify(paths: Sequence[str], config: bytes, graph: SpecGraph | None = None) -> Iterator[TraceResult]:
+    """Check the traces `paths`, each of one run of the bundle whose config.json has the bytes `config`."""
+    graph = graph or spec_graph()
+    for path in paths:
+        try:
+            with open_trace(path) as file:
+                judged = judge(path, lines_of(file), graph)
+        except OSError as error:
+            why = f"{error.strerror}; give files that you can read"
+            yield TraceResult(path, Verdict.UNREADABLE, 1, 0, None, why=why)
+            continue
+        result = judged.result
+        if result.verdict.is_good and judged.header is not None and (what := differs(judged.header, config)):
+            fault = Fault(1, FaultCode.CONFIG_DIFFERS, what)
+            result = replace(result, verdict=Verdict.DIFFERS, records=0, state=None, fault=fault)
+        yield result
+
+
+def differs(header: Header, config: bytes) -> str | None:
+    """What the header says of the bundle and the config.json with the bytes `config` does not; None if nothing."""
+    bundle = header.bundle
+    if sha256(config) != bundle["sha256"]:
+        return f"{CONFIG_NAME} has another digest than the trace"
+    try:
+        document = parse(config)
+    except BundleError as error:
+        return f"no run has it: {error.what}"
+    hooks = document.get("hooks", {})
+    whole: dict[str, Any] = {"number of hooks": sum(len(hooks.get(kind, ())) for kind in KINDS_OF_HOOKS)}
+    said: dict[str, Any] = {"number of hooks": bundle["hooks"]}
+    whole["annotations"], said["annotations"] = hints(document), bundle.get("hints", {})
+    if isinstance(header.asked, dict):
+        whole |= _comparable(asked_facts(_Config(document, bundle["path"])))
+        said |= _comparable(header.asked)
+    names = sorted(name for name in whole.keys() | said.keys() if whole.get(name) != said.get(name))
+    return f"{CONFIG_NAME} does not ask for the {names[0]} that is recorded" if names else None
+
+
+def _comparable(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what config.json does not say; if mounts were cut, how many are kept depends on that, too."""
+    facts = {name: value for name, value in asked.items() if name != "cut"}
+    cut = {name: dict(each) for name, each in asked.get("cut", {}).items()}
+    facts["root"] = {name: value for name, value in asked["root"].items() if name != "sha256"}
+    facts["mounts"] = [
+        {name: value for name, value in mount.items() if name not in _OF_HOST} for mount in asked["mounts"]
+    ]
+    if "mounts" in cut:
+        facts["mounts"] = facts["mounts"][:1]
+        del cut["mounts"]["sha256"]
+    facts["cut"] = cut
+    return facts
