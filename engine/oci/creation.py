@@ -71,7 +71,7 @@ class _Creation:
         creation: str,
         more: Mapping[str, str],
         sandbox_id: str | None,
-        network_at_start: bool,
+        network_at_start: str | None,
     ) -> None:
         self.runsc_arguments = runsc_arguments
         self._sandbox_id = sandbox_id
@@ -213,7 +213,7 @@ def _become(
         path = request.flags.value("bundle") or "."
         with open_bundle(path, may_be_root=True, require_strict=options.require_strict_bundle) as bundle:
             more: dict[str, str] = {}
-            network_at_start = False
+            network_at_start: str | None = None
             network_is_chosen = request.common.value("network") not in (None, "auto")
             base_path = environment[VARIABLE]
             sandbox_id = pod.sandbox_of(bundle.config)

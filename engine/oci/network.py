@@ -43,13 +43,15 @@ class NetworkError(EngineError):
 
 def choose_network(
     config: Mapping[str, Any], options: RunOptions, environment: Mapping[str, str], *, starts_at_once: bool
-) -> tuple[RunOptions, str | None, bool]:
-    """The options with a network, why there is none, and whether `at_start` has the last word. Raises as `settle`."""
+) -> tuple[RunOptions, str | None, str | None]:
+    """The options with a network, why there is none, and `network_at_start` for the record. Raises as `settle`."""
     network, why = settle(
         config, options.runsc, environment, rootless=options.rootless, starts_at_once=starts_at_once
     )
-    is_empty_yet = any(not space.get("path") for space in _namespaces(config))
-    return options.given(network=network), why, is_empty_yet and not starts_at_once
+    options = options.given(network=network)
+    if not starts_at_once and any(not space.get("path") for space in _namespaces(config)):
+        return options, None, why or ""
+    return options, why, None
 
 
 def _namespaces(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -102,13 +104,16 @@ def at_start(noted: Record, sandbox: int) -> str | None:
     Without a device that has an address or a route its namespace was not set up: `none`, which has a loopback. Changes
     `noted`. Returns why a namespace that was set up cannot be used. Raises `OSError`.
     """
-    if not noted.network_at_start:
+    why = noted.network_at_start
+    if why is None:
         return None
     if not _is_set_up(sandbox):
         noted.flags = with_network(noted.flags, Network.NONE)
-        noted.annotations = {name: text for name, text in noted.annotations.items() if name != ANNOTATION}
         return None
-    return noted.annotations.get(ANNOTATION)
+    if not why:
+        return None
+    noted.annotations = {**noted.annotations, ANNOTATION: why}
+    return why
 
 
 def _is_set_up(pid: int) -> bool:
@@ -134,6 +139,12 @@ def _shows_in_new_namespace(path: str) -> bool:
 
 
 def _tells_apart(chosen: str | None, environment: Mapping[str, str]) -> bool:
-    """Whether the runsc that a run would use knows a new network namespace from the host's."""
-    with closing(find_runsc(chosen, environment)) as binary:
-        return tells_network_namespaces_apart(binary.runsc.descriptor)
+    """Whether the runsc that a run would use knows a new network namespace from the host's.
+
+    True if there is none to use: the run itself refuses that, and leaves a trace.
+    """
+    try:
+        with closing(find_runsc(chosen, environment)) as binary:
+            return tells_network_namespaces_apart(binary.runsc.descriptor)
+    except EngineError:
+        return True

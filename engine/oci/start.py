@@ -32,7 +32,7 @@ def main(request: Request) -> NoReturn:
 
 
 def _settle(noted: Record, state: ContainerState) -> None:
-    if not noted.network_at_start or state.sandbox is None:
+    if noted.network_at_start is None or state.sandbox is None:
         return
     from engine.oci import network
 

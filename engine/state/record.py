@@ -152,7 +152,7 @@ class Record:
     `sandbox`: of a pod's member, whose state file is in the sandbox's runsc root; `waiter` is then its monitor process:
     pid and start time. `attempt`: the last start, pause or resume. `boot`: the boot of its creation, None in records of
     older engines. After another boot none of its processes is left, and others may have their pids. `network_at_start`:
-    whether its network is settled at its start.
+    None if its network is settled; else it is at its start, and this says why runsc could not use it, or is empty.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class Record:
         waiter: tuple[int, int] | None = None,
         attempt: Attempt | None = None,
         boot: str | None = None,
-        network_at_start: bool = False,
+        network_at_start: str | None = None,
     ) -> None:
         self.id: Final = id
         self.bundle: Final = bundle

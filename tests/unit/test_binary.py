@@ -173,7 +173,7 @@ def test_a_release_is_told_by_its_name(private: Path, text: bytes, release: str 
     ("text", "version"),
     [
         (b"release-20260817.0", "release-20260817.0"),
-        (b"go1.24.4\0\00.0~20240729.0\0\0", "0.0~20240729.0"),
+        (b"go1.24.4\x00\x000.0~20240729.0\x00\x00", "0.0~20240729.0"),
         (b"golang-gvisor-gvisor-0.0~20221219.0/_build", "0.0~20221219.0"),
         (b"0.0~20240729", "0.0~20240729"),
         (b"0.0~20240729.0 release-20260817.0", "release-20260817.0"),

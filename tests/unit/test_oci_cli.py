@@ -336,7 +336,7 @@ def test_at_start_a_network_that_nobody_set_up_is_a_loopback(
         oci_version="1.0.2",
         annotations={},
         flags=flags,
-        network_at_start=True,
+        network_at_start="",
     )
     assert network.at_start(noted, os.getpid()) is None
     assert noted.flags == build_global_flags("/root", options.given(network=Network(used)), Platform.SYSTRAP)
