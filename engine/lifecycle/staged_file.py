@@ -13,7 +13,7 @@ from engine.linux.regular_files import Identity
 from engine.runsc.binary import version_of
 from engine.runsc.installation import RUNSC, PinnedFile
 from engine.state import store
-from engine.state.programs import COPY_MODE
+from engine.state.container import COPY_MODE
 from engine.state.store import CacheEntry
 from engine.traces.writer import identity_facts
 

@@ -50,6 +50,12 @@ _COMPONENT = r"[0-9A-Fa-f]{32}|id-[0-9a-f]{32}"
 _REMOVAL_TIMEOUT = 60.0
 _RETRY_INTERVAL = 0.002
 
+#: The permissions of a staged copy, in directories that only its owner and root can pass. Others can execute it: runsc
+#: executes /proc/self/exe in user namespaces where the owner is not mapped. Nobody can write it.
+COPY_MODE = 0o555
+#: Those of older engines' copies: what they created is still deleted, and no container gets such a copy any more.
+OLD_COPY_MODE = 0o500
+
 LOCK = "lock"
 RUNSC_ROOT = "runsc-root"
 RUNTIME = "runtime"

@@ -36,11 +36,6 @@ from engine.runsc.installation import RUNSC, SIDECARS
 from engine.state.base import NAME, default_base, open_base, open_existing_base, ordinary_user, reach_base
 from engine.state.container import PROGRAMS
 
-#: The permissions of a staged copy, in directories that only its owner and root can pass. Others can execute it: runsc
-#: executes /proc/self/exe in user namespaces where the owner is not mapped. Nobody can write it.
-COPY_MODE = 0o555
-#: Those of older engines' copies: what they created is still deleted, and no container gets such a copy any more.
-OLD_COPY_MODE = 0o500
 PROGRAM = RUNSC
 _STATE = "state"
 _PLACE = "programs"

@@ -9,6 +9,7 @@ import stat
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.linux.regular_files import open_own
 from engine.state import programs
+from engine.state.container import COPY_MODE, OLD_COPY_MODE
 from engine.state.record import Program
 
 
@@ -26,8 +27,8 @@ def open_recorded(container: PrivateDirectory, program: Program) -> int:
     try:
         status = os.fstat(descriptor)
         if stat.S_IMODE(status.st_mode) not in (
-            programs.COPY_MODE,
-            programs.OLD_COPY_MODE,
+            COPY_MODE,
+            OLD_COPY_MODE,
         ) or not program.is_file(status):
             raise OtherProgramError(path, "is not the copy of runsc that created the container")
     except BaseException:

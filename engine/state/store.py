@@ -45,7 +45,7 @@ from engine.linux.files import (
 from engine.linux.locks import lock
 from engine.linux.regular_files import Identity, open_own, read_own, replace_own
 from engine.runsc.binary import is_version
-from engine.state.programs import COPY_MODE
+from engine.state.container import COPY_MODE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
