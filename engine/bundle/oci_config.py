@@ -117,6 +117,8 @@ _FOR_RUNSC = "dev.gvisor."
 #: `directfs` of 2026.
 _MOUNT_HINT = "dev.gvisor.spec.mount."
 _MOUNT_FIELDS = frozenset({"source", "type", "share", "options", "lifecycle", "directfs"})
+#: Characters, names included. A pod of 100 volumes has 30,000.
+_MAX_HINTS = 1 << 16
 #: gVisor's containerd shim reads it, runsc does not.
 _SHIM_HINT = "dev.gvisor.empty-dir."
 
@@ -125,6 +127,15 @@ def hints(config: dict[str, Any]) -> dict[str, str]:
     """The annotations of a valid config.json that runsc reads, by name."""
     annotations: dict[str, str] = config.get("annotations", {})
     return {name: value for name, value in annotations.items() if name.startswith(_FOR_RUNSC)}
+
+
+def _has_few_hints(config: dict[str, Any]) -> None:
+    """Raise `MismatchError` if the annotations that runsc reads are too long for the header of a trace."""
+    length = sum(len(name) + len(value) for name, value in hints(config).items())
+    if length > _MAX_HINTS:
+        raise MismatchError(
+            f"has {length} characters of annotations for runsc, {_FOR_RUNSC}*", f"at most {_MAX_HINTS}"
+        )
 
 
 def hooks_on_host(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -203,4 +214,5 @@ CONFIG = record(
         "windows": refused("runsc runs no Windows containers"),
         "solaris": refused("runsc runs no Solaris containers"),
     },
+    _has_few_hints,
 )

@@ -52,6 +52,8 @@ _HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer")
 #: Sources that each process sees otherwise.
 _PER_PROCESS = ("/proc/", "/dev/fd/", "/dev/std")
 _DENIED = "permission denied"
+#: Characters of a name in a message.
+_SHOWN_LENGTH = 256
 _HINT = "correct $.process.args[0], or the root file system"
 
 
@@ -146,7 +148,9 @@ class _Program:
             descriptor = self._open(path if self._name.startswith("/") else os.path.normpath(path))
             if isinstance(descriptor, str):
                 missing = descriptor != _DENIED
-                self._refuse(f"stat {self._name}: {descriptor}" if missing else descriptor, missing=missing)
+                self._refuse(
+                    f"stat {_short(self._name)}: {descriptor}" if missing else descriptor, missing=missing
+                )
                 return
         else:
             found = self._search()
@@ -273,5 +277,9 @@ def _script_interpreter(first: bytes) -> str | None:
     return os.fsdecode(line.split(b" ")[0].split(b"\t")[0])
 
 
+def _short(name: str) -> str:
+    return name if len(name) <= _SHOWN_LENGTH else f"{name[:_SHOWN_LENGTH]}…"
+
+
 def _quoted(name: str) -> str:
-    return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return '"' + _short(name).replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -416,3 +416,17 @@ def test_hints_are_the_annotations_that_runsc_reads() -> None:
     config = parse(encoded(base_config(annotations={**HINTS, **dict.fromkeys(NO_HINTS, "x")})))
     assert hints(config) == HINTS
     assert hints(parse(encoded(base_config()))) == {}
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_hints_are_few_as_a_trace_has_all_of_them(more: int) -> None:
+    """A header with more than a mebibyte is in no trace that conforms."""
+    names = [f"dev.gvisor.spec.mount.{number:08}.type" for number in range(1024)]
+    longest = dict.fromkeys(names, "x" * ((1 << 16) // len(names) - len(names[0])))
+    longest[names[0]] += "x" * more
+    data = encoded(base_config(annotations={**longest, "other": "x" * 100_000}))
+    if more:
+        with refuses(BundleError, Reason.CONFIG_INVALID, "annotations", 1 << 16):
+            parse(data)
+    else:
+        assert parse(data)["annotations"].keys() == {*names, "other"}

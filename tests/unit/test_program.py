@@ -91,6 +91,13 @@ def test_program_by_name_is_searched_in_the_bundles_path(box: Box) -> None:
     box.refused(ABSENT, "$PATH", arguments=("true",), process={"env": ["PATH=bin:/usr/bin"]})
 
 
+def test_a_refusal_shows_the_begin_of_a_long_name(box: Box) -> None:
+    for name in ("x" * (1 << 20), f"/{'x' * (1 << 20)}"):
+        with pytest.raises(BundleError) as caught:
+            box.check(name)
+        assert len(str(caught.value)) < 1000
+
+
 def test_first_path_counts_where_the_environment_has_two(box: Box) -> None:
     box.check("true", process={"env": ["PATH=/bin", "PATH=/"]})
     box.refused(ABSENT, "$PATH", arguments=("true",), process={"env": ["PATH=/", "PATH=/bin"]})
