@@ -264,7 +264,7 @@ RESOURCES = record(
         "blockIO": BLOCK_IO,
         "hugepageLimits": array(HUGE_PAGE_LIMIT),
         "network": NETWORK,
-        "pids": record("config-linux.md, PIDs", {"limit": INT64}, {}),
+        "pids": record("config-linux.md, PIDs", {}, {"limit": INT64}),
         "rdma": names_to(RDMA),
         "unified": names_to(STRING),
     },

@@ -1,9 +1,10 @@
 """Parse config.json of an OCI bundle strictly and validate it by tables that follow the specification.
 
-`null` is refused for known members: the specification's JSON schema does not allow it, and leaving the member out means
-the same. Unknown members are ignored, as the specification requires ("Extensibility"); these include the sections `vm`,
-`zos` and `freebsd` and additions after version 1.2. What the specification allows but runsc has never supported
-(`windows`, `solaris`, SELinux, a shared root mount, a relative mount destination) is refused with the reason.
+`null` is taken for absent, as Go reads it, where a member is optional: it is not in what `parse` returns. It is refused
+for a required member, in an array, and for a name of the user's choice. Unknown members are ignored, as the
+specification requires ("Extensibility"); these include the sections `vm`, `zos` and `freebsd` and additions after
+version 1.2. What the specification allows but runsc has never supported (`windows`, `solaris`, SELinux, a shared root
+mount, a relative mount destination) is refused with the reason.
 
 An error has the member's path, what was found and what is wanted. It shows names, paths and versions, never an
 environment entry, an argument or an annotation.

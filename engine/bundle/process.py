@@ -27,7 +27,10 @@ def _is_environment_entry(entry: str) -> bool:
 ENVIRONMENT = array(scalar(str, "an entry of the form NAME=value", _is_environment_entry, secret=True))
 
 
-# uid and gid are REQUIRED on POSIX systems. Without `user` both would be 0, which is root.
+#: The user where there is no `user`: in Go both are 0, which is the container's root.
+DEFAULT_USER = {"uid": 0, "gid": 0}
+
+# uid and gid are REQUIRED on POSIX systems.
 USER = record(
     "config.md, POSIX-platform User",
     {"uid": UINT32, "gid": UINT32},
@@ -67,8 +70,9 @@ SCHEDULER_FLAGS = prefixed(
 
 PROCESS = record(
     "config.md, Process",
-    {"cwd": SHORT_ABSOLUTE_PATH, "args": array(STRING, at_least=1), "user": USER},
+    {"cwd": SHORT_ABSOLUTE_PATH, "args": array(STRING, at_least=1)},
     {
+        "user": USER,
         "terminal": BOOLEAN,
         "consoleSize": record("config.md, Process", {"height": UINT64, "width": UINT64}, {}),
         "env": ENVIRONMENT,

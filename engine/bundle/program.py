@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 from engine.bundle.bundle import FIRST_BYTES, elf_fault, loader
 from engine.bundle.oci_config import is_bind
+from engine.bundle.process import DEFAULT_USER
 from engine.errors import (
     BundleError,
     PrivilegeError,
@@ -133,7 +134,7 @@ class _Program:
         self._process: dict[str, Any] = config["process"]
         self._name: str = self._process["args"][0]
         linux = config.get("linux", {})
-        user = self._process["user"]
+        user = self._process.get("user", DEFAULT_USER)
         capable = "CAP_DAC_OVERRIDE" in self._process.get("capabilities", {}).get("effective", ())
         mapped = rootless or any(space["type"] == "user" for space in linux.get("namespaces", ()))
         #: None where any execute bit is enough, or the ids in the container are not those of the files.

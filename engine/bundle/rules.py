@@ -126,8 +126,9 @@ def record(
 ) -> Rule:
     """An object with the `required` members, optionally the `optional` ones, and any unknown ones.
 
-    A name that differs from a known one only in case is refused, as runsc would take it for the known one. `also`:
-    rules about several members. `section`: where the specification describes the object.
+    A name that differs from a known one only in case is refused, as runsc would take it for the known one. An optional
+    member that is null is taken out of the object, as Go reads it: absent. `also`: rules about several members.
+    `section`: where the specification describes the object.
     """
     wanted = "an object"
     members = {**required, **optional}
@@ -138,10 +139,14 @@ def record(
         if type(value) is not dict:
             refuse_kind(value, wanted)
         name = ""
+        nulls: list[str] = []
         try:
             for name, member in value.items():
                 if check_member := checks.get(name):
-                    check_member(member)
+                    if member is None and name in optional:
+                        nulls.append(name)
+                    else:
+                        check_member(member)
                 elif known := folded.get(name.casefold()):
                     raise MismatchError(
                         f"is a name that runsc reads as {known!r}",
@@ -151,6 +156,8 @@ def record(
             for name, rule in required.items():
                 if name not in value:
                     raise MismatchError("is missing", rule.wanted)
+            for name in nulls:
+                del value[name]
             name = ""
             for rule_on_several in also:
                 rule_on_several(value)

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 
 from engine.bundle.oci_config import KINDS_OF_HOOKS, is_writable
+from engine.bundle.process import DEFAULT_USER
 from engine.digest import sha256
 
 TYPE_CHECKING = False
@@ -78,7 +79,7 @@ def asked_facts(bundle: HasConfig) -> Asked:
         cut[name] = {"count": len(whole), "sha256": sha256(text.encode())}
         return _first(whole, KEPT[name])
 
-    user = process["user"]
+    user = process.get("user", DEFAULT_USER)
     facts: dict[str, Any] = {
         "argv": kept("argv", process["args"]),
         "cwd": process["cwd"],

@@ -279,3 +279,18 @@ def test_path_search_finds_runsc_for_users_but_not_for_root(
         assert finished.code == 42
         resolved = engine.trace(container_id)[1]["facts"]
         assert resolved == {"path": str(binary), "found_by": "PATH"}
+
+
+def test_bundle_with_nulls_and_without_a_user_runs(engine: Engine) -> None:
+    """As some sandboxes write each bundle: runsc reads null as absent, and no user as 0."""
+    bundle = engine.shell(
+        "while read -r line; do case $line in Uid:*) echo $line;; esac; done < /proc/self/status"
+    )
+    config = json.loads((bundle / "config.json").read_text())
+    del config["process"]["user"]
+    config["process"] |= dict.fromkeys(("capabilities", "rlimits", "apparmorProfile", "consoleSize"))
+    config |= dict.fromkeys(("hooks", "annotations", "domainname", "windows"))
+    config["linux"] |= {"seccomp": None, "devices": None, "resources": {"pids": {}, "memory": None}}
+    (bundle / "config.json").write_text(json.dumps(config))
+    done = engine.run(bundle)
+    assert (done.code, done.stdout) == (0, b"Uid: 0 0 0 0\n"), done

@@ -152,10 +152,18 @@ def refused() -> Iterator[Case]:
             yield Case(f"bad-name-{dotted}", data, written(at(dotted)))
 
 
+def is_optional(steps: tuple[Step, ...]) -> bool:
+    """Whether the member is one that the specification names, and may be left out."""
+    is_of_the_users_choice = ".".join(map(str, steps[:-1])) in MAPS
+    is_named = isinstance(steps[-1], str) and not is_of_the_users_choice
+    return is_named and not matches(steps, TABLE["members"]["required"])
+
+
 def refused_everywhere() -> Iterator[Case]:
     """What is refused of every member of FULL."""
     for steps, _ in MEMBERS:
-        yield Case(f"null-{written(steps)}", encoded(changed(steps, None)), written(steps))
+        if not is_optional(steps):
+            yield Case(f"null-{written(steps)}", encoded(changed(steps, None)), written(steps))
         if matches(steps, TABLE["members"]["required"]):
             yield Case(f"missing-{written(steps)}", encoded(without(steps)), written(steps))
     for steps in NAMED:
@@ -195,6 +203,18 @@ def test_member_that_is_not_required_may_be_left_out() -> None:
         if not matches(steps, TABLE["members"]["required"] + TABLE["members"]["needed_by_another"]):
             config = without(steps)
             assert parse(encoded(config)) == config
+
+
+def test_optional_member_that_is_null_is_absent() -> None:
+    names = [steps for steps, _ in MEMBERS if is_optional(steps)]
+    needed = [steps for steps in names if matches(steps, TABLE["members"]["needed_by_another"])]
+    for steps in names:
+        data = encoded(changed(steps, None))
+        if steps in needed:
+            assert refusal(data).member == written(steps[:-1])
+        else:
+            assert parse(data) == without(steps)
+    assert parse(encoded({**FULL, "windows": None, "solaris": None})) == FULL
 
 
 # --- What is accepted whole -----------------------------------------------------------------------------------

@@ -410,9 +410,6 @@ ROWS = [
         "config.md, Process: at least one entry is REQUIRED.",
     ),
     Row(
-        STRICTER, ["process.user"], is_missing, "uid and gid are REQUIRED; without them it would run as root."
-    ),
-    Row(
         STRICTER,
         ["process.user.uid", "process.user.gid"],
         is_missing,
@@ -605,6 +602,19 @@ ROWS = [
         ["linux.devices.#.fileMode"],
         is_out_of(0, 511),
         "config-linux.md, Devices: a uint32; Docker writes the file's type in it as well.",
+    ),
+    Row(
+        LOOSER,
+        [_dotted(steps) for steps, _ in MEMBERS if isinstance(steps[-1], str)],
+        lambda value, _: value is None,
+        "Go reads null as absent, and writers of bundles give it for what they leave out.",
+    ),
+    Row(
+        LOOSER,
+        ["linux.resources.pids.limit"],
+        is_missing,
+        "config-linux.md, PIDs, 1.3: it is optional.",
+        (1, 3, 0),
     ),
     # Other systems, and other versions.
     Row(
