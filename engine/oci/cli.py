@@ -98,7 +98,11 @@ def _main(given: list[str]) -> int:
     answer, error = 0, None
     stdout: Stdout | None = None
     try:
-        common, rest = parse(given, COMMON, _SHORT, among_arguments=False)
+        try:
+            common, rest = parse(given, COMMON, _SHORT, among_arguments=False)
+        except UsageError:
+            request = Request(os.environ, _log_flags(given), "engine-oci", Flags(), ())
+            raise
         request = Request(os.environ, common, "engine-oci", Flags(), ())
         stdout = _stdout([] if common.has("version") or common.has("help") else rest)
         if common.has("version"):
@@ -158,6 +162,18 @@ def _parsed(rest: list[str]) -> tuple[Any, Flags, list[str]]:
         rest[1:], table, {**module.SHORT, "h": "help"}, among_arguments=verb not in _COMMAND_FOLLOWS
     )
     return module, flags, left
+
+
+def _log_flags(given: Sequence[str]) -> Flags:
+    """The flags about the manager's log before the verb, where another flag there is wrong."""
+    values = {}
+    for index, argument in enumerate(given):
+        if argument in VERBS:
+            break
+        name, equals, text = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name in ("log", "log-format"):
+            values[name] = text if equals else "".join(given[index + 1 : index + 2])
+    return Flags(values=values)
 
 
 def _judged(common: Flags) -> Flags:

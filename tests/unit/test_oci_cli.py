@@ -422,3 +422,25 @@ def test_list_escapes_what_a_terminal_would_take_for_its_own(
     said = capsys.readouterr().out
     assert said.rstrip("\n").isascii()
     assert {state["id"]: state["bundle"] for state in json.loads(said)} == paths
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "--log=LOG --log-format=json --nonsense create x",
+        "--nonsense --log LOG --log-format json create x",
+        "-nonsense value -log LOG -log-format=json create --log=OTHER x",
+        "--log=LOG --log-format=json --debug=perhaps create x",
+    ],
+)
+def test_wrong_flag_before_the_verb_is_in_the_log(
+    given: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, other = tmp_path / "log", tmp_path / "other"
+    assert main(given.replace("LOG", str(log)).replace("OTHER", str(other)).split()) == 2
+    line = json.loads(one_line(log.read_text()))
+    assert (line["reason"], line["msg"]) == (
+        Reason.USAGE,
+        one_line(capsys.readouterr().err)[len("engine-oci: ") :],
+    )
+    assert not other.exists()
