@@ -25,10 +25,11 @@ import msgspec
 from engine.bundle.grant_codes import CODES
 from engine.errors import Reason
 from engine.lifecycle.machine import LIFECYCLE, REASONS
-from engine.traces.asked_schema import CapabilityName, Says, SeccompAction
+from engine.traces.asked_schema import FREE, CapabilityName, Says, SeccompAction
 from engine.traces.header_schema import GrantCode
 from engine.traces.reader import LineFault
-from engine.traces.schema import FACTS, Error, Header, ReasonCode, Record, Time
+from engine.traces.refusal_schema import Error, ReasonCode
+from engine.traces.schema import FACTS, Header, Record, Time
 from engine.verify.faults import FaultCode
 
 PAGE = Path(__file__).parents[1] / "docs" / "trace.md"
@@ -75,14 +76,16 @@ def tables() -> str:
             parts = [(f"### {within[0].__name__}", within[0])]
             del within[0]
         title, kind = parts.pop(0)
-        lines += [title, "", "| key | type | what it says | held to |", "|---|---|---|---|"]
+        lines += [title, "", "| key | type | what it says | bound by |", "|---|---|---|---|"]
         for name, inner, says in fields(kind):
-            lines.append(f"| `{name}` | {_type(inner)} | {says.text} | {says.bound} |")
+            lines.append(f"| `{name}` | {_type(inner)} | {says.text} | {_bound(says)} |")
             for part in (inner, *get_args(inner)):
                 if is_typeddict(part) and part not in (*seen, Error):
                     seen.append(part)
                     within.append(part)
         lines.append("")
+    lines += ["## What is free", "", "| | why |", "|---|---|"]
+    lines += [*(f"| {name} | {why} |" for name, why in FREE.items()), ""]
     lines += ["## What deserves a word", ""]
     lines += [
         "The `grants` of a [bundle](#bundle): each is a warning of the run, and a line at the top of its report."
@@ -111,6 +114,10 @@ def fields(kind: type) -> Iterator[tuple[str, Any, Says]]:
             raise ValueError(f"{kind.__name__}.{name} does not say what it is")
         says = next(note for note in inner.__metadata__ if isinstance(note, Says))
         yield name, inner.__origin__, says
+
+
+def _bound(says: Says) -> str:
+    return f"[free: {says.free}](#what-is-free)" if says.free else says.bound
 
 
 def _type(kind: Any) -> str:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from typing import Any, Final, NoReturn, Protocol, TypeVar
 
     from engine.lifecycle.supervisor import Channel
-    from engine.traces.schema import Error, RefuseFacts
+    from engine.traces.refusal_schema import Error, RefuseFacts
 
     class Undoable(Protocol):
         """What a run made: `discard` removes it, `close` closes its descriptors."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from typing import (
-    TYPE_CHECKING,
     Annotated,
     Any,
     Generic,
@@ -25,11 +24,11 @@ from typing import (
 
 import msgspec
 
-from engine.errors import all_reasons
 from engine.traces.asked_schema import Asked, Says
 from engine.traces.end_schema import EndFacts
 from engine.traces.header_schema import Bundle, Host, Options
 from engine.traces.move import PolicyOutcome, Strength, Trigger
+from engine.traces.refusal_schema import Error, Error1, RefuseFacts
 
 FoundBy = Literal["option", "trusted path", "PATH"]
 Ids = Literal["all", "subordinate", "single"]
@@ -38,21 +37,19 @@ Time = Annotated[datetime, msgspec.Meta(tz=True)]
 #: Nanoseconds, as clock_gettime(2) has them.
 Monotonic = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
-if TYPE_CHECKING:
-    ReasonCode = str
-else:
-    #: One of `engine.errors.Reason`.
-    ReasonCode = Literal[all_reasons()]
-
 
 class Identity(TypedDict):
     """A file and its version, fstat(2)."""
 
-    device: Annotated[int, Says("The device's number.")]
-    inode: Annotated[int, Says("The inode's number.")]
-    size: Annotated[int, Says("The size in bytes.")]
-    mtime_ns: Annotated[int, Says("When its content was last changed, in nanoseconds of Unix time.")]
-    ctime_ns: Annotated[int, Says("When its inode was last changed, in nanoseconds of Unix time.")]
+    device: Annotated[int, Says("The device's number.", "= `stage.pinned`; 0 or more")]
+    inode: Annotated[int, Says("The inode's number.", "= `stage.pinned`; more than 0")]
+    size: Annotated[int, Says("The size in bytes.", "= `stage.pinned`; 4 or more")]
+    mtime_ns: Annotated[
+        int, Says("When its content was last changed, in nanoseconds of Unix time.", "= `stage.pinned`")
+    ]
+    ctime_ns: Annotated[
+        int, Says("When its inode was last changed, in nanoseconds of Unix time.", "= `stage.pinned`")
+    ]
 
 
 class ResolveFacts(TypedDict):
@@ -68,8 +65,8 @@ class ResolveFacts(TypedDict):
 class PinnedSidecar(TypedDict):
     """A program beside runsc, validated and kept open."""
 
-    name: Annotated[str, Says("Its name in `gvisor-bin/`.", "a plain name, no other's, in order")]
-    path: Annotated[str, Says("Its path without symbolic links.", "absolute; no `..`")]
+    name: Annotated[str, Says("Its name in `gvisor-bin/`.", "= `stage.sidecars`; a plain name, in order")]
+    path: Annotated[str, Says("Its path without symbolic links.", "= by `name`, beside the others")]
     identity: Annotated[Identity, Says("The file that was validated.", "not empty")]
     owner: Annotated[
         int, Says("The uid that owns it.", "in `trusted_owners`, unless in a Nix store and not writable")
@@ -86,32 +83,42 @@ class ValidateFacts(TypedDict):
     wrapper: Annotated[
         str | None, Says("The path of the wrapper script, if there was one.", "absolute; no `..`")
     ]
-    identity: Annotated[Identity, Says("The file that was validated.", "not empty")]
+    identity: Annotated[Identity, Says("The file that was validated.")]
     owner: Annotated[int, Says("The uid that owns it.", "in `trusted_owners`, unless `immutable_store`")]
     mode: Annotated[
         str, Says("Its permissions, four octal digits.", "executable; not writable by group or others")
     ]
     trusted_owners: Annotated[list[int], Says("The uids that may own it.", "0 and `host.user`")]
     immutable_store: Annotated[
-        bool, Says("Whether it is in a Nix store that nobody can write.", "`path`, `mode`")
+        bool, Says("Whether it is in a Nix store that nobody can write.", "= by `path`, `mode`")
     ]
     platforms: Annotated[list[str], Says("The platforms compiled in; empty if unknown.", "their order")]
-    platform: Annotated[str, Says("The platform that is used.", "`options.platform`, `platforms`")]
+    platform: Annotated[str, Says("The platform that is used.", "= by `options.platform`, `platforms`")]
     creation_flags: NotRequired[
-        Annotated[list[str], Says("The global flags that only a newer runsc has.", "those of some runsc")]
+        Annotated[
+            list[str],
+            Says("The global flags that only a newer runsc has.", "= `exec.argv`; those of some runsc"),
+        ]
     ]
     starts_sidecars: NotRequired[
-        Annotated[bool, Says("Whether this runsc starts any file of `gvisor-bin/`.", "`sidecars`")]
+        Annotated[bool, Says("Whether this runsc starts any file of `gvisor-bin/`.", "= by `sidecars`")]
     ]
     sidecars: NotRequired[
         Annotated[
             list[PinnedSidecar],
-            Says("The files of `gvisor-bin/`, if this runsc starts any.", "with `gvisor_sentry`"),
+            Says(
+                "The files of `gvisor-bin/`, if this runsc starts any.",
+                "= `stage.sidecars`; with `gvisor_sentry`",
+            ),
         ]
     ]
     release: NotRequired[
         Annotated[
-            str | None, Says("The release of runsc and its sidecars, if any; null if unknown.", "its form")
+            str | None,
+            Says(
+                "The release of runsc and its sidecars, if any; null if unknown.",
+                "its form; `stage.version`, if any",
+            ),
         ]
     ]
 
@@ -119,33 +126,40 @@ class ValidateFacts(TypedDict):
 class Directory(TypedDict):
     """A directory of the engine's own."""
 
-    path: Annotated[str, Says("Its absolute path.")]
-    owner: Annotated[int, Says("The uid that owns it.", "`user`")]
-    mode: Annotated[str, Says("Its permissions, four octal digits.", "`0700`")]
-    created: Annotated[bool, Says("Whether this run created it.")]
+    path: Annotated[
+        str, Says("Its absolute path.", "= by `container`, `sandbox.id`; of `programs`: `stage.path`")
+    ]
+    owner: Annotated[int, Says("The uid that owns it.", "= `user`")]
+    mode: Annotated[str, Says("Its permissions, four octal digits.", "= `0700`")]
+    created: Annotated[
+        bool, Says("Whether this run created it.", "runtime's, if runsc's root; never a sandbox's")
+    ]
 
 
 class Sandbox(TypedDict):
     """The sandbox that a pod's container joins."""
 
-    id: Annotated[str, Says("Its container id.")]
-    directories: Annotated[list[Directory], Says("Its directory, and runsc's root.", "two of them")]
-    sha256: Annotated[str, Says("SHA-256 of the runsc that it runs, in hexadecimal.")]
+    id: Annotated[str, Says("Its container id.", "= by its `directories`")]
+    directories: Annotated[list[Directory], Says("Its directory, and runsc's root.", "= two")]
+    sha256: Annotated[str, Says("SHA-256 of the runsc that it runs, in hexadecimal.", "= `stage.sha256`")]
 
 
 class SecureRootFacts(TypedDict):
     """The container's directories and its lock."""
 
-    user: Annotated[int, Says("The effective uid.", "`host.user`")]
+    user: Annotated[int, Says("The effective uid.", "= `host.user`")]
     directories: Annotated[
         list[Directory],
         Says(
             "Base, container, runsc's root and runtime directory.",
-            "four; each in the one before, by `container`",
+            "= four, each in the one before, by `container`",
         ),
     ]
-    lock: Annotated[str, Says("The path of the lock that is held.", "`directories`")]
-    cleaned: Annotated[list[str], Says("Leftovers of an earlier run of this container, removed.")]
+    lock: Annotated[str, Says("The path of the lock that is held.", "= by `directories`")]
+    cleaned: Annotated[
+        list[str],
+        Says("Leftovers of an earlier run of this container, removed.", "runsc's root, or staged programs"),
+    ]
     sandbox: NotRequired[Annotated[Sandbox, Says("Only for a pod's container: the sandbox that it joins.")]]
     programs: NotRequired[Annotated[Directory, Says("The program's directory, if not the container's own.")]]
 
@@ -155,24 +169,23 @@ class Copy(TypedDict):
 
     path: Annotated[
         str,
-        Says(
-            "Its path.",
-            "in `secure_root.programs`, if any, else in runsc's root; a sidecar's in `gvisor-bin/` beside runsc's",
-        ),
+        Says("Its path.", "= `exec.argv`; in `programs` or runsc's root; a sidecar's beside"),
     ]
     sha256: Annotated[
         str,
-        Says(
-            "Its SHA-256, in hexadecimal; from an earlier run unless `hashed`.",
-            "its form; runsc's: `sandbox.sha256`, if any",
-        ),
+        Says("Its SHA-256, in hexadecimal; from an earlier run unless `hashed`.", free="bytes"),
     ]
-    size: Annotated[int, Says("Its size in bytes.", "that of its `identity`")]
-    mode: Annotated[str, Says("Its permissions, four octal digits.", "`0555`; `0500` in formats 1 and 2")]
+    size: Annotated[int, Says("Its size in bytes.", "= that of its `identity`")]
+    mode: Annotated[str, Says("Its permissions, four octal digits.", "= `0555`; `0500` in formats 1 and 2")]
     pinned: Annotated[Identity, Says("The source after copying: still unchanged.", "its `identity`")]
-    from_store: Annotated[bool, Says("Whether it is a link to a copy that an earlier run made.")]
+    from_store: Annotated[
+        bool,
+        Says("Whether it is a link to a copy that an earlier run made.", "`hashed`, `compared`, `shared`"),
+    ]
     made_from: Annotated[Identity, Says("The file that the copy was made from.", "its `identity`")]
-    shared: Annotated[bool, Says("Whether the store and other containers share the file.", "`from_store`")]
+    shared: Annotated[
+        bool, Says("Whether the store and other containers share the file.", "true if `from_store`")
+    ]
     hashed: Annotated[
         bool,
         Says(
@@ -184,7 +197,7 @@ class Copy(TypedDict):
         bool,
         Says(
             "Whether this run compared the whole copy with the pinned file.",
-            "`from_store`, and the file is another user's",
+            "= by `from_store`, and whether the file is another user's",
         ),
     ]
 
@@ -192,7 +205,7 @@ class Copy(TypedDict):
 class StagedSidecar(Copy):
     """The copy of a sidecar."""
 
-    name: Annotated[str, Says("Its name in `gvisor-bin/`.", "as `validate.sidecars`, in their order")]
+    name: Annotated[str, Says("Its name in `gvisor-bin/`.", "= `validate.sidecars`")]
 
 
 class StageFacts(Copy):
@@ -209,27 +222,27 @@ class StageFacts(Copy):
         ]
     ]
     sidecars: NotRequired[
-        Annotated[list[StagedSidecar], Says("The copies of its sidecars, if any.", "`validate.sidecars`")]
+        Annotated[list[StagedSidecar], Says("The copies of its sidecars, if any.", "= `validate.sidecars`")]
     ]
 
 
 class ApplyPolicyFacts(TypedDict):
     """The outcome of the execute policy."""
 
-    outcome: Annotated[PolicyOutcome, Says("Whether it is enforced.", "the header's `options`")]
-    mechanism: Annotated[str | None, Says("What enforces it; null if nothing does.", "`outcome`")]
+    outcome: Annotated[PolicyOutcome, Says("Whether it is enforced.", "= by the other facts, `options`")]
+    mechanism: Annotated[str | None, Says("What enforces it; null if nothing does.", "= by `outcome`")]
     strength: Annotated[
         Strength | None,
         Says(
             "`host`: no program of the host can be executed from its place; `sealed`: no new file either.",
-            "`open`",
+            "= by `open`",
         ),
     ]
     allowed: Annotated[
         list[str],
         Says(
             "The paths below which files can still be executed, or of such files.",
-            "the bundle's, then exactly the set's",
+            "the bundle's of `asked.mounts`, then the set's",
         ),
     ]
     open: Annotated[
@@ -237,62 +250,43 @@ class ApplyPolicyFacts(TypedDict):
         Says(
             "The bypasses found: `memfd`; `stdin`, `stdout`, `stderr`, `fd N`, what can be executed by a descriptor; "
             "`allowed`, files written there; `mount`, a new file system; `terminal`, input for the caller's.",
-            "`strength`",
+            "`strength`; their order",
         ),
     ]
     ids: Annotated[
         Ids | None,
-        Says("The ids in the supervisor's user namespace.", "`outcome`"),
+        Says("The ids in the supervisor's user namespace.", "null if not enforced"),
     ]
-    reason: Annotated[str | None, Says("Why it is not enforced, in words.", "`outcome`")]
+    reason: Annotated[str | None, Says("Why it is not enforced, in words.", "null if enforced, else words")]
 
 
 class ExecFacts(TypedDict):
     """The arguments of execve."""
 
-    argv: Annotated[list[str], Says("The arguments.", "exactly those the engine gives")]
-    environment: Annotated[dict[str, str], Says("All variables.", "exactly the engine's")]
-    bundle: Annotated[Bundle, Says("The bundle, checked again.", "the header's")]
-
-
-class RefuseFacts(TypedDict):
-    """What the refused run removed."""
-
-    cleaned: Annotated[list[str], Says("What this run had created and removed.")]
-    left: Annotated[list[str], Says("What it could not remove, and why.")]
-
-
-class Error(TypedDict):
-    """Why the run was refused."""
-
-    step: Annotated[str, Says("What refused: a step or another part of the engine.", "`state`")]
-    reason: Annotated[ReasonCode, Says("The reason, as a code that never changes.", "`state`")]
-    what: Annotated[str, Says("What is wrong, in words.")]
-    hint: Annotated[str, Says("What to do about it, in words.")]
-
-
-class Error1(TypedDict):
-    """Why the run was refused, in format 1."""
-
-    step: Annotated[str, Says("What refused.")]
-    what: Annotated[str, Says("What is wrong, in words.")]
-    remedy: Annotated[str, Says("What to do about it, in words.")]
+    argv: Annotated[list[str], Says("The arguments.", "= those that the engine gives")]
+    environment: Annotated[dict[str, str], Says("All variables.", "= the engine's")]
+    bundle: Annotated[Bundle, Says("The bundle, checked again.", "= the header's")]
 
 
 class Header(msgspec.Struct, forbid_unknown_fields=True, gc=False, kw_only=True):
     """The first line. The fields are in the order in which the engine writes them."""
 
-    seq: Annotated[int, Says("The number of the line.", "0")]
-    time: Annotated[Time, Says("When it was written: RFC 3339, UTC, microseconds.", "UTC")]
+    seq: Annotated[int, Says("The number of the line.", "= 0")]
+    time: Annotated[Time, Says("When it was written: RFC 3339, UTC, microseconds.", free="clock")]
     monotonic_ns: Annotated[
         Monotonic | msgspec.UnsetType,
-        Says("The same by CLOCK_MONOTONIC, in nanoseconds; older engines wrote none."),
+        Says(
+            "The same by CLOCK_MONOTONIC, in nanoseconds; older engines wrote none.",
+            "at most that of the next line",
+        ),
     ] = msgspec.UNSET
-    container: Annotated[str, Says("The container's id.")]
-    previous: Annotated[None, Says("There is no line before it.")]
-    format: Annotated[int, Says("The format's number.", "1 to 3")]
-    engine: Annotated[str, Says("The engine's version.")]
-    spec: Annotated[str, Says("SHA-256 of `specs/GVisorRuntime.tla`, in hexadecimal.", "the verifier's own")]
+    container: Annotated[str, Says("The container's id.", "= the moves'; a plain name")]
+    previous: Annotated[None, Says("There is no line before it.", "= null")]
+    format: Annotated[int, Says("The format's number.", "1 to 3; not 1 if `asked` is there")]
+    engine: Annotated[str, Says("The engine's version.", free="engine")]
+    spec: Annotated[
+        str, Says("SHA-256 of `specs/GVisorRuntime.tla`, in hexadecimal.", "= the verifier's own")
+    ]
     options: Annotated[Options, Says("The options of the run.")]
     bundle: Annotated[Bundle, Says("The bundle to run.")]
     host: Annotated[Host, Says("The host, and the user of the run.")]
@@ -319,28 +313,25 @@ _Error = TypeVar("_Error", Error, Error1)
 class Record(msgspec.Struct, Generic[_Facts, _Error], forbid_unknown_fields=True, gc=False, kw_only=True):
     """A further line: a move, with the facts of its trigger."""
 
-    seq: Annotated[int, Says("The number of the line.", "one more than the line before")]
+    seq: Annotated[int, Says("The number of the line.", "= one more than the line before")]
     time: Annotated[
         Time,
-        Says(
-            "When it was written: RFC 3339, UTC, microseconds.",
-            "without `monotonic_ns`: not before the line before",
-        ),
+        Says("When it was written: RFC 3339, UTC, microseconds.", free="clock"),
     ]
     monotonic_ns: Annotated[
         Monotonic | msgspec.UnsetType,
         Says(
             "The same by CLOCK_MONOTONIC, which no step of the clock changes, in nanoseconds.",
-            "there if the header has one; not before the line before",
+            "not before the line before; there if the header has one",
         ),
     ] = msgspec.UNSET
-    container: Annotated[str, Says("The container's id.", "the header's")]
+    container: Annotated[str, Says("The container's id.", "= the header's")]
     previous: Annotated[
-        str, Says("SHA-256 of the line before with its newline, in hexadecimal.", "the line before")
+        str, Says("SHA-256 of the line before with its newline, in hexadecimal.", "= the line before")
     ]
-    state: Annotated[str, Says("The state before.", "the lifecycle")]
-    trigger: Annotated[str, Says("The step, or `refuse`.", "the lifecycle")]
-    next: Annotated[str, Says("The state after.", "the lifecycle")]
+    state: Annotated[str, Says("The state before.", "= the lifecycle")]
+    trigger: Annotated[str, Says("The step, or `refuse`.", "= the lifecycle")]
+    next: Annotated[str, Says("The state after.", "= the lifecycle")]
     facts: Annotated[
         _Facts, Says("What the step established; see below, by trigger.", "the machine's guards")
     ]

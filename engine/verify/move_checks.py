@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,12 +20,8 @@ _OTHER_STEPS = frozenset(
         *("create", "restore", "run", "start"),
     }
 )
-_SIGNALS = frozenset(
-    {
-        *(each.name for each in signal.Signals),
-        *(f"SIGRTMIN{number}" for number in range(signal.SIGRTMAX - signal.SIGRTMIN + 1)),
-    }
-)
+#: Linux has no more, CONFIG_NR_CPUS.
+_MAX_CPUS = 8192
 _STEPS: Mapping[str, State] = {str(row.trigger): row.sources[0] for row in STEPS}
 
 
@@ -100,16 +95,10 @@ def _of_refusal(refused: Facts, _: Header, known: Known) -> str | None:
     return None
 
 
-def _of_end(end: Facts, *_: object) -> str | None:
-    name = end["signal"]
-    return None if name is None or name in _SIGNALS else f"there is no signal {name!r:.80}"
-
-
 _CHECKS: Mapping[str, Callable[[Facts, Header, Known], str | None]] = {
     Trigger.SECURE_ROOT: _of_root,
     Trigger.APPLY_POLICY: _of_policy,
     Trigger.REFUSE: _of_refusal,
-    Trigger.END: _of_end,
 }
 
 
@@ -132,3 +121,10 @@ def check_duration(end: Record[Any, Any], exec_: Record[Any, Any]) -> None:
         raise BadLineError(
             FaultCode.TIME_GOES_BACK, "its duration is longer than the time since the line of the hand-off"
         )
+
+
+def check_resources(end: Record[Any, Any], header: Header) -> None:
+    """No more time on CPUs was used than all of them have since the header. Raises `BadLineError`."""
+    used = end.facts["resources"]
+    if used["user_us"] + used["system_us"] > (end.seconds_since(header) + 1) * 1e6 * _MAX_CPUS:
+        raise BadLineError(FaultCode.FACTS_CONTRADICT, "it used more time on CPUs than there was")

@@ -22,7 +22,13 @@ from engine.traces.reader import BadLineError, read_header, read_record
 from engine.traces.schema import Header, Record
 from engine.verify.asked import contradiction
 from engine.verify.faults import Fault, FaultCode
-from engine.verify.move_checks import check_counter, check_duration, check_facts, check_refusal
+from engine.verify.move_checks import (
+    check_counter,
+    check_duration,
+    check_facts,
+    check_refusal,
+    check_resources,
+)
 from engine.verify.trace_file import HEADER, MAX_LINE, STDIN, lines_of, open_trace
 
 if TYPE_CHECKING:
@@ -334,6 +340,7 @@ class _Walk:
             check_duration(move, self.moves[-1])
             if self.header is not None:
                 check_counter(move, self.header)
+                check_resources(move, self.header)
         self._undoes = state if trigger == _EXEC else None
         self._seq, self._time, self.state = move.seq, move.time, move.next
         self._monotonic = move.monotonic_ns

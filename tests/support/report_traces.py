@@ -31,6 +31,7 @@ _FIXED = frozenset(
         "ids",
         "network",
         "exec_policy",
+        "platform",
         "sha256",
         "boot",
         "type",
@@ -91,6 +92,8 @@ def credulous() -> Iterator[None]:
     with (
         patch.object(trace_check, "_GUARDS", dict.fromkeys(trace_check._GUARDS, ())),
         patch.object(trace_check, "contradiction", lambda _header: None),
+        patch.object(trace_check, "check_facts", lambda *_: None),
+        patch.object(trace_check, "check_refusal", lambda *_: None),
         patch.object(controls, "_holds", lambda _guard, _evidence: True),
     ):
         yield

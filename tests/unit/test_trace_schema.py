@@ -15,7 +15,8 @@ from engine.lifecycle.machine import REASONS
 from engine.lifecycle.spec_graph import spec_graph
 from engine.traces import reader
 from engine.traces.move import FORMAT, Trigger
-from engine.traces.schema import ERRORS, FACTS, Error, Header, Record
+from engine.traces.refusal_schema import Error
+from engine.traces.schema import ERRORS, FACTS, Header, Record
 from engine.verify.evidence import Outcome, judge
 from engine.verify.trace_check import Verdict, verify
 from tests.support.objects import changed

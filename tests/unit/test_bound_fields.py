@@ -1,0 +1,162 @@
+"""Every field of a trace is bound or free, and a change of a bound one is reported, with its line.
+
+Real traces of every kind are changed in one field, or two, numbered and chained anew, and judged with config.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from engine.lifecycle.spec_graph import spec_graph
+from engine.traces.asked_schema import FREE
+from engine.traces.schema import FACTS, Header, Record
+from engine.verify.trace_check import judge
+from engine.verify.with_bundle import differs
+from tests.support.forgeries import OUTSIDE, Leaf, at, changed, is_exact, leaves, others, table_of
+from tests.support.stories import CONFIG, STEPS, Line, Story, written
+from tests.unit.test_forged_traces import of_a_set
+from tools.trace_fields import fields
+
+STORIES: dict[str, Callable[[Path], list[Line]]] = {
+    "root": Story().lines,
+    "user": Story(user=1000, rootless=True).lines,
+    "enforced": Story(user=1000, rootless=True, enforced=True, required=True).lines,
+    "a set of files": of_a_set,
+    "trusted path": Story(found_by="trusted path").lines,
+    "PATH": Story(found_by="PATH", user=1000).lines,
+    "ended": Story(end="ended", supervised=True).lines,
+    "ended by a signal": Story(end="ended", supervised=True, signal="SIGKILL").lines,
+    "execve refused": Story(end="refused").lines,
+    **{f"refused in {STEPS[n]}": Story(steps=n, end="refused").lines for n in range(6)},
+}
+MOST_FREE = 12
+
+
+def tables() -> Iterator[type]:
+    """Every table of the schema."""
+    from engine.traces.refusal_schema import Error
+
+    found: list[type] = [Header, Record, *FACTS.values(), Error]
+    for kind in found:
+        yield kind
+        found += [
+            inner
+            for _, hint, _ in fields(kind)
+            if (inner := table_of(hint)) is not None and inner not in found
+        ]
+
+
+def test_every_field_is_bound_or_free() -> None:
+    for kind in tables():
+        for name, hint, says in fields(kind):
+            if table_of(hint) is None and (kind, name) != (Record, "facts"):
+                assert bool(says.bound) is not bool(says.free), f"{kind.__name__}.{name}"
+            assert says.free in ("", *FREE), f"{kind.__name__}.{name}"
+
+
+def test_few_fields_are_free() -> None:
+    free = {
+        # A sidecar's copy has the fields of runsc's, and each line has a time.
+        f"{kind.__name__}.{name}".replace("StagedSidecar.", "StageFacts.").replace("Record.", "Header.")
+        for kind in tables()
+        for name, _, says in fields(kind)
+        if says.free
+    }
+    assert len(free) <= MOST_FREE, sorted(free)
+
+
+@cache
+def traces() -> dict[str, list[Line]]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as place:
+        return {
+            name: lines(Path(place) / str(number)) for number, (name, lines) in enumerate(STORIES.items())
+        }
+
+
+def reported(lines: list[Line]) -> int | None:
+    """The line that is reported of these, chained anew, with the config.json at hand; None if they conform."""
+    judged = judge("", [line + b"\n" for line in written(lines)], spec_graph())
+    if judged.result.fault is not None:
+        return judged.result.fault.line
+    assert judged.header is not None
+    return None if differs(judged.header, CONFIG) is None else 1
+
+
+def wrong_values(lines: list[Line], leaf: Leaf) -> list[Any]:
+    """Values in the place of this one that no engine wrote there."""
+    value = at(lines, leaf)
+    if leaf.says.free or leaf.field == "Record.previous":
+        return []
+    found = others(value, leaf.kind) if is_exact(leaf, lines) else OUTSIDE.get(leaf.field, [])
+    return [other for other in found if other != value]
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_a_trace_that_was_not_changed_conforms(name: str) -> None:
+    assert reported(traces()[name]) is None
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_a_change_of_a_bound_field_is_reported(name: str) -> None:
+    lines = traces()[name]
+    taken = [
+        (leaf.field, leaf.line, other)
+        for leaf in leaves(lines)
+        for other in wrong_values(lines, leaf)
+        if reported(changed(lines, leaf, other)) is None
+    ]
+    assert not taken
+
+
+def go_together(one: Leaf, two: Leaf, lines: list[Line]) -> bool:
+    """Whether one of these is bound by the other and may have several values: both may be right again."""
+    return any(
+        f"`{other.field.partition('.')[2]}`" in leaf.says.bound and not is_exact(leaf, lines)
+        for leaf, other in ((one, two), (two, one))
+    )
+
+
+def is_within(one: Leaf, two: Leaf) -> bool:
+    return one.line == two.line and one.place[: len(two.place)] == two.place
+
+
+@settings(
+    derandomize=True,
+    deadline=None,
+    max_examples=300,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+@given(st.data())
+def test_a_change_of_two_bound_fields_is_reported(data: st.DataObject) -> None:
+    lines = traces()[data.draw(st.sampled_from(sorted(STORIES)))]
+    bound = [leaf for leaf in leaves(lines) if wrong_values(lines, leaf)]
+    one, two = data.draw(st.lists(st.sampled_from(bound), min_size=2, max_size=2, unique=True))
+    assume(not (go_together(one, two, lines) or is_within(one, two) or is_within(two, one)))
+    forged = lines
+    for leaf in (one, two):
+        forged = changed(forged, leaf, data.draw(st.sampled_from(wrong_values(lines, leaf))))
+    assert reported(forged) is not None, (one, two)
+
+
+def test_a_free_field_is_taken_as_it_is() -> None:
+    taken, free = set(), set()
+    for lines in traces().values():
+        for leaf in leaves(lines):
+            if leaf.says.free:
+                free.add(leaf.field)
+                if any(
+                    reported(changed(lines, leaf, other)) is None
+                    for other in others(at(lines, leaf), leaf.kind)
+                    if other != at(lines, leaf)
+                ):
+                    taken.add(leaf.field)
+    assert free == taken
