@@ -68,23 +68,37 @@ def verify(paths: Sequence[str], config: bytes, graph: SpecGraph | None = None) 
         yield result
 
 
+def recorded_of(config: bytes, path: str) -> dict[str, Any]:
+    """What the header of a run of the bundle at `path` with this config.json has of it: digest, hooks, hints, `asked`.
+
+    Nothing on the host is looked at. Raises `BundleError`.
+    """
+    document = parse(config)
+    hooks = document.get("hooks", {})
+    return {
+        "sha256": sha256(config),
+        "hooks": sum(len(hooks.get(kind, ())) for kind in KINDS_OF_HOOKS),
+        "hints": hints(document),
+        "asked": asked_facts(_Config(document, path)),
+    }
+
+
 def differs(header: Header, config: bytes) -> str | None:
     """What the header says of the bundle and the config.json with the bytes `config` does not; None if nothing."""
     bundle = header.bundle
     if sha256(config) != bundle["sha256"]:
         return f"{CONFIG_NAME} has another digest than the trace"
     try:
-        document = parse(config)
+        whole = recorded_of(config, bundle["path"])
     except BundleError as error:
         return f"no run has it: {error.what}"
-    hooks = document.get("hooks", {})
-    whole: dict[str, Any] = {"number of hooks": sum(len(hooks.get(kind, ())) for kind in KINDS_OF_HOOKS)}
-    said: dict[str, Any] = {"number of hooks": bundle["hooks"]}
-    whole["annotations"], said["annotations"] = hints(document), bundle.get("hints", {})
+    said: dict[str, Any] = {**bundle, "hints": bundle.get("hints", {})}
+    names = [name for name in ("hooks", "hints") if whole[name] != said[name]]
     if isinstance(header.asked, dict):
-        whole |= _comparable(asked_facts(_Config(document, bundle["path"])))
-        said |= _comparable(header.asked)
-    names = sorted(name for name in whole.keys() | said.keys() if whole.get(name) != said.get(name))
+        there, recorded = _comparable(whole["asked"]), _comparable(header.asked)
+        names += sorted(
+            name for name in there.keys() | recorded.keys() if there.get(name) != recorded.get(name)
+        )
     return f"{CONFIG_NAME} does not ask for the {names[0]} that is recorded" if names else None
 
 
