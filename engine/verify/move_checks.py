@@ -14,7 +14,7 @@ from engine.traces.schema import Header, Record
 from engine.verify.faults import FaultCode
 
 #: What else can refuse a run: other parts of the engine, by the `step` of their errors, and verbs of engine-oci.
-_OTHER_STEPS = frozenset(
+_OTHERS = frozenset(
     {
         *("usage", "bundle", "user", "trace", "runsc", "spec", "network", "pod", "engine"),
         *("create", "restore", "run", "start"),
@@ -23,6 +23,8 @@ _OTHER_STEPS = frozenset(
 #: Linux has no more, CONFIG_NR_CPUS.
 _MAX_CPUS = 8192
 _STEPS: Mapping[str, State] = {str(row.trigger): row.sources[0] for row in STEPS}
+#: Everything that can refuse a run.
+PARTS = _OTHERS | _STEPS.keys()
 
 
 def check_refusal(state: State, error: Mapping[str, Any]) -> None:
@@ -36,7 +38,7 @@ def check_refusal(state: State, error: Mapping[str, Any]) -> None:
         raise BadLineError(
             FaultCode.REASON_OF_ANOTHER_STATE, f"in {state} no run is refused for the reason {reason}"
         )
-    if error["step"] not in _STEPS and error["step"] not in _OTHER_STEPS:
+    if error["step"] not in PARTS:
         raise BadLineError(
             FaultCode.STEP_OF_ANOTHER_STATE, f"nothing that is called {error['step']!r:.80} refuses a run"
         )

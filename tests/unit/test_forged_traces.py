@@ -7,6 +7,7 @@ numbered as the engine does it.
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args, is_typeddict
@@ -717,3 +718,28 @@ def test_a_field_that_is_no_fact_is_still_no_fact(tmp_path: Path) -> None:
     result = check(lines, tmp_path / "forged")
     assert result.fault is not None
     assert result.fault.code == FaultCode.NOT_OF_SCHEMA
+
+
+def test_every_part_that_refuses_a_run_is_known() -> None:
+    """A command that starts no run, or that only reads traces, refuses none."""
+    for module in ("cli.run", "lifecycle.runner", "oci.creation", "oci.network", "oci.pod", "runsc.command"):
+        importlib.import_module(f"engine.{module}")
+    from engine.errors import EngineError
+    from engine.verify.move_checks import PARTS
+
+    def parts(kind: type[EngineError]) -> Iterator[str]:
+        if isinstance(step := kind.step, str):
+            yield step
+        for each in kind.__subclasses__():
+            yield from parts(each)
+
+    others = {"check", "audit", "diagram", "gc", "report", "workers", "signature", "detach"}
+    assert set(parts(EngineError)) - others <= PARTS
+
+
+def test_a_refusal_by_what_refuses_nothing_is_noticed(tmp_path: Path) -> None:
+    lines = Story(steps=3, end="refused").lines(tmp_path / "good")
+    lines[-1]["error"]["step"] = "elsewhere"
+    result = check(lines, tmp_path / "forged")
+    assert result.fault is not None
+    assert result.fault.code == FaultCode.STEP_OF_ANOTHER_STATE
