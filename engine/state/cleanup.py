@@ -252,8 +252,11 @@ def remove_container(base: PrivateDirectory, container: PrivateDirectory) -> boo
         from engine.state.trees import remove_trees
 
         remove_trees(container, sorted(others))
-    if CGROUPS in names:
-        return False
+    if CGROUPS in names:  # not removed, or not yet looked at, for a link in the place of our directory
+        from engine.state import cgroups
+
+        if not cgroups.remove_listed(container):
+            return False
     os.unlink(LOCK, dir_fd=container.descriptor)
     if not container.is_named_in(base.descriptor):
         return False

@@ -18,10 +18,14 @@ class RefuseFacts(TypedDict):
     """What the refused run removed."""
 
     cleaned: Annotated[
-        list[str], Says("What this run had created and removed.", "below `directories`, `programs`")
+        list[str],
+        Says(
+            "What this run had created and removed.",
+            "below `directories`, `programs`; absolute where `secure_root` failed",
+        ),
     ]
     left: Annotated[
-        list[str], Says("What it could not remove, and why.", "a name and why; none before `secure_root`")
+        list[str], Says("What it could not remove, and why.", "a name and why; none before `validate`")
     ]
 
 

@@ -84,17 +84,24 @@ def _of_refusal(refused: Facts, _: Header, known: Known) -> str | None:
     cleaned, left = refused["cleaned"], refused["left"]
     if not (cleaned or left):
         return None
-    if (root := known.get("secure_root")) is None:
+    if "validate" not in known:
         return "it removed something, and had made nothing"
-    places = [root["directories"][0]["path"]]
-    if "programs" in root:
-        places.append(root["programs"]["path"])
     for path in cleaned:
-        if os.path.normpath(path) != path or not any(path.startswith(f"{place}/") for place in places):
+        if os.path.normpath(path) != path or not _is_in_own_places(path, known):
             return f"it removed {path!r:.80}, which is not the engine's"
     if not all(": " in each for each in left):
         return "it does not say why something is left"
     return None
+
+
+def _is_in_own_places(path: str, known: Known) -> bool:
+    """Whether the engine could have made `path`; where it had not secured its directories yet, any absolute one."""
+    if (root := known.get("secure_root")) is None:
+        return path.startswith("/")
+    places = [root["directories"][0]["path"]]
+    if "programs" in root:
+        places.append(root["programs"]["path"])
+    return any(path.startswith(f"{place}/") for place in places)
 
 
 _CHECKS: Mapping[str, Callable[[Facts, Header, Known], str | None]] = {

@@ -67,7 +67,10 @@ class Processes:
                 hint="free memory, or use fewer --jobs",
             ) from None
         finally:
-            pool.shutdown(cancel_futures=True)
+            with contextlib.suppress(
+                OSError
+            ):  # at the interpreter's end its pipes may be closed already, EBADF
+                pool.shutdown(cancel_futures=True)
 
 
 def _begin() -> None:

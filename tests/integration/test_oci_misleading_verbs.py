@@ -124,7 +124,7 @@ def test_detached_exec_keeps_an_argument_with_detach(oci: Oci, has_pid_file: boo
 @pytest.mark.parametrize("has_pid_file", [True, False])
 def test_detached_exec_with_a_terminal_keeps_detach(oci: Oci, has_pid_file: bool) -> None:
     container = named_detach(oci, oci.engine.shell(FOREVER))
-    path = Path(os.path.relpath(oci.engine.make_directory("detach"))) / "console"
+    path = oci.engine.make_directory("detach") / "console"
     flags = ("--console-socket", path, *(("--pid-file", f"{path}-pid") if has_pid_file else ()))
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))

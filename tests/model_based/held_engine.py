@@ -71,6 +71,7 @@ NOT_STOPPED_AT = {
         "is of a policy's probe, which says here what the test chose",
     ),
     **dict.fromkeys(("get_blocking", "dup2"), "is of a command's standard streams, no step's"),
+    **dict.fromkeys(("setpgid", "kill", "wait4"), "is of a supervisor, which takes no step"),
     "urandom": "fails on no kernel that the engine runs on, getrandom(2)",
     **dict.fromkeys(
         ("pidfd_open", "killpg"), "is of the OCI verbs' deletion and of the doctor, which no step of a run is"
