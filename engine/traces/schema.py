@@ -131,9 +131,7 @@ class Directory(TypedDict):
     ]
     owner: Annotated[int, Says("The uid that owns it.", "= `user`")]
     mode: Annotated[str, Says("Its permissions, four octal digits.", "= `0700`")]
-    created: Annotated[
-        bool, Says("Whether this run created it.", "runtime's, if runsc's root; never a sandbox's")
-    ]
+    created: Annotated[bool, Says("Whether this run created it.", "never a sandbox's")]
 
 
 class Sandbox(TypedDict):

@@ -56,10 +56,7 @@ def check_facts(move: Record[Any, Any], header: Header, known: Known) -> None:
 
 
 def _of_root(root: Facts, *_: object) -> str | None:
-    """Under the lock nobody else makes a directory in one that this run has made."""
-    runsc_root, runtime = root["directories"][2:]
-    if runsc_root["created"] and not runtime["created"]:
-        return "its runtime directory was there before the directory that it is in"
+    """Only a sandbox that is there can be joined."""
     if "sandbox" in root and any(each["created"] for each in root["sandbox"]["directories"]):
         return "it created the directories of a sandbox that was there"
     return None
