@@ -255,8 +255,13 @@ def remove_container(base: PrivateDirectory, container: PrivateDirectory) -> boo
     if CGROUPS in names:  # not removed, or not yet looked at, for a link in the place of our directory
         from engine.state import cgroups
 
-        if not cgroups.remove_listed(container):
-            return False
+        try:
+            if not cgroups.remove_listed(container):
+                return False
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            return False  # `delete` has just listed it, and says so
     os.unlink(LOCK, dir_fd=container.descriptor)
     if not container.is_named_in(base.descriptor):
         return False
