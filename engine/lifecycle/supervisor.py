@@ -10,7 +10,6 @@ In specs/Supervision.tla: `Wait`, `EndTheRest`, `End`, `CleanUp`.
 from __future__ import annotations
 
 import _socket
-import contextlib
 import fcntl
 import json
 import os
@@ -19,6 +18,7 @@ import struct
 import time
 
 from engine.lifecycle.forwarding import Forwarding
+from engine.linux.files import leave_caller
 from engine.linux.signals import Blocked
 from engine.quick import import_transitions
 from engine.runsc.arguments import kill_arguments
@@ -175,7 +175,7 @@ class _Supervisor:
 
     def watch(self, child: int, channel: _socket.socket, blocked: Blocked) -> int:
         """Wait for the run's end, record it, and clean up: the exit code for this process."""
-        _let_go(channel.fileno())
+        leave_caller({channel.fileno()}, standard=(0, 1))
         channel.setblocking(False)
         if self._oom is not None:
             self._oom.begin()
@@ -261,15 +261,3 @@ def _executes(child: int, program: int) -> bool:
         return os.path.samestat(os.stat(f"/proc/{child}/exe"), os.fstat(program))
     except OSError:
         return False
-
-
-def _let_go(channel: int) -> None:
-    """Keep nothing of the caller's but stderr: not its pipes, not its directory. Raises `OSError`."""
-    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    for standard in (0, 1):
-        os.dup2(nothing, standard)
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) != channel:
-            with contextlib.suppress(OSError):  # the listing's own is closed by now
-                os.close(int(name))
-    os.chdir("/")

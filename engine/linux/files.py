@@ -283,3 +283,15 @@ def close_all_but(kept: Collection[int]) -> None:
         if (descriptor := int(name)) not in kept:
             with contextlib.suppress(OSError):  # the descriptor of the listing itself
                 os.close(descriptor)
+
+
+def leave_caller(kept: Collection[int], *, standard: Collection[int] = (0, 1, 2)) -> None:
+    """Hold nothing of the caller's: not its directory, the streams `standard`, or descriptors but those in `kept`.
+
+    What reads the caller's output then sees its end, whatever this process waits for. Raises `OSError`.
+    """
+    os.chdir("/")
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for stream in standard:
+        os.dup2(nothing, stream)
+    close_all_but({0, 1, 2, *kept})

@@ -22,7 +22,7 @@ import time
 from collections.abc import Collection, Sequence
 
 from engine.errors import EngineError, Reason
-from engine.linux.files import close_all_but
+from engine.linux.files import leave_caller
 from engine.linux.regular_files import replace_file
 from engine.oci.container import Container, ContainerError, unreadable
 from engine.oci.request import Request
@@ -132,7 +132,7 @@ def _become_monitor(
         signal.set_wakeup_fd(signalled, warn_on_full_buffer=False)
         for number in signal.valid_signals() - _OWN_SIGNALS - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, lambda *_: None)
-        _leave({exec_.note, exec_.program, tell, acknowledged, signalled, told, alive})
+        leave_caller({exec_.note, exec_.program, tell, acknowledged, signalled, told, alive})
         code = _monitor(exec_, told, tell, acknowledged, alive)
     finally:
         os._exit(code)
@@ -200,7 +200,7 @@ class _Guard:
         self._runsc = os.fork()
         if self._runsc == 0:
             _become_runsc(self._exec.found, request, [*given, *flags], command, preserved, kept, console)
-        _leave({note, self._exec.program, self._signals, self._tell, *kept} - {living})
+        leave_caller({note, self._exec.program, self._signals, self._tell, *kept} - {living})
 
     def main(self) -> NoReturn:
         """Pass on signals until the exec has ended; then tell the monitor the exit code."""
@@ -289,15 +289,6 @@ def _take_terminal(request: Request, console: str) -> None:
             reason=Reason.FAILURE,
             hint="give the path of a socket on which the manager listens",
         ) from None
-
-
-def _leave(kept: set[int]) -> None:
-    """Hold nothing of the exec and of its caller but the descriptors `kept`."""
-    os.chdir("/")
-    null = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1, 2):
-        os.dup2(null, standard)
-    close_all_but({0, 1, 2, *kept})
 
 
 def _code(status: int) -> int:
