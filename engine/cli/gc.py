@@ -17,15 +17,18 @@ if TYPE_CHECKING:
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     parser = add_command(
-        commands, "gc", _gc, "remove what finished containers left; never what a living one needs"
+        commands,
+        "gc",
+        _gc,
+        "remove what finished containers left, but no trace; never what a living one needs",
     )
     traces = parser.add_mutually_exclusive_group()
-    traces.add_argument("--keep-traces", action="store_true", help="keep all traces")
+    traces.add_argument("--keep-traces", action="store_true", help="keep all traces, as without an option")
     traces.add_argument(
         "--traces-older-than",
         type=_age,
         metavar="AGE",
-        help="remove only older traces, those of managers' containers too: 90m, 12h, 30d, 8w",
+        help="remove older traces, too: 90m, 12h, 30d, 8w",
     )
 
 
@@ -41,7 +44,7 @@ def _age(text: str) -> int:
 def _gc(options: argparse.Namespace) -> int:
     from engine.state.gc import collect
 
-    found = collect(os.environ, keep_traces=options.keep_traces, traces_older_than=options.traces_older_than)
+    found = collect(os.environ, traces_older_than=options.traces_older_than)
     if options.json:
         print(
             json.dumps(

@@ -6,7 +6,6 @@ The machine says what may happen, the steps do it; only here are the two combine
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Mapping
 
 from engine import __version__
@@ -25,9 +24,8 @@ from engine.linux.files import PrivateDirectory, UntrustedPathError
 from engine.options import Network, Platform, RunOptions
 from engine.runsc.arguments import RUN, RunscArguments
 from engine.runsc.execute import SignalGuard
-from engine.state import cgroups
+from engine.state import cgroups, evidence
 from engine.state.base import chosen_base, open_base
-from engine.state.container import component, open_container
 from engine.traces.move import PolicyOutcome, Trigger
 from engine.traces.writer import Trace, header
 
@@ -229,10 +227,16 @@ class _Run:
     def _secure_root(self) -> StateDirs:
         join = self._manager.join if self._manager is not None else lambda _: None
         root = self._keep(secure_root(self._options.container_id, self._environment, join))
-        self._trace.create_in(root.container)
+        self._create_trace(root.base)
         if self._manager is not None:
             self._keep(self._manager.secured(root, self._trace.path))
         return root
+
+    def _create_trace(self, base: PrivateDirectory) -> None:
+        """Give the trace a file where those of containers in `base` lie, unless it has one. Raises `TraceError`."""
+        if self._trace.path is None:
+            with contextlib.closing(evidence.open_place(base, self._environment)) as place:
+                self._trace.create_in(place, named=self._options.container_id)
 
     def _prepare(self, root: StateDirs, staged: Staged, binary: Validated, program: int | None) -> HandOff:
         if self._manager is not None:
@@ -265,7 +269,7 @@ class _Run:
             open_until_recorded.callback(self._close_trace)
             try:
                 if self._trace.path is None:
-                    self._find_a_place_for_the_trace(open_until_recorded)
+                    self._find_a_place_for_the_trace()
                 self._lifecycle.perform(Trigger.REFUSE, lambda: _Refusal(error, tuple(cleaned), tuple(left)))
                 if self._trace.is_lost:
                     self._warn(f"{NO_TRACE}: somebody removed it")
@@ -289,22 +293,15 @@ class _Run:
         except TraceError as lost:
             self._warn(f"the trace of this refusal may be cut: {lost.what}; {lost.hint}")
 
-    def _find_a_place_for_the_trace(self, held: contextlib.ExitStack) -> None:
-        """Record a run that was refused before it had directories where they would have been.
-
-        The container's lock is taken if it is free, so that gc does not interfere.
-        """
+    def _find_a_place_for_the_trace(self) -> None:
+        """Give the trace of a run that was refused before it had directories the file that it would have had."""
         try:
             base = open_base(chosen_base(self._environment))
-            held.callback(os.close, base.descriptor)
-            container, lock = open_container(base, component(self._options.container_id))
-            held.callback(os.close, container.descriptor)
-            if lock is not None:
-                held.callback(os.close, lock)
-            self._trace.create_in(container)
         except (OSError, UntrustedPathError) as error:
             raise TraceError(
                 str(error),
                 reason=Reason.FAILURE if isinstance(error, OSError) else Reason.ROOT_NOT_PRIVATE,
                 hint="give a path with --trace FILE",
             ) from None
+        with contextlib.closing(base):
+            self._create_trace(base)

@@ -20,7 +20,7 @@ from engine.lifecycle.secure_root import PodSandbox, StateDirs
 from engine.lifecycle.stage import Staged
 from engine.lifecycle.staged_file import StagedFile
 from engine.linux.boot import boot_id
-from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
+from engine.linux.files import PrivateDirectory, UntrustedPathError
 from engine.linux.process import die_with_parent, started
 from engine.oci import pod
 from engine.oci.container import ContainerError, NoSuchError
@@ -30,10 +30,10 @@ from engine.oci.removal import remove, remove_partial_create
 from engine.oci.request import Request, say
 from engine.options import ExecPolicy, Network, Platform, RunOptions, exec_policy_name
 from engine.runsc.arguments import RunscArguments, build_global_flags
-from engine.state import cgroups, elsewhere, record
+from engine.state import cgroups, elsewhere, evidence, record
 from engine.state.base import VARIABLE, default_base, open_base
 from engine.state.cleanup import forget
-from engine.state.container import OCI_RECORD, TRACES, component
+from engine.state.container import OCI_RECORD, component
 from engine.state.record import Program, Record, Sidecar
 from engine.traces.writer import Trace
 
@@ -234,7 +234,7 @@ def _become(
                 from engine.bundle.program import check
 
                 check(bundle, options, with_program=request.verb != "restore")
-            traces = _open_traces(base_path)
+            traces = _open_traces(base_path, environment)
             run(
                 bundle,
                 options,
@@ -334,11 +334,11 @@ def _require_unique(request: Request, container_id: str) -> None:
         )
 
 
-def _open_traces(base_path: str) -> PrivateDirectory:
-    """Open the directory of the traces; create it if needed. Raises `SecureRootError`."""
+def _open_traces(base_path: str, environment: Mapping[str, str]) -> PrivateDirectory:
+    """Open the directory of the traces; create it if needed. Raises `SecureRootError` and `TraceError`."""
     try:
         with contextlib.closing(open_base(base_path)) as base:
-            return make_private_directory(base.descriptor, base.path, TRACES)
+            return evidence.open_place(base, environment)
     except UntrustedPathError as error:
         raise SecureRootError(
             str(error), reason=Reason.ROOT_NOT_PRIVATE, hint="give another directory with --root"

@@ -153,6 +153,14 @@ def reach_base(path: str, *, make: bool) -> str:
         os.close(parent.descriptor)
 
 
+def open_or_reach(path: str) -> PrivateDirectory:
+    """As `open_base`, for a path whose parents may be missing, or links that may be followed. Raises as it."""
+    try:
+        return open_base(path)
+    except (FileNotFoundError, UntrustedPathError):
+        return open_base(reach_base(path, make=True))
+
+
 def _open_parent(path: str) -> tuple[Opened, str]:
     """The directory that contains the base, checked and open, and the base's name in it."""
     if "\0" in path:

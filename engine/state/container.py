@@ -1,14 +1,14 @@
 """The directory of one container, and its lock.
 
     <base>/<component>/lock                       held, by flock(2), while the supervisor lives
-    <base>/<component>/trace-<time>-<random>.jsonl   the trace of a run
     <base>/<component>/oci.json                   the record of a manager's container
     <base>/<component>/cgroups                    the cgroups that runsc is to make for a run
     <base>/<component>/runsc-root/                runsc's own state (`--root`)
                        runsc-root/runtime/        TMPDIR and XDG_RUNTIME_DIR of runsc
                        runsc-root/exec-allow/stage-*/runsc   its program, if that lies with the state, or
     <base>/<component>/programs                   a link that names its stage directory elsewhere (`programs`)
-    <base>/traces/<id>-<time>-<random>.jsonl      the traces of managers' containers, which outlive them
+    <base>/traces/                                traces, which outlive their containers, if they lie here (`evidence`)
+    <base>/<component>/trace-<time>-<random>.jsonl   the trace of a run of an older engine
 
 The lock's descriptor stays open over execve into the supervisor, `runsc run`, which ends with its container. So the
 kernel says whether the container is alive: whoever can take the lock may remove what it protects.

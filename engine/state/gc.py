@@ -13,13 +13,12 @@ from dataclasses import dataclass
 
 from engine.errors import EngineError, Reason, hint_for
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
-from engine.state import elsewhere, programs, store
+from engine.state import elsewhere, evidence, programs, store
 from engine.state import retention as old_traces
 from engine.state.base import chosen_base, open_existing_base
 from engine.state.cleanup import (
     in_use_reason,
     remove_container,
-    remove_if_unused,
     remove_leftovers,
     remove_stage,
 )
@@ -52,37 +51,37 @@ class Collected:
     failed: tuple[tuple[str, str], ...]
 
 
-def collect(
-    environment: Mapping[str, str], *, keep_traces: bool = False, traces_older_than: float | None = None
-) -> Collected:
+def collect(environment: Mapping[str, str], *, traces_older_than: float | None = None) -> Collected:
     """Remove every container directory under the artifact base whose lock can be taken, then unused programs.
 
     Unless a base was chosen, also in this user's other bases (`engine.state.legacy`).
 
-    `keep_traces`: traces stay, and their directory with them. `traces_older_than`: seconds; younger traces stay, older
-    ones go, also those of managers' containers. Entries that are not the engine's stay and are listed. Raises `GcError`
-    if the base cannot be trusted.
+    Traces stay, and a container's directory with one in it. `traces_older_than`: seconds; older traces go, wherever
+    they lie. Entries that are not the engine's stay and are listed. Raises `GcError` if the base cannot be trusted.
     """
     path, base = _open_base(environment)
     before = None if traces_older_than is None else time.time() - traces_older_than
     sweeps = []
+    foreign: list[str] = []
     if base is not None:
-        sweeps.append(_swept(base, before, keep_traces=keep_traces))
+        sweeps.append(_swept(base, before))
     try:
         others = other_bases(environment)
     except OSError as error:
         raise GcError(
             f"{error.filename!r}: {error.strerror}", reason=Reason.FAILURE, hint=hint_for(error, _HINT)
         ) from None
-    foreign = []
     for other in others:
         try:
             if (found := open_existing_base(other)) is not None:
-                sweeps.append(_swept(found, before, keep_traces=keep_traces))
+                sweeps.append(_swept(found, before))
         except (UntrustedPathError, OSError, GcError):
             foreign.append(other)
     elsewhere.prune()
     removed, failed = _collect_programs(path)
+    if before is not None:
+        old = _old_traces(path, environment, before)
+        removed, foreign, failed = (*removed, *old.removed), [*foreign, *old.foreign], (*failed, *old.failed)
     return Collected(
         path,
         (*(gone for sweep in sweeps for gone in sweep.removed), *removed),
@@ -92,7 +91,7 @@ def collect(
     )
 
 
-def _swept(base: PrivateDirectory, before: float | None, *, keep_traces: bool) -> _Sweep:
+def _swept(base: PrivateDirectory, before: float | None) -> _Sweep:
     """Collect what is in `base`, and close it. Raises `GcError`."""
     with contextlib.closing(base):
         try:
@@ -101,7 +100,7 @@ def _swept(base: PrivateDirectory, before: float | None, *, keep_traces: bool) -
             raise GcError(
                 f"{base.path!r}: {error.strerror}", reason=Reason.FAILURE, hint=hint_for(error, _HINT)
             ) from None
-        sweep = _Sweep(base, before, keep_traces=keep_traces)
+        sweep = _Sweep(base, before)
         for name in names:
             if is_component(name):
                 sweep.do(name, sweep.container)
@@ -110,9 +109,30 @@ def _swept(base: PrivateDirectory, before: float | None, *, keep_traces: bool) -
             elif name not in _NO_CONTAINERS:
                 sweep.foreign.append(os.path.join(base.path, name))
         if before is not None:
-            sweep.do(TRACES, sweep.managers_traces)
+            sweep.do(TRACES, sweep.traces)
         sweep.do(store.STORE, sweep.store)  # last: by now only live containers have links to it
     return sweep
+
+
+def _old_traces(base: str, environment: Mapping[str, str], before: float) -> Old:
+    """Remove the old traces that lie apart from the bases."""
+    removed: list[str] = []
+    foreign: list[str] = []
+    failed: list[tuple[str, str]] = []
+    for path in evidence.places(base, environment):
+        try:
+            place = open_existing_base(path)
+            if place is not None:
+                with contextlib.closing(place):
+                    old = old_traces.remove_in_place(place, None, before)
+                removed += old.removed
+                foreign += old.foreign
+                failed += old.failed
+        except UntrustedPathError:
+            foreign.append(path)
+        except OSError as error:
+            failed.append((_named(error) or path, error.strerror or str(error)))
+    return Old(tuple(removed), tuple(foreign), tuple(failed))
 
 
 def _collect_programs(base: str) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
@@ -129,7 +149,7 @@ def _collect_programs(base: str) -> tuple[tuple[str, ...], tuple[tuple[str, str]
     if place is None:
         return (), ()
     with contextlib.closing(place):
-        sweep = _Sweep(place, None, keep_traces=True)
+        sweep = _Sweep(place, None)
         for name in sorted(os.listdir(place.descriptor)):
             if programs.is_stage(name):
                 sweep.do(name, sweep.stage)
@@ -146,10 +166,9 @@ def _named(error: OSError) -> str | None:
 class _Sweep:
     """One collection in `base`. Traces written before the time `before` are removed, time(2)."""
 
-    def __init__(self, base: PrivateDirectory, before: float | None, *, keep_traces: bool) -> None:
+    def __init__(self, base: PrivateDirectory, before: float | None) -> None:
         self._base = base
         self._before = before
-        self._keep_traces = keep_traces or before is not None
         self.removed: list[str] = []
         self.alive: list[str] = []
         self.foreign: list[str] = []
@@ -188,21 +207,21 @@ class _Sweep:
                     self._finished(container)
 
     def _finished(self, container: PrivateDirectory) -> None:
-        gone: list[str] = []
-        if self._keep_traces:
-            gone = remove_leftovers(self._base, container)
-            if self._before is not None:
-                gone += self._noted(old_traces.remove_in_container(container, self._before))
-            whole = remove_if_unused(self._base, container)
-        else:
-            whole = remove_container(self._base, container)
+        gone = remove_leftovers(self._base, container)
+        if self._before is not None:
+            gone += self._noted(old_traces.remove_in_container(container, self._before))
+        has_traces = any(name.startswith("trace-") for name in os.listdir(container.descriptor))
+        whole = not has_traces and remove_container(self._base, container)
         self.removed += [container.path] if whole else gone
         if not whole and CGROUPS in os.listdir(container.descriptor):
             self.alive.append(container.path)  # others' cgroups are in its
 
-    def managers_traces(self, _: str) -> None:
+    def traces(self, _: str) -> None:
+        """Remove the old traces that lie in the base itself."""
         if self._before is not None:
-            self.removed += self._noted(old_traces.remove_of_managers(self._base, self._before))
+            place = open_private_directory(self._base.descriptor, self._base.path, TRACES)
+            with contextlib.closing(place):
+                self.removed += self._noted(old_traces.remove_in_place(place, self._base, self._before))
 
     def stage(self, name: str) -> None:
         """Remove a stage directory that nobody uses."""

@@ -33,7 +33,7 @@ from engine.linux.files import (
 from engine.linux.locks import lock
 from engine.linux.namespaces import unmapped_uid
 from engine.runsc.installation import RUNSC, SIDECARS
-from engine.state.base import NAME, default_base, open_base, open_existing_base, ordinary_user, reach_base
+from engine.state.base import NAME, default_base, open_existing_base, open_or_reach, ordinary_user
 from engine.state.container import PROGRAMS
 
 PROGRAM = RUNSC
@@ -82,7 +82,7 @@ def open_place(base: PrivateDirectory) -> PrivateDirectory | None:
     if path is None:
         return None
     try:
-        place = _open(path)
+        place = open_or_reach(path)
     except (UntrustedPathError, OSError):
         if can_have_them:
             return None
@@ -91,14 +91,6 @@ def open_place(base: PrivateDirectory) -> PrivateDirectory | None:
         return place
     place.close()
     return None
-
-
-def _open(path: str) -> PrivateDirectory:
-    try:
-        return open_base(path)
-    except (FileNotFoundError, UntrustedPathError):
-        # A directory above it is missing, or is a link that may be followed.
-        return open_base(reach_base(path, make=True))
 
 
 def foresee(base: str) -> str | None:

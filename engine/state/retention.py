@@ -1,6 +1,7 @@
 """Removes traces that were not written for a given time, once their container is gone.
 
-A trace that anybody has open for writing stays: the kernel gives no lease on it.
+A trace that anybody has open for writing stays: the kernel gives no lease on it. Where traces of several bases lie, the
+trace says in which base its container was.
 
 Sources: fcntl(2) (leases), inode(7), signal(7).
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -18,14 +20,16 @@ from dataclasses import dataclass
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.linux.locks import take_lease
 from engine.linux.regular_files import open_own
+from engine.state.base import open_existing_base
 from engine.state.cleanup import in_use_reason
-from engine.state.container import TRACES, component, take_lock_to_remove
+from engine.state.container import component, take_lock_to_remove
 
 _WRITTEN = r"\d{8}T\d{6}Z-[0-9a-f]{8}\.jsonl"
 _WRITTEN_LENGTH = len("-20260101T000000Z-01234567.jsonl")
-#: As `Trace.create_in` names them: in a container's own directory, and in the one of managers' containers.
+#: As `Trace.create_in` names them: in a container's own directory, by an older engine, and where they lie now.
 _IN_CONTAINER = re.compile(rf"trace-{_WRITTEN}", re.ASCII)
-_OF_MANAGER = re.compile(rf"([A-Za-z0-9_][A-Za-z0-9_.+-]*)-{_WRITTEN}", re.ASCII)
+_IN_PLACE = re.compile(rf"([A-Za-z0-9_][A-Za-z0-9_.+-]*)-{_WRITTEN}", re.ASCII)
+_SECURED = b'"trigger":"secure_root"'
 #: The signature by `engine trace sign`: removed with its trace.
 _SIGNATURE = ".sig"
 
@@ -45,28 +49,23 @@ def remove_in_container(container: PrivateDirectory, before: float) -> Old:
     return _remove(container, names, before, lambda _: True)
 
 
-def remove_of_managers(base: PrivateDirectory, before: float) -> Old:
-    """Remove those in `traces` whose container is gone.
+def remove_in_place(place: PrivateDirectory, base: PrivateDirectory | None, before: float) -> Old:
+    """Remove those in `place` whose container is gone, from `base` or the base that the trace names.
 
-    Raises `UntrustedPathError` and `OSError` if that directory cannot be read.
+    Raises `OSError` if the directory cannot be read.
     """
-    try:
-        traces = open_private_directory(base.descriptor, base.path, TRACES)
-    except FileNotFoundError:
-        return Old((), (), ())
-    with closing(traces):
-        ours, foreign = [], []
-        for name in sorted(os.listdir(traces.descriptor)):
-            if _OF_MANAGER.fullmatch(name):
-                ours.append(name)
-            elif not _OF_MANAGER.fullmatch(name.removesuffix(_SIGNATURE)):
-                foreign.append(os.path.join(traces.path, name))
-        old = _remove(traces, ours, before, lambda name: _is_over(base, name))
+    ours, foreign = [], []
+    for name in sorted(os.listdir(place.descriptor)):
+        if _IN_PLACE.fullmatch(name):
+            ours.append(name)
+        elif not _IN_PLACE.fullmatch(name.removesuffix(_SIGNATURE)):
+            foreign.append(os.path.join(place.path, name))
+    old = _remove(place, ours, before, lambda trace: _is_over(base, trace))
     return Old(old.removed, (*foreign, *old.foreign), old.failed)
 
 
 def _remove(
-    directory: PrivateDirectory, names: Iterable[str], before: float, is_over: Callable[[str], bool]
+    directory: PrivateDirectory, names: Iterable[str], before: float, is_over: Callable[[_Own], bool]
 ) -> Old:
     removed: list[str] = []
     foreign: list[str] = []
@@ -76,7 +75,7 @@ def _remove(
         try:
             with closing(_Own(directory, name)) as trace:
                 # In this order: once nobody writes it the run is handed off, so that its container can be found.
-                if trace.status.st_mtime >= before or trace.is_written() or not is_over(name):
+                if trace.status.st_mtime >= before or trace.is_written() or not is_over(trace):
                     continue
                 trace.unlink()
             removed.append(path)
@@ -101,7 +100,7 @@ class _Own:
     """
 
     def __init__(self, directory: PrivateDirectory, name: str) -> None:
-        self._directory, self._name = directory, name
+        self._directory, self.name = directory, name
         self._descriptor = open_own(directory, name)
         self.status = os.fstat(self._descriptor)
 
@@ -118,15 +117,42 @@ class _Own:
         fcntl.fcntl(self._descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
         return False
 
+    def base(self) -> str | None:
+        """The path of the base that the trace names; None if it names none. Raises `OSError`."""
+        with open(os.dup(self._descriptor), "rb") as file:
+            for line in file:
+                with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
+                    if _SECURED in line and isinstance(
+                        path := json.loads(line)["facts"]["directories"][0]["path"], str
+                    ):
+                        return path
+        return None
+
     def unlink(self) -> None:
         """Remove the name if it is still this file's. Raises `OSError`."""
-        named = os.stat(self._name, dir_fd=self._directory.descriptor, follow_symlinks=False)
+        named = os.stat(self.name, dir_fd=self._directory.descriptor, follow_symlinks=False)
         if os.path.samestat(named, self.status):
-            os.unlink(self._name, dir_fd=self._directory.descriptor)
+            os.unlink(self.name, dir_fd=self._directory.descriptor)
 
 
-def _is_over(base: PrivateDirectory, name: str) -> bool:
-    """Whether the container of the trace `name` is gone, or its id is a later container's. Raises `OSError`."""
+def _is_over(base: PrivateDirectory | None, trace: _Own) -> bool:
+    """Whether the container of the `trace` is gone, or its id is a later container's. Raises `OSError`."""
+    if base is not None and not _is_over_in(base, trace.name):
+        return False
+    path = trace.base()
+    if path is None or (base is not None and path == base.path):
+        return True
+    try:
+        other = open_existing_base(path)
+    except UntrustedPathError:
+        return False  # unknown
+    if other is None:
+        return True
+    with closing(other):
+        return _is_over_in(other, trace.name)
+
+
+def _is_over_in(base: PrivateDirectory, name: str) -> bool:
     where = component(name[:-_WRITTEN_LENGTH])
     try:
         container = open_private_directory(base.descriptor, base.path, where)

@@ -228,9 +228,10 @@ def test_what_is_made_is_private_whatever_the_callers_umask(engine: Engine, mask
         finished = engine.finish(engine.start(["sh", "-c", f'umask {mask}; exec "$@"', "sh", *command]))
         assert finished.code == 42, finished
     container = engine.container(container_id)
-    for directory in (engine.base, container, container / "runsc-root", container / "runsc-root" / "runtime"):
+    root = container / "runsc-root"
+    for directory in (engine.base, engine.base / "traces", container, root, root / "runtime"):
         assert directory.stat().st_mode & 0o7777 == 0o700
-    for path in (container / "lock", *container.glob("trace-*")):
+    for path in (container / "lock", *engine.traces(container_id)):
         assert path.stat().st_mode & 0o7777 & ~0o600 == 0
 
 

@@ -88,8 +88,8 @@ def test_nothing_is_left_but_a_trace_in_the_base(engine: Engine) -> None:
     container_id = engine.new_id()
     finished = engine.run(engine.bundle("/bin/true"), "--supervise", "--id", container_id)
     assert finished.code == 0, finished
-    (trace,) = engine.container(container_id).glob("trace-*")
-    assert sorted(os.listdir(engine.container(container_id))) == ["lock", trace.name]
+    (trace,) = engine.traces(container_id)
+    assert not engine.container(container_id).exists()
     assert end_of(trace)["exit_code"] == 0
     assert cgroups_of(container_id) == []
     assert engine.run(engine.bundle("/bin/true", name="again"), "--supervise", "--id", container_id).code == 0

@@ -87,10 +87,10 @@ def test_the_trace_tells_what_was_executed(engine: Engine, runsc: Path) -> None:
     assert engine.finish(process, b"\n").code == 9
 
 
-def test_trace_is_private_and_lies_with_the_container(engine: Engine) -> None:
+def test_trace_is_private_and_lies_apart_from_the_container(engine: Engine) -> None:
     container_id = engine.new_id()
     assert engine.run(engine.shell("exit 42"), "--id", container_id).code == 42
-    (path,) = engine.container(container_id).glob("trace-*.jsonl")
+    (path,) = engine.traces(container_id)
     status = path.lstat()
     assert (stat.S_IMODE(status.st_mode), status.st_uid) == (0o600, engine.caller.uid)
     assert stat.S_ISREG(status.st_mode)
@@ -102,7 +102,7 @@ def test_a_trace_can_be_kept_elsewhere(engine: Engine) -> None:
     assert engine.run(engine.shell("exit 42"), "--id", container_id, "--trace", path.name).code == 42
     assert _moves(read_trace(path)) == STEPS
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert not list(engine.container(container_id).glob("trace-*"))
+    assert engine.traces(container_id) == []
 
 
 def test_two_runs_of_one_id_leave_two_traces(engine: Engine) -> None:
@@ -110,7 +110,7 @@ def test_two_runs_of_one_id_leave_two_traces(engine: Engine) -> None:
     bundle = engine.shell("exit 42")
     for _ in range(2):
         assert engine.run(bundle, "--id", container_id).code == 42
-    traces = [read_trace(path) for path in engine.container(container_id).glob("trace-*")]
+    traces = [read_trace(path) for path in engine.traces(container_id)]
     assert [_moves(trace) for trace in traces] == [STEPS, STEPS]
 
 
@@ -340,9 +340,9 @@ def test_stage_refuses_a_copy_too_large_and_removes_it(idle_engine: Engine) -> N
 
 
 def _only_traces(engine: Engine) -> bool:
-    """Whether nothing is left beneath the base but a container's directory with traces, and their lock."""
+    """Whether nothing is left beneath the base but traces."""
     files = [path for path in engine.base.rglob("*") if path.parent != engine.base]
-    return bool(files) and all(path.name == "lock" or path.name.startswith("trace-") for path in files)
+    return bool(files) and all(path.parent == engine.base / "traces" for path in files)
 
 
 def _on_a_tmpfs(engine: Engine, options: str) -> tuple[Finished, list[dict[str, Any]]]:

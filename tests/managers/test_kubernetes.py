@@ -17,7 +17,7 @@ while :; do sleep 0.1; done
 FETCH = "for i in 1 2 3 4 5 6 7 8 9; do wget -qO- http://127.0.0.1/ && exit 3; sleep 0.3; done; exit 1"
 
 #: The example's `Root`, in which runc's shim makes one for each namespace.
-TRACES = f"/run/containerd/gvisor-engine/{NAMESPACE}/traces"
+TRACES = "/var/lib/gvisor-engine/traces"
 
 
 def test_two_containers_of_a_pod_share_its_sandbox(kubelet: Kubelet, arena: Arena, is_ours: bool) -> None:

@@ -312,7 +312,7 @@ def test_a_pod_starts_and_stops_as_one(podman: Podman, arena: Arena, is_ours: bo
     members = podman("ps", "--filter=pod=together", "--quiet", "--no-trunc").ok().split()
     assert len(members) == 3
     if is_ours:
-        verify_traces(arena, "/run/gvisor-engine/traces", *members)
+        verify_traces(arena, "/var/lib/gvisor-engine/traces", *members)
     for container in (first, second):
         podman.wait_for_log(container, "ready")
         said = podman("exec", container, "sh", "-c", "echo inside; exit 4")
@@ -385,4 +385,4 @@ def test_every_container_leaves_a_trace_that_verifies(podman: Podman, arena: Are
     container = podman.shell("echo traced")
     podman("wait", container).ok()
     podman("rm", container).ok()
-    verify_traces(arena, "/run/gvisor-engine/traces", container)
+    verify_traces(arena, "/var/lib/gvisor-engine/traces", container)

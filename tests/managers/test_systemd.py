@@ -24,6 +24,7 @@ UNIT = Path(__file__).parents[2] / "examples" / "systemd" / "engine@.service"
 #: Where the example's unit looks for bundles, and where containers of it and others leave what they leave.
 BUNDLES = Path("/var/lib/gvisor-engine")
 BASE = "/run/gvisor-engine"
+TRACES = "/var/lib/gvisor-engine/traces"
 ENGINE = Path(sys.executable).with_name("engine")
 
 
@@ -128,7 +129,7 @@ def test_a_stopped_unit_lets_its_program_clean_up(booted: Booted) -> None:
     starts(booted, unit_name(name), "lives")
     stopped(booted, unit_name(name))
     assert "cleaned" in said(booted, unit_name(name))
-    (trace,) = (booted.root(BASE) / component(name)).glob("trace-*")
+    (trace,) = (booted.root(TRACES)).glob(f"{name}-*.jsonl")
     end = json.loads(trace.read_text().splitlines()[-1])
     assert (end["next"], end["facts"]["exit_code"]) == ("ended", 7)
 
@@ -142,7 +143,8 @@ def test_detached_run_leaves_only_its_trace(booted: Booted) -> None:
         booted.run("systemctl", "kill", f"--signal={how}", unit).ok()
         eventually("its end", lambda unit=unit: booted.show(unit, "ActiveState") == "inactive")  # type: ignore[misc]
         kept = [str(path) for path in booted.root(BASE).rglob("*") if not path.is_dir()]
-        assert [path for path in kept if "trace-" not in path and not path.endswith("/lock")] == []
+        assert kept == []
+        assert len(list(booted.root(TRACES).glob(f"{name}-*.jsonl"))) == 1
 
 
 def test_an_id_that_is_alive_is_not_taken_again(booted: Booted) -> None:

@@ -115,7 +115,7 @@ STEPS = tuple(trigger for trigger in Trigger if trigger not in (Trigger.END, Tri
 
 Line = dict[str, Any]
 
-_TRACE = re.compile(r"/(trace-[^/]*|traces/\d+)\.jsonl( \(deleted\))?$")
+_TRACE = re.compile(r"/traces/(\d+|[^/]+-\d{8}T\d{6}Z-[0-9a-f]{8})\.jsonl( \(deleted\))?$")
 
 
 # -- a run and what is known of it --------------------------------------------------------------------------------
@@ -786,7 +786,7 @@ class Runs(RuleBasedStateMachine):
             return
         container = f"base/{component(actor.id)}"
         allowed: set[str] = set()
-        if actor.job["trace"] is None or container in actor.before:
+        if container in actor.before:
             allowed |= {container, f"{container}/{LOCK}"}
         left = self.world.everything_in_base() - actor.before - allowed
         # A lock that could not be taken may be another's by now, so it is nobody's to remove.
@@ -1152,7 +1152,7 @@ def forget(runs: Runs, actor: Actor) -> None:
         actor.engine.dismiss()
     actor.forget_trace()
     runs.actors.remove(actor)
-    for trace in runs.world.base.glob("*/trace-*"):
+    for trace in runs.world.base.glob("traces/*.jsonl"):
         trace.unlink()
 
 

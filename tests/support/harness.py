@@ -29,7 +29,7 @@ import engine
 from engine.lifecycle.spec_files import specs_directory
 from engine.runsc.binary import platform_package
 from engine.runsc.installation import SIDECARS
-from engine.state.container import component
+from engine.state.container import TRACES, component
 from engine.verify.trace_check import verify
 from tests.support.bundles import NAMESPACES, PROC, write_config
 from tests.support.refusals import one_line, refusal_of
@@ -373,8 +373,12 @@ class Engine:
 
     def trace(self, container_id: str) -> list[dict[str, Any]]:
         """The one trace of this container."""
-        (path,) = self.container(container_id).glob("trace-*.jsonl")
+        (path,) = self.traces(container_id)
         return read_trace(path)
+
+    def traces(self, container_id: str) -> list[Path]:
+        """The traces of the runs of this container, the oldest first."""
+        return sorted((self.base / TRACES).glob(f"{container_id}-*.jsonl"))
 
     def staged(self, container_id: str) -> Path:
         """The staged copy of the container's runsc, as soon as there is one."""

@@ -39,7 +39,7 @@ class World:
         )
 
     def collect(self) -> None:
-        collect(self.environment, keep_traces=False)
+        collect(self.environment)
 
     @property
     def kept(self) -> list[Path]:

@@ -26,13 +26,12 @@ def left_by_a_run(base: Path, name: str = WEB) -> Path:
     stage.mkdir(parents=True)
     (stage / "runsc").write_text("30 MB")
     (stage / "runsc").chmod(0o555)
-    (base / name / "trace-1.jsonl").write_text("{}")
-    (base / name / "lock").touch(mode=0o600)
+    os.mkfifo(base / name / "lock", mode=0o600)
     return base / name
 
 
-def gc(base: Path, *, keep_traces: bool = False) -> Collected:
-    return collect({"ENGINE_ARTIFACT_BASE": str(base)}, keep_traces=keep_traces)
+def gc(base: Path) -> Collected:
+    return collect({"ENGINE_ARTIFACT_BASE": str(base)})
 
 
 def test_gc_removes_everything_of_finished_containers(private: Path) -> None:
@@ -53,13 +52,14 @@ def test_a_live_containers_directory_is_not_touched(private: Path) -> None:
     assert gc(private / "base").removed == (root.container.path,)
 
 
-def test_traces_can_be_kept(private: Path) -> None:
+def test_traces_in_a_containers_directory_stay(private: Path) -> None:
     container = left_by_a_run(private / "base")
-    found = gc(private / "base", keep_traces=True)
+    (container / "trace-1.jsonl").write_text("{}")
+    found = gc(private / "base")
     assert found.removed == (str(container / "runsc-root"),)
     assert (container / "trace-1.jsonl").exists()
     assert not (container / "runsc-root").exists()
-    assert gc(private / "base", keep_traces=True).removed == ()
+    assert gc(private / "base").removed == ()
 
 
 def test_what_is_not_the_engines_is_left_and_named(private: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_directory_of_another_owner_is_left(private: Path) -> None:
     container = left_by_a_run(private / "base")
     os.chown(container, 4242, 4242)
     assert gc(private / "base").foreign == (str(container),)
-    assert (container / "trace-1.jsonl").exists()
+    assert (container / "runsc-root").exists()
 
 
 def test_a_base_that_is_not_private_is_refused_and_not_changed(private: Path) -> None:

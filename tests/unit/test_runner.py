@@ -107,7 +107,7 @@ class World:
         return refusal.value, self.lines()
 
     def lines(self) -> list[dict[str, Any]]:
-        path = self.trace if self.trace.exists() else next((self.base / COMPONENT).glob("trace-*"))
+        path = self.trace if self.trace.exists() else next((self.base / "traces").glob("web-*"))
         return [json.loads(line) for line in path.read_text().splitlines()]
 
     def nothing_is_left(self) -> bool:
@@ -512,11 +512,11 @@ def test_run_without_a_place_for_its_trace_takes_no_step(world: World, given: li
     assert given == []
 
 
-def test_the_default_trace_is_in_the_containers_own_directory(world: World, given: list[Any]) -> None:
+def test_a_chosen_base_has_the_traces_of_its_containers(world: World, given: list[Any]) -> None:
     with pytest.raises(HandedOffError):
         world.run(trace=False)
     assert given
-    [path] = (world.base / COMPONENT).glob("trace-*.jsonl")
+    [path] = (world.base / "traces").glob("web-*.jsonl")
     assert path.stat().st_mode & 0o777 == 0o600
 
 

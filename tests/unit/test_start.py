@@ -43,7 +43,7 @@ RUN = {
     ),
     *(
         f"engine.state{name}"
-        for name in ("", ".base", ".cgroups", ".cleanup", ".container", ".programs", ".store")
+        for name in ("", ".base", ".cgroups", ".cleanup", ".container", ".evidence", ".programs", ".store")
     ),
     *("engine.traces", "engine.traces.asked", "engine.traces.move", "engine.traces.writer"),
     *(f"engine.lifecycle{name}" for name in ("", ".exec", ".guards", ".machine", ".policy")),
