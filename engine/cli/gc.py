@@ -22,6 +22,9 @@ def add(commands: Any) -> None:
         _gc,
         "remove what finished containers left, but no trace; never what a living one needs",
     )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be removed; remove and change nothing"
+    )
     traces = parser.add_mutually_exclusive_group()
     traces.add_argument("--keep-traces", action="store_true", help="keep all traces, as without an option")
     traces.add_argument(
@@ -44,12 +47,13 @@ def _age(text: str) -> int:
 def _gc(options: argparse.Namespace) -> int:
     from engine.state.gc import collect
 
-    found = collect(os.environ, traces_older_than=options.traces_older_than)
+    found = collect(os.environ, traces_older_than=options.traces_older_than, dry_run=options.dry_run)
     if options.json:
         print(
             json.dumps(
                 {
                     "base": found.base,
+                    "dry_run": options.dry_run,
                     "removed": found.removed,
                     "alive": found.alive,
                     "foreign": found.foreign,
@@ -59,7 +63,10 @@ def _gc(options: argparse.Namespace) -> int:
             )
         )
     else:
-        for verb, paths in (("removed", found.removed), ("alive, left", found.alive)):
+        for verb, paths in (
+            ("would remove" if options.dry_run else "removed", found.removed),
+            ("alive, left", found.alive),
+        ):
             for path in paths:
                 print(f"{verb}: {printable(path)}")
         for path in found.foreign:

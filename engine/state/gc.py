@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from engine.errors import EngineError, Reason, hint_for
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
-from engine.state import elsewhere, evidence, programs, store
+from engine.state import elsewhere, evidence, foreseen, programs, store
 from engine.state import retention as old_traces
 from engine.state.base import chosen_base, open_existing_base
 from engine.state.cleanup import (
@@ -23,6 +23,7 @@ from engine.state.cleanup import (
     remove_stage,
 )
 from engine.state.container import CGROUPS, TRACES, is_component, is_ours, take_lock_to_remove
+from engine.state.foreseen import lock_to_look
 from engine.state.legacy import is_shared, other_bases
 from engine.state.retention import Old
 
@@ -51,20 +52,23 @@ class Collected:
     failed: tuple[tuple[str, str], ...]
 
 
-def collect(environment: Mapping[str, str], *, traces_older_than: float | None = None) -> Collected:
+def collect(
+    environment: Mapping[str, str], *, traces_older_than: float | None = None, dry_run: bool = False
+) -> Collected:
     """Remove every container directory under the artifact base whose lock can be taken, then unused programs.
 
     Unless a base was chosen, also in this user's other bases (`engine.state.legacy`).
 
     Traces stay, and a container's directory with one in it. `traces_older_than`: seconds; older traces go, wherever
-    they lie. Entries that are not the engine's stay and are listed. Raises `GcError` if the base cannot be trusted.
+    they lie. `dry_run`: says what would be removed, and changes nothing. Entries that are not the engine's stay and are
+    listed. Raises `GcError` if the base cannot be trusted.
     """
     path, base = _open_base(environment)
     before = None if traces_older_than is None else time.time() - traces_older_than
     sweeps = []
     foreign: list[str] = []
     if base is not None:
-        sweeps.append(_swept(base, before))
+        sweeps.append(_swept(base, before, dry_run=dry_run))
     try:
         others = other_bases(environment)
     except OSError as error:
@@ -74,13 +78,14 @@ def collect(environment: Mapping[str, str], *, traces_older_than: float | None =
     for other in others:
         try:
             if (found := open_existing_base(other)) is not None:
-                sweeps.append(_swept(found, before))
+                sweeps.append(_swept(found, before, dry_run=dry_run))
         except (UntrustedPathError, OSError, GcError):
             foreign.append(other)
-    elsewhere.prune()
-    removed, failed = _collect_programs(path)
+    if not dry_run:
+        elsewhere.prune()
+    removed, failed = _collect_programs(path, dry_run=dry_run)
     if before is not None:
-        old = _old_traces(path, environment, before)
+        old = _old_traces(path, environment, before, dry_run=dry_run)
         removed, foreign, failed = (*removed, *old.removed), [*foreign, *old.foreign], (*failed, *old.failed)
     return Collected(
         path,
@@ -91,7 +96,7 @@ def collect(environment: Mapping[str, str], *, traces_older_than: float | None =
     )
 
 
-def _swept(base: PrivateDirectory, before: float | None) -> _Sweep:
+def _swept(base: PrivateDirectory, before: float | None, *, dry_run: bool) -> _Sweep:
     """Collect what is in `base`, and close it. Raises `GcError`."""
     with contextlib.closing(base):
         try:
@@ -100,7 +105,7 @@ def _swept(base: PrivateDirectory, before: float | None) -> _Sweep:
             raise GcError(
                 f"{base.path!r}: {error.strerror}", reason=Reason.FAILURE, hint=hint_for(error, _HINT)
             ) from None
-        sweep = _Sweep(base, before)
+        sweep = _Sweep(base, before, dry_run=dry_run)
         for name in names:
             if is_component(name):
                 sweep.do(name, sweep.container)
@@ -114,7 +119,7 @@ def _swept(base: PrivateDirectory, before: float | None) -> _Sweep:
     return sweep
 
 
-def _old_traces(base: str, environment: Mapping[str, str], before: float) -> Old:
+def _old_traces(base: str, environment: Mapping[str, str], before: float, *, dry_run: bool) -> Old:
     """Remove the old traces that lie apart from the bases."""
     removed: list[str] = []
     foreign: list[str] = []
@@ -124,7 +129,7 @@ def _old_traces(base: str, environment: Mapping[str, str], before: float) -> Old
             place = open_existing_base(path)
             if place is not None:
                 with contextlib.closing(place):
-                    old = old_traces.remove_in_place(place, None, before)
+                    old = old_traces.remove_in_place(place, None, before, dry_run=dry_run)
                 removed += old.removed
                 foreign += old.foreign
                 failed += old.failed
@@ -135,7 +140,7 @@ def _old_traces(base: str, environment: Mapping[str, str], before: float) -> Old
     return Old(tuple(removed), tuple(foreign), tuple(failed))
 
 
-def _collect_programs(base: str) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+def _collect_programs(base: str, *, dry_run: bool) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
     """Remove unused programs where the programs of `base` lie, if that is apart from the state."""
     try:
         path = programs.foresee(base)
@@ -149,7 +154,7 @@ def _collect_programs(base: str) -> tuple[tuple[str, ...], tuple[tuple[str, str]
     if place is None:
         return (), ()
     with contextlib.closing(place):
-        sweep = _Sweep(place, None)
+        sweep = _Sweep(place, None, dry_run=dry_run)
         for name in sorted(os.listdir(place.descriptor)):
             if programs.is_stage(name):
                 sweep.do(name, sweep.stage)
@@ -166,8 +171,9 @@ def _named(error: OSError) -> str | None:
 class _Sweep:
     """One collection in `base`. Traces written before the time `before` are removed, time(2)."""
 
-    def __init__(self, base: PrivateDirectory, before: float | None) -> None:
+    def __init__(self, base: PrivateDirectory, before: float | None, *, dry_run: bool) -> None:
         self._base = base
+        self._dry_run = dry_run
         self._before = before
         self.removed: list[str] = []
         self.alive: list[str] = []
@@ -195,7 +201,8 @@ class _Sweep:
                 is_shared(self._base.path) and not os.listdir(container.descriptor)
             ):
                 raise UntrustedPathError(container.path, "has no lock of this engine's")
-            with take_lock_to_remove(container) as is_taken:
+            look = lock_to_look if self._dry_run else take_lock_to_remove
+            with look(container) as is_taken:
                 try:
                     is_in_use = not is_taken or in_use_reason(self._base, container) is not None
                 except UntrustedPathError as error:  # ours, and unknown whether it lives
@@ -207,11 +214,13 @@ class _Sweep:
                     self._finished(container)
 
     def _finished(self, container: PrivateDirectory) -> None:
-        gone = remove_leftovers(self._base, container)
+        gone = foreseen.leftovers(container) if self._dry_run else remove_leftovers(self._base, container)
         if self._before is not None:
-            gone += self._noted(old_traces.remove_in_container(container, self._before))
-        has_traces = any(name.startswith("trace-") for name in os.listdir(container.descriptor))
-        whole = not has_traces and remove_container(self._base, container)
+            old = old_traces.remove_in_container(container, self._before, dry_run=self._dry_run)
+            gone += self._noted(old)
+        names = {os.path.join(container.path, name) for name in os.listdir(container.descriptor)} - {*gone}
+        has_traces = any(os.path.basename(name).startswith("trace-") for name in names)
+        whole = not has_traces and (self._dry_run or remove_container(self._base, container))
         self.removed += [container.path] if whole else gone
         if not whole and CGROUPS in os.listdir(container.descriptor):
             self.alive.append(container.path)  # others' cgroups are in its
@@ -221,16 +230,20 @@ class _Sweep:
         if self._before is not None:
             place = open_private_directory(self._base.descriptor, self._base.path, TRACES)
             with contextlib.closing(place):
-                self.removed += self._noted(old_traces.remove_in_place(place, self._base, self._before))
+                self.removed += self._noted(
+                    old_traces.remove_in_place(place, self._base, self._before, dry_run=self._dry_run)
+                )
 
     def stage(self, name: str) -> None:
         """Remove a stage directory that nobody uses."""
         if programs.may_go(self._base, name):
-            remove_stage(self._base, self._base, name)
+            if not self._dry_run:
+                remove_stage(self._base, self._base, name)
             self.removed.append(os.path.join(self._base.path, name))
 
     def store(self, _: str) -> None:
-        store.collect(self._base)
+        if not self._dry_run:
+            store.collect(self._base)
 
     def _noted(self, old: Old) -> tuple[str, ...]:
         """Add the foreign and failed ones to this sweep; the removed ones are returned."""

@@ -23,12 +23,15 @@ from engine.linux.regular_files import open_own
 from engine.state.base import open_existing_base
 from engine.state.cleanup import in_use_reason
 from engine.state.container import component, take_lock_to_remove
+from engine.state.foreseen import lock_to_look
 
 _WRITTEN = r"\d{8}T\d{6}Z-[0-9a-f]{8}\.jsonl"
 _WRITTEN_LENGTH = len("-20260101T000000Z-01234567.jsonl")
 #: As `Trace.create_in` names them: in a container's own directory, by an older engine, and where they lie now.
 _IN_CONTAINER = re.compile(rf"trace-{_WRITTEN}", re.ASCII)
 _IN_PLACE = re.compile(rf"([A-Za-z0-9_][A-Za-z0-9_.+-]*)-{_WRITTEN}", re.ASCII)
+#: Holds a container's lock to look at it, if it is not alive.
+_Look = Callable[[PrivateDirectory], contextlib.AbstractContextManager[bool]]
 _SECURED = b'"trigger":"secure_root"'
 #: The signature by `engine trace sign`: removed with its trace.
 _SIGNATURE = ".sig"
@@ -43,16 +46,21 @@ class Old:
     failed: tuple[tuple[str, str], ...]
 
 
-def remove_in_container(container: PrivateDirectory, before: float) -> Old:
-    """Remove the traces in `container` last written before the time `before`, time(2). The caller holds its lock."""
+def remove_in_container(container: PrivateDirectory, before: float, *, dry_run: bool = False) -> Old:
+    """Remove the traces in `container` last written before the time `before`, time(2). The caller holds its lock.
+
+    `dry_run`: says so, and removes none.
+    """
     names = sorted(filter(_IN_CONTAINER.fullmatch, os.listdir(container.descriptor)))
-    return _remove(container, names, before, lambda _: True)
+    return _remove(container, names, before, lambda _: True, dry_run=dry_run)
 
 
-def remove_in_place(place: PrivateDirectory, base: PrivateDirectory | None, before: float) -> Old:
+def remove_in_place(
+    place: PrivateDirectory, base: PrivateDirectory | None, before: float, *, dry_run: bool = False
+) -> Old:
     """Remove those in `place` whose container is gone, from `base` or the base that the trace names.
 
-    Raises `OSError` if the directory cannot be read.
+    `dry_run`: says so, and removes none. Raises `OSError` if the directory cannot be read.
     """
     ours, foreign = [], []
     for name in sorted(os.listdir(place.descriptor)):
@@ -60,12 +68,18 @@ def remove_in_place(place: PrivateDirectory, base: PrivateDirectory | None, befo
             ours.append(name)
         elif not _IN_PLACE.fullmatch(name.removesuffix(_SIGNATURE)):
             foreign.append(os.path.join(place.path, name))
-    old = _remove(place, ours, before, lambda trace: _is_over(base, trace))
+    look = lock_to_look if dry_run else take_lock_to_remove
+    old = _remove(place, ours, before, lambda trace: _is_over(base, trace, look), dry_run=dry_run)
     return Old(old.removed, (*foreign, *old.foreign), old.failed)
 
 
 def _remove(
-    directory: PrivateDirectory, names: Iterable[str], before: float, is_over: Callable[[_Own], bool]
+    directory: PrivateDirectory,
+    names: Iterable[str],
+    before: float,
+    is_over: Callable[[_Own], bool],
+    *,
+    dry_run: bool,
 ) -> Old:
     removed: list[str] = []
     foreign: list[str] = []
@@ -77,12 +91,14 @@ def _remove(
                 # In this order: once nobody writes it the run is handed off, so that its container can be found.
                 if trace.status.st_mtime >= before or trace.is_written() or not is_over(trace):
                     continue
-                trace.unlink()
+                if not dry_run:
+                    trace.unlink()
             removed.append(path)
             with contextlib.suppress(FileNotFoundError):
                 path += _SIGNATURE
                 with closing(_Own(directory, name + _SIGNATURE)) as signature:
-                    signature.unlink()
+                    if not dry_run:
+                        signature.unlink()
                 removed.append(path)
         except UntrustedPathError:
             foreign.append(path)
@@ -135,9 +151,9 @@ class _Own:
             os.unlink(self.name, dir_fd=self._directory.descriptor)
 
 
-def _is_over(base: PrivateDirectory | None, trace: _Own) -> bool:
+def _is_over(base: PrivateDirectory | None, trace: _Own, look: _Look) -> bool:
     """Whether the container of the `trace` is gone, or its id is a later container's. Raises `OSError`."""
-    if base is not None and not _is_over_in(base, trace.name):
+    if base is not None and not _is_over_in(base, trace.name, look):
         return False
     path = trace.base()
     if path is None or (base is not None and path == base.path):
@@ -149,10 +165,10 @@ def _is_over(base: PrivateDirectory | None, trace: _Own) -> bool:
     if other is None:
         return True
     with closing(other):
-        return _is_over_in(other, trace.name)
+        return _is_over_in(other, trace.name, look)
 
 
-def _is_over_in(base: PrivateDirectory, name: str) -> bool:
+def _is_over_in(base: PrivateDirectory, name: str, look: _Look) -> bool:
     where = component(name[:-_WRITTEN_LENGTH])
     try:
         container = open_private_directory(base.descriptor, base.path, where)
@@ -160,7 +176,7 @@ def _is_over_in(base: PrivateDirectory, name: str) -> bool:
         return True
     except UntrustedPathError:
         return False  # unknown, and gc reports the directory
-    with closing(container), suppress(UntrustedPathError), take_lock_to_remove(container) as is_taken:
+    with closing(container), suppress(UntrustedPathError), look(container) as is_taken:
         if not is_taken:
             return False
         if in_use_reason(base, container) is None:

@@ -190,3 +190,41 @@ def test_directory_of_another_program_with_our_name_is_left(private: Path, other
     found = gc(private / "base")
     assert found.foreign == (str(theirs),)
     assert sorted(path.name for path in theirs.iterdir()) == sorted(others)
+
+
+def everything_below(base: Path) -> dict[str, tuple[int, int, int]]:
+    """Each path below `base`, with the identity and time that a change of it would change."""
+    found = {}
+    for path in [base, *base.rglob("*")]:
+        status = path.lstat()
+        found[str(path)] = (status.st_ino, status.st_mode, status.st_ctime_ns)
+    return found
+
+
+@pytest.mark.parametrize("age", [None, 30 * 86_400])
+def test_a_dry_run_says_what_gc_does_and_changes_nothing(private: Path, age: float | None) -> None:
+    base = private / "base"
+    left_by_a_run(base)
+    with_old, with_young = left_by_a_run(base, "a" * 32), left_by_a_run(base, "b" * 32)
+    alive = secure_root("db", {"ENGINE_ARTIFACT_BASE": str(base)})
+    (base / ("c" * 32)).mkdir(mode=0o700)
+    (base / "notes").mkdir()
+    (base / ("d" * 32)).symlink_to(private)
+    (base / "traces").mkdir(mode=0o700)
+    written = "20260101T000000Z-0123abcd.jsonl"
+    for days, paths in (
+        (60, (with_old / f"trace-{written}", base / f"traces/web-{written}", base / f"traces/db-{written}")),
+        (60, (base / f"traces/web-{written}.sig", base / "traces/notes")),
+        (1, (with_young / f"trace-{written}", base / f"traces/young-{written}")),
+    ):
+        for path in paths:
+            path.write_text("{}\n")
+            os.utime(path, (0, path.stat().st_mtime - days * 86_400))
+    environment = {"ENGINE_ARTIFACT_BASE": str(base)}
+    before = everything_below(base)
+    foreseen = collect(environment, traces_older_than=age, dry_run=True)
+    assert everything_below(base) == before
+    found = collect(environment, traces_older_than=age)
+    assert foreseen == found
+    assert (len(found.removed), len(found.alive)) == ((4 if age is None else 6), 1)
+    alive.close()
