@@ -59,9 +59,10 @@ check *OPTIONS: (_parts "test")
 oci-suites *SUITE: (_parts "oci-suites")
     @exec {{ python }} -P -m tests.others "$@"
 
-# Compile the spec for the engine, after each change of specs/GVisorRuntime.tla
+# Compile for the engine: the spec, and what runsc enforces; after each change of specs/GVisorRuntime.tla or known/*.toml
 [no-exit-message]
 compile: (_parts "test")
+    @{{ python }} -P {{ here }}/tools/compile_enforcement.py
     @exec {{ python }} -P {{ here }}/tools/compile_spec.py
 
 # Redraw what is stale in diagrams/ (as root, with runsc)

@@ -23,6 +23,9 @@ _GOFER_FLAGS = ("--gofer-network-namespace", "new")
 _RELEASE_FLAGS = ("--sidecar-release-enforcement-policy", "ALWAYS")
 #: What `Capabilities.creation_flags` can be, in the form that a trace has; a longer one first.
 CREATION_FLAGS: tuple[list[str], ...] = ([*_GOFER_FLAGS, *_RELEASE_FLAGS], [*_GOFER_FLAGS], [])
+#: The builds that were tried, oldest first: by year and month. What a build does is taken from the newest that is not
+#: newer than it, as far as its bytes tell.
+SEEN = ("2022-12", "2024-07", "2026-08")
 
 
 class Capabilities:
@@ -50,6 +53,13 @@ class Capabilities:
         """The hooks that it runs: createContainer since May 2026 (google/gvisor ae18a84df), startContainer never."""
         later = ("createContainer",) if self.gofer_namespace else ()
         return ("prestart", "createRuntime", *later, "poststart", "poststop")
+
+    @property
+    def generation(self) -> str:
+        """Which of the builds that were `SEEN` it is taken for: systrap came in 2023, the flag in July 2026."""
+        if self.gofer_namespace:
+            return SEEN[2]
+        return SEEN[1] if Platform.SYSTRAP in self.platforms else SEEN[0]
 
     def creation_flags(self) -> tuple[str, ...]:
         """The global flags of a verb that creates a container; other verbs start no gofer and no sidecar."""

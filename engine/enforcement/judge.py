@@ -1,0 +1,101 @@
+"""A bundle held against what is known: what this runsc will not do of what it asks for.
+
+A run imports this, so the data is compiled: `engine/enforcement/table.py`, by `./just compile`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from engine.enforcement.asks import Ask, asks
+from engine.enforcement.table import BY_WORD, ROWS
+from engine.options import RunOptions
+from engine.runsc.capabilities import SEEN, Capabilities
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
+
+    from engine.bundle.grants import Source
+
+#: From this danger on nothing is warned of, nor refused.
+UNSEEN = 5
+ENFORCED = "enforced"
+#: Characters of places in a warning, for each row.
+_MAX_PLACES = 120
+
+
+class Unenforced:
+    """A row of the table that a bundle asks for and a runsc does not do as asked.
+
+    `name`: of the row. `becomes`: `otherwise`, `ignored` or `refused`. `how`: what happens instead, in words; may be
+    empty. `places`: where the bundle asks for it. `by_default`: managers ask for it without being told to.
+    """
+
+    __slots__ = ("becomes", "by_default", "danger", "how", "name", "places", "says")
+
+    def __init__(
+        self, name: str, says: str, danger: int, becomes: str, how: str, *, by_default: bool
+    ) -> None:
+        self.name: Final = name
+        self.says: Final = says
+        self.danger: Final = danger
+        self.becomes: Final = becomes
+        self.how: Final = how
+        self.by_default: Final = by_default
+        self.places: Final[list[str]] = []
+
+    def __str__(self) -> str:
+        where = ", ".join(place for place in self.places if not place.startswith("$"))
+        where = where if len(where) <= _MAX_PLACES else f"{where[:_MAX_PLACES]}…"
+        return f"{self.says}{f' {where}' if where else ''} ({self.becomes})"
+
+
+def unenforced(
+    config: Mapping[str, Any], sources: Mapping[int, Source], options: RunOptions, able: Capabilities
+) -> tuple[Unenforced, ...]:
+    """What of the valid `config`, whose bind mounts have these `sources`, this runsc will not do as asked."""
+    kinds = {index: source.kind for index, source in sources.items()}
+    return judge(
+        asks(config, kinds, options.network),
+        able.generation,
+        has_cgroups=has_cgroups(rootless=options.rootless, ignore_cgroups=options.ignore_cgroups),
+    )
+
+
+def has_cgroups(*, rootless: bool, ignore_cgroups: bool) -> bool:
+    """Whether runsc makes the container's cgroup; without root it drops it and goes on."""
+    return not (rootless or ignore_cgroups)
+
+
+def judge(asked: Iterable[Ask], generation: str, *, has_cgroups: bool) -> tuple[Unenforced, ...]:
+    """What of these words a runsc of that generation does not do as asked, in order of danger."""
+    column = SEEN.index(generation)
+    found: dict[int, Unenforced] = {}
+    for word, place in asked:
+        number = BY_WORD.get(word)
+        if number is None:
+            number = BY_WORD.get(f"{word.partition('=')[0]}=*")
+            if number is None:
+                continue
+        if (known := found.get(number)) is None:
+            name, says, danger, becomes, how, without_cgroups, by_default = ROWS[number]
+            if not has_cgroups and without_cgroups:
+                verdict, told = without_cgroups, "no cgroup is made"
+            else:
+                verdict, told = becomes[column], how[column]
+            if verdict == ENFORCED:
+                continue
+            known = Unenforced(name, says, danger, verdict, told, by_default=by_default)
+            found[number] = known
+        if place not in known.places:
+            known.places.append(place)
+    return tuple(found[number] for number in sorted(found))  # rows are in order of danger
+
+
+def warning(found: Sequence[Unenforced]) -> str | None:
+    """One line on what is not done as asked; None if nothing is worth a word."""
+    said = [str(each) for each in found if each.danger < UNSEEN]
+    return (
+        f"this runsc will not do as asked: {', '.join(said)}; engine check-bundle says how" if said else None
+    )
