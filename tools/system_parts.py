@@ -87,6 +87,8 @@ TEST_PARTS: tuple[Part, ...] = (
         "the networks of containerd's pods",
         lambda: is_there("/usr/lib/cni/ptp"),
     ),
+    ("openssl", "keys and signatures that attestations are tested with", lambda: on_path("openssl")),
+    ("golang-go", "builds another implementation's check of attestations", lambda: on_path("go")),
     (
         "golang-github-opencontainers-specs-dev",
         "the official schema of config.json",
@@ -103,7 +105,6 @@ SUITE_PARTS: tuple[Part, ...] = (
     ("catatonit", "what holds podman's pods", lambda: on_path("catatonit")),
     ("socat", "the terminals of podman's tests", lambda: on_path("socat")),
     ("dpkg-dev", "reads Debian's source packages", lambda: on_path("dpkg-source")),
-    ("golang-go", "builds the runtime-tools", lambda: on_path("go")),
     *(
         (
             f"golang-{package}-dev",

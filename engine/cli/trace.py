@@ -1,9 +1,10 @@
-"""`engine trace`: verify or sign the traces of runs."""
+"""`engine trace`: verify, sign or attest the traces of runs."""
 
 from __future__ import annotations
 
 import json
 
+from engine.cli import attestation
 from engine.cli.command import UNREADABLE, Formatter, add_command, wrong_usage
 from engine.cli.trace_options import add_signers, add_workers, signers_of, workers_of
 from engine.errors import printable
@@ -20,7 +21,7 @@ def add(commands: Any) -> None:
     """Add the command to the parser."""
     trace = commands.add_parser(
         "trace",
-        help="verify or sign the traces of runs",
+        help="verify, sign or attest the traces of runs",
         allow_abbrev=False,
         formatter_class=Formatter,
     )
@@ -48,6 +49,7 @@ def add(commands: Any) -> None:
         required=True,
         help="a private key without a passphrase that only its owner can read",
     )
+    attestation.add(of_traces)
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -7,24 +7,22 @@ the bytes that were read here, by descriptor, and never a path that somebody cou
 
 from __future__ import annotations
 
-import os
-import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from io import BufferedReader
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
-from engine.errors import Reason, hint_for, printable
+from engine.errors import Reason, printable
 from engine.lifecycle.spec_graph import SpecGraph, spec_graph
 from engine.verify.chunks import Chunk, split
 from engine.verify.evidence import ReportError, open_regular, read
 from engine.verify.ssh_keygen import SignatureError, ask, by_descriptor, find, in_memory, last_line
 from engine.verify.trace_check import TraceResult, Verdict
+from engine.verify.user_files import open_private_key, read_given, read_optional, unreadable, write_new
 from engine.verify.workers import ThisProcess, Workers
 
 #: What a signature here is for, ssh-keygen(1) `-n`: one made for mail or for git is not one of a trace.
@@ -34,10 +32,6 @@ SUFFIX = ".sig"
 
 #: What `ssh-keygen -Y` prints on stdout when it has judged a signature and it is not good.
 _NOT_GOOD = b"Could not verify signature."
-#: How a public key begins, sshd(8).
-_PUBLIC = (b"ssh-", b"ecdsa-", b"sk-")
-#: Bytes. A signature is a few hundred, a file of keys a few thousand.
-_MAX_SIZE = 1 << 20
 
 
 class Standing(StrEnum):
@@ -69,7 +63,7 @@ def sign(path: str, key_path: str) -> str:
 
     A signature is never overwritten. Raises `SignatureError`.
     """
-    with _private_key(key_path) as key, tempfile.TemporaryDirectory(prefix="engine-sign-") as directory:
+    with open_private_key(key_path) as key, tempfile.TemporaryDirectory(prefix="engine-sign-") as directory:
         # ssh-keygen wants the public key of a PEM key beside it, so both get a name in a directory of ours.
         place = Path(directory, "key")
         place.symlink_to(by_descriptor(key))
@@ -79,46 +73,15 @@ def sign(path: str, key_path: str) -> str:
             with open_regular(path) as file:
                 done = ask(*arguments, stdin=file, shared=[key])
         except (OSError, ValueError) as error:
-            raise _unreadable(path, error, "name a trace that you can read") from None
+            raise unreadable(path, error, "name a trace that you can read") from None
     if done.returncode != 0:
         raise SignatureError(
             f"{key_path!r} cannot sign: {last_line(done)}",
             reason=Reason.PROGRAM_FAILED,
             hint="use an Ed25519 key (ssh-keygen -t ed25519)",
         )
-    _write_new(path + SUFFIX, done.stdout)
+    write_new(path + SUFFIX, done.stdout)
     return path + SUFFIX
-
-
-def _private_key(path: str) -> BufferedReader:
-    """The open file of a key that nobody but its owner may read. Raises `SignatureError`."""
-    try:
-        file = open_regular(path)
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error, "name a private key that you can read") from None
-    if file.peek(8).startswith(_PUBLIC):
-        file.close()
-        raise SignatureError(
-            f"{path!r} is the public half of a key",
-            reason=Reason.MALFORMED,
-            hint=f"sign with the private one: --key {path.removesuffix('.pub')}",
-        )
-    status = os.fstat(file.fileno())
-    if status.st_mode & 0o077:
-        file.close()
-        raise SignatureError(
-            f"the key {path!r} can be read by others (mode {stat.S_IMODE(status.st_mode):04o})",
-            reason=Reason.LOOSE_MODE,
-            hint=f"chmod 600 {path!r}, after asking who may have read it",
-        )
-    if status.st_uid not in {0, os.geteuid()}:
-        file.close()
-        raise SignatureError(
-            f"the key {path!r} is owned by uid {status.st_uid}",
-            reason=Reason.FOREIGN_OWNER,
-            hint="sign with a key of your own",
-        )
-    return file
 
 
 def _public_half(key: IO[bytes], path: str) -> bytes:
@@ -139,33 +102,6 @@ def _public_half(key: IO[bytes], path: str) -> bytes:
     )
 
 
-def _write_new(path: str, content: bytes) -> None:
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    except FileExistsError:
-        raise SignatureError(
-            f"{path!r} exists",
-            reason=Reason.EXISTS,
-            hint="a signature is never overwritten: verify it, or remove it first",
-        ) from None
-    except OSError as error:
-        raise _unreadable(path, error, "sign where you can write beside the trace") from None
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-    except OSError as error:
-        os.unlink(path)
-        raise _unreadable(path, error, "free space there") from None
-
-
-def _unreadable(path: str, error: OSError | ValueError, hint: str) -> SignatureError:
-    if isinstance(error, OSError):
-        return SignatureError(
-            f"{path!r}: {error.strerror}", reason=Reason.FAILURE, hint=hint_for(error, hint)
-        )
-    return SignatureError(f"{path!r}: {error}", reason=Reason.MALFORMED, hint=hint)
-
-
 # Whose signature it is
 
 
@@ -183,7 +119,7 @@ class Signers:
     @classmethod
     def of_key(cls, path: str) -> Signers:
         """Whoever holds the private half of the public key in `path`. Raises `SignatureError`."""
-        lines = [line for line in _given(path).splitlines() if line.strip() and not line.startswith(b"#")]
+        lines = [line for line in read_given(path).splitlines() if line.strip() and not line.startswith(b"#")]
         key = b" ".join(lines[0].split()[:2]) if len(lines) == 1 else b""
         with in_memory(key) as file:
             is_key = key and ask("-l", "-f", "-", stdin=file).returncode == 0
@@ -199,7 +135,7 @@ class Signers:
     def of_identity(cls, path: str, identity: str) -> Signers:
         """The principal `identity` of the allowed signers file `path`, ssh-keygen(1). Raises `SignatureError`."""
         find()
-        content = _given(path)
+        content = read_given(path)
         lines = (line for line in content.splitlines() if not line.startswith(b"#"))
         if not any(len(line.split()) >= 3 for line in lines):
             raise SignatureError(
@@ -212,7 +148,7 @@ class Signers:
     def check(self, content: bytes, path: str) -> Signature:
         """Whether the file at `path` is a signature of theirs over `content`. Raises `SignatureError`."""
         try:
-            armored = _read(path)
+            armored = read_optional(path)
         except SignatureError as error:
             return Signature(Standing.BAD, path, error.what)
         if armored is None:
@@ -235,7 +171,7 @@ def look(content: bytes, path: str) -> Signature:
     Where `ssh-keygen` is missing it is only said that there is one.
     """
     try:
-        if (armored := _read(path)) is None:
+        if (armored := read_optional(path)) is None:
             return Signature(Standing.UNSIGNED, path)
     except SignatureError as error:
         return Signature(Standing.BAD, path, error.what)
@@ -281,29 +217,6 @@ def _why(done: subprocess.CompletedProcess[bytes]) -> str:
     if b"incorrect signature" in done.stderr:
         return "the trace is not what was signed, or the signature was changed"
     return f"ssh-keygen does not take it: {last_line(done)}"
-
-
-def _given(path: str) -> bytes:
-    """The content of a file that the user named. Raises `SignatureError`."""
-    if (content := _read(path)) is None:
-        raise SignatureError(f"{path!r} does not exist", reason=Reason.NO_SUCH, hint="name a file that does")
-    return content
-
-
-def _read(path: str) -> bytes | None:
-    """The file's content; None where there is none. Raises `SignatureError`."""
-    try:
-        with open_regular(path) as file:
-            content = file.read(_MAX_SIZE + 1)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error, "name a file that you can read") from None
-    if len(content) > _MAX_SIZE:
-        raise SignatureError(
-            f"{path!r} has more than {_MAX_SIZE} bytes", reason=Reason.TOO_LARGE, hint="name another file"
-        )
-    return content
 
 
 @dataclass(frozen=True, slots=True)
