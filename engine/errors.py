@@ -86,6 +86,8 @@ class Reason:
     # The spec's `failure`, where more can be said.
     #: This build of runsc does not have the platform.
     NO_PLATFORM = "no_platform"
+    #: This runsc will not do all that the bundle asks for, and --require-enforced was given.
+    NOT_ENFORCED = "not_enforced"
     #: Programs cannot be executed from the file system of the state directory.
     NOEXEC = "noexec"
     #: Somebody may have written to the staged copy.

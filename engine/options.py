@@ -62,6 +62,7 @@ class RunOptions:
         require_strict_bundle: bool = False,
         supervise: bool = False,
         root_digest: bool = False,
+        require_enforced: bool = False,
     ) -> None:
         self.container_id: Final = container_id
         self.network: Final = network
@@ -74,6 +75,7 @@ class RunOptions:
         self.require_strict_bundle: Final = require_strict_bundle
         self.supervise: Final = supervise
         self.root_digest: Final = root_digest
+        self.require_enforced: Final = require_enforced
         check_container_id(container_id)
         if require_strict_bundle and network is Network.HOST:
             raise BundleError(

@@ -9,6 +9,9 @@ from typing import Any
 from engine.audit.controls import Shown
 from engine.bundle.grant_codes import CODES
 from engine.bundle.grants import codes_of_bind, covers_programs, is_of_any, strong_of
+from engine.enforcement.asks import unasked
+from engine.enforcement.recorded import config_of
+from engine.enforcement.table import ROWS, UNASKED
 from engine.traces.schema import Header
 
 #: How many mounts, and how many characters of a command, the first screen has.
@@ -21,8 +24,8 @@ def asked_of(header: Header) -> Mapping[str, Any] | None:
     return header.asked if isinstance(header.asked, dict) else None
 
 
-def first(header: Header) -> dict[str, Shown]:
-    """What ran, as whom, and what it was given."""
+def first(header: Header, binary: Mapping[str, Any]) -> dict[str, Shown]:
+    """What ran, as whom, what it was given, and what of it was not. `binary`: the facts of `validate`."""
     asked, host = asked_of(header), header.host
     by = f"uid {host['user']}{' (root)' if host['user'] == 0 else ''} on {host.get('name', 'a host of unknown name')}"
     if host.get("login_user", -1) not in (-1, host["user"]):
@@ -46,7 +49,18 @@ def first(header: Header) -> dict[str, Shown]:
         )
         or "none",
         "limits": _pairs(asked.get("limits", {})) or "none",
+        "asked for, and not enforced": _unenforced(binary),
+        "added by runsc, unasked": [UNASKED[word] for word in unasked(config_of(asked), has_empty_tmp=False)]
+        or "nothing",
     }
+
+
+def _unenforced(binary: Mapping[str, Any]) -> Shown:
+    """What runsc does not do as asked, by danger; of a row that this engine does not have, its name."""
+    if (said := binary.get("unenforced")) is None:
+        return "not recorded"
+    says = {row[0]: row[1] for row in ROWS}
+    return [f"{says.get(each['name'], each['name'])}: {each['becomes']}" for each in said] or "nothing"
 
 
 def all_of(header: Header) -> dict[str, Shown]:

@@ -88,7 +88,7 @@ def run_page(path: str, *, check: ModelCheck | None, signers: Signers | None) ->
             "first_heading": "What ran, and what it was given"
             if evidence.outcome is Outcome.HANDED_OFF
             else "What was to run, and what it was to be given",
-            "first": {} if header is None else first(header),
+            "first": {} if header is None else first(header, evidence.facts.get(Trigger.VALIDATE, {})),
             "warnings": [] if header is None else warnings(header),
             "subject": _subject(evidence),
             "steps": _steps(evidence),

@@ -46,6 +46,11 @@ def add(commands: Any) -> None:
         help="refuse a bundle that other users can change, or that would be warned of",
     )
     parser.add_argument(
+        "--require-enforced",
+        action="store_true",
+        help="refuse a bundle of which this runsc will not do all as asked; see check-bundle",
+    )
+    parser.add_argument(
         "--root-digest", action="store_true", help="record a digest of the root file system; reads all of it"
     )
     parser.add_argument("--runsc", metavar="PATH", help="the runsc to run (default: a trusted system path)")
@@ -84,6 +89,7 @@ def _run(options: argparse.Namespace) -> int:
         require_strict_bundle=options.require_strict_bundle,
         supervise=options.supervise or options.detach,
         root_digest=options.root_digest,
+        require_enforced=options.require_enforced,
     )
     bundle = open_bundle(options.bundle, require_strict=chosen.require_strict_bundle)
     if not starts_as_usual(bundle, chosen):

@@ -5,10 +5,12 @@ A run imports this, so the data is compiled: `engine/enforcement/table.py`, by `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from engine.enforcement.asks import Ask, asks
+from engine.enforcement.asks import Ask, asks, surprises
 from engine.enforcement.table import BY_WORD, ROWS
+from engine.linux.openat2 import open_in_root
 from engine.options import RunOptions
 from engine.runsc.capabilities import SEEN, Capabilities
 
@@ -16,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
 
+    from engine.bundle.bundle import Bundle
     from engine.bundle.grants import Source
 
 #: From this danger on nothing is warned of, nor refused.
@@ -63,6 +66,21 @@ def unenforced(
     )
 
 
+def is_enforced(word: str, able: Capabilities) -> bool:
+    """Whether that runsc does as asked where a bundle asks for it by this `word`."""
+    return word in BY_WORD and ROWS[BY_WORD[word]][3][SEEN.index(able.generation)] == ENFORCED
+
+
+def mount_options(able: Capabilities) -> set[str]:
+    """The options that this runsc applies to every kind of mount that a bundle can give them to."""
+    options: dict[str, list[bool]] = {}
+    for word in BY_WORD:
+        family, has_option, name = word.partition(".option=")
+        if has_option and family in ("bind", "tmpfs") and not name.endswith(("=", "*", "%")):
+            options.setdefault(name, []).append(is_enforced(word, able))
+    return {name for name, applied in options.items() if all(applied)}
+
+
 def has_cgroups(*, rootless: bool, ignore_cgroups: bool) -> bool:
     """Whether runsc makes the container's cgroup; without root it drops it and goes on."""
     return not (rootless or ignore_cgroups)
@@ -91,6 +109,47 @@ def judge(asked: Iterable[Ask], generation: str, *, has_cgroups: bool) -> tuple[
         if place not in known.places:
             known.places.append(place)
     return tuple(found[number] for number in sorted(found))  # rows are in order of danger
+
+
+def for_state(found: Sequence[Unenforced]) -> dict[str, str]:
+    """What `state` shows of it; and what `start` says, unless managers ask for all of it by themselves."""
+    if not found:
+        return {}
+    from engine.state.record import ENFORCEMENT, WARNING
+
+    shown = {ENFORCEMENT: ", ".join(f"{each.name} {each.becomes}" for each in found)}
+    text = warning(found)
+    if text is not None and any(not each.by_default for each in found if each.danger < UNSEEN):
+        shown[WARNING] = text
+    return shown
+
+
+def warnings(bundle: Bundle, options: RunOptions, found: Sequence[Unenforced]) -> Iterator[str]:
+    """What a run says of it: one line on what is not done as asked, and one on each known surprise."""
+    if text := warning(found):
+        yield text
+    resources = bundle.config.get("linux", {}).get("resources", {})
+    if not resources.keys().isdisjoint(("memory", "pids")):
+        from engine.enforcement.table import SURPRISES
+
+        cgroups = has_cgroups(rootless=options.rootless, ignore_cgroups=options.ignore_cgroups)
+        empty = has_empty_tmp(bundle.rootfs_directory)
+        for word in surprises(bundle.config, has_empty_tmp=empty, has_cgroups=cgroups):
+            yield SURPRISES[word]
+
+
+def has_empty_tmp(rootfs: int) -> bool:
+    """Whether the root file system open on `rootfs` has no file in /tmp, over which runsc then mounts a tmpfs."""
+    try:
+        descriptor = open_in_root(rootfs, "tmp")
+    except OSError:
+        return True
+    try:
+        return not os.listdir(f"/proc/self/fd/{descriptor}")
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 def warning(found: Sequence[Unenforced]) -> str | None:

@@ -205,6 +205,7 @@ BY_WORD = {
 }
 #: The rows that the header of a trace says nothing of, by name.
 UNRECORDED = frozenset({
+    'selinux',
     'option-nodev',
     'option-recursive',
     'option-symlinks',

@@ -6,10 +6,11 @@ The machine says what may happen, the steps do it; only here are the two combine
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from engine import __version__
 from engine.bundle.bundle import Bundle
+from engine.enforcement.judge import warnings
 from engine.errors import EngineError, FailedError, Reason, StoppedError, TraceError
 from engine.lifecycle.exec import HandOff, hand_off, prepare
 from engine.lifecycle.machine import Lifecycle
@@ -19,7 +20,7 @@ from engine.lifecycle.resolve import resolve
 from engine.lifecycle.secure_root import PodSandbox, StateDirs, secure_root
 from engine.lifecycle.spec_graph import SpecLifecycle, spec_graph
 from engine.lifecycle.stage import Staged, stage
-from engine.lifecycle.validate import Validated, validate
+from engine.lifecycle.validate import Validated, hold_against, validate
 from engine.linux.files import PrivateDirectory, UntrustedPathError
 from engine.options import Network, Platform, RunOptions
 from engine.runsc.arguments import RUN, RunscArguments
@@ -33,6 +34,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final, NoReturn, Protocol, TypeVar
 
+    from engine.enforcement.judge import Unenforced
     from engine.lifecycle.supervisor import Channel
     from engine.traces.refusal_schema import Error, RefuseFacts
 
@@ -53,6 +55,9 @@ if TYPE_CHECKING:
 
         def keep_trace(self, trace: Trace) -> None:
             """Create the trace's file, before the first step. Raises `EngineError`."""
+
+        def learned(self, found: Sequence[Unenforced]) -> None:
+            """What of the bundle runsc will not do as asked, in order of danger."""
 
         def join(self, base: PrivateDirectory) -> PodSandbox | None:
             """The sandbox under `base` that the container joins, if any. Raises what `secure_root` catches."""
@@ -186,10 +191,15 @@ class _Run:
             begin(Trigger.RESOLVE), lambda: resolve(options.runsc, self._environment)
         )
         binary = lifecycle.perform(
-            begin(Trigger.VALIDATE), lambda: self._keep(validate(resolved, options.platform))
+            begin(Trigger.VALIDATE),
+            lambda: self._keep(hold_against(validate(resolved, options.platform), self._bundle, options)),
         )
         if options.platform is Platform.AUTO and binary.platform is not Platform.SYSTRAP:
             self._warn(f"platform {binary.platform}: this runsc has no systrap")
+        for text in warnings(self._bundle, options, binary.unenforced or ()):
+            self._warn(text)
+        if self._manager is not None:
+            self._manager.learned(binary.unenforced or ())
         root = lifecycle.perform(begin(Trigger.SECURE_ROOT), self._secure_root)
         staged = lifecycle.perform(begin(Trigger.STAGE), lambda: self._keep(stage(binary, root)))
         self._known_outside = len(self._made)

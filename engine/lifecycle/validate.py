@@ -12,7 +12,7 @@ from engine.errors import Reason, ValidateError
 from engine.lifecycle.resolve import TRUSTED_PATHS, Resolved
 from engine.linux.files import open_trusted
 from engine.linux.namespaces import unmapped_uid
-from engine.options import Platform
+from engine.options import Platform, RunOptions
 from engine.runsc.capabilities import Capabilities, capabilities
 from engine.runsc.installation import RUNSC, PinnedFile, opening, pin, pin_sidecars, require_elf
 
@@ -20,6 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
+    from engine.bundle.bundle import Bundle
+    from engine.enforcement.judge import Unenforced
     from engine.traces.schema import ValidateFacts
 
 _SCRIPT = b"#!"
@@ -54,6 +56,8 @@ class Validated:
         self.starts_sidecars: Final = starts_sidecars
         self.sidecars: Final = sidecars
         self.release: Final = release
+        #: What of the bundle it will not do as asked; None where no bundle was held against it.
+        self.unenforced: tuple[Unenforced, ...] | None = None
 
     def facts(self) -> ValidateFacts:
         from engine.traces.writer import identity_facts  # only for a trace
@@ -84,6 +88,8 @@ class Validated:
                 for sidecar in self.sidecars
             ]
             facts["release"] = self.release
+        if self.unenforced is not None:
+            facts["unenforced"] = [{"name": each.name, "becomes": each.becomes} for each in self.unenforced]  # type: ignore[typeddict-item]  # a word of the table
         return facts
 
     def discard(self) -> list[str]:
@@ -121,6 +127,25 @@ def validate(resolved: Resolved, platform: Platform) -> Validated:
     except BaseException:
         os.close(runsc.descriptor)
         raise
+
+
+def hold_against(binary: Validated, bundle: Bundle, options: RunOptions) -> Validated:
+    """`binary`, which knows from here on what of the bundle it will not do as asked.
+
+    Raises `ValidateError`, and closes it, if there is such a thing and the options require that there is none.
+    """
+    from engine.enforcement.judge import UNSEEN, unenforced
+
+    found = unenforced(bundle.config, bundle.sources, options, binary.capabilities)
+    binary.unenforced = found
+    if options.require_enforced and (seen := [str(each) for each in found if each.danger < UNSEEN]):
+        binary.close()
+        raise ValidateError(
+            f"runsc {binary.runsc.path!r} will not do as asked: {', '.join(seen)}",
+            reason=Reason.NOT_ENFORCED,
+            hint="take it out of config.json, or leave out --require-enforced",
+        )
+    return binary
 
 
 def _pin(path: str, owners: tuple[int, ...]) -> PinnedFile:

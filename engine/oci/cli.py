@@ -59,6 +59,7 @@ COMMON: Table = {
     "exec-policy": Kind.VALUE,
     "require-exec-policy": Kind.SWITCH,
     "require-strict-bundle": Kind.SWITCH,
+    "require-enforced": Kind.SWITCH,
     "runsc": Kind.VALUE,
     "version": Kind.SWITCH,
     "help": Kind.SWITCH,
@@ -73,7 +74,8 @@ _USAGE = """usage: engine-oci [--root DIR] [--log FILE] [--log-format text|json]
                   [--systemd-cgroup] [--cgroup-manager cgroupfs|systemd|disabled] [--ignore-cgroups]
                   [--network auto|sandbox|none|host] [--platform auto|systrap|kvm|ptrace]
                   [--rootless true|false|auto] [--exec-policy auto|locked-mounts|off] [--require-exec-policy]
-                  [--require-strict-bundle] [--runsc PATH] [--version] [--help] VERB [FLAG...] [CONTAINER] [...]
+                  [--require-strict-bundle] [--require-enforced] [--runsc PATH] [--version] [--help]
+                  VERB [FLAG...] [CONTAINER] [...]
 accepted and ignored: --log-level LEVEL, --criu PATH"""
 
 

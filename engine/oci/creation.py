@@ -14,7 +14,8 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from engine.bundle.bundle import Bundle, open_bundle, starts_as_usual
-from engine.errors import EngineError, ExecError, Reason, SecureRootError, UsageError, hint_for
+from engine.enforcement.judge import for_state
+from engine.errors import EngineError, ExecError, Reason, SecureRootError, hint_for
 from engine.lifecycle.runner import run
 from engine.lifecycle.secure_root import PodSandbox, StateDirs
 from engine.lifecycle.stage import Staged
@@ -40,6 +41,8 @@ from engine.traces.writer import Trace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final, NoReturn
+
+    from engine.enforcement.judge import Unenforced
 
 _FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
@@ -96,6 +99,9 @@ class _Creation:
 
     def keep_trace(self, trace: Trace) -> None:
         trace.create_in(self._traces, named=self._record.id)
+
+    def learned(self, found: Sequence[Unenforced]) -> None:
+        self._record.annotations = {**self._record.annotations, **for_state(found)}
 
     def join(self, base: PrivateDirectory) -> PodSandbox | None:
         if self._sandbox_id is None:
@@ -373,25 +379,13 @@ def _options(request: Request) -> RunOptions:
     exec_policy_name(common.value("exec-policy") or ExecPolicy.AUTO)
     return RunOptions(
         container_id=request.container_id(),
-        network=Network(_one_of(request, "network", Network, "auto", Network.NONE)),
-        platform=Platform(_one_of(request, "platform", Platform, "auto", Platform.AUTO)),
+        network=Network(request.choice("network", Network, Network.NONE)),
+        platform=Platform(request.choice("platform", Platform, Platform.AUTO)),
         rootless=common.value("rootless") == "true",
         ignore_cgroups=common.has("ignore-cgroups"),
-        exec_policy=ExecPolicy(_one_of(request, "exec-policy", ExecPolicy, "auto", ExecPolicy.AUTO)),
+        exec_policy=ExecPolicy(request.choice("exec-policy", ExecPolicy, ExecPolicy.AUTO)),
         require_exec_policy=common.has("require-exec-policy"),
         runsc=common.value("runsc"),
         require_strict_bundle=common.has("require-strict-bundle"),
+        require_enforced=common.has("require-enforced"),
     )
-
-
-def _one_of(
-    request: Request, name: str, kind: type[Network | Platform | ExecPolicy], auto: str, default: str
-) -> str:
-    value = request.common.value(name)
-    if value is None or value == auto:
-        return default
-    if value not in list(kind):
-        raise UsageError(
-            f"--{name} is {value!r}", reason=Reason.USAGE, hint=f"give one of {', '.join((auto, *kind))}"
-        )
-    return value

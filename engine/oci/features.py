@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from contextlib import closing
 
+from engine.enforcement.judge import is_enforced, mount_options
 from engine.errors import StepError
 from engine.lifecycle.trusted_runsc import find_runsc
 from engine.oci.flags import Table
@@ -45,9 +46,17 @@ def main(request: Request) -> int:
     able, has_systemd = _found(request)
     linux = _FEATURES["linux"]
     cgroup = {**linux["cgroup"], "systemd": has_systemd}
-    print(
-        json.dumps({**_FEATURES, "linux": {**linux, "cgroup": cgroup}, "hooks": list(able.hooks)}, indent=2)
-    )
+    features = {
+        **_FEATURES,
+        "hooks": list(able.hooks),
+        "mountOptions": sorted(mount_options(able)),
+        "linux": {
+            **linux,
+            "cgroup": cgroup,
+            "mountExtensions": {"idmap": {"enabled": is_enforced("bind.option=idmap", able)}},
+        },
+    }
+    print(json.dumps(features, indent=2))
     return 0
 
 

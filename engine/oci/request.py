@@ -18,6 +18,7 @@ from engine.state.base import VARIABLE, chosen_base, default_base, reach_base
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from enum import StrEnum
     from typing import Final
 
 #: Seconds to wait for a FIFO's reader: to open it, and to take what is written.
@@ -50,6 +51,27 @@ class Request:
                 hint="see engine-oci --help",
             )
         return self.arguments[0]
+
+    def choice(self, name: str, kind: type[StrEnum], default: str) -> str:
+        """The value of the flag `--name`, one of `kind`; `default` for auto and where it is not given.
+
+        Raises `UsageError`.
+        """
+        value = self.common.value(name)
+        if value is None or value == "auto":
+            return default
+        if value not in list(kind):
+            raise UsageError(
+                f"--{name} is {value!r}",
+                reason=Reason.USAGE,
+                hint=f"give one of {', '.join(dict.fromkeys(('auto', *kind)))}",
+            )
+        return value
+
+    def warn(self, text: str) -> None:
+        """Print a warning on stderr and write it to the manager's log in its format."""
+        self._log("warning", text, None)
+        say(f"engine-oci: warning: {text}")
 
     def base(self, *, make: bool = False) -> str:
         """The directory with the containers; with `make` its parents are created. Raises `EngineError`.
@@ -117,7 +139,7 @@ class Request:
         if unwritten is not None and not (unwritten.errno == errno.ENXIO and isinstance(error, LogError)):
             say(f"engine-oci: the log {self.common.value('log')!r} cannot be written: {unwritten.strerror}")
 
-    def _log(self, level: str, message: str, reason: str) -> OSError | None:
+    def _log(self, level: str, message: str, reason: str | None) -> OSError | None:
         """Write to the manager's log, if there is one. Returns why it could not be written."""
         log = self.common.value("log")
         if not log:
@@ -126,9 +148,8 @@ class Request:
 
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         if self.common.value("log-format") == "json":
-            line = json.dumps(
-                {"msg": message, "level": level, "time": now, "reason": reason}, separators=(",", ":")
-            )
+            said = {"msg": message, "level": level, "time": now}
+            line = json.dumps(said if reason is None else {**said, "reason": reason}, separators=(",", ":"))
         else:
             line = f"time={json.dumps(now)} level={level} msg={json.dumps(message)}"
         flags = (

@@ -7,6 +7,7 @@ from engine.oci.lookup import find
 from engine.oci.request import Request, say
 from engine.state import oci_lifecycle as machine
 from engine.state.oci_lifecycle import Verb
+from engine.state.record import WARNING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ def main(request: Request) -> NoReturn:
     container_id = request.container_id()
     with find(request, container_id) as found:
         machine.require(Verb.START, found.status(), container_id)
+        if (text := found.record.annotations.get(WARNING)) is not None:
+            request.warn(text)
         if found.record.sandbox is not None:
             from engine.oci import monitor
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
 FORMAT = 1
+#: The annotations in `state` that say what runsc does not do as asked, and what `start` says of it.
+ENFORCEMENT, WARNING = "dev.gvisor-engine.not-as-asked", "dev.gvisor-engine.warning"
 #: Bytes, at most, of a record or of runsc's state file, which contains all of config.json.
 MAX_SIZE = 1 << 26
 #: The verbs that change a status: from which, to which.

@@ -55,6 +55,12 @@ class Options(TypedDict):
             Says("Whether a digest of the root file system was asked for.", "= by `asked.root.sha256`"),
         ]
     ]
+    require_enforced: NotRequired[
+        Annotated[
+            bool,
+            Says("Whether a bundle that runsc will not do as asked is refused.", "= true; `unenforced`"),
+        ]
+    ]
 
 
 class Bundle(TypedDict):

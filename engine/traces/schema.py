@@ -76,6 +76,19 @@ class PinnedSidecar(TypedDict):
     ]
 
 
+class Unenforced(TypedDict):
+    """What the bundle asks for and this runsc does not do as asked."""
+
+    name: Annotated[
+        str,
+        Says("The name of the row in docs/asked-and-enforced.md.", "= config.json; by `asked`, `options`"),
+    ]
+    becomes: Annotated[
+        Literal["otherwise", "ignored", "refused"],
+        Says("What becomes of it.", "= by `name`, `platforms`, `creation_flags`, `options`"),
+    ]
+
+
 class ValidateFacts(TypedDict):
     """The binary, validated and kept open."""
 
@@ -110,6 +123,12 @@ class ValidateFacts(TypedDict):
                 "The files of `gvisor-bin/`, if this runsc starts any.",
                 "= `stage.sidecars`; with `gvisor_sentry`",
             ),
+        ]
+    ]
+    unenforced: NotRequired[
+        Annotated[
+            list[Unenforced],
+            Says("What the bundle asks for and runsc does not do as asked, by danger.", "= config.json"),
         ]
     ]
     release: NotRequired[

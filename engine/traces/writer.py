@@ -86,6 +86,8 @@ def options_facts(options: RunOptions) -> header_schema.Options:
         facts["supervise"] = True
     if options.root_digest:
         facts["root_digest"] = True
+    if options.require_enforced:
+        facts["require_enforced"] = True
     return facts
 
 

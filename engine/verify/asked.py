@@ -40,7 +40,7 @@ _ASCII_FACTOR = 3
 #: Lists and tables that are recorded even if empty.
 _MAY_BE_EMPTY = frozenset({"argv", "environment", "mounts", "namespaces"})
 #: Options that are recorded only where they were given.
-_GIVEN = ("require_strict_bundle", "supervise", "root_digest")
+_GIVEN = ("require_strict_bundle", "supervise", "root_digest", "require_enforced")
 _FIRST_FORMAT = 1
 _REMEMBERED = 1024
 _encode_quickly = msgspec.json.Encoder().encode

@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from engine import __version__
+from engine.enforcement.recorded import contradicts, contradicts_asked
 from engine.lifecycle.guards import Known
 from engine.lifecycle.machine import OUT_OF_PLACE, REASONS, STEPS
 from engine.traces.move import Facts, State, Trigger
@@ -101,7 +103,19 @@ def _is_in_own_places(path: str, known: Known) -> bool:
     return any(path.startswith(f"{place}/") for place in places)
 
 
+def _of_validate(binary: Facts, header: Header, _: Known) -> str | None:
+    """What runsc does not do as asked follows from what was asked, as far as the header says that."""
+    said = binary.get("unenforced")
+    if said is None or header.engine != __version__:  # another engine knows other things of runsc
+        return None
+    options = header.options
+    if (what := contradicts(said, binary, options)) is not None or not isinstance(header.asked, dict):
+        return what
+    return contradicts_asked(said, binary, header.asked, options)
+
+
 _CHECKS: Mapping[str, Callable[[Facts, Header, Known], str | None]] = {
+    Trigger.VALIDATE: _of_validate,
     Trigger.SECURE_ROOT: _of_root,
     Trigger.APPLY_POLICY: _of_policy,
     Trigger.REFUSE: _of_refusal,

@@ -7,15 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from engine import __version__
 from engine.bundle.bundle import CONFIG_NAME, MAX_CONFIG_SIZE
 from engine.bundle.grants import Source
 from engine.bundle.oci_config import KINDS_OF_HOOKS, hints, is_bind, parse
 from engine.digest import sha256
+from engine.enforcement.recorded import contradicts_config
 from engine.errors import BundleError, Reason, hint_for
 from engine.lifecycle.spec_graph import SpecGraph, spec_graph
 from engine.linux.regular_files import read_named
 from engine.traces.asked import asked_facts
-from engine.traces.schema import Header
+from engine.traces.move import Trigger
+from engine.traces.schema import Header, Record
 from engine.verify.faults import Fault, FaultCode
 from engine.verify.trace_check import TraceResult, Verdict, judge
 from engine.verify.trace_file import lines_of, open_trace
@@ -62,7 +65,11 @@ def verify(paths: Sequence[str], config: bytes, graph: SpecGraph | None = None) 
             yield TraceResult(path, Verdict.UNREADABLE, 1, 0, None, why=why)
             continue
         result = judged.result
-        if result.verdict.is_good and judged.header is not None and (what := differs(judged.header, config)):
+        if (
+            result.verdict.is_good
+            and judged.header is not None
+            and (what := differs(judged.header, config, judged.moves))
+        ):
             fault = Fault(1, FaultCode.CONFIG_DIFFERS, what)
             result = replace(result, verdict=Verdict.DIFFERS, records=0, state=None, fault=fault)
         yield result
@@ -83,8 +90,11 @@ def recorded_of(config: bytes, path: str) -> dict[str, Any]:
     }
 
 
-def differs(header: Header, config: bytes) -> str | None:
-    """What the header says of the bundle and the config.json with the bytes `config` does not; None if nothing."""
+def differs(header: Header, config: bytes, moves: Sequence[Record[Any, Any]] = ()) -> str | None:
+    """What the header, or a move, says of the bundle and the config.json with the bytes `config` does not.
+
+    None if nothing.
+    """
     bundle = header.bundle
     if sha256(config) != bundle["sha256"]:
         return f"{CONFIG_NAME} has another digest than the trace"
@@ -99,7 +109,21 @@ def differs(header: Header, config: bytes) -> str | None:
         names += sorted(
             name for name in there.keys() | recorded.keys() if there.get(name) != recorded.get(name)
         )
-    return f"{CONFIG_NAME} does not ask for the {names[0]} that is recorded" if names else None
+    if names:
+        return f"{CONFIG_NAME} does not ask for the {names[0]} that is recorded"
+    return _differs_in_what_is_done(header, config, moves)
+
+
+def _differs_in_what_is_done(header: Header, config: bytes, moves: Sequence[Record[Any, Any]]) -> str | None:
+    for move in moves:
+        if move.trigger != Trigger.VALIDATE or "unenforced" not in move.facts:
+            continue
+        if header.engine != __version__ or not isinstance(header.asked, dict):
+            return None
+        said = move.facts["unenforced"]
+        what = contradicts_config(said, move.facts, parse(config), header.asked, header.options)
+        return what and f"what it says is not done as asked of {CONFIG_NAME} is not so: {what}"
+    return None
 
 
 def _comparable(asked: Mapping[str, Any]) -> dict[str, Any]:

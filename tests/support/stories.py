@@ -11,9 +11,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from engine.bundle.oci_config import parse
+from engine.enforcement.asks import asks
+from engine.enforcement.judge import judge
 from engine.lifecycle.machine import Lifecycle
 from engine.lifecycle.spec_graph import spec_graph
 from engine.runsc.arguments import build_environment
+from engine.runsc.capabilities import Capabilities
 from engine.state.container import component
 from engine.traces.move import PolicyOutcome, Trigger
 from engine.traces.writer import Trace
@@ -101,6 +105,18 @@ CONFIG = json.dumps(
         },
     }
 ).encode()
+
+
+def with_unenforced(lines: list[Line], config: bytes) -> None:
+    """As if the run had told what runsc does not do of that config.json as asked."""
+    validated = [line["facts"] for line in lines if line.get("trigger") == Trigger.VALIDATE]
+    options = lines[0]["options"]
+    kinds = {number: mount.get("kind") for number, mount in enumerate(lines[0]["asked"]["mounts"])}
+    for facts in validated:
+        able = Capabilities(tuple(facts["platforms"]), gofer_namespace=bool(facts["creation_flags"]))
+        asked_for = asks(parse(config), kinds, options["network"])
+        found = judge(asked_for, able.generation, has_cgroups=not options["rootless"])
+        facts["unenforced"] = [{"name": each.name, "becomes": each.becomes} for each in found]
 
 
 @dataclass

@@ -23,7 +23,7 @@ from engine.traces.schema import FACTS, Copy, Header, Record
 from engine.verify.trace_check import judge
 from engine.verify.with_bundle import differs, recorded_of
 from tests.support.forgeries import OUTSIDE, Leaf, at, changed, is_exact, leaves, others, table_of
-from tests.support.stories import CONFIG, STEPS, Line, Story, written
+from tests.support.stories import CONFIG, STEPS, Line, Story, with_unenforced, written
 from tests.unit.test_forged_traces import of_a_set
 from tools.trace_fields import fields
 
@@ -85,6 +85,7 @@ UNCHANGED = {
         "ApplyPolicyFacts.ids",
         "Directory.created",
         "Options.require_strict_bundle",
+        "Options.require_enforced",
     ),
     *(
         f"{kind}.{name}"
@@ -163,9 +164,12 @@ def traces() -> dict[str, list[Line]]:
     import tempfile
 
     with tempfile.TemporaryDirectory() as place:
-        return {
+        found = {
             name: lines(Path(place) / str(number)) for number, (name, lines) in enumerate(STORIES.items())
         }
+    for name, lines in found.items():
+        with_unenforced(lines, CONFIGS.get(name, CONFIG))
+    return found
 
 
 def reported(lines: list[Line], config: bytes = CONFIG) -> int | None:
@@ -174,7 +178,7 @@ def reported(lines: list[Line], config: bytes = CONFIG) -> int | None:
     if judged.result.fault is not None:
         return judged.result.fault.line
     assert judged.header is not None
-    return None if differs(judged.header, config) is None else 1
+    return None if differs(judged.header, config, judged.moves) is None else 1
 
 
 def wrong_values(lines: list[Line], leaf: Leaf) -> list[Any]:

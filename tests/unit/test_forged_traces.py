@@ -20,7 +20,7 @@ from engine.traces.move import Trigger
 from engine.traces.schema import FACTS
 from engine.verify.faults import FaultCode
 from engine.verify.trace_check import TraceResult, Verdict, verify
-from tests.support.stories import Line, Story, save, written
+from tests.support.stories import CONFIG, Line, Story, save, with_unenforced, written
 from tools.trace_fields import fields
 
 VALIDATE, ROOT, STAGE, POLICY, EXEC = 2, 3, 4, 5, 6
@@ -70,7 +70,14 @@ def of_one(path: Path) -> list[Line]:
     return Story().lines(path)
 
 
-TRACES: dict[str, Callable[[Path], list[Line]]] = {"set": of_a_set, "one": of_one}
+def of_told(path: Path) -> list[Line]:
+    """As `of_one`, with what runsc does not do as asked."""
+    lines = of_one(path)
+    with_unenforced(lines, CONFIG)
+    return lines
+
+
+TRACES: dict[str, Callable[[Path], list[Line]]] = {"set": of_a_set, "one": of_one, "told": of_told}
 
 
 @pytest.mark.parametrize("of", TRACES)
@@ -150,6 +157,8 @@ FORGED: list[tuple[str, int, str, Any, str]] = [
     ),
     ("set", VALIDATE, "creation_flags", [[], FLAGS[:2]], "arguments_are_the_engines"),
     ("one", VALIDATE, "creation_flags", [FLAGS, FLAGS[:2]], "arguments_are_the_engines"),
+    ("told", VALIDATE, "unenforced.0.name", ["made-up", "apparmor", "hooks-run"], FaultCode.FACTS_CONTRADICT),
+    ("told", VALIDATE, "unenforced.0.becomes", ["otherwise", "refused"], FaultCode.FACTS_CONTRADICT),
     ("set", VALIDATE, "starts_sidecars", [False], "sidecars_are_trusted"),
     ("one", VALIDATE, "starts_sidecars", [True], "sidecars_are_trusted"),
     (

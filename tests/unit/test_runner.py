@@ -10,13 +10,14 @@ import os
 import resource
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.bundle.bundle import Bundle, open_bundle
+from engine.enforcement.judge import Unenforced
 from engine.errors import EngineError, Reason
 from engine.lifecycle import policy
 from engine.lifecycle import stage as stage_step
@@ -58,6 +59,9 @@ class Manager:
     def keep_trace(self, trace: Trace) -> None:
         trace.create(str(self._world.trace))
         self.told.append("trace")
+
+    def learned(self, found: Sequence[Unenforced]) -> None:
+        self.told.append(("learned", [each.name for each in found]))
 
     def join(self, base: PrivateDirectory) -> PodSandbox | None:
         self.told.append(("join", base.path))
@@ -558,6 +562,7 @@ def test_manager_is_told_of_each_stage_and_chooses_the_verb(
     container = world.base / COMPONENT
     assert manager.told == [
         "trace",
+        ("learned", ["namespace-shared", "network-shared"]),
         ("join", str(world.base)),
         ("secured", str(container), str(world.trace)),
         ("hand off", str(container), argv[0], Platform.SYSTRAP),

@@ -37,6 +37,7 @@ RUN = {
     *(f"engine.bundle{name}" for name in ("", ".bundle", ".linux", ".oci_config", ".process")),
     *(f"engine.bundle.{name}" for name in ("rules", "strict_json")),
     *(f"engine.cli{name}" for name in ("", ".command", ".main", ".run")),
+    *(f"engine.enforcement{name}" for name in ("", ".asks", ".judge", ".table")),
     *(
         f"engine.runsc{name}"
         for name in ("", ".arguments", ".binary", ".capabilities", ".execute", ".installation")
