@@ -64,7 +64,6 @@ class Bundle:
         rootfs: str,
         rootfs_directory: int,
         rootfs_identity: Identity,
-        may_be_root: bool = False,
         grants: tuple[Grant, ...] = (),
         sources: Mapping[int, Source] | None = None,
     ) -> None:
@@ -76,7 +75,6 @@ class Bundle:
         self.rootfs: Final = rootfs
         self.rootfs_directory: Final = rootfs_directory
         self.rootfs_identity: Final = rootfs_identity
-        self.may_be_root: Final = may_be_root
         self.grants: Final = grants
         self.sources: Final = sources or {}
         self.hints: Final = oci_config.hints(config)
@@ -94,7 +92,7 @@ class Bundle:
             try:
                 if _identity(named) != self.identity:
                     return f"{self.path!r} names another directory"
-                rootfs, identity = _open_rootfs(named, self.config["root"]["path"], self.may_be_root)
+                rootfs, identity = _open_rootfs(named, self.path, self.config["root"]["path"])
                 os.close(rootfs)
                 if identity != self.rootfs_identity:
                     return f"{self.rootfs!r} names another directory"
@@ -118,13 +116,12 @@ class Bundle:
         self.close()
 
 
-def open_bundle(path: str, *, may_be_root: bool = False, require_strict: bool = False) -> Bundle:
+def open_bundle(path: str, *, require_strict: bool = False) -> Bundle:
     """Open and validate the bundle in the directory `path`.
 
     config.json must be a regular file, not a link, of at most `MAX_CONFIG_SIZE` bytes, that `oci_config.parse` accepts.
-    A relative `root.path` must be a directory beneath the bundle, even through links; an absolute one must be a
-    directory. Neither may be the bundle itself unless `may_be_root`, since the container could then write its own
-    config.json. No other user may be able to change a hook of the host, and with `require_strict` the directory and
+    A relative `root.path` without `..` must be a directory beneath the bundle, even through links; any other must be a
+    directory. No other user may be able to change a hook of the host, and with `require_strict` the directory and
     config.json; nor may anything else be granted then that deserves a word. Raises `BundleError`.
     """
     if not path or "\0" in path:
@@ -142,6 +139,7 @@ def open_bundle(path: str, *, may_be_root: bool = False, require_strict: bool = 
             hint="give its absolute path",
         ) from None
     directory = _open_bundle_directory(absolute)
+    held = [directory]
     try:
         data = _read_config(directory)
         config = oci_config.parse(data)
@@ -150,11 +148,18 @@ def open_bundle(path: str, *, may_be_root: bool = False, require_strict: bool = 
 
             require_trusted(config)
         identity = _identity(directory)
-        sources, grants = _find_grants(config, absolute, directory, require_strict=require_strict)
         root_path: str = config["root"]["path"]
-        rootfs, rootfs_identity = _open_rootfs(directory, root_path, may_be_root)
+        rootfs, rootfs_identity = _open_rootfs(directory, absolute, root_path)
+        held.append(rootfs)
+        writable = _find_writable(absolute, directory)
+        root = os.path.normpath(os.path.join(absolute, root_path))
+        has_bundle = rootfs_identity == identity or f"{absolute}/".startswith(f"{root.rstrip('/')}/")
+        if has_bundle and not config["root"].get("readonly"):
+            writable.setdefault("writable_config", "the container's root, which it may write, has the bundle")
+        sources, grants = _find_grants(config, absolute, writable, require_strict=require_strict)
     except BaseException:
-        os.close(directory)
+        for descriptor in held:
+            os.close(descriptor)
         raise
     return Bundle(
         path=absolute,
@@ -162,19 +167,17 @@ def open_bundle(path: str, *, may_be_root: bool = False, require_strict: bool = 
         identity=identity,
         config=config,
         digest=sha256(data),
-        rootfs=os.path.normpath(os.path.join(absolute, root_path)),
+        rootfs=root,
         rootfs_directory=rootfs,
         rootfs_identity=rootfs_identity,
-        may_be_root=may_be_root,
         grants=grants,
         sources=sources,
     )
 
 
 def _find_grants(
-    config: dict[str, Any], path: str, directory: int, *, require_strict: bool
+    config: dict[str, Any], path: str, writable: Mapping[str, str], *, require_strict: bool
 ) -> tuple[dict[int, Source], tuple[Grant, ...]]:
-    writable = _find_writable(path, directory)
     if writable and require_strict:
         raise BundleError(
             f"others can change the bundle: {', '.join(writable.values())}",
@@ -196,7 +199,7 @@ def _find_grants(
     return sources, grants
 
 
-def _find_writable(path: str, directory: int) -> Mapping[str, str]:
+def _find_writable(path: str, directory: int) -> dict[str, str]:
     """What users other than root and the caller can change, by its code in `engine.bundle.grants`, and why."""
     owners = {0, os.geteuid()}
     found = {}
@@ -274,11 +277,11 @@ def _read_config(directory: int) -> bytes:
     raise BundleError(what, reason=reason, hint=hint)
 
 
-def _open_rootfs(directory: int, path: str, may_be_bundle: bool) -> tuple[int, Identity]:
-    """Open the root file system at `root.path` of the bundle open on `directory`, with O_PATH."""
+def _open_rootfs(directory: int, bundle: str, path: str) -> tuple[int, Identity]:
+    """Open the root file system at `root.path` of the bundle open on `directory`, at `bundle`, with O_PATH."""
     where = "config.json: $.root.path"
     try:
-        descriptor = _open_root_path(directory, path)
+        descriptor = _open_root_path(directory, bundle, path)
     except OSError as error:
         if error.errno == errno.ENOSYS:
             raise BundleError(
@@ -298,18 +301,7 @@ def _open_rootfs(directory: int, path: str, may_be_bundle: bool) -> tuple[int, I
             else Reason.FAILURE,
             hint=hint,
         ) from None
-    try:
-        identity = _identity(descriptor)
-        if identity == _identity(directory) and not may_be_bundle:
-            raise BundleError(
-                f"{where} is {path!r}, which is the bundle itself",
-                reason=Reason.BUNDLE_UNSAFE,
-                hint="put the root filesystem in a directory of its own, such as 'rootfs'",
-            )
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor, identity
+    return descriptor, _identity(descriptor)
 
 
 _ROOT_FAILURES = {
@@ -317,10 +309,15 @@ _ROOT_FAILURES = {
     errno.ENOTDIR: ("is not a directory", "give the directory of the root file system"),
     errno.EXDEV: ("leads out of the bundle by a symbolic link", "move it inside, or give its absolute path"),
     errno.ELOOP: ("contains a link of /proc or too many links", "give the path without them"),
+    errno.ENOTUNIQ: ("has '..' behind a symbolic link", "give its absolute path"),
 }
 
 
-def _open_root_path(directory: int, path: str) -> int:
+def _open_root_path(directory: int, bundle: str, path: str) -> int:
+    if ".." in path.split("/"):
+        from engine.bundle.root_above import open_root
+
+        return open_root(directory, bundle, path)
     if "/" not in path:
         # For a single component O_NOFOLLOW is enough; a link fails with ENOTDIR and takes the openat2(2) path.
         try:
@@ -332,10 +329,13 @@ def _open_root_path(directory: int, path: str) -> int:
 
 
 def starts_as_usual(bundle: Bundle, options: RunOptions) -> bool:
-    """Whether all sources of mounts are there, and a program that everybody may execute.
+    """Whether all sources of mounts are there, a program that everybody may execute, and nothing that is rare.
 
     Otherwise `engine.bundle.program.check` has to look closer. This costs a start little.
     """
+    spaces = bundle.config.get("linux", {}).get("namespaces", ())
+    if bundle.config["process"].get("terminal") or any(space["type"] == "user" for space in spaces):
+        return False
     if options.network == "sandbox" if options.rootless else os.geteuid() != 0:
         return False
     for mount in bundle.config.get("mounts", ()):

@@ -57,6 +57,14 @@ def _is_page_size(size: str) -> bool:
     return size.endswith(("KB", "MB", "GB")) and number.isascii() and number.isdigit() and number[0] != "0"
 
 
+def _is_device_name(name: str) -> bool:
+    return (
+        0 < len(name.encode("utf-8", "replace")) <= 15
+        and name not in (".", "..")
+        and not any(character in "/:" or character.isspace() for character in name)
+    )
+
+
 def _is_device_access(access: str) -> bool:
     return set(access) <= set("rwm")
 
@@ -153,8 +161,43 @@ INTEL_RDT = record(
         "closID": STRING,
         "l3CacheSchema": STRING,
         "memBwSchema": scalar(str, "one line that starts with MB:", _is_bandwidth_schema),
+        "schemata": array(scalar(str, "one line", lambda line: "\n" not in line)),
+        "enableMonitoring": BOOLEAN,
+        # Until 1.2.
         "enableCMT": BOOLEAN,
         "enableMBM": BOOLEAN,
+    },
+)
+
+
+#: Names as the kernel takes them, `dev_valid_name`; `%d` of a template counts as it is written.
+NET_DEVICES = names_to(
+    record(
+        "config-linux.md, Network Devices",
+        {},
+        {
+            # Go takes an empty one for none.
+            "name": scalar(
+                str,
+                "a name of a network device, of at most 15 bytes",
+                lambda name: name == "" or _is_device_name(name),
+            )
+        },
+    ),
+    but_for=lambda name: None if _is_device_name(name) else "no network device can have that name",
+)
+
+
+MEMORY_POLICY = record(
+    "config-linux.md, Memory policy",
+    {
+        "mode": one_of(
+            prefixed("MPOL_", "DEFAULT BIND INTERLEAVE WEIGHTED_INTERLEAVE PREFERRED PREFERRED_MANY LOCAL")
+        )
+    },
+    {
+        "nodes": scalar(str, "a list of memory nodes such as 0-3,7", is_number_list),
+        "flags": array(one_of(prefixed("MPOL_F_", "NUMA_BALANCING RELATIVE_NODES STATIC_NODES"))),
     },
 )
 
@@ -284,6 +327,8 @@ LINUX = record(
         "cgroupsPath": NO_PARENT_PATH,
         "resources": RESOURCES,
         "intelRdt": INTEL_RDT,
+        "netDevices": NET_DEVICES,
+        "memoryPolicy": MEMORY_POLICY,
         "sysctl": names_to(STRING),
         "seccomp": SECCOMP,
         # The r-forms are runsc's own. The specification also has shared and unbindable; runsc refuses both.

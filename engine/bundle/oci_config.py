@@ -2,14 +2,14 @@
 
 `null` is taken for absent, as Go reads it, where a member is optional: it is not in what `parse` returns. It is refused
 for a required member, in an array, and for a name of the user's choice. Unknown members are ignored, as the
-specification requires ("Extensibility"); these include the sections `vm`, `zos` and `freebsd` and additions after
-version 1.2. What the specification allows but runsc has never supported (`windows`, `solaris`, SELinux, a shared root
+specification requires ("Extensibility"); these include the sections `vm` and `zos` and additions after version 1.3.
+What the specification allows but runsc has never supported (`windows`, `solaris`, `freebsd`, SELinux, a shared root
 mount, a relative mount destination) is refused with the reason.
 
 An error has the member's path, what was found and what is wanted. It shows names, paths and versions, never an
 environment entry, an argument or an annotation.
 
-Source: OCI runtime specification 1.0 to 1.2, config.md and config-linux.md.
+Source: OCI runtime specification 1.0 to 1.3, config.md and config-linux.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from engine.bundle.process import ENVIRONMENT, PROCESS
 from engine.bundle.rules import (
     ABSOLUTE_PATH,
     BOOLEAN,
-    NO_PARENT_PATH,
     STRING,
     STRINGS,
     array,
@@ -67,21 +66,20 @@ def parse(data: bytes) -> dict[str, Any]:
 
 
 #: Usual versions, so that most starts compile no pattern.
-_RELEASES = frozenset(f"1.{minor}.{patch}" for minor in range(3) for patch in range(3))
+_RELEASES = frozenset(f"1.{minor}.{patch}" for minor in range(4) for patch in range(3))
 
 
 def _is_supported_version(version: str) -> bool:
     if version in _RELEASES:
         return True
-    release = r"1\.[0-2]\.(0|[1-9][0-9]*)"
+    release = r"1\.[0-3]\.(0|[1-9][0-9]*)"
     identifiers = r"[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*"
     return re.fullmatch(rf"{release}(-{identifiers})?(\+{identifiers})?", version) is not None
 
 
 ROOT = record(
     "config.md, Root",
-    # runsc cleans the path as text, the kernel walks it: with '..' behind a link the results differ.
-    {"path": NO_PARENT_PATH},
+    {"path": scalar(str, "a path that is not empty", lambda path: path != "")},
     {"readonly": BOOLEAN},
 )
 
@@ -193,13 +191,16 @@ CONFIG = record(
     "config.md",
     {
         "ociVersion": scalar(
-            str, "a version from 1.0.0 to 1.2.x of the OCI runtime specification", _is_supported_version
+            str, "a version from 1.0.0 to 1.3.x of the OCI runtime specification", _is_supported_version
         ),
         "process": PROCESS,
         "root": ROOT,
     },
     {
-        "hostname": STRING,
+        # The kernel takes no longer one, sethostname(2).
+        "hostname": scalar(
+            str, "a name of at most 64 bytes", lambda name: len(name.encode("utf-8", "replace")) <= 64
+        ),
         "domainname": STRING,
         "mounts": array(MOUNT),
         "hooks": record(
@@ -214,6 +215,7 @@ CONFIG = record(
         "linux": LINUX,
         "windows": refused("runsc runs no Windows containers"),
         "solaris": refused("runsc runs no Solaris containers"),
+        "freebsd": refused("runsc runs no FreeBSD containers"),
     },
     _has_few_hints,
 )

@@ -58,14 +58,20 @@ _SHOWN_LENGTH = 256
 _HINT = "correct $.process.args[0], or the root file system"
 
 
-def check(bundle: Bundle, options: RunOptions, *, with_program: bool = True) -> None:
-    """Refuse what is known not to start: the user, the network, a bind mount's source, or the program.
+def check(
+    bundle: Bundle, options: RunOptions, *, with_program: bool = True, has_terminal: bool | None = None
+) -> None:
+    """Refuse what is known not to start: user, network, terminal, a bind mount's source, or the program.
 
-    `with_program`: false where a checkpoint brings the processes. Raises `UsageError`, `PrivilegeError` and
-    `BundleError`; that for the program has the exit code 126 or 127.
+    `with_program`: false where a checkpoint brings the processes. `has_terminal`: whether the program gets a terminal
+    if it wants one; None for whether stdin is one. Raises `UsageError`, `PrivilegeError` and `BundleError`; that for
+    the program has the exit code 126 or 127.
     """
     config = bundle.config
     _check_options(config, options)
+    _check_user_namespace(config, options)
+    if with_program and config["process"].get("terminal"):
+        _check_terminal(os.isatty(0) if has_terminal is None else has_terminal)
     hooks, namespaces = config.get("hooks", {}), config.get("linux", {}).get("namespaces", ())
     if any(hooks.get(kind) for kind in _HOOKS):
         return
@@ -95,6 +101,41 @@ def _check_options(config: dict[str, Any], options: RunOptions) -> None:
                 reason=Reason.NO_PRIVILEGE,
                 hint="use --rootless, or run it as root",
             )
+
+
+def _check_user_namespace(config: dict[str, Any], options: RunOptions) -> None:
+    """Refuse a new user namespace for which runsc could write no mapping: its gofer does not start."""
+    linux = config.get("linux", {})
+    for at, space in enumerate(linux.get("namespaces", ())):
+        if space["type"] != "user" or "path" in space:
+            continue
+        member = f"$.linux.namespaces[{at}]"
+        if options.rootless and os.geteuid() != 0:
+            what, hint = "--rootless makes the user namespace itself", "take it out of config.json"
+        elif not (linux.get("uidMappings") and linux.get("gidMappings")):
+            what, hint = (
+                "a new one needs uidMappings and gidMappings",
+                "give both, or take the namespace out of config.json",
+            )
+        else:
+            continue
+        raise BundleError(
+            f"config.json: {member} is a user namespace, and {what}",
+            reason=Reason.UNSUPPORTED,
+            hint=hint,
+            member=member,
+        )
+
+
+def _check_terminal(has_terminal: bool) -> None:
+    """Refuse a program that wants a terminal and gets none: runsc would lose its output."""
+    if not has_terminal:
+        raise BundleError(
+            "config.json: $.process.terminal is true, and stdin is no terminal",
+            reason=Reason.UNSUPPORTED,
+            hint="start it from a terminal, give engine-oci --console-socket, or set it to false",
+            member="$.process.terminal",
+        )
 
 
 def _has_capabilities() -> bool:

@@ -95,7 +95,9 @@ def _run(options: argparse.Namespace) -> int:
     if not starts_as_usual(bundle, chosen):
         from engine.bundle.program import check
 
-        check(bundle, chosen)
+        # `--dry-run` starts nothing, and in a service stdin is never a terminal.
+        has_terminal = True if options.dry_run else False if options.detach else None
+        check(bundle, chosen, has_terminal=has_terminal)
     if options.detach:
         return _detach(bundle.path, chosen, options)
     if options.dry_run:

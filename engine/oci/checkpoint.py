@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from engine.errors import Reason, UsageError
-from engine.oci.flags import Kind, Table
+from engine.oci.flags import Kind, Refused, Table
 from engine.oci.lookup import delegate
 from engine.oci.request import Request
 from engine.state.oci_lifecycle import Verb
@@ -18,6 +18,15 @@ FLAGS: Table = {
     "image-path": Kind.VALUE,
     "leave-running": Kind.SWITCH,
     "work-path": Kind.IGNORED_VALUE,
+    # Of CRIU, for what the sandbox's own kernel saves anyway: locks, its session and its cgroups.
+    "file-locks": Kind.IGNORED_SWITCH,
+    "shell-job": Kind.IGNORED_SWITCH,
+    "manage-cgroups-mode": Kind.IGNORED_VALUE,
+    **dict.fromkeys(
+        ("pre-dump", "parent-path", "lazy-pages", "page-server", "auto-dedup"),
+        Refused("runsc writes a whole checkpoint, and at once", "leave it out"),
+    ),
+    "tcp-established": Refused("runsc keeps no connection to outside over a checkpoint", "leave it out"),
 }
 SHORT: dict[str, str] = {}
 

@@ -108,14 +108,16 @@ def _main(given: list[str]) -> int:
         request = Request(os.environ, common, "engine-oci", Flags(), ())
         stdout = _stdout([] if common.has("version") or common.has("help") else rest)
         if common.has("version"):
-            print(f"engine-oci version {__version__}\nspec: 1.2.0")
+            print(f"engine-oci version {__version__}\nspec: 1.3.0")
         elif common.has("help") or rest in ([], ["help"]):
             print(_help())
             answer = 0 if given else 2
         else:
             module, flags, left = _parsed(rest)
             if flags.has("help"):
-                known = " ".join(f"[--{name}]" for name in module.FLAGS)
+                known = " ".join(
+                    f"[--{name}]" for name, kind in module.FLAGS.items() if isinstance(kind, Kind)
+                )
                 print(f"usage: engine-oci {rest[0]} {known} ...: {VERBS[rest[0]]}")
             else:
                 request = Request(os.environ, _judged(common), rest[0], flags, left)

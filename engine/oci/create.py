@@ -12,6 +12,7 @@ FLAGS: Table = {
     "pid-file": Kind.VALUE,
     "console-socket": Kind.VALUE,
     "preserve-fds": Kind.VALUE,
+    "pidfd-socket": Kind.VALUE,
     "no-pivot": Kind.IGNORED_SWITCH,
     "no-new-keyring": Kind.IGNORED_SWITCH,
 }

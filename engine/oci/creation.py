@@ -29,7 +29,8 @@ from engine.oci.lookup import find, kept_elsewhere
 from engine.oci.network import ANNOTATION, choose_network
 from engine.oci.removal import remove, remove_partial_create
 from engine.oci.request import Request, say
-from engine.options import ExecPolicy, Network, Platform, RunOptions, exec_policy_name
+from engine.oci.run_options import creation_flags, options_of, without_pid_file
+from engine.options import Platform, RunOptions
 from engine.runsc.arguments import RunscArguments, build_global_flags
 from engine.state import cgroups, elsewhere, evidence, record
 from engine.state.base import VARIABLE, default_base, open_base
@@ -40,6 +41,7 @@ from engine.traces.writer import Trace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from typing import Final, NoReturn
 
     from engine.enforcement.judge import Unenforced
@@ -159,16 +161,21 @@ def start(request: Request, flags: Sequence[str], *, ends_with_runsc: bool) -> i
 
     `ends_with_runsc`: the container ends with that process, and everything of it is removed then.
     """
-    options = _options(request)
+    options = options_of(request)
     runsc_arguments = RunscArguments(
         verb=request.verb,
-        flags=(*_creation_flags(request), *flags),
+        flags=(*creation_flags(request), *flags),
         global_flags=(
             *request.log_flags(),
             *(("--systemd-cgroup",) if request.common.has("systemd-cgroup") else ()),
         ),
         preserved=request.flags.number("preserve-fds"),
     )
+    pidfd_socket = None
+    if request.flags.value("pidfd-socket"):
+        from engine.oci import pidfd
+
+        pidfd_socket = pidfd.connect(request, is_detached=not ends_with_runsc)
     creation = os.urandom(16).hex()
     path = _make_base(request)
     if request.common.value("root") is None and not request.environment.get(VARIABLE):
@@ -186,11 +193,11 @@ def start(request: Request, flags: Sequence[str], *, ends_with_runsc: bool) -> i
         _become(
             request, options, runsc_arguments, environment, creation, parent, ends_with_runsc=ends_with_runsc
         )
-    code = _wait(child)
+    code = wait_for(child)
     if held_log is not None:
         os.close(held_log)
     if code == 0 and not ends_with_runsc:
-        code = _start_monitor(request, options.container_id, creation)
+        code = _start_monitor(request, options.container_id, creation, pidfd_socket)
     if code != 0 or ends_with_runsc:
         _take_away(request, options.container_id, creation)
     return code
@@ -215,9 +222,8 @@ def _become(
 
     try:
         die_with_parent(parent)
-        # The specification allows a bundle as its own root; a manager keeps its own files elsewhere.
         path = request.flags.value("bundle") or "."
-        with open_bundle(path, may_be_root=True, require_strict=options.require_strict_bundle) as bundle:
+        with open_bundle(path, require_strict=options.require_strict_bundle) as bundle:
             more: dict[str, str] = {}
             network_at_start: str | None = None
             network_is_chosen = request.common.value("network") not in (None, "auto")
@@ -225,7 +231,7 @@ def _become(
             sandbox_id = pod.sandbox_of(bundle.config)
             if sandbox_id is not None:
                 if not ends_with_runsc:
-                    runsc_arguments = _without_pid_file(runsc_arguments)
+                    runsc_arguments = without_pid_file(runsc_arguments)
                 options, more = pod.as_in_sandbox(
                     options, environment, base_path, sandbox_id, network_is_chosen=network_is_chosen
                 )
@@ -239,7 +245,8 @@ def _become(
             if not starts_as_usual(bundle, options):
                 from engine.bundle.program import check
 
-                check(bundle, options, with_program=request.verb != "restore")
+                has_terminal = True if request.flags.value("console-socket") else None
+                check(bundle, options, with_program=request.verb != "restore", has_terminal=has_terminal)
             traces = _open_traces(base_path, environment)
             run(
                 bundle,
@@ -268,7 +275,7 @@ def _become(
     os._exit(code)
 
 
-def _wait(child: int) -> int:
+def wait_for(child: int) -> int:
     """Forward signals to `child` until it ends. Returns its exit code, or 128 plus the signal that killed it."""
     held = os.pidfd_open(child)  # once it is reaped, its pid may be another's
 
@@ -286,16 +293,22 @@ def _wait(child: int) -> int:
     return status if status >= 0 else 128 - status
 
 
-def _start_monitor(request: Request, container_id: str, creation: str) -> int:
+def _start_monitor(
+    request: Request, container_id: str, creation: str, pidfd_socket: socket.socket | None
+) -> int:
     """Start the monitor process of a pod member; other containers use the sandbox's pid. Returns the exit code."""
     try:
         with find(request, container_id) as found:
-            if found.record.sandbox is None:
-                return 0
-            with found.locked():
-                if (noted := record.read(found.directory)) is not None and noted.creation == creation:
-                    pid_file = request.flags.value("pid-file")
-                    found.with_record(noted).start_monitor(pid_file and os.path.abspath(pid_file))
+            if found.record.sandbox is not None:
+                with found.locked():
+                    if (noted := record.read(found.directory)) is not None and noted.creation == creation:
+                        pid_file = request.flags.value("pid-file")
+                        found = found.with_record(noted)  # noqa: PLW2901 (the same one)
+                        found.start_monitor(pid_file and os.path.abspath(pid_file))
+            if pidfd_socket is not None:
+                from engine.oci import pidfd
+
+                pidfd.send(request, pidfd_socket, found.state().pid)
     except ContainerError as error:
         request.report(error)
         return EngineError.exit_code
@@ -355,37 +368,3 @@ def _open_traces(base_path: str, environment: Mapping[str, str]) -> PrivateDirec
             reason=Reason.FAILURE,
             hint=hint_for(error, "give another directory with --root"),
         ) from None
-
-
-def _creation_flags(request: Request) -> tuple[str, ...]:
-    given: list[str] = []
-    for name in ("pid-file", "console-socket"):
-        if value := request.flags.value(name):
-            given += [f"--{name}", os.path.abspath(value)]
-    return tuple(given)
-
-
-def _without_pid_file(given: RunscArguments) -> RunscArguments:
-    """Drop --pid-file: runsc would write the sandbox's pid."""
-    if "--pid-file" not in given.flags:
-        return given
-    at = given.flags.index("--pid-file")
-    flags = (*given.flags[:at], *given.flags[at + 2 :])
-    return RunscArguments(given.verb, flags, given.global_flags, given.preserved)
-
-
-def _options(request: Request) -> RunOptions:
-    common = request.common
-    exec_policy_name(common.value("exec-policy") or ExecPolicy.AUTO)
-    return RunOptions(
-        container_id=request.container_id(),
-        network=Network(request.choice("network", Network, Network.NONE)),
-        platform=Platform(request.choice("platform", Platform, Platform.AUTO)),
-        rootless=common.value("rootless") == "true",
-        ignore_cgroups=common.has("ignore-cgroups"),
-        exec_policy=ExecPolicy(request.choice("exec-policy", ExecPolicy, ExecPolicy.AUTO)),
-        require_exec_policy=common.has("require-exec-policy"),
-        runsc=common.value("runsc"),
-        require_strict_bundle=common.has("require-strict-bundle"),
-        require_enforced=common.has("require-enforced"),
-    )

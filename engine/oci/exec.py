@@ -6,7 +6,7 @@ import os
 
 from engine.errors import Reason, UsageError
 from engine.oci.container import Container, ContainerError
-from engine.oci.flags import Kind, Table
+from engine.oci.flags import Kind, Refused, Table
 from engine.oci.lookup import permitted
 from engine.oci.request import Request
 from engine.state.oci_lifecycle import Verb
@@ -29,6 +29,15 @@ FLAGS: Table = {
     "cap": Kind.VALUES,
     "preserve-fds": Kind.VALUE,
     "no-subreaper": Kind.IGNORED_SWITCH,
+    # Nothing is paused but a whole container, in which runsc starts no process: it is refused with and without this.
+    "ignore-paused": Kind.IGNORED_SWITCH,
+    "pidfd-socket": Kind.VALUE,
+    "cgroup": Refused(
+        "the processes of a container are all in its one sandbox, and so in one cgroup", "leave it out"
+    ),
+    "apparmor": Refused("runsc applies no AppArmor profile", "leave it out"),
+    "process-label": Refused("runsc applies no SELinux label", "leave it out"),
+    "no-new-privs": Refused("runsc would ignore it", "give --process a file with process.noNewPrivileges"),
 }
 SHORT = {
     "e": "env",
@@ -68,6 +77,12 @@ def main(request: Request) -> int:
                 flags += [f"--{name}", value]
     preserved = given.number("preserve-fds")
     flags += [f"--pass-fd={number}:{number}" for number in range(3, 3 + preserved)]
+    if given.value("pidfd-socket"):
+        from engine.oci import pidfd
+
+        pidfd_socket = pidfd.connect(request, is_detached=is_detached)
+    else:
+        pidfd_socket = None
     with permitted(request, Verb.EXEC, container_id) as found:
         if added := given.lists.get("cap"):
             flags += _capability_flags(found, added)
@@ -77,7 +92,9 @@ def main(request: Request) -> int:
 
         console = given.value("console-socket")
         path = None if console is None else os.path.abspath(console)
-        return exec_monitor.run(found, request, flags, command, preserved, console=path)
+        return exec_monitor.run(
+            found, request, flags, command, preserved, console=path, pidfd_socket=pidfd_socket
+        )
 
 
 def _capability_flags(found: Container, added: Iterable[str]) -> Iterator[str]:

@@ -31,6 +31,7 @@ from engine.state.container import RUNTIME
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from typing import Final, NoReturn
 
 #: Exit code of an exec that was killed with its monitor, its guard or its runsc.
@@ -76,10 +77,12 @@ def run(
     preserved: int,
     *,
     console: str | None,
+    pidfd_socket: socket.socket | None = None,
 ) -> int:
     """Start the exec, and write the pid files of `request` once it runs. Returns the exit code: runsc's if it refuses.
 
-    `console`: the socket on which the manager waits for a terminal, if it shall have one. Raises `ContainerError`.
+    `console`: the socket on which the manager waits for a terminal, if it shall have one. `pidfd_socket`: where it
+    waits for a descriptor of the monitor. Raises `ContainerError`.
     """
     try:
         with found.program() as program:
@@ -99,6 +102,10 @@ def run(
         for name, pid in (("internal-pid-file", exec_.pid_inside()), ("pid-file", monitor)):
             if path := request.flags.value(name):
                 replace_file(os.path.abspath(path), str(pid).encode(), mode=0o644)
+        if pidfd_socket is not None:
+            from engine.oci import pidfd
+
+            pidfd.send(request, pidfd_socket, monitor)
         os.write(acknowledge, _KNOWN)
     except OSError as error:
         raise unreadable(request.verb, error) from None

@@ -28,7 +28,7 @@ _SYSTEMD_CGROUP = b"systemd-cgroup"
 
 _FEATURES: dict[str, Any] = {
     "ociVersionMin": "1.0.0",
-    "ociVersionMax": "1.2.0",
+    "ociVersionMax": "1.3.0",
     "linux": {
         # runsc makes no cgroup and no time namespace, and applies a seccomp filter only with --oci-seccomp.
         "namespaces": ["ipc", "mount", "network", "pid", "user", "uts"],
@@ -36,7 +36,8 @@ _FEATURES: dict[str, Any] = {
         "seccomp": {"enabled": False},
         "apparmor": {"enabled": False},
         "selinux": {"enabled": False},
-        "intelRdt": {"enabled": False},
+        "intelRdt": {"enabled": False, "schemata": False, "monitoring": False},
+        "netDevices": {"enabled": False},
     },
 }
 

@@ -34,7 +34,15 @@ class Kind(Enum):
     IGNORED_VALUE = auto()
 
 
-Table = Mapping[str, Kind]
+class Refused:
+    """A flag that is known and cannot be done: `what` says why, and `hint` what to do."""
+
+    def __init__(self, what: str, hint: str) -> None:
+        self.what: Final = what
+        self.hint: Final = hint
+
+
+Table = Mapping[str, Kind | Refused]
 
 _SWITCHES = frozenset({Kind.SWITCH, Kind.IGNORED_SWITCH})
 
@@ -72,6 +80,15 @@ class Flags:
         return int(text)
 
 
+def _kind(table: Table, name: str, given: str) -> Kind:
+    kind = table.get(name)
+    if kind is None:
+        raise UsageError(f"unknown flag {given!r}", reason=Reason.USAGE, hint="see engine-oci --help")
+    if isinstance(kind, Refused):
+        raise UsageError(f"--{name}: {kind.what}", reason=Reason.UNSUPPORTED, hint=kind.hint)
+    return kind
+
+
 def parse(
     arguments: Sequence[str],
     table: Table,
@@ -102,9 +119,7 @@ def parse(
             break
         name, equals, text = given.lstrip("-").partition("=")
         name = short.get(name, name)
-        kind = table.get(name)
-        if kind is None:
-            raise UsageError(f"unknown flag {given!r}", reason=Reason.USAGE, hint="see engine-oci --help")
+        kind = _kind(table, name, given)
         if kind in _SWITCHES:
             if equals and text not in _TRUE | _FALSE:
                 raise UsageError(f"--{name} is {text!r}", reason=Reason.USAGE, hint="give true or false")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.oci.creation import start
-from engine.oci.flags import Kind, Table
+from engine.oci.flags import Kind, Refused, Table
 from engine.oci.request import Request
 
 FLAGS: Table = {
@@ -15,6 +15,11 @@ FLAGS: Table = {
     "no-pivot": Kind.IGNORED_SWITCH,
     "no-new-keyring": Kind.IGNORED_SWITCH,
     "no-subreaper": Kind.IGNORED_SWITCH,
+    "pidfd-socket": Kind.VALUE,
+    "keep": Refused(
+        "runsc run removes its container when it ends",
+        "use create and start: that container stays until delete",
+    ),
 }
 SHORT = {"b": "bundle", "d": "detach"}
 

@@ -31,10 +31,11 @@ def main(request: Request) -> NoReturn:
             from engine.oci import monitor
 
             monitor.take_streams(found.directory)
-        found.note_attempt(Verb.START, _settle).become_runsc(request, request.verb)
+        found.note_attempt(Verb.START, settle).become_runsc(request, request.verb)
 
 
-def _settle(noted: Record, state: ContainerState) -> None:
+def settle(noted: Record, state: ContainerState) -> None:
+    """Choose the network of a container whose namespace its manager has set up since `create`."""
     if noted.network_at_start is None or state.sandbox is None:
         return
     from engine.oci import network

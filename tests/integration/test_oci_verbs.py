@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -264,6 +265,83 @@ def test_restore_goes_on_from_the_checkpoint(oci: Oci, bundle: Path, root_engine
     (trace,) = oci.traces(second)
     assert read_trace(trace)[-1]["next"] == "handed_off"
     oci.is_gone_after_delete(second)
+
+
+def test_restore_continues_in_a_created_container(oci: Oci, bundle: Path, root_engine: Engine) -> None:
+    first, second = oci.running(bundle), root_engine.new_id()
+    image = root_engine.directory / "image"
+    oci.ok("checkpoint", "--image-path", image, first)
+    oci.wait_for(first, "stopped")
+    oci.is_gone_after_delete(first)
+    oci.ok("create", "--bundle", bundle, second)
+    oci.ok("restore", "--detach", "--image-path", image, second)
+    assert oci.status(second) == "running"
+    assert "sleep" in oci.ok("ps", second)
+    assert oci("restore", "--detach", "--image-path", image, "--bundle", bundle, second).code == REFUSED
+    assert oci.status(second) == "running"
+    oci.is_gone_after_delete(second)
+
+
+def test_restore_into_a_created_container_ends_with_it(oci: Oci, bundle: Path, root_engine: Engine) -> None:
+    first, second = oci.running(bundle), root_engine.new_id()
+    image = root_engine.directory / "image"
+    oci.ok("checkpoint", "--image-path", image, first)
+    oci.ok("create", "--bundle", bundle, second)
+    waiting = oci.start("restore", "--image-path", image, second)
+    oci.wait_for(second, "running")
+    oci.ok("pause", second)
+    oci.ok("resume", second)
+    assert waiting.poll() is None
+    oci.ok("kill", second, "KILL")
+    assert waiting.wait(60) == 128 + 9
+    assert oci.status(second) == "stopped"
+    for container_id in (first, second):
+        oci.is_gone_after_delete(container_id)
+
+
+@pytest.mark.parametrize("verb", ["create", "run", "exec"])
+def test_pidfd_is_that_of_the_pid_in_the_pid_file(
+    oci: Oci, bundle: Path, root_engine: Engine, verb: str
+) -> None:
+    path, pid_file = root_engine.directory / "pidfd.sock", root_engine.directory / "pid"
+    container_id = oci.running(bundle) if verb == "exec" else root_engine.new_id()
+    options = ("--pidfd-socket", path, "--pid-file", pid_file)
+    rest = {
+        "create": (*options, "--bundle", bundle, container_id),
+        "run": (*options, "--detach", "--bundle", bundle, container_id),
+        "exec": (*options, "--detach", container_id, "/bin/sh", "-c", FOREVER),
+    }[verb]
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        oci.ok(verb, *rest)
+        given, _ = listening.accept()
+    with given:
+        message, (held,), _, _ = socket.recv_fds(given, 100, 1)
+    try:
+        assert message == (b"setns" if verb == "exec" else b"standard")
+        (told,) = (
+            line for line in Path(f"/proc/self/fdinfo/{held}").read_text().splitlines() if "Pid:" in line
+        )
+        assert told.split() == ["Pid:", pid_file.read_text()]
+    finally:
+        os.close(held)
+    path.unlink()
+    if verb != "exec":
+        other = root_engine.new_id()
+        assert oci(verb, *rest[:-1], other).code == 2
+        assert oci.status(other) is None
+    oci.is_gone_after_delete(container_id)
+
+
+def test_exec_takes_a_flag_for_paused_ones(oci: Oci, bundle: Path) -> None:
+    container_id = oci.running(bundle)
+    asked = ("exec", "--ignore-paused", container_id, "/bin/sh", "-c", "exit 7")
+    assert oci(*asked).code == 7
+    oci.ok("pause", container_id)
+    assert oci(*asked).code == 1
+    oci.ok("resume", container_id)
+    oci.is_gone_after_delete(container_id)
 
 
 def test_gc_removes_an_old_trace_only_after_delete(oci: Oci, root_engine: Engine, bundle: Path) -> None:

@@ -71,7 +71,10 @@ def members(value: object, steps: tuple[Step, ...] = ()) -> Iterator[tuple[tuple
 
 MEMBERS = list(members(FULL))
 #: Members whose own members have names of the user's choice.
-MAPS = ("annotations", "linux.sysctl", "linux.resources.unified", "linux.resources.rdma", "linux.timeOffsets")
+MAPS = (
+    *("annotations", "linux.sysctl", "linux.resources.unified", "linux.resources.rdma"),
+    *("linux.timeOffsets", "linux.netDevices"),
+)
 
 
 def matches(steps: tuple[Step, ...], patterns: list[str]) -> bool:

@@ -297,25 +297,16 @@ def test_a_fifo_as_rootfs_is_refused_without_waiting(place: Path) -> None:
     refused(place, Reason.ROOTFS_ABSENT, "$.root.path")
 
 
-@pytest.mark.parametrize("root_path", [".", "./", "here"])
-def test_a_rootfs_that_is_the_bundle_itself_is_refused(place: Path, root_path: str) -> None:
+@pytest.mark.parametrize("root_path", [".", "./", "here", "..", "{place}", "/", "../{name}"])
+@pytest.mark.parametrize("readonly", [False, True])
+def test_a_rootfs_with_the_bundle_in_it_deserves_a_word(place: Path, root_path: str, readonly: bool) -> None:
     (place / "here").symlink_to(".")
-    write_config(place, root={"path": root_path})
-    refused(place, Reason.BUNDLE_UNSAFE, "$.root.path", repr(root_path))
-
-
-@pytest.mark.parametrize("root_path", [".", "here"])
-def test_a_caller_may_answer_for_a_bundle_that_is_its_own_rootfs(place: Path, root_path: str) -> None:
-    (place / "here").symlink_to(".")
-    write_config(place, root={"path": root_path})
-    with open_bundle(str(place), may_be_root=True) as bundle:
-        assert bundle.rootfs_identity == bundle.identity
+    path = root_path.format(place=place, name=place.name)
+    write_config(place, root={"path": path, "readonly": readonly})
+    with open_bundle(str(place)) as bundle:
+        assert bundle.rootfs_identity == identity(place / path)
+        assert [grant.code for grant in bundle.grants] == ([] if readonly else ["writable_config"])
         assert bundle.changed() is None
-
-
-def test_an_absolute_rootfs_that_is_the_bundle_itself_is_refused(place: Path) -> None:
-    write_config(place, root={"path": str(place)})
-    refused(place, Reason.BUNDLE_UNSAFE, repr(str(place)))
 
 
 def test_an_empty_root_path_is_refused(place: Path) -> None:
@@ -324,12 +315,48 @@ def test_an_empty_root_path_is_refused(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "root_path", ["..", "../outside", "rootfs/../../outside", "link/../rootfs", "/tmp/.."]
+    "root_path", ["../outside", "rootfs/../../outside", "./.././outside/", "{outside}/../outside"]
 )
-def test_a_root_path_with_a_parent_component_is_refused(place: Path, root_path: str) -> None:
+def test_a_root_path_may_lead_up(place: Path, root_path: str) -> None:
+    outside = place.parent / "outside"
+    outside.mkdir()
+    write_config(place, root={"path": root_path.format(outside=outside)})
+    with open_bundle(str(place)) as bundle:
+        assert bundle.rootfs == str(outside)
+        assert bundle.rootfs_identity == identity(outside)
+        assert bundle.changed() is None
+        outside.rename(place.parent / "was")
+        outside.mkdir()
+        assert bundle.changed() is not None
+
+
+@pytest.mark.parametrize("root_path", ["link/../rootfs", "{place}/link/../rootfs", "../named/../outside"])
+def test_a_parent_behind_a_link_is_refused_if_text_and_walk_differ(place: Path, root_path: str) -> None:
+    far = place.parent / "far" / "deep"
+    far.mkdir(parents=True)
+    for other in ("rootfs", "outside"):
+        (far.parent / other).mkdir()
     (place.parent / "outside").mkdir()
+    (place / "link").symlink_to(far)
+    (place.parent / "named").symlink_to(far)
+    write_config(place, root={"path": root_path.format(place=place)})
+    refused(place, Reason.BUNDLE_UNSAFE, "$.root.path", "'..'")
+
+
+def test_a_root_path_that_leads_up_from_a_linked_bundle_is_refused_if_they_differ(place: Path) -> None:
+    (place.parent / "outside").mkdir()
+    elsewhere = place.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "outside").mkdir()
+    (elsewhere / "link").symlink_to(place)
+    write_config(place, root={"path": "../outside"})
+    refused(elsewhere / "link", Reason.BUNDLE_UNSAFE, "$.root.path", "'..'")
+
+
+@pytest.mark.parametrize("root_path", ["missing/../rootfs", "../missing"])
+def test_a_root_path_that_leads_up_to_nothing_is_refused(place: Path, root_path: str) -> None:
     write_config(place, root={"path": root_path})
-    assert refused(place, Reason.CONFIG_INVALID, "'..'").member == "$.root.path"
+    refused(place, Reason.ROOTFS_ABSENT, "$.root.path", repr(root_path))
 
 
 @pytest.mark.parametrize("target", ["{outside}", "../outside", "inner/../../outside", "/"])

@@ -13,6 +13,7 @@ from engine import __version__
 from engine.errors import Reason, UsageError
 from engine.oci import network
 from engine.oci.cli import COMMON, VERBS, main
+from engine.oci.events import whole_seconds
 from engine.oci.flags import Kind, parse
 from engine.options import ExecPolicy, Network, Platform, RunOptions
 from engine.runsc.arguments import build_global_flags
@@ -103,12 +104,23 @@ def test_a_number_is_one(tmp_path: Path) -> None:
         flags.number("preserve-fds")
 
 
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [
+        *(("5", 5), ("5s", 5), ("1m", 60), ("1m30s", 90), ("1.5s", 2), ("500ms", 1), ("1h0.5s", 3601)),
+        *((".5s", 1), ("1ns", 1), ("2000ms", 2), ("0.1s0.2s", 1), ("7us", 1), ("7µs", 1)),
+    ],
+)
+def test_an_interval_is_gos_and_rounded_up(given: str, seconds: int) -> None:
+    assert whole_seconds(given) == seconds
+
+
 # -- answers
 
 
 def test_the_version_names_the_engine_and_the_specification(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"engine-oci version {__version__}\nspec: 1.2.0\n"
+    assert capsys.readouterr().out == f"engine-oci version {__version__}\nspec: 1.3.0\n"
 
 
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,7 +136,7 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
 def test_features_are_those_of_the_specification(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["features"]) == 0
     features = json.loads(capsys.readouterr().out)
-    assert (features["ociVersionMin"], features["ociVersionMax"]) == ("1.0.0", "1.2.0")
+    assert (features["ociVersionMin"], features["ociVersionMax"]) == ("1.0.0", "1.3.0")
     assert features["linux"]["apparmor"] == {"enabled": False}
     assert features["linux"]["seccomp"] == {"enabled": False}
     assert not {"cgroup", "time"}.intersection(features["linux"]["namespaces"])
@@ -240,8 +252,19 @@ def test_a_log_that_is_a_link_is_not_written(
         (["restore", "web"], "--image-path"),
         (["checkpoint", "web"], "--image-path"),
         (["exec", "web"], "exec"),
-        (["exec", "--apparmor", "p", "web", "ls"], "'--apparmor'"),
-        (["events", "--interval", "1m", "web"], "'1m'"),
+        (["exec", "--apparmor", "p", "web", "ls"], "--apparmor"),
+        (["exec", "--cgroup", "/a", "web", "ls"], "--cgroup"),
+        (["exec", "--no-new-privs", "web", "ls"], "--no-new-privs"),
+        (["exec", "--pidfd-socket", "/s", "web", "ls"], "--detach"),
+        (["run", "--pidfd-socket", "/s", "web"], "--detach"),
+        (["create", "--pidfd-socket", "/nowhere/socket", "web"], "'/nowhere/socket'"),
+        (["run", "--keep", "web"], "--keep"),
+        (["checkpoint", "--pre-dump", "--image-path", "/i", "web"], "--pre-dump"),
+        (["checkpoint", "--tcp-established", "--image-path", "/i", "web"], "--tcp-established"),
+        *(
+            (["events", "--interval", text, "web"], repr(text))
+            for text in ("", "0", "0s", "-5s", "5x", "5s ", "1e3s", "s", "5 s", "999999999h")
+        ),
         (["ps", "web", "-ef"], "'-ef'"),
         (["list", "web"], "list"),
         (["list", "--format", "xml"], "'xml'"),

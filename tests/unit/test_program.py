@@ -33,10 +33,16 @@ KINDS: dict[int, tuple[type[BundleError], str]] = {
 PATH = ["PATH=/usr/local/bin:relative:/usr/bin:/bin"]
 
 
-def check_start(bundle: Bundle, options: RunOptions, *, with_program: bool = True) -> None:
+_IDS = [{"containerID": 0, "hostID": 1000, "size": 1}]
+NEW_USERS = {"namespaces": [{"type": "user"}], "uidMappings": _IDS, "gidMappings": _IDS}
+
+
+def check_start(
+    bundle: Bundle, options: RunOptions, *, with_program: bool = True, has_terminal: bool | None = None
+) -> None:
     """As a run does."""
     if not starts_as_usual(bundle, options):
-        check(bundle, options, with_program=with_program)
+        check(bundle, options, with_program=with_program, has_terminal=has_terminal)
 
 
 class Box:
@@ -235,7 +241,7 @@ def test_execute_bit_is_that_of_the_bundles_user(
         able = {"effective": ["CAP_DAC_OVERRIDE"]}
         box.check("/x", process={"user": user, "capabilities": able})
         box.check("/x", process={"user": user}, rootless=True)
-        box.check("/x", process={"user": user}, linux={"namespaces": [{"type": "user"}]})
+        box.check("/x", process={"user": user}, linux=NEW_USERS)
 
 
 # --- What may bring it is left to runsc -----------------------------------------------------------------------
@@ -337,4 +343,37 @@ def test_ordinary_user_without_rootless_is_refused(
     with refuses(PrivilegeError, Reason.NO_PRIVILEGE, 1000):
         box.check()
     box.check(rootless=True)
-    box.check(linux={"namespaces": [{"type": "user"}]})
+    box.check(linux=NEW_USERS)
+    with refuses(BundleError, Reason.UNSUPPORTED, "$.linux.namespaces[0]"):
+        box.check(linux=NEW_USERS, rootless=True)
+
+
+@pytest.mark.parametrize("lacking", ["uidMappings", "gidMappings"])
+def test_a_new_user_namespace_without_mappings_is_refused(box: Box, lacking: str) -> None:
+    linux = {name: member for name, member in NEW_USERS.items() if name != lacking}
+    for rootless in (False, True):
+        with refuses(BundleError, Reason.UNSUPPORTED, "$.linux.namespaces[0]", "uidMappings"):
+            box.check(linux=linux, rootless=rootless)
+    box.check(linux={"namespaces": [{"type": "user", "path": "/proc/self/ns/user"}]})
+
+
+@pytest.mark.parametrize("has_terminal", [None, False, True])
+def test_a_terminal_is_refused_where_there_is_none(box: Box, has_terminal: bool | None) -> None:
+    make_bundle(box.bundle, process={"terminal": True})
+    own, other = os.openpty()
+    stdin = os.dup(0)
+    try:
+        for descriptor in (own, os.open(os.devnull, os.O_RDONLY)):
+            os.dup2(descriptor, 0)
+            with open_bundle(str(box.bundle)) as bundle:
+                assert not starts_as_usual(bundle, RunOptions("tested"))
+                check_start(bundle, RunOptions("tested"), with_program=False, has_terminal=has_terminal)
+                if has_terminal or (has_terminal is None and descriptor == own):
+                    check_start(bundle, RunOptions("tested"), has_terminal=has_terminal)
+                    continue
+                with refuses(BundleError, Reason.UNSUPPORTED, "$.process.terminal"):
+                    check_start(bundle, RunOptions("tested"), has_terminal=has_terminal)
+    finally:
+        os.dup2(stdin, 0)
+        for descriptor in (stdin, own, other):
+            os.close(descriptor)

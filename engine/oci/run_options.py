@@ -1,0 +1,59 @@
+"""What create, run and restore ask of a run: its options, and runsc's flags."""
+
+from __future__ import annotations
+
+import os
+
+from engine.errors import Reason, UsageError
+from engine.oci.request import Request
+from engine.options import ExecPolicy, Network, Platform, RunOptions, exec_policy_name
+from engine.runsc.arguments import RunscArguments
+
+
+def creation_flags(request: Request) -> tuple[str, ...]:
+    """The flags of runsc's verb that name files."""
+    given: list[str] = []
+    for name in ("pid-file", "console-socket"):
+        if value := request.flags.value(name):
+            given += [f"--{name}", os.path.abspath(value)]
+    return tuple(given)
+
+
+def without_pid_file(given: RunscArguments) -> RunscArguments:
+    """Drop --pid-file: runsc would write the sandbox's pid."""
+    if "--pid-file" not in given.flags:
+        return given
+    at = given.flags.index("--pid-file")
+    flags = (*given.flags[:at], *given.flags[at + 2 :])
+    return RunscArguments(given.verb, flags, given.global_flags, given.preserved)
+
+
+def options_of(request: Request) -> RunOptions:
+    """The options of the run. Raises `UsageError`."""
+    common = request.common
+    exec_policy_name(common.value("exec-policy") or ExecPolicy.AUTO)
+    return RunOptions(
+        container_id=request.container_id(),
+        network=Network(_one_of(request, "network", Network, "auto", Network.NONE)),
+        platform=Platform(_one_of(request, "platform", Platform, "auto", Platform.AUTO)),
+        rootless=common.value("rootless") == "true",
+        ignore_cgroups=common.has("ignore-cgroups"),
+        exec_policy=ExecPolicy(_one_of(request, "exec-policy", ExecPolicy, "auto", ExecPolicy.AUTO)),
+        require_exec_policy=common.has("require-exec-policy"),
+        runsc=common.value("runsc"),
+        require_strict_bundle=common.has("require-strict-bundle"),
+        require_enforced=common.has("require-enforced"),
+    )
+
+
+def _one_of(
+    request: Request, name: str, kind: type[Network | Platform | ExecPolicy], auto: str, default: str
+) -> str:
+    value = request.common.value(name)
+    if value is None or value == auto:
+        return default
+    if value not in list(kind):
+        raise UsageError(
+            f"--{name} is {value!r}", reason=Reason.USAGE, hint=f"give one of {', '.join((auto, *kind))}"
+        )
+    return value
