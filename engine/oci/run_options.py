@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from engine.errors import Reason, UsageError
 from engine.oci.request import Request
 from engine.options import ExecPolicy, Network, Platform, RunOptions, exec_policy_name
 from engine.runsc.arguments import RunscArguments
@@ -34,26 +33,13 @@ def options_of(request: Request) -> RunOptions:
     exec_policy_name(common.value("exec-policy") or ExecPolicy.AUTO)
     return RunOptions(
         container_id=request.container_id(),
-        network=Network(_one_of(request, "network", Network, "auto", Network.NONE)),
-        platform=Platform(_one_of(request, "platform", Platform, "auto", Platform.AUTO)),
+        network=Network(request.choice("network", Network, Network.NONE)),
+        platform=Platform(request.choice("platform", Platform, Platform.AUTO)),
         rootless=common.value("rootless") == "true",
         ignore_cgroups=common.has("ignore-cgroups"),
-        exec_policy=ExecPolicy(_one_of(request, "exec-policy", ExecPolicy, "auto", ExecPolicy.AUTO)),
+        exec_policy=ExecPolicy(request.choice("exec-policy", ExecPolicy, ExecPolicy.AUTO)),
         require_exec_policy=common.has("require-exec-policy"),
         runsc=common.value("runsc"),
         require_strict_bundle=common.has("require-strict-bundle"),
         require_enforced=common.has("require-enforced"),
     )
-
-
-def _one_of(
-    request: Request, name: str, kind: type[Network | Platform | ExecPolicy], auto: str, default: str
-) -> str:
-    value = request.common.value(name)
-    if value is None or value == auto:
-        return default
-    if value not in list(kind):
-        raise UsageError(
-            f"--{name} is {value!r}", reason=Reason.USAGE, hint=f"give one of {', '.join((auto, *kind))}"
-        )
-    return value
