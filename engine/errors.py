@@ -189,11 +189,13 @@ class EngineError(Exception):
     """A refusal by the engine.
 
     `step`: the part that refused; `reason`: the code; `what`: what is wrong and where; `hint`: what to do about it;
-    `exit_code`: the exit code of the process.
+    `exit_code`: the exit code of the process. `trace`: the path of the refused run's trace, of the `container`.
     """
 
     step: str = "engine"
     exit_code: ClassVar[int] = 125
+    trace: str | None = None
+    container: str | None = None
 
     def __init__(self, what: str, *, reason: str, hint: str) -> None:
         self.reason = reason

@@ -21,9 +21,9 @@ from engine.lifecycle.spec_graph import SpecGraph, spec_graph
 from engine.traces.move import Trigger
 from engine.verify.chunks import Answer, Chunk, in_order, split
 from engine.verify.evidence import MAX_SIZE, Evidence, Outcome, ReportError, judge, read
-from engine.verify.signature import SUFFIX, Signature, Signers, Standing
+from engine.verify.signature import Signature, Signers, Standing
 from engine.verify.trace_check import Verdict
-from engine.verify.trace_file import HEADER, lines_of
+from engine.verify.trace_file import HEADER, SUFFIX, lines_of
 from engine.verify.workers import ThisProcess, Workers
 
 #: The suffix of the engine's traces.

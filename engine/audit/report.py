@@ -30,8 +30,9 @@ from engine.runsc.faults import fault_line
 from engine.traces.move import Oom, State, Trigger
 from engine.traces.schema import Refusal
 from engine.verify.evidence import Evidence, Outcome, read
-from engine.verify.signature import SUFFIX, Signature, Signers, Standing, look
+from engine.verify.signature import Signature, Signers, Standing, look
 from engine.verify.trace_check import Verdict
+from engine.verify.trace_file import SUFFIX
 
 #: How many lines that are not evidence are shown, and how much of each.
 _RAW_LINES, _RAW_CHARACTERS = 20, 2000

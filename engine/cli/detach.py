@@ -17,7 +17,7 @@ SYSTEMD_RUN = "/usr/bin/systemd-run"
 #: Exists if systemd manages the system.
 BOOTED = "/run/systemd/system"
 
-_PASSED_ON = ("ENGINE_ARTIFACT_BASE", "PATH")
+_PASSED_ON = ("ENGINE_ARTIFACT_BASE", "PATH", "XDG_STATE_HOME")
 _NO_SYSTEMD = (
     "run it without --detach and in the background (setsid engine run … &), or give the bundle to a manager: "
     "podman --runtime engine-oci"
@@ -44,7 +44,7 @@ def command(
     When the service ends, `engine gc` removes what a terminated runsc leaves: its cgroups and its copy.
     """
     engine = (sys.executable, "-P", "-m", "engine")
-    collect = " ".join(_quoted(word) for word in (*engine, "gc", "--keep-traces"))
+    collect = " ".join(_quoted(word) for word in (*engine, "gc"))
     given = [f"--setenv={name}={environment[name]}" for name in _PASSED_ON if environment.get(name)]
     return [
         SYSTEMD_RUN,

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from engine import __doc__ as what_it_is
 from engine import __version__
 from engine.cli import command
-from engine.errors import as_refusal, stdout_refusal
+from engine.errors import as_refusal, printable, stdout_refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,7 +86,8 @@ def _main(given: Sequence[str]) -> int:
         command.say("".join(traceback.format_exception(refusal)).rstrip("\n"))
     if as_json:
         said = {"step": refusal.step, "reason": refusal.reason, "what": refusal.what, "hint": refusal.hint}
-        command.say(json.dumps({"refused": said}))
+        run = {"id": refusal.container, "trace": printable(refusal.trace)} if refusal.trace else None
+        command.say(json.dumps({"refused": said, **({"run": run} if run else {})}))
     else:
         command.say(f"engine: {refusal}")
     return refusal.exit_code

@@ -6,7 +6,7 @@ import json
 import os
 
 from engine.cli.command import add_choice, add_command, say, wrong_usage
-from engine.errors import printable
+from engine.errors import EngineError, printable
 from engine.options import ExecPolicy, Network, Platform, RunOptions, check_container_id, exec_policy_name
 from engine.quick import import_transitions
 
@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from typing import Any
+
+    from engine.bundle.bundle import Bundle
 
 
 def add(commands: Any) -> None:
@@ -56,6 +58,12 @@ def add(commands: Any) -> None:
     parser.add_argument("--runsc", metavar="PATH", help="the runsc to run (default: a trusted system path)")
     parser.add_argument("--trace", metavar="FILE", help="write the trace to this new file")
     parser.add_argument(
+        "--sign",
+        metavar="KEY",
+        help="sign the trace after the container's end with this private key; implies --supervise",
+    )
+    parser.add_argument("--verbose", action="store_true", help="say the container's id and the trace's path")
+    parser.add_argument(
         "--supervise",
         action="store_true",
         help="stay, pass signals on, record how the container ended, and clean up (always with --detach)",
@@ -87,7 +95,7 @@ def _run(options: argparse.Namespace) -> int:
         require_exec_policy=options.require_exec_policy,
         runsc=options.runsc,
         require_strict_bundle=options.require_strict_bundle,
-        supervise=options.supervise or options.detach,
+        supervise=options.supervise or options.detach or options.sign is not None,
         root_digest=options.root_digest,
         require_enforced=options.require_enforced,
     )
@@ -98,34 +106,79 @@ def _run(options: argparse.Namespace) -> int:
         # `--dry-run` starts nothing, and in a service stdin is never a terminal.
         has_terminal = True if options.dry_run else False if options.detach else None
         check(bundle, chosen, has_terminal=has_terminal)
+    if options.sign is not None and not options.dry_run:
+        from engine.verify.signature import check_key
+
+        check_key(options.sign)
     if options.detach:
         return _detach(bundle.path, chosen, options)
     if options.dry_run:
-        from engine.lifecycle.plan import plan
+        return _dry_run(bundle, chosen, as_json=options.json)
+    return _go(bundle, chosen, options)
 
-        planned = plan(bundle, chosen, os.environ)
-        if options.json:
-            print(json.dumps({"argv": planned.argv, "environment": planned.environment}, indent=2))
-        else:
-            print("\n".join(f"{name}={_quoted(value)}" for name, value in planned.environment.items()))
-            print(" ".join(map(_quoted, planned.argv)))
-        return 0
+
+def _dry_run(bundle: Bundle, chosen: RunOptions, *, as_json: bool) -> int:
+    from engine.lifecycle.plan import plan
+
+    planned = plan(bundle, chosen, os.environ)
+    if as_json:
+        print(json.dumps({"argv": planned.argv, "environment": planned.environment}, indent=2))
+    else:
+        print("\n".join(f"{name}={_quoted(value)}" for name, value in planned.environment.items()))
+        print(" ".join(map(_quoted, planned.argv)))
+    return 0
+
+
+def _go(bundle: Bundle, chosen: RunOptions, options: argparse.Namespace) -> int:
+    """Become runsc, or its supervisor. All that is said goes to stderr: stdout is the container's."""
 
     def warn(text: str) -> None:
         say(json.dumps({"warning": text}) if options.json else f"engine: warning: {printable(text)}")
+
+    def announce(trace: str) -> None:
+        if options.json:
+            say(json.dumps({"run": {"id": chosen.container_id, "trace": printable(trace)}}))
+        elif options.verbose:
+            say(f"engine: container {chosen.container_id}, trace {printable(trace)}")
+
+    def sign(trace: str) -> None:
+        from engine.verify import signature
+
+        try:
+            made = signature.sign(trace, options.sign)
+        except EngineError as error:
+            warn(f"the trace is not signed: {error.what}; {error.hint}")
+            return
+        if options.verbose and not options.json:
+            say(f"engine: signed: {printable(made)}")
 
     supervisor = None
     if chosen.supervise:
         from engine.lifecycle.supervisor import Channel, fork
 
-        forked = fork(bundle, chosen, warn)
+        forked = fork(bundle, chosen, warn, recorded=sign if options.sign is not None else None)
         if not isinstance(forked, Channel):
             return forked
         supervisor = forked
     import_transitions()
     from engine.lifecycle.runner import run
 
-    return run(bundle, chosen, os.environ, trace_path=options.trace, supervisor=supervisor, warn=warn)
+    try:
+        return run(
+            *(bundle, chosen, os.environ),
+            trace_path=options.trace,
+            supervisor=supervisor,
+            warn=warn,
+            announce=announce,
+        )
+    except EngineError as error:
+        if error.trace is not None:
+            error.container = chosen.container_id
+            if not options.json:
+                announce(error.trace)
+            if options.sign is not None:
+                sign(error.trace)
+        raise
 
 
 def _quoted(word: str) -> str:
@@ -154,8 +207,9 @@ def _detach(bundle: str, chosen: RunOptions, options: argparse.Namespace) -> int
             arguments.append(name)
         elif isinstance(value, str):
             arguments += [name, os.path.abspath(value) if flag == "runsc" else value]
-    if options.trace is not None:
-        arguments += ["--trace", os.path.abspath(options.trace)]
+    for name in ("trace", "sign"):
+        if (path := getattr(options, name)) is not None:
+            arguments += [f"--{name}", os.path.abspath(path)]
     unit = start(chosen.container_id, arguments, os.environ)
     print(json.dumps({"id": chosen.container_id, "unit": unit}) if options.json else chosen.container_id)
     if not options.json:

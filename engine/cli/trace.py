@@ -1,10 +1,11 @@
-"""`engine trace`: verify, sign or attest the traces of runs."""
+"""`engine trace`: find, show, verify, sign or attest the traces of runs."""
 
 from __future__ import annotations
 
 import json
+import os
 
-from engine.cli import attestation
+from engine.cli import attestation, trace_files
 from engine.cli.command import UNREADABLE, Formatter, add_command, wrong_usage
 from engine.cli.trace_options import add_signers, add_workers, signers_of, workers_of
 from engine.errors import printable
@@ -21,7 +22,7 @@ def add(commands: Any) -> None:
     """Add the command to the parser."""
     trace = commands.add_parser(
         "trace",
-        help="verify, sign or attest the traces of runs",
+        help="find, show, verify, sign or attest the traces of runs",
         allow_abbrev=False,
         formatter_class=Formatter,
     )
@@ -41,6 +42,7 @@ def add(commands: Any) -> None:
     )
     add_signers(verify)
     add_workers(verify)
+    trace_files.add(of_traces)
     sign = add_command(of_traces, "sign", _sign, "sign traces; each signature is a new file, TRACE.sig")
     sign.add_argument("files", nargs="+", metavar="FILE", help="a trace")
     sign.add_argument(
@@ -57,6 +59,7 @@ def _verify(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from engine.verify.trace_check import Verdict, verify
+    from engine.verify.trace_file import SUFFIX
 
     signers = signers_of(options)
     if options.bundle is not None:
@@ -73,7 +76,11 @@ def _verify(options: argparse.Namespace) -> int:
     found: Counter[Verdict] = Counter()
     for result in results:
         found[result.verdict] += 1
-        print(json.dumps(asdict(result)) if options.json else result)
+        is_signed = not options.runs and os.path.lexists(result.path + SUFFIX)
+        if options.json:
+            print(json.dumps({**asdict(result), "signed": is_signed}))
+        else:
+            print(f"{result}; signed, not checked: give --key or --signers" if is_signed else result)
     if found.total() > 1 and not options.json:
         print(
             f"{found.total()} runs: {'; '.join(f'{number} {verdict}' for verdict, number in found.items())}"

@@ -56,24 +56,27 @@ def record(
     given: Given,
     ending: HasFacts,
     warn: Callable[[str], None],
-) -> None:
-    """Write the last line of the trace: by the machine, as every line."""
+) -> bool:
+    """Write the last line of the trace, by the machine, as every line; whether it is there."""
     try:
         trace = Trace.resume(options.container_id, told["seq"], told["previous"], told["trace"], given[3])
         known = {"container": options.container_id, "options": options_facts(options)}
         lifecycle = SpecLifecycle(known, trace.move, spec_graph(), at=State.HANDED_OFF)
         lifecycle.perform(Trigger.END, lambda: ending)
-        if trace.is_lost:
+        if is_lost := trace.is_lost:
             warn("its end is not recorded: somebody removed the trace")
         trace.close()
     except TraceError as lost:
         warn(f"its end is not recorded: {lost.what}; {lost.hint}")
     except EngineError as fault:
         warn(f"its end is not recorded: {fault}")
+    else:
+        return not is_lost
+    return False
 
 
 def clean_up(told: Mapping[str, Any], given: Given, warn: Callable[[str], None]) -> None:
-    """Remove what `engine gc --keep-traces` would. The lock is held."""
+    """Remove what `engine gc` would. The lock is held."""
     base, container = _directories(told, given)
     try:
         remove_leftovers(base, container)

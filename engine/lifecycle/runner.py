@@ -82,12 +82,13 @@ def run(
     manager: Manager | None = None,
     supervisor: Channel | None = None,
     warn: Callable[[str], None] = lambda _: None,
+    announce: Callable[[str], None] = lambda _: None,
 ) -> NoReturn:
     """Take the bundle through the lifecycle; a successful run becomes runsc and never returns.
 
-    `environment`: the caller's; only the artifact base and (not as root) PATH are read from it. `supervisor`: gets what
-    it needs just before execve. `warn` gets one line about a run that continues. Raises `EngineError`, after the
-    refusal was recorded and what this run made was removed.
+    `environment`: the caller's; the places of state and traces and (not as root) PATH are read from it. `supervisor`:
+    gets what it needs just before execve. `warn` gets one line about a run that continues, `announce` the trace's path
+    just before the hand-off. Raises `EngineError`, after the refusal was recorded and what this run made was removed.
     """
     for grant in bundle.grants:
         warn(str(grant))
@@ -105,7 +106,9 @@ def run(
         elif manager is not None:
             manager.keep_trace(trace)
         lifecycle = SpecLifecycle({**known, "container": options.container_id}, trace.move, graph)
-        _Run(bundle, options, environment, trace, lifecycle, warn, process, manager, supervisor).go()
+        _Run(
+            bundle, options, environment, trace, lifecycle, warn, process, manager, supervisor, announce
+        ).go()
     raise AssertionError("unreachable: a run is handed off or raises")
 
 
@@ -144,8 +147,10 @@ class _Run:
         process: SignalGuard,
         manager: Manager | None,
         supervisor: Channel | None,
+        announce: Callable[[str], None],
     ) -> None:
         self._process = process
+        self._announce = announce
         self._supervisor = supervisor
         self._manager = manager
         self._bundle = bundle
@@ -220,6 +225,8 @@ class _Run:
 
     def _hand_off(self, given: HandOff, root: StateDirs) -> NoReturn:
         """Become runsc; a supervisor first gets what it needs. Raises `ExecError`, and `OSError` if it is gone."""
+        if self._trace.path is not None:
+            self._announce(self._trace.path)
         if self._supervisor is not None:
             self._supervisor.hand_over(root, self._trace, given)
         try:
@@ -281,10 +288,12 @@ class _Run:
                 if self._trace.path is None:
                     self._find_a_place_for_the_trace()
                 self._lifecycle.perform(Trigger.REFUSE, lambda: _Refusal(error, tuple(cleaned), tuple(left)))
+                error.trace = self._trace.path
                 if self._trace.is_lost:
                     self._warn(f"{NO_TRACE}: somebody removed it")
             except TraceError as lost:
-                self._warn(f"{NO_TRACE}: {lost.what}; {lost.hint}")
+                if not isinstance(error, TraceError) or self._trace.path is not None:
+                    self._warn(f"{NO_TRACE}: {lost.what}; {lost.hint}")
 
     def _discard(self, first: int = 0) -> Cleaned:
         """Remove what was made from the `first` on, the latest first."""

@@ -127,13 +127,19 @@ def _name_of(number: int) -> str:
         return f"SIGRTMIN{number - signal.SIGRTMIN}"
 
 
-def fork(bundle: Bundle, options: RunOptions, warn: Callable[[str], None]) -> Channel | int:
+def fork(
+    bundle: Bundle,
+    options: RunOptions,
+    warn: Callable[[str], None],
+    *,
+    recorded: Callable[[str], None] | None = None,
+) -> Channel | int:
     """Fork the run: its `Channel` in the child; in the parent, after the container's end, the exit code.
 
-    `warn` gets one line about what could not be recorded or removed, and about an end that has to be explained. Raises
-    `OSError`.
+    `warn` gets one line about what could not be recorded or removed, and about an end that has to be explained.
+    `recorded` gets the trace's path once the end is in it. Raises `OSError`.
     """
-    supervisor = _Supervisor(bundle, options, warn)
+    supervisor = _Supervisor(bundle, options, warn, recorded)
     own, other = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     blocked = Blocked()
     parent = os.getpid()
@@ -153,8 +159,15 @@ def fork(bundle: Bundle, options: RunOptions, warn: Callable[[str], None]) -> Ch
 
 
 class _Supervisor:
-    def __init__(self, bundle: Bundle, options: RunOptions, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        options: RunOptions,
+        warn: Callable[[str], None],
+        recorded: Callable[[str], None] | None,
+    ) -> None:
         self._options = options
+        self._recorded = recorded
         self._warn = warn
         self._limits = _Limits(bundle.config)
         self._has_terminal = bundle.config["process"].get("terminal", False)
@@ -230,7 +243,9 @@ class _Supervisor:
         if ended is not None:
             status, used, at = ended
             ending = _Ending(status, used, at - told["at"], self._oom.result() if self._oom else None)
-            record(self._options, told, self._given, ending, self._warn)
+            is_recorded = record(self._options, told, self._given, ending, self._warn)
+            if is_recorded and self._recorded is not None:
+                self._recorded(told["trace"])
             self._explain(os.waitstatus_to_exitcode(status), ending.oom)
         clean_up(told, self._given, self._warn)
 

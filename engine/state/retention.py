@@ -25,16 +25,16 @@ from engine.state.cleanup import in_use_reason
 from engine.state.container import component, take_lock_to_remove
 from engine.state.foreseen import lock_to_look
 
-_WRITTEN = r"\d{8}T\d{6}Z-[0-9a-f]{8}\.jsonl"
+_RUN = r"(\d{8}T\d{6}Z-[0-9a-f]{8})\.jsonl"
 _WRITTEN_LENGTH = len("-20260101T000000Z-01234567.jsonl")
 #: As `Trace.create_in` names them: in a container's own directory, by an older engine, and where they lie now.
-_IN_CONTAINER = re.compile(rf"trace-{_WRITTEN}", re.ASCII)
-_IN_PLACE = re.compile(rf"([A-Za-z0-9_][A-Za-z0-9_.+-]*)-{_WRITTEN}", re.ASCII)
+NAME_IN_CONTAINER = re.compile(rf"trace-{_RUN}", re.ASCII)
+NAME_IN_PLACE = re.compile(rf"([A-Za-z0-9_][A-Za-z0-9_.+-]*)-{_RUN}", re.ASCII)
 #: Holds a container's lock to look at it, if it is not alive.
 _Look = Callable[[PrivateDirectory], contextlib.AbstractContextManager[bool]]
 _SECURED = b'"trigger":"secure_root"'
 #: The signature by `engine trace sign`: removed with its trace.
-_SIGNATURE = ".sig"
+SIGNATURE = ".sig"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def remove_in_container(container: PrivateDirectory, before: float, *, dry_run: 
 
     `dry_run`: says so, and removes none.
     """
-    names = sorted(filter(_IN_CONTAINER.fullmatch, os.listdir(container.descriptor)))
+    names = sorted(filter(NAME_IN_CONTAINER.fullmatch, os.listdir(container.descriptor)))
     return _remove(container, names, before, lambda _: True, dry_run=dry_run)
 
 
@@ -64,9 +64,9 @@ def remove_in_place(
     """
     ours, foreign = [], []
     for name in sorted(os.listdir(place.descriptor)):
-        if _IN_PLACE.fullmatch(name):
+        if NAME_IN_PLACE.fullmatch(name):
             ours.append(name)
-        elif not _IN_PLACE.fullmatch(name.removesuffix(_SIGNATURE)):
+        elif not NAME_IN_PLACE.fullmatch(name.removesuffix(SIGNATURE)):
             foreign.append(os.path.join(place.path, name))
     look = lock_to_look if dry_run else take_lock_to_remove
     old = _remove(place, ours, before, lambda trace: _is_over(base, trace, look), dry_run=dry_run)
@@ -95,8 +95,8 @@ def _remove(
                     trace.unlink()
             removed.append(path)
             with contextlib.suppress(FileNotFoundError):
-                path += _SIGNATURE
-                with closing(_Own(directory, name + _SIGNATURE)) as signature:
+                path += SIGNATURE
+                with closing(_Own(directory, name + SIGNATURE)) as signature:
                     if not dry_run:
                         signature.unlink()
                 removed.append(path)

@@ -22,13 +22,12 @@ from engine.verify.chunks import Chunk, split
 from engine.verify.evidence import ReportError, open_regular, read
 from engine.verify.ssh_keygen import SignatureError, ask, by_descriptor, find, in_memory, last_line
 from engine.verify.trace_check import TraceResult, Verdict
+from engine.verify.trace_file import SUFFIX
 from engine.verify.user_files import open_private_key, read_given, read_optional, unreadable, write_new
 from engine.verify.workers import ThisProcess, Workers
 
 #: What a signature here is for, ssh-keygen(1) `-n`: one made for mail or for git is not one of a trace.
 NAMESPACE = "trace@gvisor-engine"
-#: As `ssh-keygen -Y sign` names it.
-SUFFIX = ".sig"
 
 #: What `ssh-keygen -Y` prints on stdout when it has judged a signature and it is not good.
 _NOT_GOOD = b"Could not verify signature."
@@ -56,6 +55,12 @@ class Signature:
     why: str | None = None
     key: str | None = None
     signer: str | None = None
+
+
+def check_key(path: str) -> None:
+    """Raise `SignatureError` where the private key in the file `path` cannot sign."""
+    with open_private_key(path) as key:
+        _public_half(key, path)
 
 
 def sign(path: str, key_path: str) -> str:

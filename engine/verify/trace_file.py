@@ -9,6 +9,8 @@ from engine.linux.regular_files import open_named
 
 #: Names standard input.
 STDIN = "-"
+#: Of the signature beside a trace, as `ssh-keygen -Y sign` names it.
+SUFFIX = ".sig"
 
 #: Longest line in bytes. The engine's lines have a few thousand.
 MAX_LINE = 1 << 20

@@ -199,7 +199,7 @@ def test_gc_removes_the_trace_of_a_refused_run_too(idle_engine: Engine) -> None:
 def test_gc_can_keep_the_traces(engine: Engine) -> None:
     container_id = engine.new_id()
     assert engine.run(engine.bundle(), "--id", container_id).code == 0
-    assert engine.call("gc", "--keep-traces").code == 0
+    assert engine.call("gc").code == 0
     assert not (engine.container(container_id) / "runsc-root").exists()
     assert engine.trace(container_id)[-1]["next"] == "handed_off"
 

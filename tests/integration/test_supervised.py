@@ -95,6 +95,57 @@ def test_nothing_is_left_but_a_trace_in_the_base(engine: Engine) -> None:
     assert engine.run(engine.bundle("/bin/true", name="again"), "--supervise", "--id", container_id).code == 0
 
 
+@pytest.fixture
+def key(root_engine: Engine) -> Path:
+    """A private key. ssh-keygen takes it from nobody without a name in /etc/passwd, as the tests' user is."""
+    path = root_engine.directory / "key"
+    made = root_engine.finish(
+        root_engine.start(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)])
+    )
+    assert made.code == 0, made
+    return path
+
+
+def test_a_signed_runs_whole_trace_is_signed(root_engine: Engine, key: Path) -> None:
+    container_id = root_engine.new_id()
+    finished = root_engine.run(root_engine.shell("exit 3"), "--sign", key, "--id", container_id, "--verbose")
+    assert finished.code == 3, finished
+    (trace,) = root_engine.traces(container_id)
+    assert end_of(trace)["exit_code"] == 3
+    assert root_engine.call("trace", "verify", trace, "--key", f"{key}.pub").code == 0
+
+
+def test_a_refused_run_that_was_to_be_signed_is_signed(root_engine: Engine, key: Path) -> None:
+    container_id = root_engine.new_id()
+    bundle = root_engine.bundle("/bin/true")
+    root_engine.run(bundle, "--sign", key, "--id", container_id, "--runsc", "/nonexistent").refusal()
+    (trace,) = root_engine.traces(container_id)
+    assert root_engine.call("trace", "verify", trace, "--key", f"{key}.pub").code == 0
+
+
+def test_a_key_that_cannot_sign_is_refused_before_the_start(root_engine: Engine, key: Path) -> None:
+    container_id = root_engine.new_id()
+    bundle = root_engine.bundle("/bin/true")
+    for bad in (f"{key}.pub", key.with_name("none"), bundle / "config.json"):
+        refused = root_engine.run(bundle, "--sign", bad, "--id", container_id)
+        assert refused.code == 125, refused
+    assert root_engine.traces(container_id) == []
+
+
+def test_a_trace_that_cannot_be_signed_is_said_and_the_exit_code_stays(
+    root_engine: Engine, key: Path
+) -> None:
+    container_id = root_engine.new_id()
+    trace = root_engine.directory / "signed"
+    bundle = root_engine.shell("echo ready; read line; exit 9")
+    process = root_engine.start_waiting(container_id, "--sign", key, "--trace", trace, bundle=bundle)
+    Path(f"{trace}.sig").write_text("precious")
+    finished = root_engine.finish(process, b"\n")
+    assert finished.code == 9, finished
+    assert "the trace is not signed" in finished.stderr
+    assert Path(f"{trace}.sig").read_text() == "precious"
+
+
 @pytest.mark.parametrize("name", ["TERM", "INT", "HUP", "USR1", "QUIT"])
 def test_a_signal_reaches_the_programs_trap(engine: Engine, name: str) -> None:
     container_id, trace = engine.new_id(), engine.directory / "trace"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -364,6 +365,56 @@ def _on_a_tmpfs(engine: Engine, options: str) -> tuple[Finished, list[dict[str, 
     )
     engine.base = copy / "base"
     return finished, engine.trace(container_id)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("ro", "Read-only file system"),
+        ("nr_inodes=1", "No space left on device"),
+        ("size=4k", "No space left on device"),
+    ],
+)
+def test_no_container_runs_where_no_trace_can_be_kept(root_engine: Engine, options: str, said: str) -> None:
+    place = "/var/lib/gvisor-engine/traces"
+    script = (
+        "for path in /run /var/lib; do mount -t tmpfs -o mode=755 none $path || exit; done; "
+        f'mkdir -p {place} && mount -t tmpfs -o mode=700,{options} none {place} || exit; "$@"; '
+        "code=$?; find /run/gvisor-engine -mindepth 2 | head >&2; exit $code"
+    )
+    command = root_engine.run_command(root_engine.bundle(), "--id", root_engine.new_id(), "--json")
+    finished = root_engine.finish(
+        root_engine.start(
+            ["unshare", "--mount", "sh", "-c", script, "sh", *command],
+            environment={"ENGINE_ARTIFACT_BASE": ""},
+        )
+    )
+    refused = finished.refused(Reason.FAILURE, place, said)
+    assert refused["step"] == "trace"
+
+
+def test_json_and_verbose_say_id_and_trace_on_stderr_alone(engine: Engine) -> None:
+    bundle, container_id = engine.shell("echo out; exit 42"), engine.new_id()
+    finished = engine.run(bundle, "--id", container_id, "--json")
+    (path,) = engine.traces(container_id)
+    assert (finished.code, finished.stdout) == (42, b"out\n")
+    said = [json.loads(line) for line in finished.stderr.splitlines() if line.startswith("{")]
+    assert {"run": {"id": container_id, "trace": str(path)}} in said
+    finished = engine.run(bundle, "--id", container_id, "--verbose")
+    (later,) = set(engine.traces(container_id)) - {path}
+    assert (finished.code, finished.stdout) == (42, b"out\n")
+    assert f"engine: container {container_id}, trace {later}\n" in finished.stderr
+    assert engine.call("trace", "path", container_id, "--last").stdout.decode() == f"{later}\n"
+
+
+def test_a_refusal_with_json_names_its_trace(idle_engine: Engine) -> None:
+    container_id = idle_engine.new_id()
+    finished = idle_engine.run(
+        idle_engine.bundle(), "--id", container_id, "--runsc", "/nonexistent", "--json"
+    )
+    finished.refused(Reason.NOT_FOUND)
+    (path,) = idle_engine.traces(container_id)
+    assert json.loads(finished.stderr)["run"] == {"id": container_id, "trace": str(path)}
 
 
 def test_stage_refuses_a_full_file_system_and_removes_the_copy(root_engine: Engine) -> None:

@@ -45,7 +45,7 @@ from engine.errors import Reason
 from engine.lifecycle.machine import OUT_OF_PLACE
 from engine.lifecycle.runner import NO_TRACE
 from engine.lifecycle.spec_graph import spec_graph
-from engine.state.container import LOCK, component
+from engine.state.container import LOCK, TRACES, component
 from engine.state.store import STORE
 from engine.traces.move import State, Trigger
 from engine.verify.faults import FaultCode
@@ -852,7 +852,7 @@ class Runs(RuleBasedStateMachine):
             assert self._lock_is_free(actor.id), "the lock of a container that is over is held"
 
     def _collect_all(self) -> None:
-        """With nobody left, gc removes everything; what others put there it names."""
+        """With nobody left, gc removes everything but traces; what others put there it names."""
         gc = self._start({"what": "gc", "id": "gc"})
         gc.has_company = False
         self._finish(gc)
@@ -864,10 +864,11 @@ class Runs(RuleBasedStateMachine):
             return
         assert ended["alive"] == []
         if not moved:
-            assert self.world.everything_in_base() <= {"base"}, "gc left something of runs that are over"
+            left = {path for path in self.world.everything_in_base() if not _TRACE.search(path)}
+            assert left <= {"base", f"base/{TRACES}"}, "gc left something of runs that are over"
         elif self.world.base.is_dir():
             named = {*ended["foreign"], *(path for path, _ in ended["failed"])}
-            left = {str(path) for path in self.world.base.iterdir()}
+            left = {str(path) for path in self.world.base.iterdir() if path.name != TRACES}
             if self.world.is_store_in_use():  # by what was moved away
                 left -= {str(self.world.base / STORE)}
             assert left <= named, f"gc left {sorted(left - named)} and did not say so"

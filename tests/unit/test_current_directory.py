@@ -29,7 +29,12 @@ BEFORE_US = {
 MARK = "import os; open(os.path.join(os.path.dirname(os.path.abspath(__file__)), 'RAN-' + __name__), 'w'); 1 / 0\n"
 
 COMMANDS = [
-    *("engine --version", "engine run bundle --dry-run", "engine run bundle --runsc none", "engine gc"),
+    *(
+        "engine --version",
+        "engine run bundle --dry-run",
+        "engine run bundle --runsc none",
+        "engine gc --json",
+    ),
     *("engine trace verify t.jsonl", "engine trace verify --jobs 2 t.jsonl t.jsonl"),
     *("engine trace sign t.jsonl --key none", "engine trace verify --key key.pub t.jsonl"),
     *("engine report t.jsonl", "engine report --jobs 2 t.jsonl t.jsonl", "engine diagram --format dot"),

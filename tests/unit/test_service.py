@@ -47,7 +47,7 @@ def test_service_runs_the_same_command_in_a_small_environment() -> None:
     assert "--setenv=ENGINE_ARTIFACT_BASE=/run/base" in line
     assert not any("SECRET" in part or "PATH=" in part.replace("ARTIFACT", "") for part in line)
     assert "--user" not in line
-    assert f'--property=ExecStopPost=:-"{sys.executable}" "-P" "-m" "engine" "gc" "--keep-traces"' in line
+    assert f'--property=ExecStopPost=:-"{sys.executable}" "-P" "-m" "engine" "gc"' in line
     assert "--user" in command("engine-a.service", ["/b"], {}, user=1000, directory="/here")
 
 
