@@ -28,7 +28,18 @@ def add(commands: Any) -> None:
     )
     of_traces = trace.add_subparsers(title="commands", metavar="COMMAND", required=True)
     verify = add_command(of_traces, "verify", _verify, "check traces line by line against the spec")
-    verify.add_argument("files", nargs="+", metavar="FILE", help="a trace; - is standard input")
+    verify.add_argument("files", nargs="*", metavar="FILE", help="a trace; - is standard input")
+    verify.add_argument(
+        "--host",
+        action="store_true",
+        help="say whether every run of this host still has its trace; FILE: traces that were moved elsewhere",
+    )
+    verify.add_argument(
+        "--head",
+        type=_head,
+        metavar="N:SHA256",
+        help="with --host: entry N of the chain had this digest once",
+    )
     verify.add_argument(
         "--runs", action="store_true", help="a FILE holds the traces of many runs, one after another"
     )
@@ -54,7 +65,43 @@ def add(commands: Any) -> None:
     attestation.add(of_traces)
 
 
+def _head(text: str) -> tuple[int, str]:
+    """The number of an entry and its digest. Raises `ValueError`."""
+    number, _, digest = text.partition(":")
+    if len(digest) != 64 or digest.strip("0123456789abcdef"):
+        raise ValueError
+    return int(number), digest
+
+
+def _verify_host(options: argparse.Namespace) -> int:
+    """Hold the traces of this host against the chain over its runs."""
+    from dataclasses import asdict
+
+    from engine.state.base import chosen_base
+    from engine.state.evidence import choose_place
+    from engine.verify.host import verify
+
+    if options.runs or options.complete or options.bundle or options.key or options.signers:
+        wrong_usage("--host looks at the chain alone: give the other options to a verify of the traces")
+    place = choose_place(chosen_base(os.environ), os.environ)
+    result = verify(place, options.files, options.head)
+    if options.json:
+        print(json.dumps({**asdict(result), "good": result.is_good}))
+        return 0 if result.is_good else 1
+    for found in result.found:
+        print(found)
+    bad = sum(found.finding.is_bad for found in result.found)
+    said = result.fault or (f"{bad} not as it was" if bad else "none taken away, cut, changed or added")
+    head = f"; head {result.entries - 1}:{result.head}" if result.head is not None else ""
+    print(f"{printable(result.path)}: {result.runs} runs: {printable(said)}{head}")
+    return 0 if result.is_good else 1
+
+
 def _verify(options: argparse.Namespace) -> int:
+    if options.host:
+        return _verify_host(options)
+    if not options.files or options.head is not None:
+        wrong_usage("give a FILE, or --host; --head belongs to --host")
     from collections import Counter
     from dataclasses import asdict
 

@@ -27,6 +27,7 @@ from engine.runsc.arguments import RUN, RunscArguments
 from engine.runsc.execute import SignalGuard
 from engine.state import cgroups, evidence
 from engine.state.base import chosen_base, open_base
+from engine.traces.chained import ChainedRun
 from engine.traces.move import PolicyOutcome, Trigger
 from engine.traces.writer import Trace, header
 
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
         @property
         def runsc_arguments(self) -> RunscArguments: ...
 
-        def keep_trace(self, trace: Trace) -> None:
+        def keep_trace(self, trace: Trace) -> ChainedRun | None:
             """Create the trace's file, before the first step. Raises `EngineError`."""
 
         def learned(self, found: Sequence[Unenforced]) -> None:
@@ -101,13 +102,15 @@ def run(
     known = header(__version__, graph.spec, options, bundle, digest)
     trace = Trace(options.container_id, known)
     with SignalGuard() as process:
+        chained = None
         if trace_path is not None:
             trace.create(trace_path)
         elif manager is not None:
-            manager.keep_trace(trace)
+            chained = manager.keep_trace(trace)
         lifecycle = SpecLifecycle({**known, "container": options.container_id}, trace.move, graph)
         _Run(
-            bundle, options, environment, trace, lifecycle, warn, process, manager, supervisor, announce
+            *(bundle, options, environment, trace, lifecycle, warn, process, manager, supervisor),
+            *(announce, chained),
         ).go()
     raise AssertionError("unreachable: a run is handed off or raises")
 
@@ -148,7 +151,9 @@ class _Run:
         manager: Manager | None,
         supervisor: Channel | None,
         announce: Callable[[str], None],
+        chained: ChainedRun | None,
     ) -> None:
+        self._chained = chained
         self._process = process
         self._announce = announce
         self._supervisor = supervisor
@@ -227,8 +232,9 @@ class _Run:
         """Become runsc; a supervisor first gets what it needs. Raises `ExecError`, and `OSError` if it is gone."""
         if self._trace.path is not None:
             self._announce(self._trace.path)
+        self._end_in_chain()
         if self._supervisor is not None:
-            self._supervisor.hand_over(root, self._trace, given)
+            self._supervisor.hand_over(root, self._trace, given, self._chained)
         try:
             hand_off(given, self._process)
         except BaseException:
@@ -250,10 +256,27 @@ class _Run:
         return root
 
     def _create_trace(self, base: PrivateDirectory) -> None:
-        """Give the trace a file where those of containers in `base` lie, unless it has one. Raises `TraceError`."""
-        if self._trace.path is None:
+        """Give the run its number, and the trace a file where those of containers in `base` lie unless it has one.
+
+        Raises `TraceError`. A run whose trace is elsewhere goes on without a number.
+        """
+        if self._chained is not None:
+            return
+        try:
             with contextlib.closing(evidence.open_place(base, self._environment)) as place:
-                self._trace.create_in(place, named=self._options.container_id)
+                self._chained = ChainedRun(place, self._trace, self._options.container_id)
+        except TraceError as error:
+            if self._trace.path is None:
+                raise
+            self._warn(f"this run is not in the chain over the runs: {error.what}; {error.hint}")
+
+    def _end_in_chain(self) -> None:
+        """Note the last line of the trace, as it is now, in the chain."""
+        if self._chained is not None:
+            try:
+                self._chained.end(self._trace)
+            except TraceError as error:
+                self._warn(f"the chain over the runs has no end of this one: {error.what}; {error.hint}")
 
     def _prepare(self, root: StateDirs, staged: Staged, binary: Validated, program: int | None) -> HandOff:
         if self._manager is not None:
@@ -289,6 +312,7 @@ class _Run:
                     self._find_a_place_for_the_trace()
                 self._lifecycle.perform(Trigger.REFUSE, lambda: _Refusal(error, tuple(cleaned), tuple(left)))
                 error.trace = self._trace.path
+                self._end_in_chain()
                 if self._trace.is_lost:
                     self._warn(f"{NO_TRACE}: somebody removed it")
             except TraceError as lost:
@@ -307,6 +331,8 @@ class _Run:
         return cleaned, left
 
     def _close_trace(self) -> None:
+        if self._chained is not None:
+            self._chained.close()
         try:
             self._trace.close()
         except TraceError as lost:

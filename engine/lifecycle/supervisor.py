@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from engine.lifecycle.secure_root import StateDirs
     from engine.options import RunOptions
     from engine.state.oom import OomWatch
+    from engine.traces.chained import ChainedRun
     from engine.traces.end_schema import EndFacts
     from engine.traces.writer import Trace
 
@@ -51,7 +52,9 @@ class Channel:
         self._end: Final = end
         self._parent: Final = parent
 
-    def hand_over(self, root: StateDirs, trace: Trace, given: HandOff) -> None:
+    def hand_over(
+        self, root: StateDirs, trace: Trace, given: HandOff, chained: ChainedRun | None = None
+    ) -> None:
         """Give the parent the trace and what it cleans up; if it is killed from now on, so is this process.
 
         Raises `OSError`: EPIPE if the parent is gone.
@@ -68,6 +71,7 @@ class Channel:
             "at": time.monotonic_ns(),
             "argv": given.argv,
             "environment": dict(given.environment),
+            "chain": None if chained is None else (chained.place, chained.number),
         }
         descriptors = root.base.descriptor, root.container.descriptor, root.lock, descriptor, given.program
         message = json.dumps(told).encode("utf-8", "surrogateescape")

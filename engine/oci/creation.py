@@ -37,6 +37,7 @@ from engine.state.base import VARIABLE, default_base, open_base
 from engine.state.cleanup import forget
 from engine.state.container import OCI_RECORD, component
 from engine.state.record import Program, Record, Sidecar
+from engine.traces.chained import ChainedRun
 from engine.traces.writer import Trace
 
 TYPE_CHECKING = False
@@ -99,8 +100,8 @@ class _Creation:
             network_at_start=network_at_start,
         )
 
-    def keep_trace(self, trace: Trace) -> None:
-        trace.create_in(self._traces, named=self._record.id)
+    def keep_trace(self, trace: Trace) -> ChainedRun:
+        return ChainedRun(self._traces, trace, self._record.id)
 
     def learned(self, found: Sequence[Unenforced]) -> None:
         self._record.annotations = {**self._record.annotations, **for_state(found)}

@@ -17,10 +17,12 @@ from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
+from engine.errors import TraceError
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.linux.locks import take_lease
 from engine.linux.regular_files import open_own
 from engine.state.base import open_existing_base
+from engine.state.chain import CHAIN, HostChain
 from engine.state.cleanup import in_use_reason
 from engine.state.container import component, take_lock_to_remove
 from engine.state.foreseen import lock_to_look
@@ -63,13 +65,23 @@ def remove_in_place(
     `dry_run`: says so, and removes none. Raises `OSError` if the directory cannot be read.
     """
     ours, foreign = [], []
+    chain: HostChain | None = None
     for name in sorted(os.listdir(place.descriptor)):
+        if name == CHAIN:
+            continue
         if NAME_IN_PLACE.fullmatch(name):
             ours.append(name)
         elif not NAME_IN_PLACE.fullmatch(name.removesuffix(SIGNATURE)):
             foreign.append(os.path.join(place.path, name))
     look = lock_to_look if dry_run else take_lock_to_remove
-    old = _remove(place, ours, before, lambda trace: _is_over(base, trace, look), dry_run=dry_run)
+    with contextlib.ExitStack() as held:
+        if not dry_run:
+            with suppress(FileNotFoundError):
+                chain = HostChain(place, make=False)
+                held.callback(chain.close)
+        old = _remove(
+            *(place, ours, before, lambda trace: _is_over(base, trace, look)), dry_run=dry_run, chain=chain
+        )
     return Old(old.removed, (*foreign, *old.foreign), old.failed)
 
 
@@ -80,6 +92,7 @@ def _remove(
     is_over: Callable[[_Own], bool],
     *,
     dry_run: bool,
+    chain: HostChain | None = None,
 ) -> Old:
     removed: list[str] = []
     foreign: list[str] = []
@@ -92,6 +105,8 @@ def _remove(
                 if trace.status.st_mtime >= before or trace.is_written() or not is_over(trace):
                     continue
                 if not dry_run:
+                    if chain is not None:
+                        chain.removed(name)
                     trace.unlink()
             removed.append(path)
             with contextlib.suppress(FileNotFoundError):
@@ -106,6 +121,8 @@ def _remove(
             pass  # another process removed it
         except OSError as error:
             failed.append((path, error.strerror or str(error)))
+        except TraceError as error:
+            failed.append((path, f"{error.what}, so it stays"))
     return Old(tuple(removed), tuple(foreign), tuple(failed))
 
 

@@ -134,6 +134,8 @@ class Trace:
         self._torn = False  # whether the file may have more bytes than that
         self.path: str | None = None
         self._append({"format": FORMAT, **header})
+        #: The digest of the first line.
+        self.header_digest = self._previous or ""
 
     @classmethod
     def resume(cls, container_id: str, seq: int, previous: str, path: str, descriptor: int) -> Self:
@@ -155,11 +157,15 @@ class Trace:
         """Write the trace to a new file at `path`; an existing file is never replaced. Raises `TraceError`."""
         self._create(path, path, None)
 
-    def create_in(self, directory: PrivateDirectory, *, named: str = "trace") -> None:
+    def new_name(self) -> str:
+        """A name for the trace among those of other runs, also of this container."""
+        now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        return f"{self._container}-{now}-{os.urandom(4).hex()}.jsonl"
+
+    def create_in(self, directory: PrivateDirectory, name: str | None = None) -> None:
         """Write the trace to a new file in `directory`, unless it has a file already. Raises `TraceError`."""
         if self._descriptor is None:
-            now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-            name = f"{named}-{now}-{os.urandom(4).hex()}.jsonl"
+            name = name or self.new_name()
             self._create(name, os.path.join(directory.path, name), directory.descriptor)
 
     def move(self, move: Move) -> None:

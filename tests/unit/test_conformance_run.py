@@ -204,7 +204,7 @@ def test_transition_added_to_the_machine_is_refused(world: World, monkeypatch: p
     check(error, Reason.NOT_IN_SPEC, "root_secured --stage--> policy_settled")
     assert world.done == ["resolve", "validate", "secure_root", "stage"]
     assert [line["next"] for line in lines[1:]] == ["resolved", "validated", "root_secured", "refused"]
-    assert not [path for path in world.base.rglob("*") if path.name not in {"lock", "web"}]
+    assert not [path for path in world.base.rglob("*") if path.name not in {"lock", "web", "traces", "chain"}]
 
 
 @pytest.fixture

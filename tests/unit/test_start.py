@@ -44,9 +44,25 @@ RUN = {
     ),
     *(
         f"engine.state{name}"
-        for name in ("", ".base", ".cgroups", ".cleanup", ".container", ".evidence", ".programs", ".store")
+        for name in (
+            "",
+            ".base",
+            ".cgroups",
+            ".chain",
+            ".cleanup",
+            ".container",
+            ".evidence",
+            ".programs",
+            ".store",
+        )
     ),
-    *("engine.traces", "engine.traces.asked", "engine.traces.move", "engine.traces.writer"),
+    *(
+        "engine.traces",
+        "engine.traces.asked",
+        "engine.traces.chained",
+        "engine.traces.move",
+        "engine.traces.writer",
+    ),
     *(f"engine.lifecycle{name}" for name in ("", ".exec", ".guards", ".machine", ".policy")),
     *(
         f"engine.lifecycle.{name}"

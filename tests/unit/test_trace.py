@@ -72,7 +72,7 @@ def test_moves_before_the_file_exists_are_written_with_it(private: Path) -> None
     trace.create_in(container)
     assert trace.path is not None
     assert [line["seq"] for line in lines(Path(trace.path))] == [0, 1]
-    assert re.fullmatch(r"trace-\d{8}T\d{6}Z-[0-9a-f]{8}\.jsonl", Path(trace.path).name)
+    assert re.fullmatch(r"web-\d{8}T\d{6}Z-[0-9a-f]{8}\.jsonl", Path(trace.path).name)
     place = trace.path
     trace.create_in(container)
     assert trace.path == place
