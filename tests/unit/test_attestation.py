@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.cli.main import main
@@ -195,6 +195,7 @@ def _changed(said: Any, path: tuple[Any, ...], value: object) -> Any:
     return whole
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_every_member_of_the_statement_is_compared(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
