@@ -74,6 +74,8 @@ def mermaid(run: Walk | None = None) -> str:
 
 
 def _outcome(run: Walk) -> str:
+    if run.bad_line is not None:
+        return f"not reliable from line {run.bad_line} on"
     if run.state in (State.HANDED_OFF, State.ENDED):
         return "handed off" if run.state is State.HANDED_OFF else "handed off, and ended"
     if run.state is State.REFUSED:
@@ -90,11 +92,16 @@ def _said(run: Walk) -> list[tuple[str, int]]:
     lines: list[tuple[str, int]] = []
     if run.refusal:
         lines += [(f"✗ {run.refusal.step}: {run.refusal.what}", 1), (f"Hint: {run.refusal.hint}", 0)]
-    elif not run.is_over:
+    elif not run.is_over and run.bad_line is None:
         lines.append(("■ The trace ends here: the engine was killed, or is still running.", 1))
     took = f"{duration(run.seconds)} from the first line to the last step's"
     lines.append((f"{took}. ✓ and a thick line: taken by the run. Thin and dashed: not taken.", 0))
-    if run.doubt is not None:
+    if run.bad_line is not None:
+        lines.append(
+            (f"✗ No engine wrote line {run.bad_line} there; nothing is drawn of it and what follows it.", 1)
+        )
+        lines.append((f"{run.doubt}.", 0))
+    elif run.doubt is not None:
         lines.append((f"? NOT VERIFIED: {run.doubt}.", 1))
     else:
         lines.append(("✓ Every line conforms to the spec and the machine's guards.", 0))
@@ -110,10 +117,13 @@ def _taken(run: Walk | None, state: State, trigger: Trigger) -> float | None:
 def _state_of(at: State, run: Walk | None) -> str:
     reached = run is not None and (at is State.START or any(leg.next is at for leg in run.legs))
     undone = reached and at is State.HANDED_OFF and run is not None and run.state is State.REFUSED
-    stopped = run is not None and not run.is_over and run.state is at
+    bad_line = run.bad_line if run is not None and run.state is at else None
+    stopped = run is not None and (not run.is_over or bad_line is not None) and run.state is at
     label = f"<B>{at}</B>"
     if undone:
         label = f"{at}<BR/>✗ execve failed"
+    elif bad_line is not None:
+        label = f"✗ <B>{at}</B><BR/>line {bad_line} is bad"
     elif stopped:
         label = f"■ <B>{at}</B><BR/>ends here"
     elif reached:

@@ -71,7 +71,7 @@ def run_page(path: str, *, check: ModelCheck | None, signers: Signers | None) ->
     )
     container = evidence.header.container if evidence.header is not None else "unknown container"
     has_asked = evidence.header is not None and asked_of(evidence.header) is not None
-    header = evidence.header
+    header, bad = evidence.header, evidence.first_bad_line is not None
     sections = sorted(
         [
             *matrix(evidence, found, is_signed=signature.standing is Standing.VERIFIED),
@@ -82,7 +82,7 @@ def run_page(path: str, *, check: ModelCheck | None, signers: Signers | None) ->
     return html.page(
         "run.html.j2",
         {
-            "title": f"{evidence.outcome}: {container} - audit report",
+            "title": f"{evidence.result.verdict if bad else evidence.outcome}: {container} - audit report",
             "container": container,
             "notices": _notices(evidence, signature),
             "tiles": _tiles(evidence, conformance, signed, model),
@@ -173,6 +173,8 @@ def _notices(evidence: Evidence, signature: Signature) -> list[dict[str, str | N
 
 def _ended(evidence: Evidence) -> str:
     """How the container ended, in a sentence."""
+    if evidence.first_bad_line is not None:
+        return f"How it went on is not known: line {evidence.first_bad_line} does not conform."
     end = evidence.ending
     if end is None:
         asked = evidence.header is not None and evidence.header.options.get("supervise")
@@ -198,12 +200,15 @@ def _tiles(evidence: Evidence, conformance: Said, signed: Said, model: Said) -> 
         Outcome.UNFINISHED: ("warn", f"{evidence.stopped_in} was not recorded"),
         Outcome.UNKNOWN: ("bad", "The header is not reliable."),
     }[evidence.outcome]
+    text: str = evidence.outcome
+    if (line := evidence.first_bad_line) is not None:
+        text, outcome = "not reliable", ("bad", f"From line {line} on, nothing that it says counts.")
     return [
         {
             "label": "Outcome",
             "anchor": "lifecycle",
             "kind": outcome[0],
-            "text": evidence.outcome,
+            "text": text,
             "detail": outcome[1],
         },
         *(
@@ -295,7 +300,10 @@ def _steps(evidence: Evidence) -> list[list[str]]:
             moment = moment or moments.get(Trigger.REFUSE)
             came = "REFUSED: " + evidence.refusal.what
         elif moment is None and evidence.stopped_in is row.trigger:
-            came = "not recorded from here on"
+            line = evidence.first_bad_line
+            came = (
+                "not recorded from here on" if line is None else f"NOT RELIABLE: line {line} does not conform"
+            )
         rows.append(
             [
                 row.trigger,
@@ -333,7 +341,9 @@ def _walk(evidence: Evidence) -> Walk | None:
         for move, seconds in ((moment.record, moment.seconds) for moment in evidence.moments)
     ]
     doubt = None if evidence.judged else str(evidence.result.fault)
-    return Walk(header.container, header.engine, header.spec, tuple(legs), refusal, doubt)
+    return Walk(
+        header.container, header.engine, header.spec, tuple(legs), refusal, doubt, evidence.first_bad_line
+    )
 
 
 def _rest(evidence: Evidence) -> dict[str, Any]:

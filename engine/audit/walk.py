@@ -19,7 +19,7 @@ from engine.lifecycle.spec_graph import spec_graph
 from engine.linux.regular_files import read_named
 from engine.traces.move import State, Trigger
 from engine.traces.schema import Refusal
-from engine.verify.trace_check import judge
+from engine.verify.trace_check import Verdict, judge
 from engine.verify.trace_file import lines_of
 
 #: Largest trace in bytes. The engine writes a few thousand.
@@ -50,7 +50,8 @@ class Leg:
 class Walk:
     """A run: its `legs` in order, and its `refusal`, if any. `spec`: SHA-256 from the header.
 
-    `doubt`: one phrase, why the trace is not reliable; None if it was verified.
+    `doubt`: one phrase, why the trace is not reliable; None if it was verified. `bad_line`: the number of the first
+    line that no engine wrote there, if any; the legs end before it, and the file goes on.
     """
 
     container: str
@@ -59,6 +60,7 @@ class Walk:
     legs: tuple[Leg, ...]
     refusal: Refusal | None = None
     doubt: str | None = NOT_CHECKED
+    bad_line: int | None = None
 
     @property
     def state(self) -> State:
@@ -110,15 +112,14 @@ def read_walk(path: str) -> Walk:
         except (ValueError, RecursionError) as error:
             cut = f"line {number}: {error}; the rest is not drawn"
             break
-    return Walk(container, engine, spec, tuple(legs), refusal, doubt_of(path, lines) or cut)
-
-
-def doubt_of(path: str, lines: list[bytes]) -> str | None:
-    """Why the trace `path`, of which these are the lines, does not conform to the spec; None if it does."""
     result = judge(path, lines, spec_graph()).result
-    if result.verdict.is_good:
-        return None
-    return f"{result.verdict}: {result.fault or result.why}"
+    doubt = None if result.verdict.is_good else f"{result.verdict}: {result.fault or result.why}"
+    if result.verdict is not Verdict.DIFFERS or result.fault is None:
+        return Walk(container, engine, spec, tuple(legs), refusal, doubt or cut)
+    bad = result.fault.line
+    del legs[max(bad - 2, 0) :]
+    refusal = refusal if legs and legs[-1].trigger is Trigger.REFUSE else None
+    return Walk(container, engine, spec, tuple(legs), refusal, doubt, bad)
 
 
 def _content(path: str) -> bytes:

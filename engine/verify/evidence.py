@@ -73,6 +73,12 @@ class Evidence:
         return self.result.verdict is Verdict.CONFORMS
 
     @property
+    def first_bad_line(self) -> int | None:
+        """The number of the first line that no engine wrote there; None if there is none, or none was judged."""
+        fault = self.result.fault
+        return fault.line if fault is not None and self.result.verdict is Verdict.DIFFERS else None
+
+    @property
     def judged(self) -> bool:
         """Whether the trace conforms."""
         return bool(self.result.verdict.is_good)

@@ -109,7 +109,38 @@ def test_an_edited_trace_is_drawn_as_not_verified(tmp_path: Path) -> None:
     edited.write_bytes((DIAGRAMS / "run-handed-off.jsonl").read_bytes().replace(b'"owner":0', b'"owner":1'))
     run = read_walk(str(edited))
     assert run.doubt is not None
-    assert "NOT VERIFIED" in text(lifecycle_svg(run))
+    assert (run.bad_line, [leg.trigger for leg in run.legs]) == (3, [Trigger.RESOLVE])
+    shown = text(lifecycle_svg(run))
+    assert "not reliable from line 3 on" in shown
+    assert "line 3 is bad" in shown
+    assert "killed" not in shown
+    assert "✓ validate" not in shown
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_after_the_bad_line_nothing_is_ticked_and_nothing_is_said_to_have_ended(
+    tmp_path: Path, last: bool
+) -> None:
+    """Wherever the bad line is: a trace that goes on after the hand-off was not cut off by a kill."""
+    content = (DIAGRAMS / "run-handed-off.jsonl").read_bytes()
+    lines = content.splitlines(keepends=True)
+    for at in range(1, len(lines)):
+        edited = tmp_path / f"edited-{at}.jsonl"
+        bad = lines[at].replace(b'"trigger":"', b'"trigger":"un')
+        edited.write_bytes(b"".join([*lines[:at], bad, *([] if last else lines[at + 1 :])]))
+        run = read_walk(str(edited))
+        assert (run.bad_line, len(run.legs)) == (at + 1, at - 1)
+        shown = text(lifecycle_svg(run))
+        assert f"line {at + 1} is bad" in shown
+        assert "killed" not in shown
+        assert "handed off" not in shown
+        ticked = [trigger for trigger in Trigger if f"✓ {trigger}" in shown]
+        assert ticked == [leg.trigger for leg in run.legs]
+    extra = tmp_path / "extra.jsonl"
+    extra.write_bytes(content + lines[-1])
+    shown = text(lifecycle_svg(read_walk(str(extra))))
+    assert f"line {len(lines) + 1} is bad" in shown
+    assert "✓ handed_off" not in shown
 
 
 def test_what_is_drawn_and_what_is_verified_are_the_same_bytes(tmp_path: Path) -> None:
