@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 EXIT_CODES = (
     "exit codes: 125 the engine refused; 2 wrong usage; 130 interrupted; 141 nobody reads the output; run: the "
     "container's own after the hand-off, 127 its program cannot be found, 126 not be executed, 128 runsc could not "
-    "start it; check: 1 a property fails, 3 TLC could not run; doctor: 1 no container can run; trace verify: 1 a trace "
-    "differs or its signature or attestation does not verify, 3 none does but one could not be read"
+    "start it; check: 1 a property fails, 3 TLC could not run; doctor: 1 no container can run; survey: 1 runsc does "
+    "other than the data says; trace verify: 1 a trace differs or its signature or attestation does not verify, 3 none "
+    "does but one could not be read"
 )
 REFUSED = 125
 UNREADABLE = 3

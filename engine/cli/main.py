@@ -125,8 +125,8 @@ def _commands(given: Sequence[str]) -> Iterator[Callable[[Any], None]]:
     yield run.add
     if given[:1] == ["run"]:
         return
-    from engine.cli import check, check_bundle, diagram, doctor, report, trace
+    from engine.cli import check, check_bundle, diagram, doctor, report, survey, trace
     from engine.cli import gc as collect
 
-    for module in (check_bundle, collect, check, report, trace, diagram, doctor):
+    for module in (check_bundle, collect, check, report, trace, diagram, doctor, survey):
         yield module.add

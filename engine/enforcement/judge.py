@@ -113,13 +113,14 @@ def judge(asked: Iterable[Ask], generation: str, *, has_cgroups: bool) -> tuple[
 
 def for_state(found: Sequence[Unenforced]) -> dict[str, str]:
     """What `state` shows of it; and what `start` says, unless managers ask for all of it by themselves."""
+    found = [each for each in found if each.danger < UNSEEN]
     if not found:
         return {}
     from engine.state.record import ENFORCEMENT, WARNING
 
     shown = {ENFORCEMENT: ", ".join(f"{each.name} {each.becomes}" for each in found)}
     text = warning(found)
-    if text is not None and any(not each.by_default for each in found if each.danger < UNSEEN):
+    if text is not None and any(not each.by_default for each in found):
         shown[WARNING] = text
     return shown
 

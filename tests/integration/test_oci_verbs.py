@@ -19,6 +19,7 @@ from engine.lifecycle.trusted_runsc import find_runsc
 from engine.oci.container import TIMEOUT
 from engine.oci.network import ANNOTATION, settle
 from engine.runsc.capabilities import has_verb
+from engine.state.record import ENFORCEMENT
 from engine.verify.trace_check import Verdict, verify
 from tests.integration.oci_runtime import Oci
 from tests.support.bundles import PROC
@@ -440,6 +441,6 @@ def test_container_without_network_says_why_in_state_and_log(
     assert (created.code, created.stderr) == (0, "")
     state = oci.state(container_id)
     assert state is not None
-    assert state["annotations"] == {ANNOTATION: why}
+    assert state["annotations"] == {ANNOTATION: why, ENFORCEMENT: "network-joined otherwise"}
     assert not log.exists() or log.read_text() == ""
     oci.ok("delete", "--force", container_id)

@@ -742,7 +742,7 @@ def test_every_part_that_refuses_a_run_is_known() -> None:
         for each in kind.__subclasses__():
             yield from parts(each)
 
-    others = {"check", "audit", "diagram", "gc", "report", "workers", "signature", "detach"}
+    others = {"check", "audit", "diagram", "gc", "report", "workers", "signature", "detach", "survey"}
     assert set(parts(EngineError)) - others <= PARTS
 
 

@@ -1,0 +1,1 @@
+"""Tries what runsc makes of a bundle, one change at a time, and holds it against the data."""
