@@ -19,6 +19,7 @@ from engine.runsc.capabilities import SEEN, Capabilities
 from tests.support.asking import asking
 from tests.support.bundles import base_config
 from tests.support.full_config import FULL
+from tools import asked_page
 
 CONFIGS = Path(__file__).parent / "configs"
 OLD, MIDDLE, NEW = SEEN
@@ -42,6 +43,12 @@ def linux(**members: object) -> dict[str, Any]:
 
 def test_compiled_table_equals_the_data() -> None:
     assert Path(known.COMPILED).read_text() == known.compiled(), "run ./just compile"
+
+
+def test_the_page_is_written_from_the_data() -> None:
+    assert asked_page.PAGE.read_text() == asked_page.text(), "run ./just compile"
+    for row in known.rows():
+        assert asked_page.PAGE.read_text().count(f"| `{row.name}` |") == 1
 
 
 def test_every_row_is_explained() -> None:
