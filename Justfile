@@ -31,6 +31,7 @@ unit *PATHS_AND_OPTIONS: (_parts "test") _rootfs
 [positional-arguments]
 test *PATHS_AND_OPTIONS: (_parts "test") _rootfs
     @[ $# -gt 0 ] || {{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} lint check
+    @[ $# -gt 0 ] || [ "$(id -u)" != 0 ] || {{ python }} -P -m tests.kubernetes.modules critest || :  # its test says why not
     @[ $# -eq 0 ] || {{ pytest }} "$@"
     @[ $# -gt 0 ] || { ({{ pytest }} -n 2) && exec {{ python }} -P -m tests.matrix --part; }
 
@@ -58,6 +59,17 @@ check *OPTIONS: (_parts "test")
 [positional-arguments]
 oci-suites *SUITE: (_parts "oci-suites")
     @exec {{ python }} -P -m tests.others "$@"
+
+# Run Kubernetes' tests of a container runtime on containerd with engine-oci (as root; builds critest with Go 1.26)
+[no-exit-message]
+[positional-arguments]
+critest *OPTIONS: (_parts "test")
+    @exec {{ python }} -P -m tests.kubernetes.critest "$@"
+
+# Run a real kubelet's pods with engine-oci: probes, hooks, limits, restarts, 20 pods (as root; builds it with Go 1.26)
+[no-exit-message]
+kubelet: (_parts "test")
+    @exec {{ python }} -P -m tests.kubernetes.kubelet
 
 # Compile for the engine: the spec, and what runsc enforces; after each change of specs/GVisorRuntime.tla or known/*.toml
 [no-exit-message]

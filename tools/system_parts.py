@@ -3,7 +3,7 @@
 The notable thing: the look whether anything is missing is part of every `./just run`, so this module costs
 no more than Python itself; what installs is imported only when there is something to install.
 
-usage: python tools/system_parts.py run|test|bench
+usage: python tools/system_parts.py run|test|oci-suites
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ TEST_PARTS: tuple[Part, ...] = (
     ("binutils", "builds the tests' stand-in for a newer runsc", lambda: on_path("as", "ld")),
     ("openssh-client", "ssh-keygen, which signs traces", lambda: on_path("ssh-keygen")),
     ("containerd", "another manager, the one of Kubernetes", lambda: on_path("containerd", "ctr")),
+    ("bash-static", "the shell in the images of Kubernetes' tests", lambda: is_there("/bin/bash-static")),
     (
         "containernetworking-plugins",
         "the networks of containerd's pods",

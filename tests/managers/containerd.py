@@ -39,6 +39,7 @@ sandbox_image = "{pause}"
 restrict_oom_score_adj = true
 [plugins."io.containerd.grpc.v1.cri".containerd]
 snapshotter = "native"
+default_runtime_name = "{default}"
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "/usr/lib/cni"
 conf_dir = "{directory}/networks"
@@ -50,6 +51,7 @@ _NETWORK = {
     "name": "pods",
     "plugins": [
         {"type": "ptp", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.88.7.0/24"}]]}},
+        {"type": "portmap", "capabilities": {"portMappings": True}},
     ],
 }
 
@@ -62,6 +64,13 @@ class Containerd:
     runtime: Path
     directory: Path
     process: subprocess.Popen[str] | None = None
+    pause: str = PAUSE
+    #: The runtime of pods that name none.
+    default: str = "runc"
+    #: Tables that follow the others.
+    tables: str = ""
+    #: What starts the service.
+    enter: Sequence[str] = ()
 
     def serve(self) -> None:
         self.directory.mkdir()
@@ -70,18 +79,28 @@ class Containerd:
         example = EXAMPLE.read_text()
         installed = "/opt/gvisor-engine/bin/engine-oci"
         assert installed in example
-        said = {"directory": self.directory, "socket": SOCKET, "pause": PAUSE}
+        said = {
+            "directory": self.directory,
+            "socket": SOCKET,
+            "pause": self.pause,
+            "default": self.default,
+        }
+        example = example.replace(installed, str(self.runtime))
         (self.directory / "config.toml").write_text(
-            _SERVICE.format(**said) + example.replace(installed, str(self.runtime)) + _TABLES.format(**said)
+            _SERVICE.format(**said) + example + _TABLES.format(**said) + self.tables
         )
         self.resume()
 
     def resume(self) -> None:
         """Start the service on what it had."""
         with (self.directory / "log").open("a") as stderr:
-            self.process = self.arena.start(
-                "containerd", "--config", self.directory / "config.toml", stderr=stderr
-            )
+            command: list[str | Path] = [
+                *self.enter,
+                "containerd",
+                "--config",
+                self.directory / "config.toml",
+            ]
+            self.process = self.arena.start(*command, stderr=stderr)
         eventually("containerd answers", lambda: self("version").code == 0)
 
     def stop(self) -> None:
