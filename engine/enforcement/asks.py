@@ -42,7 +42,7 @@ _OWN_DEVICES = frozenset(
     {(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (10, 229), (10, 200)}
 )
 #: The annotations by which a container joins the sandbox of its pod, containerd's before cri-o's and podman's.
-_POD_TYPES = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
+POD_TYPES = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
 #: Under this many, runsc's own threads leave little of a pids limit.
 _SMALL_PIDS_LIMIT = 64
 
@@ -130,7 +130,7 @@ def _of_mounts(mounts: Collection[Any], kinds: Mapping[int, str | None]) -> Iter
 
 def _of_namespaces(config: Mapping[str, Any], given: Collection[Any], network: str) -> Iterator[Ask]:
     annotations = config.get("annotations", {})
-    joins_a_pod = next((annotations[name] for name in _POD_TYPES if name in annotations), None) == "container"
+    joins_a_pod = next((annotations[name] for name in POD_TYPES if name in annotations), None) == "container"
     paths = {each["type"]: each.get("path") for each in given}
     for kind, path in paths.items():
         if kind == "network":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from engine.enforcement.asks import Ask, asks
+from engine.enforcement.asks import POD_TYPES, Ask, asks
 from engine.enforcement.judge import UNSEEN, has_cgroups, judge
 from engine.enforcement.table import ROWS, UNRECORDED
 from engine.runsc.capabilities import Capabilities
@@ -41,7 +41,24 @@ def contradicts_asked(
     said: Sequence[_Facts], binary: _Facts, asked: Mapping[str, Any], options: _Facts
 ) -> str | None:
     """What is missing, or too much, by what the header says was asked; None if nothing."""
-    found = {each.name for each in _judged(_words(asked, options["network"]), binary, options)} - UNRECORDED
+    alone = _differs(said, binary, asked, options, {})
+    if alone is None:
+        return None
+    # The trace does not say whether the container joins a pod's sandbox, whose namespaces it then has.
+    member = _differs(said, binary, asked, options, {POD_TYPES[0]: "container"})
+    return None if member is None else alone
+
+
+def _differs(
+    said: Sequence[_Facts],
+    binary: _Facts,
+    asked: Mapping[str, Any],
+    options: _Facts,
+    annotations: Mapping[str, str],
+) -> str | None:
+    """As `contradicts_asked`, for a bundle with these annotations."""
+    words = _words(asked, options["network"], annotations)
+    found = {each.name for each in _judged(words, binary, options)} - UNRECORDED
     there = {each["name"] for each in said} - UNRECORDED
     if missing := found - there:
         return f"it does not say what becomes of {min(missing)}"
@@ -86,10 +103,10 @@ def _cgroups(options: _Facts) -> bool:
     return has_cgroups(rootless=options["rootless"], ignore_cgroups=options["ignore_cgroups"])
 
 
-def _words(asked: Mapping[str, Any], network: str) -> Iterator[Ask]:
-    """The words by which the recorded part of a bundle asks."""
+def _words(asked: Mapping[str, Any], network: str, annotations: Mapping[str, str]) -> Iterator[Ask]:
+    """The words by which the recorded part of a bundle with these annotations asks."""
     kinds = {number: mount.get("kind") for number, mount in enumerate(asked["mounts"])}
-    return asks(config_of(asked), kinds, network)
+    return asks({**config_of(asked), "annotations": annotations}, kinds, network)
 
 
 def config_of(asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from engine.cli.main import main
 from engine.enforcement import known
 from engine.enforcement.asks import asks
 from engine.enforcement.judge import for_state, judge
-from engine.enforcement.recorded import config_of
+from engine.enforcement.recorded import config_of, contradicts_asked
 from engine.enforcement.table import BY_WORD, ROWS, UNRECORDED
 from engine.errors import Reason, ValidateError
 from engine.lifecycle.resolve import Resolved
@@ -69,6 +69,28 @@ def test_what_is_recorded_tells_the_same(word: str) -> None:
             BY_WORD.get(found, BY_WORD.get(f"{found.partition('=')[0]}=*"))
             for found, _ in asks(config_of(asked), kinds, network)
         }
+
+
+@pytest.mark.parametrize("joins_a_pod", [False, True])
+def test_namespace_paths_are_a_members_sandboxs(joins_a_pod: bool) -> None:
+    """A trace does not say that a container joins a pod: it may say that its paths are ignored, or not."""
+    config: dict[str, Any] = {
+        **base_config(),
+        "linux": {"namespaces": [{"type": "ipc", "path": "/proc/1/ns/ipc"}]},
+    }
+    config["linux"]["maskedPaths"] = ["/masked"]
+    if joins_a_pod:
+        config["annotations"] = {"io.kubernetes.cri.container-type": "container"}
+    found = judge(asks(config, {}, "sandbox"), SEEN[0], has_cgroups=True)
+    said = [{"name": each.name, "becomes": each.becomes} for each in found]
+    assert ("namespace-path-ignored" in {each["name"] for each in said}) is not joins_a_pod
+    binary = {"platforms": ["ptrace"], "creation_flags": []}
+    options = {"network": "sandbox", "rootless": False, "ignore_cgroups": False}
+    asked = asked_facts(Bundle(config, {}))
+    assert contradicts_asked(said, binary, asked, options) is None
+    less = [each for each in said if each["name"] != "masked-paths"]
+    assert len(less) == len(said) - 1
+    assert contradicts_asked(less, binary, asked, options) is not None
 
 
 # -- the run
