@@ -15,7 +15,7 @@ from tests.managers.containerd import SOCKET, Containerd
 from tests.managers.kubelet import NAMESPACE, Kubelet
 
 #: What the example's `Root` becomes for containers of Kubernetes, what is staged for them, and their traces.
-_ROOT = f"/run/containerd/gvisor-engine/{NAMESPACE}"
+STATE = f"/run/containerd/gvisor-engine/{NAMESPACE}"
 _PROGRAMS = "/var/lib/gvisor-engine/programs"
 _TRACES = "/var/lib/gvisor-engine/traces"
 
@@ -69,7 +69,7 @@ class Node:
         processes = [line for line in self.arena.processes().values() if not line.startswith(own)]
         states = [
             f"{where}/{path.name}"
-            for where in (_ROOT, _PROGRAMS)
+            for where in (STATE, _PROGRAMS)
             for path in self._inside(where).glob("*")
             if path.name not in {"locks", "traces"}
         ]
