@@ -46,7 +46,8 @@ class ExecPolicy(StrEnum):
 class RunOptions:
     """The options of one run. Immutable: the trace's header has the same.
 
-    Raises `UsageError`, and `BundleError` where a strict bundle would share the host's network.
+    `runsc_flags`: as `engine.runsc_flags.parse` returns them. Raises `UsageError`, and `BundleError` where a strict
+    bundle would share the host's network, or a flag of runsc opens something.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class RunOptions:
         supervise: bool = False,
         root_digest: bool = False,
         require_enforced: bool = False,
+        runsc_flags: tuple[str, ...] = (),
     ) -> None:
         self.container_id: Final = container_id
         self.network: Final = network
@@ -76,6 +78,7 @@ class RunOptions:
         self.supervise: Final = supervise
         self.root_digest: Final = root_digest
         self.require_enforced: Final = require_enforced
+        self.runsc_flags: Final = runsc_flags
         check_container_id(container_id)
         if require_strict_bundle and network is Network.HOST:
             raise BundleError(
@@ -83,6 +86,20 @@ class RunOptions:
                 reason=Reason.GRANTED,
                 hint="use --network none or sandbox, or leave out --require-strict-bundle",
             )
+        if require_strict_bundle and (opened := self.opened_by_flags()):
+            raise BundleError(
+                f"a flag of runsc opens more to the container: {', '.join(flag for _, flag in opened)}",
+                reason=Reason.GRANTED,
+                hint="leave it out, or leave out --require-strict-bundle",
+            )
+
+    def opened_by_flags(self) -> list[tuple[str, str]]:
+        """What the flags of runsc open: the code of `engine.bundle.grant_codes`, and the flag."""
+        if not self.runsc_flags:
+            return []
+        from engine.runsc_flags import opened_by
+
+        return list(opened_by(self.runsc_flags))
 
     def given(self, *, network: Network | None = None, runsc: str | None = None) -> RunOptions:
         """These options, but for the network and the runsc that are given."""

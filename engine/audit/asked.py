@@ -12,6 +12,7 @@ from engine.bundle.grants import codes_of_bind, covers_programs, is_of_any, stro
 from engine.enforcement.asks import unasked
 from engine.enforcement.recorded import config_of
 from engine.enforcement.table import ROWS, UNASKED
+from engine.runsc_flags import are_passed, opened_by
 from engine.traces.schema import Header
 
 #: How many mounts, and how many characters of a command, the first screen has.
@@ -133,6 +134,10 @@ def _places(header: Header) -> dict[str, list[str]]:
         found.setdefault(code, []).append(place)
     if header.options["network"] == "host":
         found["host_network"] = ["--network host"]
+    flags = header.options.get("runsc_flags", [])
+    if are_passed(flags):
+        for code, flag in opened_by(flags):
+            found.setdefault(code, []).append(flag)
     return found
 
 

@@ -21,4 +21,10 @@ CODES: Mapping[str, str] = {
     "over_programs": "a mount of the host's files covers the container's programs",
     "filestore_on_host": "an annotation lets runsc write a file into a directory of the host that is mounted",
     "host_network": "the container shares the host's network",
+    "root_on_host": "what the container writes to its root reaches the bundle's files on the host",
+    "host_uds": "the container can use Unix sockets of the host in what is mounted",
+    "host_fifo": "the container can use FIFOs of the host in what is mounted",
+    "raw_sockets": "the container can send packets of any form",
+    "device_proxy": "system calls of the container reach a driver of the host",
+    "logs_data": "what the container's program reads and writes is in a log of runsc",
 }

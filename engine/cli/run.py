@@ -56,6 +56,16 @@ def add(commands: Any) -> None:
         "--root-digest", action="store_true", help="record a digest of the root file system; reads all of it"
     )
     parser.add_argument("--runsc", metavar="PATH", help="the runsc to run (default: a trusted system path)")
+    parser.add_argument(
+        "--runsc-flag",
+        metavar="NAME[=VALUE]",
+        action="append",
+        default=[],
+        help="pass a flag on to runsc, of a list; may be repeated",
+    )
+    parser.add_argument(
+        "--debug-log", metavar="DIR", help="have runsc write its debug log to files in this directory"
+    )
     parser.add_argument("--trace", metavar="FILE", help="write the trace to this new file")
     parser.add_argument(
         "--sign",
@@ -85,6 +95,13 @@ def _run(options: argparse.Namespace) -> int:
         wrong_usage("--dry-run writes nothing: leave out --trace")
     if options.dry_run and options.detach:
         wrong_usage("--dry-run runs nothing: leave out --detach")
+    runsc_flags: tuple[str, ...] = ()
+    if options.debug_log is not None:
+        options.runsc_flag += [f"debug-log={options.debug_log}", "debug"]
+    if options.runsc_flag:
+        from engine.runsc_flags import parse
+
+        runsc_flags = parse(options.runsc_flag)
     chosen = RunOptions(
         container_id=options.id if options.id is not None else os.urandom(16).hex(),
         network=Network(options.network),
@@ -97,6 +114,7 @@ def _run(options: argparse.Namespace) -> int:
         require_strict_bundle=options.require_strict_bundle,
         supervise=options.supervise or options.detach or options.sign is not None,
         root_digest=options.root_digest,
+        runsc_flags=runsc_flags,
         require_enforced=options.require_enforced,
     )
     bundle = open_bundle(options.bundle, require_strict=chosen.require_strict_bundle)
@@ -207,6 +225,8 @@ def _detach(bundle: str, chosen: RunOptions, options: argparse.Namespace) -> int
             arguments.append(name)
         elif isinstance(value, str):
             arguments += [name, os.path.abspath(value) if flag == "runsc" else value]
+    for flag in chosen.runsc_flags:
+        arguments.append(f"--runsc-flag={flag.removeprefix('--')}")
     for name in ("trace", "sign"):
         if (path := getattr(options, name)) is not None:
             arguments += [f"--{name}", os.path.abspath(path)]

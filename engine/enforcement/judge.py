@@ -6,7 +6,7 @@ A run imports this, so the data is compiled: `engine/enforcement/table.py`, by `
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from engine.enforcement.asks import Ask, asks, surprises
 from engine.enforcement.table import BY_WORD, ROWS
@@ -63,6 +63,7 @@ def unenforced(
         asks(config, kinds, options.network),
         able.generation,
         has_cgroups=has_cgroups(rootless=options.rootless, ignore_cgroups=options.ignore_cgroups),
+        runsc_flags=options.runsc_flags,
     )
 
 
@@ -86,11 +87,22 @@ def has_cgroups(*, rootless: bool, ignore_cgroups: bool) -> bool:
     return not (rootless or ignore_cgroups)
 
 
-def judge(asked: Iterable[Ask], generation: str, *, has_cgroups: bool) -> tuple[Unenforced, ...]:
-    """What of these words a runsc of that generation does not do as asked, in order of danger."""
+#: What every runsc does where it has this flag, and not otherwise.
+_BY_FLAG = {"linux.seccomp": "--oci-seccomp=true", "process.capabilities=CAP_NET_RAW": "--net-raw=true"}
+
+
+def judge(
+    asked: Iterable[Ask], generation: str, *, has_cgroups: bool, runsc_flags: Collection[str] = ()
+) -> tuple[Unenforced, ...]:
+    """What of these words a runsc of that generation does not do as asked, in order of danger.
+
+    `runsc_flags`: those that are passed on.
+    """
     column = SEEN.index(generation)
     found: dict[int, Unenforced] = {}
     for word, place in asked:
+        if runsc_flags and _BY_FLAG.get(word) in runsc_flags:
+            continue
         number = BY_WORD.get(word)
         if number is None:
             number = BY_WORD.get(f"{word.partition('=')[0]}=*")

@@ -86,7 +86,12 @@ def contradicts_config(
 
 
 def _judged(words: Iterator[Ask], binary: _Facts, options: _Facts) -> Sequence[Any]:
-    return judge(words, _able(binary).generation, has_cgroups=_cgroups(options))
+    return judge(
+        words,
+        _able(binary).generation,
+        has_cgroups=_cgroups(options),
+        runsc_flags=options.get("runsc_flags", ()),
+    )
 
 
 def _able(binary: _Facts) -> Capabilities:

@@ -373,9 +373,8 @@ def arguments_are_the_engines(known: Known) -> bool:
     header, given, root, binary = known["header"], known["exec"], known["secure_root"], known["validate"]
     options, directories = header["options"], root["directories"]
     used = root["sandbox"]["directories"][1] if "sandbox" in root else directories[2]
-    common = global_flags(
-        used["path"], options["network"], binary["platform"], options["rootless"], options["ignore_cgroups"]
-    )
+    asked = (options["rootless"], options["ignore_cgroups"], options.get("runsc_flags", ()))
+    common = global_flags(used["path"], options["network"], binary["platform"], *asked)
     argv = given["argv"]
     begin = 1 + len(common)
     rest = argv[begin:]

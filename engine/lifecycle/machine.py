@@ -108,7 +108,7 @@ STEPS: tuple[Transition, ...] = (
         "write or replace",
         refuses="a loose mode, a foreign owner, no regular or executable file, a directory chain others can write; a "
         "sidecar that is missing or of another release",
-        reasons=frozenset({*_NOT_TRUSTED, Reason.NO_PLATFORM, Reason.NOT_ENFORCED}),
+        reasons=frozenset({*_NOT_TRUSTED, Reason.NO_PLATFORM, Reason.NOT_ENFORCED, Reason.UNSUPPORTED}),
         guards=(
             Guard("binary_is_trusted", binary_is_trusted, "owner or mode of the binary is not trusted"),
             Guard(

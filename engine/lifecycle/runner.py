@@ -97,6 +97,10 @@ def run(
         from engine.bundle.grant_codes import CODES
 
         warn(f"{CODES['host_network']} (--network host)")
+    for code, flag in options.opened_by_flags():
+        from engine.bundle.grant_codes import CODES
+
+        warn(f"{CODES[code]} (runsc's {flag})")
     graph = spec_graph()
     digest = _root_digest(bundle, warn) if options.root_digest else None
     known = header(__version__, graph.spec, options, bundle, digest)

@@ -18,6 +18,7 @@ from engine.runsc.installation import RUNSC, PinnedFile, opening, pin, pin_sidec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Final
 
     from engine.bundle.bundle import Bundle
@@ -132,8 +133,15 @@ def validate(resolved: Resolved, platform: Platform) -> Validated:
 def hold_against(binary: Validated, bundle: Bundle, options: RunOptions) -> Validated:
     """`binary`, which knows from here on what of the bundle it will not do as asked.
 
-    Raises `ValidateError`, and closes it, if there is such a thing and the options require that there is none.
+    Raises `ValidateError`, and closes it, if there is such a thing and the options require that there is none; or if it
+    lacks a flag that is to be passed on.
     """
+    if options.runsc_flags:
+        try:
+            _check_flags(binary.runsc, options.runsc_flags)
+        except BaseException:
+            binary.close()
+            raise
     from engine.enforcement.judge import UNSEEN, unenforced
 
     found = unenforced(bundle.config, bundle.sources, options, binary.capabilities)
@@ -146,6 +154,42 @@ def hold_against(binary: Validated, bundle: Bundle, options: RunOptions) -> Vali
             hint="take it out of config.json, or leave out --require-enforced",
         )
     return binary
+
+
+def _check_flags(runsc: PinnedFile, flags: Sequence[str]) -> None:
+    """Raise `ValidateError` if this runsc lacks one of the `flags`, or others could change where it is to write."""
+    from engine.linux.files import UntrustedPathError
+    from engine.runsc.binary import texts_in
+    from engine.runsc_flags import directories_of, tags_of
+
+    tags = tags_of(flags)
+    if missing := [flag for tag, flag in tags.items() if tag not in texts_in(runsc.descriptor, [tag])]:
+        raise ValidateError(
+            f"runsc {runsc.path!r} has no flag {', '.join(missing)}",
+            reason=Reason.UNSUPPORTED,
+            hint="leave it out, or name another runsc with --runsc PATH",
+        )
+    for path in directories_of(flags):
+        try:
+            opened = open_trusted(path, {0, os.geteuid()}, follow_links=True, directory=True)
+        except (UntrustedPathError, OSError) as error:
+            what = str(error) if isinstance(error, UntrustedPathError) else f"{path!r}: {error.strerror}"
+            raise ValidateError(
+                f"runsc's log: {what}",
+                reason=Reason.UNSUPPORTED,
+                hint="give a directory that exists, where only root or you can write",
+            ) from None
+        try:
+            if (
+                os.fstat(opened.descriptor).st_mode & 0o022
+            ):  # with the sticky bit, too: names there can be taken
+                raise ValidateError(
+                    f"runsc's log: others can write in {path!r}",
+                    reason=Reason.UNSUPPORTED,
+                    hint="give a directory where only root or you can write",
+                )
+        finally:
+            os.close(opened.descriptor)
 
 
 def _pin(path: str, owners: tuple[int, ...]) -> PinnedFile:

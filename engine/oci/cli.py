@@ -43,7 +43,21 @@ VERBS = {
     "features": "print this runtime's features",
 }
 
+#: As in `engine.runsc_flags`, which is imported only where one is given.
+RUNSC_SWITCHES = (
+    *("directfs", "net-raw", "nvproxy", "tpuproxy", "strace", "log-packets", "oci-seccomp"),
+    *("enable-core-tags", "cpu-num-from-quota", "app-huge-pages", "gso", "software-gso"),
+    *("tx-checksum-offload", "rx-checksum-offload"),
+)
+RUNSC_VALUES = (
+    *("overlay2", "host-uds", "host-fifo", "file-access", "file-access-mounts"),
+    *("nvproxy-driver-version", "debug-log", "debug-log-format", "strace-syscalls", "strace-log-size"),
+    *("watchdog-action", "dcache", "fdlimit", "num-network-channels", "qdisc"),
+)
 COMMON: Table = {
+    **dict.fromkeys(RUNSC_SWITCHES, Kind.CHOICE),
+    **dict.fromkeys(RUNSC_VALUES, Kind.VALUE),
+    "runsc-flag": Kind.VALUES,
     "root": Kind.VALUE,
     "log": Kind.VALUE,
     "log-format": Kind.VALUE,
@@ -76,6 +90,8 @@ _USAGE = """usage: engine-oci [--root DIR] [--log FILE] [--log-format text|json]
                   [--rootless true|false|auto] [--exec-policy auto|locked-mounts|off] [--require-exec-policy]
                   [--require-strict-bundle] [--require-enforced] [--runsc PATH] [--version] [--help]
                   VERB [FLAG...] [CONTAINER] [...]
+passed on to runsc, also as --runsc-flag NAME=VALUE:
+{passed}
 accepted and ignored: --log-level LEVEL, --criu PATH"""
 
 
@@ -203,9 +219,19 @@ def _judged(common: Flags) -> Flags:
                 reason=Reason.USAGE,
                 hint="give cgroupfs, systemd or disabled",
             )
-    return Flags(frozenset(switches), values, common.lists)
+    given = [f"{name}={values[name]}" for name in (*RUNSC_SWITCHES, *RUNSC_VALUES) if name in values]
+    given += common.lists.get("runsc-flag", ())
+    if given and "debug" in switches and "debug-log" in values:
+        given.append("debug")
+    return Flags(frozenset(switches), values, {**common.lists, "runsc-flag": tuple(given)})
 
 
 def _help() -> str:
+    import textwrap
+
     width = max(map(len, VERBS))
-    return "\n".join((_USAGE, "", *(f"  {verb:<{width}}  {what}" for verb, what in VERBS.items())))
+    names = " ".join(f"--{name}" for name in (*RUNSC_SWITCHES, *RUNSC_VALUES))
+    passed = textwrap.fill(names, 110, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    return "\n".join(
+        (_USAGE.format(passed=passed), "", *(f"  {verb:<{width}}  {what}" for verb, what in VERBS.items()))
+    )

@@ -30,6 +30,11 @@ def without_pid_file(given: RunscArguments) -> RunscArguments:
 def options_of(request: Request) -> RunOptions:
     """The options of the run. Raises `UsageError`."""
     common = request.common
+    runsc_flags: tuple[str, ...] = ()
+    if given := common.lists.get("runsc-flag"):
+        from engine.runsc_flags import parse
+
+        runsc_flags = parse(given)
     exec_policy_name(common.value("exec-policy") or ExecPolicy.AUTO)
     return RunOptions(
         container_id=request.container_id(),
@@ -41,5 +46,6 @@ def options_of(request: Request) -> RunOptions:
         require_exec_policy=common.has("require-exec-policy"),
         runsc=common.value("runsc"),
         require_strict_bundle=common.has("require-strict-bundle"),
+        runsc_flags=runsc_flags,
         require_enforced=common.has("require-enforced"),
     )

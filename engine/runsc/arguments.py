@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 from engine.options import Platform, RunOptions
@@ -66,13 +67,23 @@ def build_argv(
 def kill_arguments(argv: Sequence[str]) -> list[str]:
     """The arguments of runsc to signal the container that `argv` (of `build_argv`) started, but for its id."""
     end = argv.index("--platform") + 2
-    return [*argv[:end], "kill"]
+    passed_on = itertools.takewhile(lambda flag: flag.startswith("--") and "=" in flag, argv[end:])
+    return [*argv[:end], *passed_on, "kill"]
 
 
 def build_global_flags(runsc_root: str, options: RunOptions, platform: Platform) -> tuple[str, ...]:
     """The global flags of every command about the container."""
     network = str(options.network)
-    return tuple(global_flags(runsc_root, network, str(platform), options.rootless, options.ignore_cgroups))
+    return tuple(
+        global_flags(
+            runsc_root,
+            network,
+            str(platform),
+            options.rootless,
+            options.ignore_cgroups,
+            options.runsc_flags,
+        )
+    )
 
 
 def global_flags(
@@ -81,6 +92,7 @@ def global_flags(
     platform: str,
     rootless: bool,
     ignore_cgroups: bool,
+    runsc_flags: Sequence[str] = (),
 ) -> list[str]:
     """As `build_global_flags`, from what a trace records of the options."""
     flags = ["--root", runsc_root]
@@ -88,7 +100,7 @@ def global_flags(
         flags.append("--rootless")
     if ignore_cgroups:
         flags.append("--ignore-cgroups")
-    return [*flags, "--network", network, "--platform", platform]
+    return [*flags, "--network", network, "--platform", platform, *runsc_flags]
 
 
 def with_network(flags: Sequence[str], network: str) -> tuple[str, ...]:

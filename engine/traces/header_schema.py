@@ -62,6 +62,16 @@ class Options(TypedDict):
         ]
     ]
 
+    runsc_flags: NotRequired[
+        Annotated[
+            list[str],
+            Says(
+                "The flags of runsc that were passed on, `--name=value` each.",
+                "= `exec.argv`; of `engine.runsc_flags`; `bundle.grants`",
+            ),
+        ]
+    ]
+
 
 class Bundle(TypedDict):
     """The bundle."""

@@ -88,6 +88,8 @@ def options_facts(options: RunOptions) -> header_schema.Options:
         facts["root_digest"] = True
     if options.require_enforced:
         facts["require_enforced"] = True
+    if options.runsc_flags:
+        facts["runsc_flags"] = list(options.runsc_flags)
     return facts
 
 
@@ -105,6 +107,7 @@ def bundle_facts(bundle: Bundle, options: RunOptions) -> header_schema.Bundle:
     grants = [grant.code for grant in bundle.grants]
     if options.network is Network.HOST:
         grants.append("host_network")
+    grants += dict.fromkeys(code for code, _ in options.opened_by_flags())
     if grants:
         facts["grants"] = grants
     return facts

@@ -444,3 +444,28 @@ def test_container_without_network_says_why_in_state_and_log(
     assert state["annotations"] == {ANNOTATION: why, ENFORCEMENT: "network-joined otherwise"}
     assert not log.exists() or log.read_text() == ""
     oci.ok("delete", "--force", container_id)
+
+
+def test_flags_of_runsc_are_those_of_every_verb(root_engine: Engine) -> None:
+    """Without an overlay a write reaches the bundle; the log has a file for each verb."""
+    log = root_engine.directory / "log"
+    log.mkdir(mode=0o700)
+    oci = Oci(root_engine, ("--overlay2=none", f"--debug-log={log}"))
+    bundle = root_engine.shell(
+        f"echo there > /written; {FOREVER}", root={"path": "rootfs", "readonly": False}
+    )
+    container_id = oci.running(bundle)
+    written = bundle / "rootfs" / "written"
+    wait_for("the file", written.exists)
+    written.unlink()
+    (trace,) = oci.traces(container_id)
+    header, *_, exec_ = read_trace(trace)
+    assert header["options"]["runsc_flags"] == ["--overlay2=none", f"--debug-log={log}/"]
+    assert header["bundle"]["grants"] == ["root_on_host"]
+    assert set(header["options"]["runsc_flags"]) <= set(exec_["facts"]["argv"])
+    later = Oci(root_engine)  # no flag: what was recorded counts
+    for verb in ("pause", "resume"):
+        later.ok(verb, container_id)
+    later.is_gone_after_delete(container_id)
+    verbs = {path.name.split(".")[-2] for path in log.iterdir()}
+    assert {"create", "start", "boot", "gofer", "pause", "resume"} <= verbs

@@ -61,6 +61,19 @@ def of_a_pod(path: Path) -> list[Line]:
     return lines
 
 
+def with_flags(path: Path) -> list[Line]:
+    """Flags of runsc that are passed on."""
+    lines = Story().lines(path)
+    flags = ["--overlay2=none", "--strace=true", "--dcache=5"]
+    lines[0]["options"]["runsc_flags"] = flags
+    for bundle in (lines[0]["bundle"], lines[6]["facts"]["bundle"]):
+        bundle["grants"] = [*bundle.get("grants", ()), "root_on_host", "logs_data"]
+    argv = lines[6]["facts"]["argv"]
+    at = argv.index("--platform") + 2
+    argv[at:at] = flags
+    return lines
+
+
 STORIES: dict[str, Callable[[Path], list[Line]]] = {
     "root": Story().lines,
     "user": Story(user=1000, rootless=True).lines,
@@ -70,6 +83,7 @@ STORIES: dict[str, Callable[[Path], list[Line]]] = {
     "PATH": Story(found_by="PATH", user=1000).lines,
     "all is asked for": all_asked,
     "of a pod": of_a_pod,
+    "with flags of runsc": with_flags,
     "ended": Story(end="ended", supervised=True).lines,
     "ended by a signal": Story(end="ended", supervised=True, signal="SIGKILL").lines,
     "execve refused": Story(end="refused").lines,
