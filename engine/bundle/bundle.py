@@ -92,10 +92,12 @@ class Bundle:
             try:
                 if _identity(named) != self.identity:
                     return f"{self.path!r} names another directory"
-                rootfs, identity = _open_rootfs(named, self.path, self.config["root"]["path"])
-                os.close(rootfs)
-                if identity != self.rootfs_identity:
-                    return f"{self.rootfs!r} names another directory"
+                rootfs = _open_rootfs(named, self.path, self.config["root"]["path"])
+                try:
+                    if _identity(rootfs) != self.rootfs_identity:
+                        return f"{self.rootfs!r} names another directory"
+                finally:
+                    os.close(rootfs)
             finally:
                 os.close(named)
         except BundleError as error:
@@ -149,8 +151,8 @@ def open_bundle(path: str, *, require_strict: bool = False) -> Bundle:
             require_trusted(config)
         identity = _identity(directory)
         root_path: str = config["root"]["path"]
-        rootfs, rootfs_identity = _open_rootfs(directory, absolute, root_path)
-        held.append(rootfs)
+        held.append(rootfs := _open_rootfs(directory, absolute, root_path))
+        rootfs_identity = _identity(rootfs)
         writable = _find_writable(absolute, directory)
         root = os.path.normpath(os.path.join(absolute, root_path))
         has_bundle = rootfs_identity == identity or f"{absolute}/".startswith(f"{root.rstrip('/')}/")
@@ -277,7 +279,7 @@ def _read_config(directory: int) -> bytes:
     raise BundleError(what, reason=reason, hint=hint)
 
 
-def _open_rootfs(directory: int, bundle: str, path: str) -> tuple[int, Identity]:
+def _open_rootfs(directory: int, bundle: str, path: str) -> int:
     """Open the root file system at `root.path` of the bundle open on `directory`, at `bundle`, with O_PATH."""
     where = "config.json: $.root.path"
     try:
@@ -301,7 +303,7 @@ def _open_rootfs(directory: int, bundle: str, path: str) -> tuple[int, Identity]
             else Reason.FAILURE,
             hint=hint,
         ) from None
-    return descriptor, _identity(descriptor)
+    return descriptor
 
 
 _ROOT_FAILURES = {

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from engine import __version__
 from engine.bundle.bundle import Bundle
 from engine.enforcement.judge import warnings
-from engine.errors import EngineError, FailedError, Reason, StoppedError, TraceError
+from engine.errors import EngineError, ExecError, FailedError, Reason, StoppedError, TraceError
 from engine.lifecycle.exec import HandOff, hand_off, prepare
 from engine.lifecycle.machine import Lifecycle
 from engine.lifecycle.outside import Cleaned, Outside
@@ -236,7 +236,11 @@ class _Run:
         """Become runsc; a supervisor first gets what it needs. Raises `ExecError`, and `OSError` if it is gone."""
         if self._trace.path is not None:
             self._announce(self._trace.path)
-        self._end_in_chain()
+        if self._chained is not None:
+            try:
+                self._chained.end(self._trace)
+            except TraceError as error:
+                raise ExecError(error.what, reason=error.reason, hint=error.hint) from None
         if self._supervisor is not None:
             self._supervisor.hand_over(root, self._trace, given, self._chained)
         try:
@@ -262,25 +266,11 @@ class _Run:
     def _create_trace(self, base: PrivateDirectory) -> None:
         """Give the run its number, and the trace a file where those of containers in `base` lie unless it has one.
 
-        Raises `TraceError`. A run whose trace is elsewhere goes on without a number.
+        Raises `TraceError`.
         """
-        if self._chained is not None:
-            return
-        try:
+        if self._chained is None:
             with contextlib.closing(evidence.open_place(base, self._environment)) as place:
                 self._chained = ChainedRun(place, self._trace, self._options.container_id)
-        except TraceError as error:
-            if self._trace.path is None:
-                raise
-            self._warn(f"this run is not in the chain over the runs: {error.what}; {error.hint}")
-
-    def _end_in_chain(self) -> None:
-        """Note the last line of the trace, as it is now, in the chain."""
-        if self._chained is not None:
-            try:
-                self._chained.end(self._trace)
-            except TraceError as error:
-                self._warn(f"the chain over the runs has no end of this one: {error.what}; {error.hint}")
 
     def _prepare(self, root: StateDirs, staged: Staged, binary: Validated, program: int | None) -> HandOff:
         if self._manager is not None:
@@ -316,12 +306,21 @@ class _Run:
                     self._find_a_place_for_the_trace()
                 self._lifecycle.perform(Trigger.REFUSE, lambda: _Refusal(error, tuple(cleaned), tuple(left)))
                 error.trace = self._trace.path
-                self._end_in_chain()
                 if self._trace.is_lost:
                     self._warn(f"{NO_TRACE}: somebody removed it")
             except TraceError as lost:
                 if not isinstance(error, TraceError) or self._trace.path is not None:
                     self._warn(f"{NO_TRACE}: {lost.what}; {lost.hint}")
+            else:
+                self._end_in_chain()
+
+    def _end_in_chain(self) -> None:
+        """Note the refusal's line in the chain over the runs."""
+        if self._chained is not None:
+            try:
+                self._chained.end(self._trace)
+            except TraceError as lost:
+                self._warn(f"the chain over the runs has no end of this one: {lost.what}; {lost.hint}")
 
     def _discard(self, first: int = 0) -> Cleaned:
         """Remove what was made from the `first` on, the latest first."""
@@ -336,7 +335,10 @@ class _Run:
 
     def _close_trace(self) -> None:
         if self._chained is not None:
-            self._chained.close()
+            try:
+                self._chained.close()
+            except OSError as lost:
+                self._warn(f"the chain over the runs may lack the end of this one: {lost.strerror}")
         try:
             self._trace.close()
         except TraceError as lost:

@@ -56,16 +56,22 @@ class HostChain:
             raise self._failed("the directory is gone") from None
         except OSError as error:
             raise self._failed(error) from None
-        status = os.fstat(self.descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+        try:
+            status = os.fstat(self.descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+                raise self._failed("it is no regular file of this user")
+            self._place: Final = os.dup(place.descriptor)
+        except OSError as error:
             os.close(self.descriptor)
-            raise self._failed("it is no regular file of this user")
-        self._place: Final = os.dup(place.descriptor)
+            raise self._failed(error) from None
+        except TraceError:
+            os.close(self.descriptor)
+            raise
 
     def close(self) -> None:
-        """Close the file, and the directory."""
-        os.close(self.descriptor)
+        """Close the file, and the directory. Raises `OSError` if the system could not keep what was written."""
         os.close(self._place)
+        os.close(self.descriptor)
 
     def begin(self, container: str, header: str, trace: str, make: Callable[[], None]) -> int:
         """Append the start of a run, and `make` its trace: the number of the run.

@@ -98,4 +98,4 @@ def open_place(base: PrivateDirectory, environment: Mapping[str, str]) -> Privat
 
 
 def _hint(first: str) -> str:
-    return f"{first}, or choose another directory: --trace FILE, or XDG_STATE_HOME for an ordinary user"
+    return f"{first}, or choose another: XDG_STATE_HOME for an ordinary user, or ENGINE_ARTIFACT_BASE outside of /run"

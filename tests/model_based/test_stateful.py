@@ -45,6 +45,7 @@ from engine.errors import Reason
 from engine.lifecycle.machine import OUT_OF_PLACE
 from engine.lifecycle.runner import NO_TRACE
 from engine.lifecycle.spec_graph import spec_graph
+from engine.state.chain import CHAIN
 from engine.state.container import LOCK, TRACES, component
 from engine.state.store import STORE
 from engine.traces.move import State, Trigger
@@ -865,7 +866,9 @@ class Runs(RuleBasedStateMachine):
         assert ended["alive"] == []
         if not moved:
             left = {path for path in self.world.everything_in_base() if not _TRACE.search(path)}
-            assert left <= {"base", f"base/{TRACES}"}, "gc left something of runs that are over"
+            assert left <= {"base", f"base/{TRACES}", f"base/{TRACES}/{CHAIN}"}, (
+                "gc left something of runs that are over"
+            )
         elif self.world.base.is_dir():
             named = {*ended["foreign"], *(path for path, _ in ended["failed"])}
             left = {str(path) for path in self.world.base.iterdir() if path.name != TRACES}
