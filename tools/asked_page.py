@@ -33,7 +33,8 @@ This page is written by `./just compile` from `engine/enforcement/known/`; one f
 """
 _WORDS = """
 **enforced**: as asked. **otherwise**: something else happens. **ignored**: nothing happens, and the run goes on.
-**refused**: the run ends with 128. *no cgroup*: what becomes of it with `--ignore-cgroups` and with `--rootless`.
+**refused**: the run ends with 128. *no cgroup*: what becomes of it with `--ignore-cgroups`, or with `--rootless` by
+an ordinary user.
 
 ## Dangers
 

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from engine.enforcement.asks import Ask, asks, surprises
 from engine.enforcement.table import BY_WORD, ROWS
+from engine.linux.namespaces import unmapped_uid
 from engine.linux.openat2 import open_in_root
 from engine.options import RunOptions
 from engine.runsc.capabilities import SEEN, Capabilities
@@ -83,8 +84,11 @@ def mount_options(able: Capabilities) -> set[str]:
 
 
 def has_cgroups(*, rootless: bool, ignore_cgroups: bool) -> bool:
-    """Whether runsc makes the container's cgroup; without root it drops it and goes on."""
-    return not (rootless or ignore_cgroups)
+    """Whether runsc makes the container's cgroup; rootless and without the host's root it drops it, and goes on.
+
+    Raises `OSError` where /proc is not mounted.
+    """
+    return not ignore_cgroups and (not rootless or (os.geteuid() == 0 and unmapped_uid() is None))
 
 
 #: What every runsc does where it has this flag, and not otherwise.

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from engine.enforcement.asks import POD_TYPES, Ask, asks
-from engine.enforcement.judge import UNSEEN, has_cgroups, judge
+from engine.enforcement.judge import UNSEEN, judge
 from engine.enforcement.table import ROWS, UNRECORDED
-from engine.runsc.capabilities import Capabilities
+from engine.runsc.capabilities import SEEN, Capabilities
 
 #: What a trace says of the run: the facts of a step, or the options.
 _Facts = Mapping[str, Any]
@@ -16,96 +16,98 @@ _Facts = Mapping[str, Any]
 _ROWS = {row[0]: number for number, row in enumerate(ROWS)}
 #: The lists of what was asked that the words are taken from.
 _LISTS = frozenset(
-    {"mounts", "namespaces", "hooks", "devices", "device_rules", "rlimits", "limits", "sysctls"}
+    {"environment", "mounts", "hooks", "devices", "device_rules", "rlimits", "limits", "sysctls"}
 )
 
 
-def contradicts(said: Sequence[_Facts], binary: _Facts, options: _Facts) -> str | None:
-    """Why no engine writes this list, whatever was asked; None if one could."""
+def contradicts(
+    said: Sequence[_Facts], binary: _Facts, asked: Mapping[str, Any] | None, run: _Facts
+) -> str | None:
+    """Why no engine writes this list; None if one could.
+
+    `binary`: the facts of `validate`. `asked`: what the header says was asked, if anything. `run`: the options, and
+    `user`, the effective uid.
+    """
     numbers = [_ROWS.get(each["name"], -1) for each in said]
     if -1 in numbers:
         return "it names what no bundle asks for"
     if numbers != sorted(set(numbers)):
         return "what is not done as asked is not in order of danger, each once"
-    column, cgroups = _column(binary), _cgroups(options)
-    for number, each in zip(numbers, said, strict=True):
-        _, _, danger, becomes, _, without_cgroups, _ = ROWS[number]
+    # Nor does a trace say whether the container joins a pod's sandbox, whose namespaces it then has.
+    faults = [
+        _of_verdicts(said, binary, run, cgroups) or _of_asked(said, binary, asked, run, cgroups, annotations)
+        for cgroups in _may_have_cgroups(run)
+        for annotations in ({}, {POD_TYPES[0]: "container"})
+    ]
+    return None if None in faults else faults[0]
+
+
+def _of_verdicts(said: Sequence[_Facts], binary: _Facts, run: _Facts, cgroups: bool) -> str | None:
+    column = SEEN.index(_able(binary).generation)
+    for each in said:
+        _, _, danger, becomes, _, without_cgroups, _ = ROWS[_ROWS[each["name"]]]
         if each["becomes"] != (without_cgroups if without_cgroups and not cgroups else becomes[column]):
             return f"with that runsc {each['name']} does not become {each['becomes']}"
-        if danger < UNSEEN and options.get("require_enforced"):
+        if danger < UNSEEN and run.get("require_enforced"):
             return f"it was required that all is done as asked, and {each['name']} is not"
     return None
 
 
-def contradicts_asked(
-    said: Sequence[_Facts], binary: _Facts, asked: Mapping[str, Any], options: _Facts
-) -> str | None:
-    """What is missing, or too much, by what the header says was asked; None if nothing."""
-    alone = _differs(said, binary, asked, options, {})
-    if alone is None:
-        return None
-    # The trace does not say whether the container joins a pod's sandbox, whose namespaces it then has.
-    member = _differs(said, binary, asked, options, {POD_TYPES[0]: "container"})
-    return None if member is None else alone
-
-
-def _differs(
+def _of_asked(
     said: Sequence[_Facts],
     binary: _Facts,
-    asked: Mapping[str, Any],
-    options: _Facts,
+    asked: Mapping[str, Any] | None,
+    run: _Facts,
+    cgroups: bool,
     annotations: Mapping[str, str],
 ) -> str | None:
-    """As `contradicts_asked`, for a bundle with these annotations."""
-    words = _words(asked, options["network"], annotations)
-    found = {each.name for each in _judged(words, binary, options)} - UNRECORDED
+    """What is missing, or too much, by what the header says was asked; of a list that is cut its first part only."""
+    cut = {} if asked is None else asked.get("cut", {})
+    if asked is None or "namespaces" in cut:
+        return None
+    words = _words(asked, run["network"], annotations)
+    found = {each.name for each in _judged(words, binary, run, cgroups)} - UNRECORDED
     there = {each["name"] for each in said} - UNRECORDED
     if missing := found - there:
         return f"it does not say what becomes of {min(missing)}"
-    if (more := there - found) and _LISTS.isdisjoint(asked.get("cut", {})):
+    if (more := there - found) and _LISTS.isdisjoint(cut):
         return f"nothing asks for {min(more)}"
     return None
 
 
 def contradicts_config(
-    said: Sequence[_Facts],
-    binary: _Facts,
-    config: Mapping[str, Any],
-    asked: Mapping[str, Any],
-    options: _Facts,
+    said: Sequence[_Facts], binary: _Facts, config: Mapping[str, Any], asked: Mapping[str, Any], run: _Facts
 ) -> str | None:
     """What is missing, or too much, by the config.json itself; None if nothing."""
     kinds = {number: mount.get("kind") for number, mount in enumerate(asked["mounts"])}
-    found = [each.name for each in _judged(asks(config, kinds, options["network"]), binary, options)]
     there = [each["name"] for each in said]
-    if found == there:
-        return None
-    if "mounts" in asked.get("cut", {}) and set(found) ^ set(there) <= {"mount-socket"}:
-        return None  # what a source is, is recorded of the first mounts only
-    return min(set(found) ^ set(there), default="the order")
+    faults = []
+    for cgroups in _may_have_cgroups(run):
+        found = [each.name for each in _judged(asks(config, kinds, run["network"]), binary, run, cgroups)]
+        other = set(found) ^ set(there)
+        # What a source is, is recorded of the first mounts only.
+        if found == there or ("mounts" in asked.get("cut", {}) and other <= {"mount-socket"}):
+            return None
+        faults.append(min(other, default="the order"))
+    return faults[0]
 
 
-def _judged(words: Iterator[Ask], binary: _Facts, options: _Facts) -> Sequence[Any]:
-    return judge(
-        words,
-        _able(binary).generation,
-        has_cgroups=_cgroups(options),
-        runsc_flags=options.get("runsc_flags", ()),
-    )
+def _judged(words: Iterator[Ask], binary: _Facts, run: _Facts, cgroups: bool) -> Sequence[Any]:
+    flags = run.get("runsc_flags", ())
+    return judge(words, _able(binary).generation, has_cgroups=cgroups, runsc_flags=flags)
+
+
+def _may_have_cgroups(run: _Facts) -> tuple[bool, ...]:
+    """Whether runsc made a cgroup; both, where a root that the trace does not tell from the host's was rootless."""
+    if run["ignore_cgroups"]:
+        return (False,)
+    if not run["rootless"]:
+        return (True,)
+    return (True, False) if run["user"] == 0 else (False,)
 
 
 def _able(binary: _Facts) -> Capabilities:
     return Capabilities(tuple(binary["platforms"]), gofer_namespace=bool(binary.get("creation_flags")))
-
-
-def _column(binary: _Facts) -> int:
-    from engine.runsc.capabilities import SEEN
-
-    return SEEN.index(_able(binary).generation)
-
-
-def _cgroups(options: _Facts) -> bool:
-    return has_cgroups(rootless=options["rootless"], ignore_cgroups=options["ignore_cgroups"])
 
 
 def _words(asked: Mapping[str, Any], network: str, annotations: Mapping[str, str]) -> Iterator[Ask]:

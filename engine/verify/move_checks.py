@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from engine import __version__
-from engine.enforcement.recorded import contradicts, contradicts_asked
+from engine.enforcement.recorded import contradicts
 from engine.lifecycle.guards import Known
 from engine.lifecycle.machine import OUT_OF_PLACE, REASONS, STEPS
 from engine.traces.move import Facts, State, Trigger
@@ -108,10 +108,8 @@ def _of_validate(binary: Facts, header: Header, _: Known) -> str | None:
     said = binary.get("unenforced")
     if said is None or header.engine != __version__:  # another engine knows other things of runsc
         return None
-    options = header.options
-    if (what := contradicts(said, binary, options)) is not None or not isinstance(header.asked, dict):
-        return what
-    return contradicts_asked(said, binary, header.asked, options)
+    run = {**header.options, "user": header.host["user"]}
+    return contradicts(said, binary, header.asked if isinstance(header.asked, dict) else None, run)
 
 
 _CHECKS: Mapping[str, Callable[[Facts, Header, Known], str | None]] = {

@@ -121,7 +121,8 @@ def _differs_in_what_is_done(header: Header, config: bytes, moves: Sequence[Reco
         if header.engine != __version__ or not isinstance(header.asked, dict):
             return None
         said = move.facts["unenforced"]
-        what = contradicts_config(said, move.facts, parse(config), header.asked, header.options)
+        run = {**header.options, "user": header.host["user"]}
+        what = contradicts_config(said, move.facts, parse(config), header.asked, run)
         return what and f"what it says is not done as asked of {CONFIG_NAME} is not so: {what}"
     return None
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from engine.bundle.oci_config import parse
+from engine.enforcement import judge as judging
 from engine.enforcement import known
 from engine.enforcement.asks import asks, surprises, unasked
 from engine.enforcement.judge import UNSEEN, has_cgroups, judge, unenforced, warning
@@ -183,9 +184,30 @@ def test_limits_are_dropped_without_a_cgroup() -> None:
     limits = linux(resources={"memory": {"limit": 1 << 26}, "pids": {"limit": 100}, "cpu": {"quota": 1}})
     assert names(limits) == []
     assert names(limits, cgroups=False) == ["memory-limit", "cpu-quota", "pids-limit"]
-    assert has_cgroups(rootless=False, ignore_cgroups=False)
-    assert not has_cgroups(rootless=True, ignore_cgroups=False)
-    assert not has_cgroups(rootless=False, ignore_cgroups=True)
+
+
+@pytest.mark.parametrize(
+    ("user", "unmapped", "rootless", "ignored", "expected"),
+    [
+        (0, None, False, False, True),
+        (0, None, True, False, True),
+        (0, 65534, True, False, False),
+        (0, None, True, True, False),
+        (0, None, False, True, False),
+        (1000, None, True, False, False),
+    ],
+)
+def test_who_has_cgroups(
+    user: int,
+    unmapped: int | None,
+    rootless: bool,
+    ignored: bool,
+    expected: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    monkeypatch.setattr(judging, "unmapped_uid", lambda: unmapped)
+    assert has_cgroups(rootless=rootless, ignore_cgroups=ignored) is expected
 
 
 def test_no_limit_is_no_ask() -> None:

@@ -11,10 +11,11 @@ import pytest
 
 from engine.bundle.bundle import open_bundle
 from engine.cli.main import main
+from engine.enforcement import judge as judging
 from engine.enforcement import known
 from engine.enforcement.asks import asks
 from engine.enforcement.judge import for_state, judge
-from engine.enforcement.recorded import config_of, contradicts_asked
+from engine.enforcement.recorded import config_of, contradicts
 from engine.enforcement.table import BY_WORD, ROWS, UNRECORDED
 from engine.errors import Reason, ValidateError
 from engine.lifecycle.resolve import Resolved
@@ -85,12 +86,12 @@ def test_namespace_paths_are_a_members_sandboxs(joins_a_pod: bool) -> None:
     said = [{"name": each.name, "becomes": each.becomes} for each in found]
     assert ("namespace-path-ignored" in {each["name"] for each in said}) is not joins_a_pod
     binary = {"platforms": ["ptrace"], "creation_flags": []}
-    options = {"network": "sandbox", "rootless": False, "ignore_cgroups": False}
+    options = {"network": "sandbox", "rootless": False, "ignore_cgroups": False, "user": 0}
     asked = asked_facts(Bundle(config, {}))
-    assert contradicts_asked(said, binary, asked, options) is None
+    assert contradicts(said, binary, asked, options) is None
     less = [each for each in said if each["name"] != "masked-paths"]
     assert len(less) == len(said) - 1
-    assert contradicts_asked(less, binary, asked, options) is not None
+    assert contradicts(less, binary, asked, options) is not None
 
 
 # -- the run
@@ -123,11 +124,12 @@ def test_what_nobody_sees_is_not_refused(private: Path, binary: Path) -> None:
     assert validated(bundle, binary, require_enforced=True) == [("option-relatime", "ignored")]
 
 
-def test_rootless_limits_are_refused(private: Path, binary: Path) -> None:
+def test_rootless_limits_are_refused(private: Path, binary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = make_bundle(
         private / "bundle", linux={**NAMESPACES, "resources": {"memory": {"limit": 1 << 27}}}
     )
     assert validated(bundle, binary, require_enforced=True) == []
+    monkeypatch.setattr(judging, "unmapped_uid", lambda: 65534)
     assert validated(bundle, binary, rootless=True) == [("memory-limit", "ignored")]
     with refuses(ValidateError, Reason.NOT_ENFORCED, "memory limit"):
         validated(bundle, binary, rootless=True, require_enforced=True)
@@ -247,6 +249,31 @@ def test_a_list_with_what_was_required_is_a_fault(private: Path) -> None:
         lines[0]["options"]["require_enforced"] = True
 
     assert fault(of_story(private / "a", require), private / "b") == FaultCode.FACTS_CONTRADICT
+
+
+@pytest.mark.parametrize(("user", "conforms"), [(0, True), (1000, False)])
+def test_rootless_root_may_have_cgroups(user: int, conforms: bool, private: Path) -> None:
+    def limited(lines: list[Line]) -> None:
+        unenforced(lines)[:] = [
+            each for each in unenforced(lines) if each["name"] not in ("memory-limit", "pids-limit")
+        ]
+
+    lines = of_story(private / "a", user=user, rootless=True)
+    assert {"memory-limit", "pids-limit"} <= {each["name"] for each in unenforced(lines)}
+    assert fault(lines, private / "b") is None
+    limited(lines)
+    assert (fault(lines, private / "c") is None) is conforms
+
+
+def test_a_list_that_was_cut_may_have_more(private: Path) -> None:
+    def cut(lines: list[Line]) -> None:
+        lines[0]["asked"]["cut"] = {"environment": {"count": 9999, "sha256": "ab" * 32}}
+        names = [each["name"] for each in unenforced(lines)]
+        assert "environment-twice" not in names
+        unenforced(lines).append({"name": "environment-twice", "becomes": "otherwise"})
+        unenforced(lines).sort(key=lambda each: [row[0] for row in ROWS].index(each["name"]))
+
+    assert fault(of_story(private / "a", cut), private / "b") is None
 
 
 def test_a_list_of_another_engine_is_not_judged(private: Path) -> None:
