@@ -73,6 +73,16 @@ def install(wanted: Mapping[str, str], *, upgrade_runsc: bool) -> None:
         _install(root, packages)
 
 
+def replace_runsc() -> None:
+    """Install the runsc of Debian 13 in the place of this release's own. Raises `SetupError`."""
+    root = _way_to_root("another runsc")
+    say(f"taking runsc from Debian {NEW}: this release's own ends with an error soon after its start")
+    if not os.path.exists(KEYS.format(NEW)):
+        _install(root, ["debian-archive-keyring"])
+    with tempfile.TemporaryDirectory(prefix="engine-setup-") as directory:
+        _install(root, ["--allow-downgrades", *_download(NEW, ["runsc"], Path(directory))])
+
+
 def extract_old_runsc(target: str) -> None:
     """Put the runsc of Debian 12, which the newer one replaced there, at `target`; it is not installed.
 
@@ -132,12 +142,14 @@ def _download(release: str, packages: Sequence[str], directory: Path) -> list[st
 def mirror() -> str:
     """Where apt gets this release from."""
     command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
-    found = _call([*command, "Component: main", f"Release: {OLD}"]).stdout.split()
-    uris = [uri for uri in found if not uri.startswith("cdrom:")]
+    # Another release is asked for by its other name, of a suite; its one mirror of `main` has every release.
+    release = [f"Release: {OLD}"] if is_old() else ["Origin: Debian"]
+    found = _call([*command, "Component: main", *release]).stdout.split()
+    uris = [uri for uri in found if not uri.startswith("cdrom:") and "-security" not in uri]
     if not uris:
         raise SetupError(
-            f"no apt source with suite {OLD} and component main is configured, so there is no mirror to ask for "
-            f"newer packages; add one under /etc/apt/sources.list.d, or install gVisor as {_GVISOR_INSTALL} says"
+            f"no apt source with {release[0]!r} and component main is configured, so there is no mirror to ask for "
+            f"other packages; add one under /etc/apt/sources.list.d, or install gVisor as {_GVISOR_INSTALL} says"
         )
     return uris[0]
 

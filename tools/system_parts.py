@@ -22,6 +22,9 @@ RUNSC_PATHS = ("/usr/local/bin/runsc", "/usr/bin/runsc", "/opt/gvisor/runsc")
 #: Where Debian's package puts it.
 PACKAGED_RUNSC = "/usr/bin/runsc"
 
+#: What a Go program exits with after a panic.
+PANIC = 2
+
 #: Debian 12's own runsc, of 2022, beside the newer one: the tests run containers with both.
 OLD_RUNSC = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), ".venv", "old", "runsc")
 
@@ -147,8 +150,29 @@ def install_missing(goal: str) -> None:
     if still := missing(goal):
         raise SetupError(f"apt-get installed {', '.join(still)}, but what it should bring is not there")
     in_use = find_runsc()
-    if "runsc" in wanted and in_use and not has_systrap(in_use):
+    if "runsc" not in wanted or in_use is None:
+        return
+    if in_use == PACKAGED_RUNSC and dies():
+        debian.replace_runsc()
+        if dies():
+            raise SetupError(f"{in_use} ends with an error soon after its start, as engine doctor shows")
+    if not has_systrap(in_use):
         say(f"note: this system's {in_use} has no systrap; containers run on ptrace or kvm")
+
+
+def dies() -> bool:
+    """Whether the runsc in use ends as a Go program that panics, in a container that lives for two seconds.
+
+    Debian's build of July 2024 with a newer Go than it knows does.
+    """
+    from contextlib import closing
+
+    from engine.doctor.platforms import PLATFORM_TIMEOUT, try_platform
+    from engine.lifecycle.trusted_runsc import find_runsc as pinned
+
+    with closing(pinned(None, {})) as binary:
+        part = try_platform(binary.platform, binary, PLATFORM_TIMEOUT)
+    return part.detail.get("exit_code") == PANIC
 
 
 def keep_old_runsc() -> None:

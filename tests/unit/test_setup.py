@@ -217,6 +217,49 @@ def test_another_release_takes_its_own_runsc(
     assert len(installed(fake_system)) == 1
 
 
+def test_a_runsc_that_dies_is_replaced_by_that_of_debian_13(
+    fake_system: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be(monkeypatch, "debian", "forky")
+    debian.replace_runsc()
+    [[flag, package]] = installed(fake_system)
+    assert (flag, package.rpartition("/")[2]) == ("--allow-downgrades", "runsc_1.deb")
+    assert " trixie main" in (fake_system / "sources").read_text()
+
+
+@pytest.mark.parametrize(("die", "replaced"), [([False], False), ([True, False], True), ([True, True], True)])
+def test_a_runsc_that_was_installed_is_tried(
+    fake_system: Path, monkeypatch: pytest.MonkeyPatch, die: list[bool], replaced: bool
+) -> None:
+    found: list[str] = []
+    asked: list[str] = []
+    monkeypatch.setattr(system_parts, "find_runsc", lambda: found[0] if found else None)
+    monkeypatch.setattr(system_parts, "static_busybox", lambda: "/bin/busybox")
+    monkeypatch.setattr(system_parts, "has_systrap", lambda _: True)
+    monkeypatch.setattr(debian, "install", lambda *_, **__: found.append(system_parts.PACKAGED_RUNSC))
+    monkeypatch.setattr(debian, "replace_runsc", lambda: asked.append("replaced"))
+    answers = iter(die)
+    monkeypatch.setattr(system_parts, "dies", lambda: next(answers))
+    if die[-1]:
+        with pytest.raises(SetupError, match="soon after its start"):
+            system_parts.install_missing("run")
+    else:
+        system_parts.install_missing("run")
+    assert asked == ["replaced"] * replaced
+    assert list(answers) == []
+    system_parts.install_missing("run")  # nothing is missing: it is not tried again
+
+
+@pytest.mark.parametrize(("code", "dead"), [(2, True), (0, False), (128, False), (1, False)])
+def test_a_runsc_that_ends_after_a_second_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, dead: bool
+) -> None:
+    """What Debian's build with a newer Go does: it starts, and a second later it ends without a word."""
+    script(tmp_path / "engine", f"sleep 1; exit {code}")
+    monkeypatch.setattr("engine.doctor.platforms.ENGINE", (str(tmp_path / "engine"),))
+    assert system_parts.dies() is dead
+
+
 def test_the_old_runsc_is_extracted_and_not_installed(fake_system: Path) -> None:
     target = fake_system / "old" / "runsc"
     debian.extract_old_runsc(str(target))
