@@ -68,8 +68,9 @@ critest *OPTIONS: (_parts "test")
 
 # Run a real kubelet's pods with engine-oci: probes, hooks, limits, restarts, 20 pods (as root; builds it with Go 1.26)
 [no-exit-message]
-kubelet: (_parts "test")
-    @exec {{ python }} -P -m tests.kubernetes.kubelet
+[positional-arguments]
+kubelet *OPTIONS: (_parts "test")
+    @exec {{ python }} -P -m tests.kubernetes.kubelet "$@"
 
 # Compile for the engine: the spec, and what runsc enforces; after each change of specs/GVisorRuntime.tla or known/*.toml
 [no-exit-message]

@@ -165,7 +165,7 @@ def _summary(specs: Sequence[Spec], listed: Mapping[str, Expected], seconds: flo
     )
     failed = [spec.name for spec in specs if spec.state not in {"passed", "skipped"}]
     for whose, count in Counter(listed[name].whose for name in failed if name in listed).items():
-        print(f"  {count} that fail are {whose}'s")
+        print(f"  {count} failed as listed: {whose}")
     for why, count in Counter(spec.said.split(":")[0] for spec in specs if spec.state == "skipped").items():
         print(f"  {count} skipped: {why}")
 
