@@ -82,8 +82,7 @@ class Bundle:
     def changed(self) -> str | None:
         """What has changed since the bundle was opened, in one phrase; None if nothing.
 
-        config.json is read again from the open directory. The bundle and the root file system are looked up again by
-        path.
+        config.json is read again from the open directory; bundle and root file system are looked up again by path.
         """
         try:
             if sha256(_read_config(self.directory)) != self.digest:
@@ -150,8 +149,7 @@ def open_bundle(path: str, *, require_strict: bool = False) -> Bundle:
 
             require_trusted(config)
         identity = _identity(directory)
-        root_path: str = config["root"]["path"]
-        held.append(rootfs := _open_rootfs(directory, absolute, root_path))
+        held.append(rootfs := _open_rootfs(directory, absolute, root_path := config["root"]["path"]))
         rootfs_identity = _identity(rootfs)
         writable = _find_writable(absolute, directory)
         root = os.path.normpath(os.path.join(absolute, root_path))

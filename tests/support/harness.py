@@ -400,8 +400,9 @@ class Engine:
         return copy
 
     def leftovers(self) -> list[str]:
-        """All that is beneath the artifact base."""
-        return listing(self.base)
+        """All that is beneath the artifact base but evidence, which stays: traces, and the chain over the runs."""
+        traces = str(self.base / TRACES)
+        return [path for path in listing(self.base) if not path.startswith((f"{traces} ", f"{traces}/"))]
 
 
 def read_trace(path: Path) -> list[dict[str, Any]]:
