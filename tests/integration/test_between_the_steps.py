@@ -141,7 +141,7 @@ def _base_moved(engine: Engine) -> None:
 
 
 def _state_moved(engine: Engine) -> None:
-    (container,) = (path for path in engine.base.iterdir() if path.name != "staged")
+    (container,) = (path for path in engine.base.iterdir() if path.name not in ("staged", "traces"))
     (container / "runsc-root").rename(engine.directory / "moved")
     engine.make_directory(f"base/{container.name}/runsc-root", 0o700)
 
