@@ -210,6 +210,7 @@ def test_gc_says_as_json_what_became_of_each(engine: Engine) -> None:
     engine.make_directory("base/precious")
     assert json.loads(engine.call("gc", "--json").stdout) == {
         "base": str(engine.base),
+        "dry_run": False,
         "removed": [str(engine.container(container_id))],
         "alive": [],
         "foreign": [str(engine.base / "precious")],
