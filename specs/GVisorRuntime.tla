@@ -8,7 +8,8 @@
 (*                                                                         *)
 (* States and steps have the names of engine/lifecycle/machine.py.  The    *)
 (* engine's other moves (opening the lock, copying, trying the policy,     *)
-(* confining itself, the last look) leave `state` as it is.                *)
+(* confining itself, writing what runsc is given, the last look) leave     *)
+(* `state` as it is.                                                       *)
 (*                                                                         *)
 (* Modelled: every option that decides a step, what the kernel can         *)
 (* enforce, a failure of any system call at any point, several runs that   *)
@@ -68,6 +69,7 @@ VARIABLES
     ran,        \* of each part, the bytes that the kernel executed
     alive,      \* whether the container lives
     cleaned,    \* the bytes that were executed to clean up after it
+    config,     \* the copy of config.json that runsc is given, in a directory of its own below `root`
 
     \* -- the world
     path,       \* the file at the path of each part
@@ -82,7 +84,7 @@ VARIABLES
     shared,     \* the parts of which each run's copy is a hard link to one in the store
     lock,       \* who holds the lock in each container's directory
     inForce,    \* how far an execute policy confines this run's process, in the kernel
-    bundle,     \* each run's bundle, compared with what was validated
+    bundle,     \* each run's bundle: as it was validated, or of another config.json, or another root file system
     intact,     \* nothing outside the container's directories was removed
     moves       \* how often the adversary has moved
 
@@ -92,7 +94,7 @@ binary   == <<pinned, validated>>
 copies   == <<copied, onDisk, stored, shared>>
 locks    == <<handle, lock>>
 policies == <<policy, probed, inForce>>
-handOff  == <<seen, ran, alive, cleaned>>
+handOff  == <<seen, ran, alive, cleaned, config>>
 source   == <<path, rewritten>>
 apart    == <<programs, place>>
 dirs     == <<base, apart, root, nest, leftover, intact>>
@@ -181,6 +183,7 @@ Init ==
     /\ ran = [r \in Runs |-> NoneOfIt]
     /\ alive = [r \in Runs |-> FALSE]
     /\ cleaned = [r \in Runs |-> Nothing]
+    /\ config = [r \in Runs |-> Nothing]
     /\ path = [p \in Parts |-> "vendor"]
     /\ rewritten = {}
     /\ base = "trusted"
@@ -273,8 +276,8 @@ IsConfined(r)     == inForce[r] = "whole"
 IsSettled(r)      == ~IsToBeEnforced(r) \/ probed[r] = "unusable" \/ IsConfined(r)
 PolicyPermits(r)  == option[r].required => IsConfined(r)
 
-\* exec.py, `prepare`.
-BundleIsUnchanged(r)  == bundle[r] = "as_validated"
+\* exec.py, `prepare`.  runsc reads the copy of config.json, and looks up the root file system by its path.
+BundleIsUnchanged(r)  == bundle[r] # "root_changed"
 ProgramsAreStillPrivate(r) == place[r] = "apart" => programs = "trusted"
 RootIsStillPrivate(r) ==
     /\ base = "trusted"
@@ -283,6 +286,8 @@ RootIsStillPrivate(r) ==
 \* stage.py, `changed`: runsc finds what it executes by path, beside its own file, so each name must lead to the copy.
 LookedUp         == IF Sidecars = {} THEN {} ELSE Parts
 SetIsAsStaged(r) == \A p \in LookedUp : onDisk[r][p] = copied[r][p]
+\* given_config.py, `changed`: the name still leads to the file that was written, in a directory that is still private.
+ConfigIsAsWritten(r) == config[r] # "replaced"
 
 -----------------------------------------------------------------------------
 (* The steps.                                                              *)
@@ -338,6 +343,7 @@ SecureRoot(r) ==
     /\ nest' = [nest EXCEPT ![id[r]] = "own"]
     /\ leftover' = [leftover EXCEPT ![id[r]] = FALSE]
     /\ onDisk' = [s \in Runs |-> IF id[s] = id[r] THEN NoneOfIt ELSE onDisk[s]]
+    /\ config' = [s \in Runs |-> IF id[s] = id[r] THEN Nothing ELSE config[s]]
     /\ intact' = (intact /\ root[id[r]] # "swapped")
     /\ cleaned' = CleanedUp(id[r])
     /\ \E p \in PlacesLeft : place' = [place EXCEPT ![r] = p]
@@ -426,23 +432,34 @@ ApplyPolicy(r) ==
           /\ policy' = [policy EXCEPT ![r] = "not_applicable"]
     /\ UNCHANGED <<given, verdict, binary, copies, locks, probed, inForce, handOff, source, dirs, bundle, spent>>
 
-\* Check the bundle, the state directories and the copies once more, as late as possible.  No check can close the gap
-\* from here to execve, and until runsc has read them.
+\* The bytes that were judged, which the engine has kept: what is in the bundle by now, "rewritten", does not matter.
+WriteConfig(r) ==
+    /\ state[r] = "policy_settled"
+    /\ ~failed[r]
+    /\ config[r] = Nothing
+    /\ config' = [config EXCEPT ![r] = "judged"]
+    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, seen, ran, alive, cleaned, source, dirs,
+                   bundle, spent>>
+
+\* Check the root file system, the state directories and the copies once more, as late as possible.  No check can close
+\* the gap from here to execve, and until runsc has read them.
 LastLook(r) ==
     /\ state[r] = "policy_settled"
     /\ ~failed[r]
     /\ seen[r] = Unseen
+    /\ config[r] # Nothing
+    /\ ConfigIsAsWritten(r)
     /\ BundleIsUnchanged(r)
     /\ RootIsStillPrivate(r)
     /\ SetIsAsStaged(r)
     /\ LeasesAreHeld(r)
-    /\ seen' = [seen EXCEPT ![r] = [bundle |-> bundle[r],
+    /\ seen' = [seen EXCEPT ![r] = [bundle |-> IF bundle[r] = "root_changed" THEN "changed" ELSE "as_validated",
                                     root |-> IF base = "trusted" /\ (place[r] = "apart" => programs = "trusted")
                                              THEN root[id[r]] ELSE "loose",
                                     set |-> IF \A p \in Parts : Sidecars # {} => onDisk[r][p] = copied[r][p]
                                             THEN "as_staged" ELSE "changed"]]
-    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, ran, alive, cleaned, source, dirs, bundle,
-                   spent>>
+    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, ran, alive, cleaned, config, source, dirs,
+                   bundle, spent>>
 
 \* execve gets the descriptor of runsc's copy, so what is then at its path does not matter.
 Exec(r) ==
@@ -452,7 +469,7 @@ Exec(r) ==
     /\ state' = [state EXCEPT ![r] = "handed_off"]
     /\ ran' = [ran EXCEPT ![r]["runsc"] = copied[r]["runsc"]]
     /\ alive' = [alive EXCEPT ![r] = TRUE]
-    /\ UNCHANGED <<given, verdict, binary, copies, locks, policies, seen, cleaned, source, dirs, bundle, spent>>
+    /\ UNCHANGED <<given, verdict, binary, copies, locks, policies, seen, cleaned, config, source, dirs, bundle, spent>>
 
 \* runsc, not the engine, executes the others, by path.  Under an execute policy each is a mount of the copy itself, in
 \* a namespace that nobody else is in.
@@ -461,8 +478,8 @@ StartSidecar(r, p) ==
     /\ p \in Sidecars
     /\ ran[r][p] = Nothing
     /\ ran' = [ran EXCEPT ![r][p] = IF IsConfined(r) THEN copied[r][p] ELSE onDisk[r][p]]
-    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, seen, alive, cleaned, source, dirs, bundle,
-                   spent>>
+    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, seen, alive, cleaned, config, source, dirs,
+                   bundle, spent>>
 
 -----------------------------------------------------------------------------
 (* The refusals.  Each removes what its run made, releases the lock and    *)
@@ -478,7 +495,9 @@ Refused(r, reason) ==
     /\ handle' = [handle EXCEPT ![r] = "none"]
     /\ lock' = [i \in Ids |-> IF lock[i] = r THEN Nobody ELSE lock[i]]
     /\ inForce' = [inForce EXCEPT ![r] = "nothing"]
-    /\ UNCHANGED <<given, failed, validated, stored, policy, probed, handOff, source, dirs, bundle, spent>>
+    /\ config' = [config EXCEPT ![r] = Nothing]
+    /\ UNCHANGED <<given, failed, validated, stored, policy, probed, seen, ran, alive, cleaned, source, dirs, bundle,
+                   spent>>
 
 RefuseResolve(r) ==
     /\ state[r] = "start"
@@ -517,7 +536,9 @@ RefuseExec(r) ==
     /\ \/ failed[r] /\ Refused(r, "failure")
        \/ seen[r] = Unseen /\ ~BundleIsUnchanged(r) /\ Refused(r, "bundle_changed")
        \/ seen[r] = Unseen /\ ~RootIsStillPrivate(r) /\ Refused(r, "root_changed")
-       \/ seen[r] = Unseen /\ ~(SetIsAsStaged(r) /\ LeasesAreHeld(r)) /\ Refused(r, "copy_changed")
+       \/ /\ seen[r] = Unseen
+          /\ ~(SetIsAsStaged(r) /\ LeasesAreHeld(r) /\ ConfigIsAsWritten(r))
+          /\ Refused(r, "copy_changed")
 
 -----------------------------------------------------------------------------
 (* The world beside the engine.                                            *)
@@ -537,8 +558,8 @@ ContainerEnds(r) ==
     /\ handle' = [handle EXCEPT ![r] = "none"]
     /\ lock' = [lock EXCEPT ![id[r]] = Nobody]
     /\ leftover' = [leftover EXCEPT ![id[r]] = TRUE]
-    /\ UNCHANGED <<given, state, verdict, binary, copies, policies, seen, ran, cleaned, source, base, apart, root,
-                   nest, intact, bundle, spent>>
+    /\ UNCHANGED <<given, state, verdict, binary, copies, policies, seen, ran, cleaned, config, source, base, apart,
+                   root, nest, intact, bundle, spent>>
 
 \* A live container of this id that another engine has started.
 NamesakeStarts(i) ==
@@ -568,6 +589,7 @@ GcRemoves(i) ==
     /\ lock' = [lock EXCEPT ![i] = Nobody]
     /\ handle' = [r \in Runs |-> IF id[r] = i /\ handle[r] = "current" THEN "stale" ELSE handle[r]]
     /\ onDisk' = [r \in Runs |-> IF id[r] = i THEN NoneOfIt ELSE onDisk[r]]
+    /\ config' = [r \in Runs |-> IF id[r] = i THEN Nothing ELSE config[r]]
     /\ root' = [root EXCEPT ![i] = "absent"]
     /\ nest' = [nest EXCEPT ![i] = "own"]
     /\ leftover' = [leftover EXCEPT ![i] = FALSE]
@@ -690,10 +712,23 @@ SpoilKept ==
           /\ onDisk' = WrittenSince(kept, onDisk)
     /\ UNCHANGED <<given, state, verdict, binary, shared, locks, policies, handOff, source, dirs, bundle>>
 
+\* He reaches what is private, as above, and puts another file in the place of the copy.  After the last look, only
+\* `ConfigIsJudgedAtExec` asks for it.
+ReplaceConfig(r) ==
+    /\ "copy" \in Moves
+    /\ Spends
+    /\ base # "trusted" \/ root[id[r]] # "private"
+    /\ config[r] = "judged"
+    /\ config' = [config EXCEPT ![r] = IF seen[r] = Unseen THEN "replaced" ELSE "replaced_since"]
+    /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, seen, ran, alive, cleaned, source, dirs,
+                   bundle>>
+
+\* The bundle is the caller's, and lies where he likes: config.json may be another at any moment.
+Bundles == {"as_validated", "config_changed", "root_changed"}
 ChangeBundle(r) ==
     /\ "bundle" \in Moves
     /\ Spends
-    /\ bundle' = [bundle EXCEPT ![r] = IF bundle[r] = "changed" THEN "as_validated" ELSE "changed"]
+    /\ \E b \in Bundles \ {bundle[r]} : bundle' = [bundle EXCEPT ![r] = b]
     /\ UNCHANGED <<given, state, verdict, binary, copies, locks, policies, handOff, source, dirs>>
 
 \* No attack: an administrator allows or forbids user namespaces, or their number runs out.
@@ -711,7 +746,7 @@ Adversary ==
     \/ LoosenPrograms
     \/ \E i \in Ids : LoosenRoot(i) \/ SwapRoot(i) \/ SwapStageDir(i)
     \/ SpoilKept
-    \/ \E r \in Runs : ReplaceCopy(r) \/ ChangeBundle(r)
+    \/ \E r \in Runs : ReplaceCopy(r) \/ ReplaceConfig(r) \/ ChangeBundle(r)
 
 -----------------------------------------------------------------------------
 Advance(r) ==
@@ -719,7 +754,7 @@ Advance(r) ==
     \/ \E p \in Parts : Copy(r, p) \/ Link(r, p) \/ Keep(r, p)
     \/ Stage(r)
     \/ Probe(r) \/ Confine(r)
-    \/ ApplyPolicy(r) \/ LastLook(r) \/ Exec(r)
+    \/ ApplyPolicy(r) \/ WriteConfig(r) \/ LastLook(r) \/ Exec(r)
 
 Refuse(r) ==
     \/ RefuseResolve(r) \/ RefuseValidate(r) \/ RefuseSecureRoot(r) \/ RefuseStage(r) \/ RefuseApplyPolicy(r)
@@ -773,6 +808,7 @@ TypeOK ==
     /\ ran \in [Runs -> [Parts -> AllBytes]]
     /\ alive \in [Runs -> BOOLEAN]
     /\ cleaned \in [Runs -> AllBytes]
+    /\ config \in [Runs -> {Nothing, "judged", "rewritten", "replaced", "replaced_since"}]
     /\ path \in [Parts -> Kinds]
     /\ rewritten \subseteq Parts
     /\ base \in {"trusted", "loose"}
@@ -786,7 +822,7 @@ TypeOK ==
     /\ shared \in [Runs -> SUBSET Parts]
     /\ lock \in [Ids -> Runs \cup {Nobody, Gc, Namesake}]
     /\ inForce \in [Runs -> {"nothing", "in_part", "whole"}]
-    /\ bundle \in [Runs -> {"as_validated", "changed"}]
+    /\ bundle \in [Runs -> Bundles]
     /\ intact \in BOOLEAN
     /\ moves \in 0 .. Budget
 
@@ -860,8 +896,15 @@ CopiesGoIntoOurOwn ==
 \* An earlier check can be out of date.  exec.py: `prepare` comes right before `hand_off`.
 LooksLast == \A r \in Runs : seen[r] # Unseen => state[r] \in {"policy_settled", "handed_off", "refused"}
 
-\* A bundle swapped after validation was not validated.  exec.py: `bundle.changed()`.
+\* A root file system swapped after validation was not validated.  exec.py: `bundle.changed()`.
 NeverWithAChangedBundle == \A r \in Runs : state[r] = "handed_off" => seen[r].bundle = "as_validated"
+
+\* What runsc reads is what was judged, whenever and however often config.json is rewritten.  given_config.py: the bytes
+\* that were judged are written into a private directory, and runsc is given that.  What is left is one who reaches into
+\* a directory that was private at the last look: `ConfigIsJudgedAtExec`.
+RunsWhatWasJudged ==
+    [][\A r \in Runs : state'[r] = "handed_off" /\ state[r] # "handed_off"
+                       => config[r] \in {"judged", "replaced_since"}]_vars
 
 \* A required policy is enforced, for every combination of options.  policy.py: `require_exec_policy`.
 RequiredPolicyBeforeExec == \A r \in Runs : state[r] = "handed_off" /\ option[r].required => inForce[r] = "whole"
@@ -896,6 +939,7 @@ Acts(r) ==
     \/ \E p \in Parts : IsCopiedNow(r, p)
     \/ probed'[r] # probed[r]
     \/ inForce'[r] # inForce[r]
+    \/ config[r] = Nothing /\ config'[r] # Nothing
     \/ seen'[r] # seen[r]
 NoStepAfterAFailure == [][\A r \in Runs : failed[r] /\ Acts(r) => state'[r] = "refused"]_vars
 
@@ -903,6 +947,7 @@ NoStepAfterAFailure == [][\A r \in Runs : failed[r] /\ Acts(r) => state'[r] = "r
 RefusalLeavesNothing ==
     \A r \in Runs : state[r] = "refused" =>
         /\ onDisk[r] = NoneOfIt
+        /\ config[r] = Nothing
         /\ pinned[r] = NoneOfIt /\ copied[r] = NoneOfIt
         /\ handle[r] = "none" /\ lock[id[r]] # r
         /\ inForce[r] = "nothing"
@@ -934,6 +979,7 @@ TheLivingKeepTheirs ==
         /\ handle[r] = "current"
         /\ root[id[r]] # "absent"
         /\ state[r] \in Past("staged") => \A p \in Parts : onDisk[r][p] # Nothing
+        /\ state[r] = "handed_off" => config[r] # Nothing
 
 \* Root must not follow a planted link while it removes things.  cleanup.py: it works by descriptor.
 NothingElseIsRemoved == intact
@@ -956,10 +1002,15 @@ FailureIsRefused == \A r \in Runs : failed[r] ~> state[r] = "refused"
 Permissible(r) == PathIsNotRoots(r) /\ (option[r].required => IsToBeEnforced(r) /\ enforceable)
 GoodRunsSucceed == \A r \in Runs : Permissible(r) => <>(state[r] = "handed_off")
 
-\* The bundle is unchanged at the moment of execve.  This does NOT hold, and no check before execve can make it hold:
-\* with GapBeforeExec.cfg TLC shows how it fails.
+\* The root file system is unchanged at the moment of execve.  This does NOT hold, and no check before execve can make
+\* it hold: with GapBeforeExec.cfg TLC shows how it fails.
 BundleUnchangedAtExec ==
-    [][\A r \in Runs : state'[r] = "handed_off" /\ state[r] # "handed_off" => bundle[r] = "as_validated"]_vars
+    [][\A r \in Runs : state'[r] = "handed_off" /\ state[r] # "handed_off" => bundle[r] # "root_changed"]_vars
+
+\* The copy of config.json is unchanged at the moment of execve: NOT upheld against one who reaches into a private
+\* directory after the last look.  GapBeforeConfig.cfg has TLC show how it fails.
+ConfigIsJudgedAtExec ==
+    [][\A r \in Runs : state'[r] = "handed_off" /\ state[r] # "handed_off" => config[r] = "judged"]_vars
 
 \* What runsc executes by path, where no mount of our own holds it: NOT upheld at the moment that runsc does so, by one
 \* who reaches into directories that are private.  GapBeforeSidecars.cfg has TLC show how it fails.

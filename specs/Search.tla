@@ -33,7 +33,7 @@ OfTheRun(r) ==
 
 Seen ==
     <<[r \in Runs |-> OfTheRun(r)],
-      id, pinned, copied, shared, onDisk, stored, ran, alive, cleaned, root, lock, intact,
+      id, pinned, copied, shared, onDisk, stored, ran, alive, cleaned, config, root, lock, intact,
       [i \in Ids |-> IF ReadsNest(i) THEN nest[i] ELSE Nothing],
       [i \in Ids |-> ReadsLeftover(i) /\ leftover[i]],
       IF ReadsPath THEN path ELSE Nothing,

@@ -72,7 +72,7 @@ DiesInside(r) ==
     /\ alive[r]
     /\ alive' = [alive EXCEPT ![r] = FALSE]
     /\ leftover' = [leftover EXCEPT ![id[r]] = TRUE]
-    /\ UNCHANGED <<given, state, verdict, binary, copies, policies, seen, ran, cleaned, source, base, apart, root, nest,
+    /\ UNCHANGED <<given, state, verdict, binary, copies, policies, seen, ran, cleaned, config, source, base, apart, root, nest,
                    intact, bundle, spent, supervision>>
 
 SupervisedEnds(r) ==
@@ -119,7 +119,7 @@ CleanUp(r) ==
     /\ lock' = [lock EXCEPT ![id[r]] = Nobody]
     /\ IF root[id[r]] = "swapped"
        THEN /\ handle' = [handle EXCEPT ![r] = "none"]
-            /\ UNCHANGED <<onDisk, root, nest, leftover, cleaned>>
+            /\ UNCHANGED <<onDisk, config, root, nest, leftover, cleaned>>
        ELSE /\ handle' = [s \in Runs |-> IF s = r THEN "none"
                                          ELSE IF id[s] = id[r] /\ handle[s] = "current" THEN "stale"
                                          ELSE handle[s]]
@@ -128,6 +128,7 @@ CleanUp(r) ==
             /\ nest' = [nest EXCEPT ![id[r]] = "own"]
             /\ leftover' = [leftover EXCEPT ![id[r]] = FALSE]
             /\ cleaned' = CleanedUp(id[r])
+            /\ config' = [s \in Runs |-> IF id[s] = id[r] THEN Nothing ELSE config[s]]
     /\ UNCHANGED <<given, state, verdict, binary, copied, stored, shared, policies, seen, ran, alive, source, base,
                    apart, intact, bundle, spent, supervised, status, known, ends>>
 

@@ -1,8 +1,8 @@
 """Open an OCI bundle once, validate what was opened, and check it again right before the hand-off.
 
-runsc takes a path, so the bundle cannot be pinned as the binary is. `Bundle.changed` checks that the path still leads
-to the directory, config.json and root file system that were validated. The open descriptors keep their inodes in use,
-so no new directory can get the same inode numbers.
+config.json is read once: runsc is given a copy of these bytes (`Bundle.given`). It takes the root file system by path:
+`Bundle.changed` checks that the paths still lead to the directories that were validated. The open descriptors keep
+their inodes in use, so no new directory can get the same inode numbers.
 
 Sources: OCI runtime specification, bundle.md and config.md (Root); openat(2), openat2(2), symlink(7).
 """
@@ -16,6 +16,7 @@ import struct
 from types import TracebackType
 
 from engine.bundle import oci_config
+from engine.bundle.given import given_config
 from engine.digest import sha256
 from engine.errors import BundleError, Reason
 from engine.linux.files import UntrustedPathError, distrust, open_trusted
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, Final, Self
 
+    from engine.bundle.given import GivenConfig
     from engine.bundle.grants import Grant, Source
     from engine.options import RunOptions
 
@@ -48,10 +50,9 @@ _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 class Bundle:
     """A validated bundle. Close it exactly once.
 
-    `path`: the path for runsc: absolute, with `..` and `.` removed as text and links left in. `digest`: SHA-256, in
-    hex, of config.json's bytes. `rootfs`: the absolute path that runsc makes of `root.path`. `hints`: the annotations
-    that runsc reads, by name. `grants`: what of it deserves a word. `sources`: what its bind mounts come from, by
-    their number in config.json.
+    `path`: absolute, with `..` and `.` removed as text and links left in. `data`: config.json's bytes, and `digest`
+    their SHA-256, in hex. `rootfs`: `root.path`, absolute. `given`: what runsc is given. `hints`: the annotations that
+    runsc reads, by name. `grants`: what of it deserves a word. `sources`: what its bind mounts come from, by number.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Bundle:
         directory: int,
         identity: Identity,
         config: dict[str, Any],
+        data: bytes,
         digest: str,
         rootfs: str,
         rootfs_directory: int,
@@ -71,7 +73,9 @@ class Bundle:
         self.directory: Final = directory
         self.identity: Final = identity
         self.config: Final = config
+        self.data: Final = data
         self.digest: Final = digest
+        self.given: GivenConfig = given_config(data, config, path, digest)
         self.rootfs: Final = rootfs
         self.rootfs_directory: Final = rootfs_directory
         self.rootfs_identity: Final = rootfs_identity
@@ -80,13 +84,8 @@ class Bundle:
         self.hints: Final = oci_config.hints(config)
 
     def changed(self) -> str | None:
-        """What has changed since the bundle was opened, in one phrase; None if nothing.
-
-        config.json is read again from the open directory; bundle and root file system are looked up again by path.
-        """
+        """What its path and its root's lead to now, if not to the same as when it was opened; else None."""
         try:
-            if sha256(_read_config(self.directory)) != self.digest:
-                return f"{CONFIG_NAME} has other content"
             named = _open_bundle_directory(self.path)
             try:
                 if _identity(named) != self.identity:
@@ -166,6 +165,7 @@ def open_bundle(path: str, *, require_strict: bool = False) -> Bundle:
         directory=directory,
         identity=identity,
         config=config,
+        data=data,
         digest=sha256(data),
         rootfs=root,
         rootfs_directory=rootfs,

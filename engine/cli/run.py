@@ -131,14 +131,14 @@ def _run(options: argparse.Namespace) -> int:
     if options.detach:
         return _detach(bundle.path, chosen, options)
     if options.dry_run:
-        return _dry_run(bundle, chosen, as_json=options.json)
+        return _dry_run(chosen, as_json=options.json)
     return _go(bundle, chosen, options)
 
 
-def _dry_run(bundle: Bundle, chosen: RunOptions, *, as_json: bool) -> int:
+def _dry_run(chosen: RunOptions, *, as_json: bool) -> int:
     from engine.lifecycle.plan import plan
 
-    planned = plan(bundle, chosen, os.environ)
+    planned = plan(chosen, os.environ)
     if as_json:
         print(json.dumps({"argv": planned.argv, "environment": planned.environment}, indent=2))
     else:

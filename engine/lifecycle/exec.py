@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from engine.bundle.bundle import Bundle
 from engine.errors import ExecError, Reason, hint_for
+from engine.lifecycle.given_config import GivenBundle
 from engine.lifecycle.secure_root import StateDirs
 from engine.lifecycle.stage import Staged
 from engine.options import Platform, RunOptions
@@ -17,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final, NoReturn
 
+    from engine.traces.given_schema import GivenFacts
     from engine.traces.header_schema import Bundle as BundleFacts
     from engine.traces.schema import ExecFacts
 
@@ -31,18 +33,21 @@ class HandOff:
         environment: Mapping[str, str],
         kept: frozenset[int],
         bundle: BundleFacts,
+        config: GivenFacts,
     ) -> None:
         self.program: Final = program
         self.argv: Final = argv
         self.environment: Final = environment
         self.kept: Final = kept
         self.bundle: Final = bundle
+        self.config: Final = config
 
     def facts(self) -> ExecFacts:
         return {
             "argv": list(self.argv),
             "environment": dict(self.environment),
             "bundle": self.bundle,
+            "config": self.config,
         }
 
 
@@ -50,6 +55,7 @@ def prepare(
     bundle: Bundle,
     root: StateDirs,
     staged: Staged,
+    given: GivenBundle,
     options: RunOptions,
     platform: Platform,
     runsc_arguments: RunscArguments = RUN,
@@ -59,8 +65,8 @@ def prepare(
 ) -> HandOff:
     """Check once more what runsc will read by path, and build its arguments and environment.
 
-    `program`: the staged runsc, if the policy opened it again. Raises `ExecError` if the bundle, a state directory or
-    the staged copy has changed since it was checked.
+    `given`: the bundle that it reads. `program`: the staged runsc, if the policy opened it again. Raises `ExecError` if
+    the root file system, a state directory or one of the copies has changed since it was checked or made.
     """
     if what := bundle.changed():
         raise ExecError(
@@ -80,6 +86,12 @@ def prepare(
             reason=Reason.COPY_CHANGED,
             hint="find out who writes there, and run it again",
         )
+    if what := given.changed():
+        raise ExecError(
+            f"the copy of config.json may have changed: {what}",
+            reason=Reason.COPY_CHANGED,
+            hint="find out who writes there, and run it again",
+        )
     return HandOff(
         program=staged.runsc.descriptor if program is None else program,
         argv=build_argv(
@@ -87,13 +99,14 @@ def prepare(
             root.used_root.path,
             options,
             platform,
-            bundle.path,
+            given.path,
             runsc_arguments,
             creation_flags=creation_flags,
         ),
         environment=build_environment(root.runtime.path),
         kept=frozenset({root.lock, *range(3, 3 + runsc_arguments.preserved)}),
         bundle=bundle_facts(bundle, options),
+        config=given.facts(),
     )
 
 

@@ -11,11 +11,12 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 
+from engine.bundle.given import is_given
 from engine.lifecycle.resolve import TRUSTED_PATHS
 from engine.options import ExecPolicy, Platform
-from engine.runsc.arguments import RUN, are_creation_arguments, build_environment, global_flags
+from engine.runsc.arguments import are_creation_arguments, build_environment, global_flags
 from engine.runsc.binary import is_release, is_version
-from engine.runsc.capabilities import CREATION_FLAGS
+from engine.runsc.capabilities import CREATION_FLAGS, creation_flags_of
 from engine.runsc.installation import (
     MAX_SIDECARS,
     PREWARMER,
@@ -24,7 +25,7 @@ from engine.runsc.installation import (
     SIDECARS,
     is_sidecar_name,
 )
-from engine.state.container import EXEC_ALLOW, LOCK, RUNSC_ROOT, RUNTIME, component
+from engine.state.container import EXEC_ALLOW, GIVEN_BUNDLE, LOCK, RUNSC_ROOT, RUNTIME, component
 from engine.traces.move import FORMAT, Facts, PolicyOutcome, Strength
 
 #: The facts recorded so far: the header's under `header`, each step's under its trigger.
@@ -361,6 +362,11 @@ def bundle_is_unchanged(known: Known) -> bool:
     return bool(known["exec"]["bundle"] == known["header"]["bundle"])
 
 
+def config_is_as_judged(known: Known) -> bool:
+    given = known["exec"].get("config")
+    return given is None or is_given(given, known["header"]["bundle"])  # an older engine gave it the caller's
+
+
 def executes_the_staged_copy(known: Known) -> bool:
     argv, joined = known["exec"]["argv"], known["secure_root"].get("sandbox")
     return bool(
@@ -379,20 +385,14 @@ def arguments_are_the_engines(known: Known) -> bool:
     begin = 1 + len(common)
     rest = argv[begin:]
     # Traces of before this was recorded do not say what the build has.
-    flags = binary["creation_flags"] if "creation_flags" in binary else _creation_flags_of(rest)
+    flags = binary["creation_flags"] if "creation_flags" in binary else creation_flags_of(rest)
     if flags:
         if rest[: len(flags)] != flags:
             return False
         rest = rest[len(flags) :]
+    bundle = f"{directories[2]['path']}/{GIVEN_BUNDLE}" if "config" in given else header["bundle"]["path"]
     return (
         argv[1:begin] == common
         and given["environment"] == build_environment(directories[3]["path"])
-        and are_creation_arguments(rest, header["bundle"]["path"], header["container"])
+        and are_creation_arguments(rest, bundle, header["container"])
     )
-
-
-def _creation_flags_of(arguments: list[str]) -> list[str]:
-    """Those that some runsc has and the `arguments` begin with."""
-    if arguments[:1] == [RUN.verb]:
-        return []
-    return next(flags for flags in CREATION_FLAGS if arguments[: len(flags)] == flags)

@@ -17,6 +17,7 @@ from engine.lifecycle.guards import (
     arguments_are_the_engines,
     binary_is_trusted,
     bundle_is_unchanged,
+    config_is_as_judged,
     copy_is_what_was_pinned,
     copy_is_where_programs_lie,
     executes_the_staged_copy,
@@ -173,12 +174,14 @@ STEPS: tuple[Transition, ...] = (
         (State.POLICY_SETTLED,),
         State.HANDED_OFF,
         establishes="hardened argv and environment; execve replaces the process",
-        refuses="a bundle, a state directory or a copy that changed since it was checked; an execve the kernel refuses",
+        refuses="a root file system, a state directory or a copy that changed since it was checked; an execve the "
+        "kernel refuses",
         reasons=frozenset(
             {Reason.BUNDLE_CHANGED, Reason.ROOT_CHANGED, Reason.COPY_CHANGED, Reason.EXECVE_REFUSED}
         ),
         guards=(
             Guard("bundle_is_unchanged", bundle_is_unchanged, "the bundle is not the one validated"),
+            Guard("config_is_as_judged", config_is_as_judged, "runsc is given another config.json"),
             Guard("executes_the_staged_copy", executes_the_staged_copy, "argv does not name the staged copy"),
             Guard(
                 "arguments_are_the_engines",

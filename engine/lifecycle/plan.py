@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from engine.bundle.bundle import Bundle
 from engine.errors import Reason, SecureRootError
 from engine.lifecycle.resolve import resolve
 from engine.lifecycle.validate import Validated, validate
@@ -13,7 +12,7 @@ from engine.linux.files import UntrustedPathError
 from engine.options import RunOptions
 from engine.runsc.arguments import build_argv, build_environment
 from engine.state.base import chosen_base
-from engine.state.container import EXEC_ALLOW, RUNSC_ROOT, RUNTIME, component
+from engine.state.container import EXEC_ALLOW, GIVEN_BUNDLE, RUNSC_ROOT, RUNTIME, component
 from engine.state.programs import PROGRAM, foresee
 
 TYPE_CHECKING = False
@@ -30,7 +29,7 @@ class Plan:
         self.environment: Final = environment
 
 
-def plan(bundle: Bundle, options: RunOptions, environment: Mapping[str, str]) -> Plan:
+def plan(options: RunOptions, environment: Mapping[str, str]) -> Plan:
     """What `run` would do, by resolving and validating only: nothing is made. Raises `EngineError`."""
     try:
         base = chosen_base(environment)
@@ -56,7 +55,7 @@ def plan(bundle: Bundle, options: RunOptions, environment: Mapping[str, str]) ->
             root,
             options,
             binary.platform,
-            bundle.path,
+            os.path.join(root, GIVEN_BUNDLE),
             creation_flags=binary.capabilities.creation_flags(),
         ),
         build_environment(os.path.join(root, RUNTIME)),

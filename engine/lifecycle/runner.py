@@ -13,6 +13,7 @@ from engine.bundle.bundle import Bundle
 from engine.enforcement.judge import warnings
 from engine.errors import EngineError, ExecError, FailedError, Reason, StoppedError, TraceError
 from engine.lifecycle.exec import HandOff, hand_off, prepare
+from engine.lifecycle.given_config import give_config
 from engine.lifecycle.machine import Lifecycle
 from engine.lifecycle.outside import Cleaned, Outside
 from engine.lifecycle.policy import apply_policy
@@ -282,6 +283,7 @@ class _Run:
             self._bundle,
             root,
             staged,
+            self._keep(give_config(root.runsc_root, self._bundle.given)),
             self._options,
             binary.platform,
             self._runsc_arguments(),

@@ -35,7 +35,7 @@ from engine.runsc.arguments import RunscArguments, build_global_flags
 from engine.state import cgroups, elsewhere, evidence, record
 from engine.state.base import VARIABLE, default_base, open_base
 from engine.state.cleanup import forget
-from engine.state.container import OCI_RECORD, component
+from engine.state.container import GIVEN_BUNDLE, OCI_RECORD, component
 from engine.state.record import Program, Record, Sidecar
 from engine.traces.chained import ChainedRun
 from engine.traces.writer import Trace
@@ -98,6 +98,7 @@ class _Creation:
             annotations={**(config.get("annotations") or {}), **more},
             boot=boot_id(),
             network_at_start=network_at_start,
+            given=GIVEN_BUNDLE,
         )
 
     def keep_trace(self, trace: Trace) -> ChainedRun:

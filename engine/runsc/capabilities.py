@@ -108,3 +108,10 @@ def tells_network_namespaces_apart(binary: int) -> bool:
 def has_verb(binary: int, verb: str) -> bool:
     """Whether this runsc has that verb, by the name of its Go type. Reads up to the whole file. Raises `OSError`."""
     return bool(texts_in(binary, [b"*cmd." + verb.capitalize().encode() + b"\0"]))
+
+
+def creation_flags_of(arguments: list[str]) -> list[str]:
+    """Those that some runsc has and the `arguments` begin with. `run` has none."""
+    if arguments[:1] == ["run"]:
+        return []
+    return next(flags for flags in CREATION_FLAGS if arguments[: len(flags)] == flags)

@@ -5,6 +5,7 @@
     <base>/<component>/cgroups                    the cgroups that runsc is to make for a run
     <base>/<component>/runsc-root/                runsc's own state (`--root`)
                        runsc-root/runtime/        TMPDIR and XDG_RUNTIME_DIR of runsc
+                       runsc-root/bundle/config.json   what runsc is given in the place of the caller's
                        runsc-root/exec-allow/stage-*/runsc   its program, if that lies with the state, or
     <base>/<component>/programs                   a link that names its stage directory elsewhere (`programs`)
     <base>/traces/                                traces, which outlive their containers, if they lie here (`evidence`)
@@ -60,6 +61,7 @@ LOCK = "lock"
 RUNSC_ROOT = "runsc-root"
 RUNTIME = "runtime"
 EXEC_ALLOW = "exec-allow"
+GIVEN_BUNDLE = "bundle"
 OCI_RECORD = "oci.json"
 TRACES = "traces"
 PROGRAMS = "programs"

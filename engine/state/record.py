@@ -155,6 +155,8 @@ class Record:
     pid and start time. `attempt`: the last start, pause or resume. `boot`: the boot of its creation, None in records of
     older engines. After another boot none of its processes is left, and others may have their pids. `network_at_start`:
     None if its network is settled; else it is at its start, and this says why runsc could not use it, or is empty.
+    `given`: the name, in runsc's own directory of the container, of the bundle that runsc is given; None in records of
+    older engines, which gave it the caller's.
     """
 
     def __init__(
@@ -175,6 +177,7 @@ class Record:
         attempt: Attempt | None = None,
         boot: str | None = None,
         network_at_start: str | None = None,
+        given: str | None = None,
     ) -> None:
         self.id: Final = id
         self.bundle: Final = bundle
@@ -192,6 +195,7 @@ class Record:
         self.attempt = attempt
         self.boot: Final = boot
         self.network_at_start: Final = network_at_start
+        self.given: Final = given
 
     @property
     def is_of_earlier_boot(self) -> bool:

@@ -55,7 +55,8 @@ def argv_markers(base: PrivateDirectory, container: PrivateDirectory, record: Re
     if record.sandbox is None:
         return (os.path.join(container.path, RUNSC_ROOT),)
     sandbox = os.path.join(base.path, component(record.sandbox.id))
-    return os.path.join(sandbox, RUNSC_ROOT), record.bundle
+    bundle = record.bundle if record.given is None else os.path.join(container.path, RUNSC_ROOT, record.given)
+    return os.path.join(sandbox, RUNSC_ROOT), bundle
 
 
 class CutShortError(UntrustedPathError):

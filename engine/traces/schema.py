@@ -11,21 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import (
-    Annotated,
-    Any,
-    Generic,
-    Literal,
-    NamedTuple,
-    NotRequired,
-    TypedDict,
-    TypeVar,
-)
+from typing import Annotated, Any, Generic, Literal, NamedTuple, NotRequired, TypedDict, TypeVar
 
 import msgspec
 
 from engine.traces.asked_schema import Asked, Says
 from engine.traces.end_schema import EndFacts
+from engine.traces.given_schema import GivenFacts
 from engine.traces.header_schema import Bundle, Host, Options
 from engine.traces.move import PolicyOutcome, Strength, Trigger
 from engine.traces.refusal_schema import Error, Error1, RefuseFacts
@@ -283,6 +275,9 @@ class ExecFacts(TypedDict):
     argv: Annotated[list[str], Says("The arguments.", "= those that the engine gives")]
     environment: Annotated[dict[str, str], Says("All variables.", "= the engine's")]
     bundle: Annotated[Bundle, Says("The bundle, checked again.", "= the header's")]
+    config: NotRequired[
+        Annotated[GivenFacts, Says("The config.json that runsc is given, in a private directory.")]
+    ]
 
 
 class Header(msgspec.Struct, forbid_unknown_fields=True, gc=False, kw_only=True):

@@ -78,6 +78,16 @@ def _of_policy(policy: Facts, header: Header, known: Known) -> str | None:
     return None
 
 
+def _of_exec(given: Facts, header: Header, _: object) -> str | None:
+    """What runsc is given has the root's absolute path, and says so where the caller's has another."""
+    if "config" not in given or not isinstance(header.asked, dict):
+        return None
+    is_absolute = header.asked["root"]["path"].startswith("/")
+    if ("root_path" in given["config"].get("changes", {})) is is_absolute:
+        return "the path of the root is relative and was not changed, or the other way about"
+    return None
+
+
 def _of_refusal(refused: Facts, _: Header, known: Known) -> str | None:
     """Before it has directories a run makes nothing; later it makes nothing outside of them."""
     cleaned, left = refused["cleaned"], refused["left"]
@@ -116,6 +126,7 @@ _CHECKS: Mapping[str, Callable[[Facts, Header, Known], str | None]] = {
     Trigger.VALIDATE: _of_validate,
     Trigger.SECURE_ROOT: _of_root,
     Trigger.APPLY_POLICY: _of_policy,
+    Trigger.EXEC: _of_exec,
     Trigger.REFUSE: _of_refusal,
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from engine import __version__
 from engine.bundle.bundle import CONFIG_NAME, MAX_CONFIG_SIZE
+from engine.bundle.given import given_config
 from engine.bundle.grants import Source
 from engine.bundle.oci_config import KINDS_OF_HOOKS, hints, is_bind, parse
 from engine.digest import sha256
@@ -91,9 +92,9 @@ def recorded_of(config: bytes, path: str) -> dict[str, Any]:
 
 
 def differs(header: Header, config: bytes, moves: Sequence[Record[Any, Any]] = ()) -> str | None:
-    """What the header, or a move, says of the bundle and the config.json with the bytes `config` does not.
+    """What the trace says of the bundle and the config.json with the bytes `config` does not; None if nothing.
 
-    None if nothing.
+    `moves`: its further lines, what runsc does not do as asked, and what it was given.
     """
     bundle = header.bundle
     if sha256(config) != bundle["sha256"]:
@@ -111,7 +112,9 @@ def differs(header: Header, config: bytes, moves: Sequence[Record[Any, Any]] = (
         )
     if names:
         return f"{CONFIG_NAME} does not ask for the {names[0]} that is recorded"
-    return _differs_in_what_is_done(header, config, moves)
+    return _differs_in_what_is_done(header, config, moves) or next(
+        (what for move in moves if (what := _gives_another(move, header, config))), None
+    )
 
 
 def _differs_in_what_is_done(header: Header, config: bytes, moves: Sequence[Record[Any, Any]]) -> str | None:
@@ -125,6 +128,20 @@ def _differs_in_what_is_done(header: Header, config: bytes, moves: Sequence[Reco
         what = contradicts_config(said, move.facts, parse(config), header.asked, run)
         return what and f"what it says is not done as asked of {CONFIG_NAME} is not so: {what}"
     return None
+
+
+def _gives_another(move: Record[Any, Any], header: Header, config: bytes) -> str | None:
+    """Why runsc cannot have been given what the `move` says; None if it can, or the move does not say."""
+    if move.trigger != Trigger.EXEC or "config" not in move.facts:
+        return None
+    said = move.facts["config"]
+    changes = said.get("changes", {})
+    given = given_config(
+        config, parse(config), header.bundle["path"], header.bundle["sha256"], changes.get("annotations")
+    )
+    if given.digest == said["sha256"] and given.changes == changes:
+        return None
+    return f"{CONFIG_NAME} with the changes that are recorded is not what runsc was given"
 
 
 def _comparable(asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -123,7 +123,14 @@ def _other_bundle(bundle: Path) -> None:
     bundle.symlink_to("/")
 
 
-@pytest.mark.parametrize("change", [_other_config, _other_rootfs, _other_bundle])
+def test_config_changed_after_validate_does_not_reach_runsc(engine: Engine, runsc: Path) -> None:
+    slow = engine.own_runsc(runsc, size=SLOW)
+    bundle = engine.shell("exit 42")
+    states, code, error = _while_it_is_staged(engine, slow, lambda _: _other_config(bundle), bundle=bundle)
+    assert (code, states, error) == (42, [*TO_STAGE, "staged", "policy_settled", "handed_off"], {})
+
+
+@pytest.mark.parametrize("change", [_other_rootfs, _other_bundle])
 def test_bundle_changed_after_validate_is_refused(
     engine: Engine, runsc: Path, change: Callable[[Path], None]
 ) -> None:

@@ -612,6 +612,18 @@ class Runs(RuleBasedStateMachine):
         }
         return bool(actor.failed or cause[why]())
 
+    def _judge_given(self, actor: Actor, lines: list[Line], taken: str) -> None:
+        """What lies where runsc reads it, unless somebody reached into the container's directories."""
+        if actor.directories_moved_since(actor.started):
+            return
+        argv, said = lines[-1]["facts"]["argv"], lines[-1]["facts"]["config"]
+        given = (Path(argv[argv.index("--bundle") + 1]) / "config.json").read_bytes()
+        assert sha256(given).hexdigest() == said["sha256"], f"{taken}, and the trace says another config.json"
+        assert actor.bundle is not None
+        judged = json.loads(actor.bundle[2])
+        judged["root"]["path"] = lines[0]["bundle"]["rootfs"]
+        assert json.loads(given) == judged, f"{taken} with a config.json that nobody judged"
+
     def _judge_moment(self, actor: Actor) -> None:
         """What is on the disk when a step has just been taken, unless somebody else was at it meanwhile."""
         place, secured = (actor.engine.at or {}).get("mark"), actor.time_of("secure_root")
@@ -684,9 +696,11 @@ class Runs(RuleBasedStateMachine):
         if not actor.directories_moved_since(look):
             self._judge_directories(actor, actor.held, taken)
         if not world.moves_since(exec_, actor.id, ("bundle",)):
-            assert world.bundle_state(actor.id) == actor.bundle, (
-                f"{taken} with a bundle that nobody validated"
+            assert actor.bundle is not None
+            assert world.bundle_state(actor.id)[:2] == actor.bundle[:2], (
+                f"{taken} with a root file system that nobody validated"
             )
+        self._judge_given(actor, lines, taken)
 
         assert not actor.job["options"]["require_exec_policy"] or actor.restricted is not None
 

@@ -43,6 +43,7 @@ INNER_MOVES: Mapping[str, Callable[[Mapping[str, Any], str | None, bool], bool]]
         (line["trigger"] == "apply_policy" and line["facts"]["outcome"] == "enforced")
         or why == "policy_in_part"
     ),
+    "WriteConfig": lambda line, why, _: line["trigger"] == "exec",
     "LastLook": lambda line, why, _: line["trigger"] == "exec",
 }
 

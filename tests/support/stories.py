@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from engine.bundle.given import given_config
 from engine.bundle.oci_config import parse
 from engine.enforcement.asks import asks
 from engine.enforcement.judge import judge
@@ -117,6 +118,12 @@ def with_unenforced(lines: list[Line], config: bytes) -> None:
         asked_for = asks(parse(config), kinds, options["network"])
         found = judge(asked_for, able.generation, has_cgroups=not options["rootless"])
         facts["unenforced"] = [{"name": each.name, "becomes": each.becomes} for each in found]
+
+
+def given_facts(config: bytes, bundle: str) -> Line:
+    """What is recorded of what runsc is given for the config.json with these bytes, of the bundle at that path."""
+    given = given_config(config, json.loads(config), bundle)
+    return {"sha256": given.digest, **({"changes": dict(given.changes)} if given.changes else {})}
 
 
 @dataclass
@@ -277,10 +284,11 @@ class Story:
                     *(copy, "--root", root),
                     *(["--rootless"] if self.rootless else []),
                     *("--network", "none", "--platform", "systrap"),
-                    *("run", "--bundle", f"/{self.name}/b", "web"),
+                    *("run", "--bundle", f"{root}/bundle", "web"),
                 ],
                 "environment": build_environment(f"{root}/runtime"),
                 "bundle": self.bundle(),
+                "config": given_facts(CONFIG, f"/{self.name}/b"),
             },
             Trigger.END: {
                 "exit_code": None if self.signal else 3,

@@ -23,7 +23,7 @@ from engine.traces.schema import FACTS, Copy, Header, Record
 from engine.verify.trace_check import judge
 from engine.verify.with_bundle import differs, recorded_of
 from tests.support.forgeries import OUTSIDE, Leaf, at, changed, is_exact, leaves, others, table_of
-from tests.support.stories import CONFIG, STEPS, Line, Story, with_unenforced, written
+from tests.support.stories import CONFIG, STEPS, Line, Story, given_facts, with_unenforced, written
 from tests.unit.test_forged_traces import of_a_set
 from tools.trace_fields import fields
 
@@ -46,6 +46,7 @@ def with_config(lines: list[Line], config: bytes) -> None:
     lines[0]["asked"] = recorded.pop("asked")
     lines[0]["bundle"] |= recorded
     lines[6]["facts"]["bundle"] = dict(lines[0]["bundle"])
+    lines[6]["facts"]["config"] = given_facts(config, "/base/b")
 
 
 def of_a_pod(path: Path) -> list[Line]:
@@ -126,7 +127,8 @@ ALL = json.dumps(
                 "type": "bind",
                 "source": "/srv/a.sock",
                 "options": ["rbind", "rshared", "ro"],
-            }
+            },
+            {"destination": "/t", "type": "bind", "source": "data", "options": ["ro"]},
         ],
         "hooks": {"poststop": [{"path": "/bin/true"}]},
         "linux": {

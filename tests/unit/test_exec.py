@@ -84,7 +84,14 @@ def test_hand_off_refused_by_the_kernel_is_an_exec_error(private: Path) -> None:
     path.write_bytes(b"of no format the kernel knows")
     path.chmod(0o555)
     bundle: Bundle = {"path": "/b", "sha256": "ab" * 32, "rootfs": "/b/rootfs", "hooks": 0}
-    given = partial(HandOff, argv=("/stage/runsc", "run"), environment={}, kept=frozenset(), bundle=bundle)
+    given = partial(
+        HandOff,
+        argv=("/stage/runsc", "run"),
+        environment={},
+        kept=frozenset(),
+        bundle=bundle,
+        config={"sha256": "ab" * 32},
+    )
     refused = refuses(ExecError, Reason.EXECVE_REFUSED, "'/stage/runsc': Exec format error")
     with path.open("rb") as program, SignalGuard() as process, refused as refusal:
         hand_off(given(program.fileno()), process)

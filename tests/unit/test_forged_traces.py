@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import importlib
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, get_args, is_typeddict
 
@@ -113,6 +114,7 @@ PATHS = [
 MODES = ["755", "00755", "0o755", "-755", "0755 ", "7_55", "rwxr", "0000", "0644", "0775", "0757"]
 DIGESTS = ["", "CD" * 32, "cd" * 31, "cd" * 33, "cg" * 32, "sha256:" + "cd" * 32]
 IDENTITIES = ["device", "inode", "size", "mtime_ns", "ctime_ns"]
+GIVEN = f"{BASE}/{component('web')}/runsc-root/bundle"
 STAGED = f"{BASE}/{component('web')}/runsc-root/exec-allow/stage-1-2"
 
 #: Where, which fact, values that the engine never writes, and the fault.
@@ -420,7 +422,8 @@ FORGED: list[tuple[str, int, str, Any, str]] = [
             lambda argv: _but(argv, "run", ["do"]),
             lambda argv: _but(argv, "run", ["exec"]),
             lambda argv: _but(argv, "run", ["restore"]),
-            lambda argv: _but(argv, "/base/b", ["/base/c"]),
+            lambda argv: _but(argv, GIVEN, ["/base/b"]),
+            lambda argv: _but(argv, GIVEN, [f"{GIVEN}/c"]),
             lambda argv: [*argv[:-1], "--pid-file", "relative", "web"],
             lambda argv: [*argv[:-1], "--console-socket", "/c", "--pid-file", "/p", "web"],
             lambda argv: [*argv[:-1], "--pass-fd=4:4", "web"],
@@ -460,6 +463,11 @@ FORGED: list[tuple[str, int, str, Any, str]] = [
     ("one", EXEC, "bundle.hooks", [1], "bundle_is_unchanged"),
     ("one", EXEC, "bundle.hints", [{}, {"dev.gvisor.spec.mount.a.share": "pod"}], "bundle_is_unchanged"),
     ("one", EXEC, "bundle.grants", [[], ["binds_etc"]], "bundle_is_unchanged"),
+    ("one", EXEC, "config.sha256", [sha256(CONFIG).hexdigest()], "config_is_as_judged"),
+    ("one", EXEC, "config.changes", [{}, {"mount_sources": 0}], "config_is_as_judged"),
+    ("one", EXEC, "config.changes.root_path", ["/", "/base/b"], "config_is_as_judged"),
+    ("one", EXEC, "config.changes.mount_sources", [0, -1], "config_is_as_judged"),
+    ("one", EXEC, "config.changes", [{"mount_sources": 1}], "facts_contradict"),
 ]
 
 
@@ -685,7 +693,7 @@ def test_arguments_that_a_manager_asks_for_conform(
     lines = of_a_set(tmp_path / "good")
     argv = lines[EXEC]["facts"]["argv"]
     at = argv.index("run")
-    lines[EXEC]["facts"]["argv"] = [*argv[:at], *before, verb, "--bundle", "/base/b", *after, "web"]
+    lines[EXEC]["facts"]["argv"] = [*argv[:at], *before, verb, "--bundle", GIVEN, *after, "web"]
     assert check(lines, tmp_path / "trace").verdict is Verdict.CONFORMS
 
 

@@ -9,8 +9,10 @@ import json
 import os
 import resource
 import signal
+import stat
 import threading
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from engine.enforcement.judge import Unenforced
 from engine.errors import EngineError, Reason
 from engine.lifecycle import policy
 from engine.lifecycle import stage as stage_step
+from engine.lifecycle.given_config import give_config
 from engine.lifecycle.plan import plan
 from engine.lifecycle.resolve import Resolved, resolve
 from engine.lifecycle.runner import NO_TRACE, run
@@ -169,7 +172,7 @@ def test_good_run_records_six_moves_and_execs_the_staged_copy(
     assert os.pread(program, len(content) + 1, 0) == content
     root = world.base / COMPONENT / "runsc-root"
     assert argv == list(
-        build_argv(argv[0], str(root), RunOptions("web"), Platform.SYSTRAP, str(world.bundle))
+        build_argv(argv[0], str(root), RunOptions("web"), Platform.SYSTRAP, str(root / "bundle"))
     )
     assert argv[0].startswith(str(root / "exec-allow" / "stage-"))
     assert environment == build_environment(str(root / "runtime"))
@@ -297,12 +300,85 @@ def test_what_was_cleaned_up_is_recorded(world: World) -> None:
     assert not container.exists()
 
 
+def test_a_config_written_anew_does_not_reach_runsc(
+    world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = json.loads((world.bundle / "config.json").read_bytes())
+
+    def apply_policy(*arguments: Any) -> Any:
+        write_config(world.bundle, hostname="other")
+        return policy.apply_policy(*arguments)
+
+    monkeypatch.setattr("engine.lifecycle.runner.apply_policy", apply_policy)
+    with pytest.raises(HandedOffError):
+        world.run()
+    [(_, argv, _)] = given
+    config = Path(argv[argv.index("--bundle") + 1]) / "config.json"
+    written["root"]["path"] = str(world.bundle / "rootfs")
+    assert json.loads(config.read_bytes()) == written
+    facts = world.lines()[-1]["facts"]
+    assert facts["config"]["sha256"] == sha256(config.read_bytes()).hexdigest() != facts["bundle"]["sha256"]
+    assert facts["config"]["changes"] == {"root_path": str(world.bundle / "rootfs")}
+
+
+def test_a_config_without_relative_paths_is_given_as_it_is(world: World, given: list[Any]) -> None:
+    write_config(world.bundle, root={"path": str(world.bundle / "rootfs")})
+    with pytest.raises(HandedOffError):
+        world.run()
+    [(_, argv, _)] = given
+    config = Path(argv[argv.index("--bundle") + 1]) / "config.json"
+    assert config.read_bytes() == (world.bundle / "config.json").read_bytes()
+    assert (stat.S_IMODE(config.stat().st_mode), stat.S_IMODE(config.parent.stat().st_mode)) == (0o400, 0o700)
+    facts = world.lines()[-1]["facts"]
+    assert facts["config"] == {"sha256": facts["bundle"]["sha256"]}
+
+
+def test_a_replaced_copy_of_the_config_is_refused_before_exec(
+    world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def give(*arguments: Any) -> Any:
+        written = give_config(*arguments)
+        config = Path(written.path) / "config.json"
+        config.rename(config.with_name("away"))
+        config.write_bytes(written.config.data)
+        config.with_name("away").unlink()
+        return written
+
+    monkeypatch.setattr("engine.lifecycle.runner.give_config", give)
+    error, _ = world.refused()
+    check(error, Reason.COPY_CHANGED, "config.json")
+    assert given == []
+    assert world.nothing_is_left()
+
+
+@pytest.mark.parametrize(
+    ("plant", "reason"),
+    [
+        (lambda place: place.symlink_to("/tmp"), Reason.ROOT_CHANGED),
+        (lambda place: place.write_text(""), Reason.ROOT_CHANGED),
+        (lambda place: (place.mkdir(mode=0o700), (place / "config.json").write_text("{}")), Reason.FAILURE),
+    ],
+)
+def test_what_lies_in_the_place_of_the_given_bundle_is_not_used(
+    world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch, plant: Any, reason: Reason
+) -> None:
+    def apply_policy(*arguments: Any) -> Any:
+        plant(world.base / COMPONENT / "runsc-root" / "bundle")
+        return policy.apply_policy(*arguments)
+
+    monkeypatch.setattr("engine.lifecycle.runner.apply_policy", apply_policy)
+    error, _ = world.refused()
+    assert (error.step, error.reason) == ("exec", str(reason))
+    assert given == []
+
+
 def test_changed_bundle_is_refused_before_exec(
     world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
     def apply_policy(*arguments: Any) -> Any:
-        write_config(world.bundle, hostname="other")
+        (world.bundle / "rootfs").rename(world.bundle / "away")
+        (world.bundle / "rootfs").mkdir()
         return policy.apply_policy(*arguments)
 
     monkeypatch.setattr("engine.lifecycle.runner.apply_policy", apply_policy)
@@ -492,8 +568,8 @@ def test_run_and_plan_search_the_callers_path(
         monkeypatch.setattr(f"engine.lifecycle.{module}.resolve", look)
     with pytest.raises(HandedOffError):
         world.run()
-    with open_bundle(str(world.bundle)) as bundle:
-        plan(bundle, RunOptions("web", runsc=str(world.binary)), world.environment)
+    with open_bundle(str(world.bundle)):
+        plan(RunOptions("web", runsc=str(world.binary)), world.environment)
     assert runsc_arguments == [(str(world.binary), world.environment)] * 2
 
 
@@ -502,11 +578,11 @@ def test_plan_with_a_relative_base_and_no_directory_is_refused(
 ) -> None:
     gone = private / "gone"
     gone.mkdir()
-    with open_bundle(str(world.bundle)) as bundle:
+    with open_bundle(str(world.bundle)):
         monkeypatch.chdir(gone)
         gone.rmdir()
         with refuses(EngineError, Reason.FAILURE, "'base'") as refusal:
-            plan(bundle, RunOptions("web", runsc=str(world.binary)), {"ENGINE_ARTIFACT_BASE": "base"})
+            plan(RunOptions("web", runsc=str(world.binary)), {"ENGINE_ARTIFACT_BASE": "base"})
     assert refusal.value.step == "secure_root"
 
 
@@ -573,7 +649,7 @@ def test_manager_is_told_of_each_stage_and_chooses_the_verb(
     assert argv == list(
         build_argv(
             *(argv[0], str(container / "runsc-root"), RunOptions("web"), Platform.SYSTRAP),
-            *(str(world.bundle), runsc_arguments),
+            *(str(container / "runsc-root" / "bundle"), runsc_arguments),
         )
     )
     [numbers] = kept
@@ -619,8 +695,8 @@ def test_plan_returns_what_a_run_would_exec_and_touches_nothing(
     world: World, private: Path, given: list[tuple[int, list[str], dict[str, str]]]
 ) -> None:
     before = sorted((str(path), path.lstat().st_mtime_ns) for path in private.rglob("*"))
-    with open_bundle(str(world.bundle)) as bundle:
-        planned = plan(bundle, RunOptions("web", runsc=str(world.binary)), world.environment)
+    with open_bundle(str(world.bundle)):
+        planned = plan(RunOptions("web", runsc=str(world.binary)), world.environment)
     assert sorted((str(path), path.lstat().st_mtime_ns) for path in private.rglob("*")) == before
     with pytest.raises(HandedOffError):
         world.run()

@@ -34,7 +34,7 @@ RUN = {
     *("functools", "gc", "itertools", "json", "keyword", "operator", "re", "reprlib", "signal", "struct"),
     *("transitions", "types", "warnings", "_sha256", "_sha2"),
     *(f"engine{name}" for name in ("", ".__main__", ".digest", ".errors", ".options", ".quick")),
-    *(f"engine.bundle{name}" for name in ("", ".bundle", ".linux", ".oci_config", ".process")),
+    *(f"engine.bundle{name}" for name in ("", ".bundle", ".given", ".linux", ".oci_config", ".process")),
     *(f"engine.bundle.{name}" for name in ("rules", "strict_json")),
     *(f"engine.cli{name}" for name in ("", ".command", ".main", ".run")),
     *(f"engine.enforcement{name}" for name in ("", ".asks", ".judge", ".table")),
@@ -63,7 +63,7 @@ RUN = {
         "engine.traces.move",
         "engine.traces.writer",
     ),
-    *(f"engine.lifecycle{name}" for name in ("", ".exec", ".guards", ".machine", ".policy")),
+    *(f"engine.lifecycle{name}" for name in ("", ".exec", ".given_config", ".guards", ".machine", ".policy")),
     *(
         f"engine.lifecycle.{name}"
         for name in (

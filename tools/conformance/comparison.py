@@ -270,6 +270,7 @@ def _acts(now: Moment, after: Moment) -> bool:
         )
         or now.probed != after.probed
         or now.in_force != after.in_force
+        or now.config == "nothing" != after.config
         or now.seen != after.seen
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from engine.options import ExecPolicy, Network, Platform
 from engine.runsc.arguments import RUN, build_environment, global_flags
 from engine.runsc.installation import RUNSC, SENTRY, SIDECARS
-from engine.state.container import EXEC_ALLOW, LOCK, RUNSC_ROOT, RUNTIME, component
+from engine.state.container import EXEC_ALLOW, GIVEN_BUNDLE, LOCK, RUNSC_ROOT, RUNTIME, component
 from engine.traces.move import Facts, PolicyOutcome, Strength, Trigger
 from tools.conformance.moment import Moment, PartMoment
 
@@ -229,7 +229,9 @@ def _exec(now: Moment, _: Moment | None) -> Facts:
         raise StepRefusesError
     if any(part.shared and part.copied == "evil_since" for part in now.parts):
         raise StepRefusesError  # the lease is broken
-    if now.bundle != "as_validated":
+    if now.config == "replaced":
+        raise StepRefusesError
+    if now.bundle == "root_changed":
         return _hand_off(now, now.bundle)
     raise NotYetError
 
@@ -237,9 +239,10 @@ def _exec(now: Moment, _: Moment | None) -> Facts:
 def _hand_off(now: Moment, bundle: str) -> Facts:
     flags = global_flags(_OWN, str(Network.NONE), _PLATFORM, now.rootless, ignore_cgroups=False)
     return {
-        "argv": [_copy_path(now), *flags, RUN.verb, "--bundle", _BUNDLE, _CONTAINER],
+        "argv": [_copy_path(now), *flags, RUN.verb, "--bundle", f"{_OWN}/{GIVEN_BUNDLE}", _CONTAINER],
         "environment": build_environment(_PLACES[-1]),
         "bundle": _bundle(bundle),
+        "config": {"sha256": _bundle("as_validated")["sha256"]},
     }
 
 

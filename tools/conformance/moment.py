@@ -55,6 +55,7 @@ class Moment:
     nest: str
     seen: str
     bundle: str
+    config: str
     probed: str
     in_force: str
 
@@ -93,7 +94,7 @@ def moment_of(state: Mapping[str, Value]) -> Moment:
         "in_force": flat[f"inForce{run}"],
         "lock": _name(state["lock"], container),
     }
-    for name in ("failed", "handle", "probed", "bundle"):
+    for name in ("failed", "handle", "probed", "bundle", "config"):
         by_field[name] = flat[f"{name}{run}"]
     for name in ("root", "nest"):
         by_field[name] = flat[f"{name}{container}"]
