@@ -14,6 +14,8 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from engine.bundle.bundle import Bundle, open_bundle, starts_as_usual
+from engine.bundle.given import given_config
+from engine.bundle.pods import MEMBER, of_sandbox
 from engine.enforcement.judge import for_state
 from engine.errors import EngineError, ExecError, Reason, SecureRootError, hint_for
 from engine.lifecycle.runner import run
@@ -231,6 +233,11 @@ def _become(
             network_is_chosen = request.common.value("network") not in (None, "auto")
             base_path = environment[VARIABLE]
             sandbox_id = pod.sandbox_of(bundle.config)
+            if sandbox_id is None:
+                sandbox_id = pod.named_sandbox(bundle.config, base_path, options.container_id)
+                added = MEMBER if sandbox_id else {} if options.ignore_cgroups else of_sandbox(bundle.config)
+                if added:
+                    bundle.given = given_config(bundle.data, bundle.config, bundle.path, bundle.digest, added)
             if sandbox_id is not None:
                 if not ends_with_runsc:
                     runsc_arguments = without_pid_file(runsc_arguments)

@@ -4,8 +4,7 @@ runsc finds that sandbox in its root, so all commands on a member use the sandbo
 lock, record and copy of runsc; the copies in a pod must have the same bytes. While a member has a record, the sandbox's
 directory stays, even if the sandbox was deleted.
 
-Lock order: a member's lock before its sandbox's. Sources: containerd's and cri-o's annotations packages, runsc's
-specutils/cri.go.
+Lock order: a member's lock before its sandbox's.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import contextlib
 import os
 from collections.abc import Mapping
 
+from engine.bundle.pods import CONTAINER, SANDBOX, SANDBOXES, TYPES, first, names_sandbox_alone
 from engine.errors import EngineError, Reason, ResolveError, SecureRootError
 from engine.lifecycle.resolve import resolve
 from engine.lifecycle.secure_root import PodSandbox
@@ -32,10 +32,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-#: containerd's key takes precedence over cri-o's, which podman also uses; as in runsc.
-_TYPES = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
-_SANDBOXES = ("io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID")
-_CONTAINER, _SANDBOX = "container", "sandbox"
 #: Seconds to wait for a command that creates or deletes the sandbox.
 _TIMEOUT = 10.0
 _HINT = "create the pod's sandbox first, with the same --root, or take the annotation out of config.json"
@@ -53,27 +49,43 @@ def sandbox_of(config: Mapping[str, Any]) -> str | None:
     Raises `PodError`.
     """
     annotations = config.get("annotations") or {}
-    key = _first(_TYPES, annotations)
-    if key is None or annotations[key] == _SANDBOX:
+    key = first(TYPES, annotations)
+    if key is None or annotations[key] == SANDBOX:
         return None
-    if annotations[key] != _CONTAINER:
+    if annotations[key] != CONTAINER:
         raise PodError(
             f"annotation {key} is {annotations[key]!r}",
             reason=Reason.POD_ANNOTATION,
-            hint=f"give {_SANDBOX} or {_CONTAINER}, or leave it out",
+            hint=f"give {SANDBOX} or {CONTAINER}, or leave it out",
         )
-    names = _first(_SANDBOXES, annotations)
+    names = first(SANDBOXES, annotations)
     if names is None or not annotations[names]:
         raise PodError(
-            f"annotation {key} is {_CONTAINER}, but no annotation names a sandbox",
+            f"annotation {key} is {CONTAINER}, but no annotation names a sandbox",
             reason=Reason.POD_ANNOTATION,
-            hint=f"give {_SANDBOXES[0]}",
+            hint=f"give {SANDBOXES[0]}",
         )
     return str(annotations[names])
 
 
-def _first(keys: tuple[str, ...], annotations: Mapping[str, str]) -> str | None:
-    return next((key for key in keys if key in annotations), None)
+def named_sandbox(config: Mapping[str, Any], base_path: str, container_id: str) -> str | None:
+    """The sandbox under `base_path` that the `config` names without more, as podman 5 does; None for its own.
+
+    podman names the pod itself where that has no sandbox, and where the container is it.
+    """
+    name = names_sandbox_alone(config)
+    if name is None or name == container_id:
+        return None
+    with contextlib.suppress(OSError, UntrustedPathError), contextlib.ExitStack() as held:
+        base = open_existing_base(base_path)
+        if base is not None:
+            held.callback(base.close)
+            directory = open_private_directory(base.descriptor, base.path, component(name))
+            held.callback(directory.close)
+            noted = record.read(directory)
+            if noted is not None and noted.id == name and noted.sandbox is None:
+                return name
+    return None
 
 
 def as_in_sandbox(

@@ -18,6 +18,12 @@ class Changes(TypedDict):
     mount_sources: NotRequired[
         Annotated[int, Says("How many relative sources of bind mounts were made absolute.", "= config.json")]
     ]
+    annotations: NotRequired[
+        Annotated[
+            dict[str, str],
+            Says("The annotations that were added: of a pod.", "= config.json; `secure_root.sandbox`"),
+        ]
+    ]
 
 
 class GivenFacts(TypedDict):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from engine import __version__
+from engine.bundle.pods import CGROUP_PARENT, MEMBER
 from engine.enforcement.recorded import contradicts
 from engine.lifecycle.guards import Known
 from engine.lifecycle.machine import OUT_OF_PLACE, REASONS, STEPS
@@ -78,12 +79,17 @@ def _of_policy(policy: Facts, header: Header, known: Known) -> str | None:
     return None
 
 
-def _of_exec(given: Facts, header: Header, _: object) -> str | None:
+def _of_exec(given: Facts, header: Header, known: Known) -> str | None:
     """What runsc is given has the root's absolute path, and says so where the caller's has another."""
     if "config" not in given or not isinstance(header.asked, dict):
         return None
+    changes = given["config"].get("changes", {})
+    if (added := changes.get("annotations")) is not None:
+        joins, has_cgroups = "sandbox" in known["secure_root"], not header.options["ignore_cgroups"]
+        if not (added == MEMBER if joins else has_cgroups and added.keys() == {CGROUP_PARENT}):
+            return "it added annotations that are none of its container's"
     is_absolute = header.asked["root"]["path"].startswith("/")
-    if ("root_path" in given["config"].get("changes", {})) is is_absolute:
+    if ("root_path" in changes) is is_absolute:
         return "the path of the root is relative and was not changed, or the other way about"
     return None
 

@@ -12,6 +12,7 @@ from engine.bundle.bundle import CONFIG_NAME, MAX_CONFIG_SIZE
 from engine.bundle.given import given_config
 from engine.bundle.grants import Source
 from engine.bundle.oci_config import KINDS_OF_HOOKS, hints, is_bind, parse
+from engine.bundle.pods import MEMBER, names_sandbox_alone, of_sandbox
 from engine.digest import sha256
 from engine.enforcement.recorded import contradicts_config
 from engine.errors import BundleError, Reason, hint_for
@@ -136,10 +137,10 @@ def _gives_another(move: Record[Any, Any], header: Header, config: bytes) -> str
         return None
     said = move.facts["config"]
     changes = said.get("changes", {})
-    given = given_config(
-        config, parse(config), header.bundle["path"], header.bundle["sha256"], changes.get("annotations")
-    )
-    if given.digest == said["sha256"] and given.changes == changes:
+    document, added = parse(config), changes.get("annotations")
+    given = given_config(config, document, header.bundle["path"], header.bundle["sha256"], added)
+    of_pod = MEMBER if names_sandbox_alone(document) else of_sandbox(document)
+    if given.digest == said["sha256"] and given.changes == changes and added in (None, of_pod):
         return None
     return f"{CONFIG_NAME} with the changes that are recorded is not what runsc was given"
 

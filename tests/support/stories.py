@@ -120,9 +120,9 @@ def with_unenforced(lines: list[Line], config: bytes) -> None:
         facts["unenforced"] = [{"name": each.name, "becomes": each.becomes} for each in found]
 
 
-def given_facts(config: bytes, bundle: str) -> Line:
+def given_facts(config: bytes, bundle: str, added: dict[str, str] | None = None) -> Line:
     """What is recorded of what runsc is given for the config.json with these bytes, of the bundle at that path."""
-    given = given_config(config, json.loads(config), bundle)
+    given = given_config(config, json.loads(config), bundle, annotations=added)
     return {"sha256": given.digest, **({"changes": dict(given.changes)} if given.changes else {})}
 
 

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from engine.bundle.pods import MEMBER, SANDBOXES, TYPES, of_sandbox
 from engine.lifecycle.spec_graph import spec_graph
 from engine.state.container import component
 from engine.traces.asked_schema import FREE
@@ -44,7 +45,7 @@ def with_config(lines: list[Line], config: bytes) -> None:
     """As if that had been the bundle's config.json, and nothing on the host were a link, a socket or a device."""
     recorded = recorded_of(config, "/base/b")
     lines[0]["asked"] = recorded.pop("asked")
-    lines[0]["bundle"] |= recorded
+    lines[0]["bundle"] |= {name: each for name, each in recorded.items() if each or name != "hints"}
     lines[6]["facts"]["bundle"] = dict(lines[0]["bundle"])
     lines[6]["facts"]["config"] = given_facts(config, "/base/b")
 
@@ -75,6 +76,22 @@ def with_flags(path: Path) -> list[Line]:
     return lines
 
 
+def named_alone(path: Path) -> list[Line]:
+    """A container of podman 5, which joins the sandbox that its config.json names without more."""
+    lines = of_a_pod(path)
+    with_config(lines, NAMED)
+    lines[6]["facts"]["config"] = given_facts(NAMED, "/base/b", MEMBER)
+    return lines
+
+
+def sandbox_of_a_pod(path: Path) -> list[Line]:
+    """A pod's sandbox, which is put into the pod's cgroup."""
+    lines = Story().lines(path)
+    with_config(lines, OF_POD)
+    lines[6]["facts"]["config"] = given_facts(OF_POD, "/base/b", of_sandbox(json.loads(OF_POD)))
+    return lines
+
+
 STORIES: dict[str, Callable[[Path], list[Line]]] = {
     "root": Story().lines,
     "user": Story(user=1000, rootless=True).lines,
@@ -85,6 +102,8 @@ STORIES: dict[str, Callable[[Path], list[Line]]] = {
     "all is asked for": all_asked,
     "of a pod": of_a_pod,
     "with flags of runsc": with_flags,
+    "named alone": named_alone,
+    "sandbox of a pod": sandbox_of_a_pod,
     "ended": Story(end="ended", supervised=True).lines,
     "ended by a signal": Story(end="ended", supervised=True, signal="SIGKILL").lines,
     "execve refused": Story(end="refused").lines,
@@ -139,7 +158,15 @@ ALL = json.dumps(
         "annotations": {"dev.gvisor.spec.mount.a.share": "pod"},
     }
 ).encode()
-CONFIGS = {"all is asked for": ALL}
+NAMED = json.dumps({**json.loads(CONFIG), "annotations": {SANDBOXES[1]: "pod"}}).encode()
+OF_POD = json.dumps(
+    {
+        **json.loads(CONFIG),
+        "annotations": {TYPES[0]: "sandbox"},
+        "linux": {**json.loads(CONFIG)["linux"], "cgroupsPath": "/kubepods/pod7/sandbox"},
+    }
+).encode()
+CONFIGS = {"all is asked for": ALL, "named alone": NAMED, "sandbox of a pod": OF_POD}
 
 
 def tables() -> Iterator[type]:

@@ -15,6 +15,7 @@ from typing import Any, get_args, is_typeddict
 
 import pytest
 
+from engine.bundle.pods import MEMBER
 from engine.runsc.capabilities import CREATION_FLAGS
 from engine.state.container import component
 from engine.traces.move import Trigger
@@ -468,6 +469,8 @@ FORGED: list[tuple[str, int, str, Any, str]] = [
     ("one", EXEC, "config.changes.root_path", ["/", "/base/b"], "config_is_as_judged"),
     ("one", EXEC, "config.changes.mount_sources", [0, -1], "config_is_as_judged"),
     ("one", EXEC, "config.changes", [{"mount_sources": 1}], "facts_contradict"),
+    ("one", EXEC, "config.changes.annotations", [{"a": "b"}, MEMBER], "facts_contradict"),
+    ("one", EXEC, "config.changes.annotations", [{}], "config_is_as_judged"),
 ]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from engine.bundle.pods import of_sandbox
 from engine.errors import Reason, SecureRootError
 from engine.lifecycle.resolve import Resolved
 from engine.linux.files import PrivateDirectory
@@ -59,6 +60,51 @@ def test_a_container_belongs_where_runsc_would_put_it(
     annotations: dict[str, str], sandbox: str | None
 ) -> None:
     assert pod.sandbox_of({"annotations": annotations}) == sandbox
+
+
+@pytest.mark.parametrize(
+    ("annotations", "sandbox"),
+    [
+        ({CRIO_NAME: "pod"}, "pod"),
+        ({CRIO_NAME: "no-container"}, None),
+        ({CRIO_NAME: "m"}, None),  # its own
+        ({CRIO_NAME: "member"}, None),  # no sandbox
+        ({CRIO_NAME: ""}, None),
+        ({NAME: "pod"}, None),
+        ({CRIO_NAME: "pod", CRIO_TYPE: "sandbox"}, None),
+        ({}, None),
+    ],
+)
+def test_a_container_that_only_names_a_sandbox_joins_it_if_it_is_there(
+    base: PrivateDirectory, annotations: dict[str, str], sandbox: str | None
+) -> None:
+    """As podman 5 annotates."""
+    keep(base, POD)
+    keep(base, MEMBER)
+    assert pod.named_sandbox({"annotations": annotations}, base.path, "m") == sandbox
+    assert pod.named_sandbox({"annotations": annotations}, f"{base.path}/absent", "m") is None
+
+
+@pytest.mark.parametrize(
+    ("path", "parent"),
+    [
+        ("/kubepods/besteffort/pod1f-2/abc", "/kubepods/besteffort/pod1f-2"),
+        ("kubepods/pod7/abc", "kubepods/pod7"),
+        ("/pods/pod7/podlike/abc", "/pods/pod7/podlike"),
+        ("/kubepods/pod7", None),  # its own already
+        ("/machine.slice/abc", None),
+        ("kubepods-pod7.slice:cri-containerd:abc", None),
+        ("/kubepods/pod7/../abc", None),
+        (None, None),
+    ],
+)
+def test_a_sandbox_lies_in_its_pods_cgroup(path: str | None, parent: str | None) -> None:
+    linux = {} if path is None else {"linux": {"cgroupsPath": path}}
+    expected = {} if parent is None else {"dev.gvisor.spec.cgroup-parent": parent}
+    assert of_sandbox({"annotations": {TYPE: "sandbox"}, **linux}) == expected
+    assert of_sandbox({"annotations": {CRIO_TYPE: "sandbox"}, **linux}) == expected
+    for others in ({}, {TYPE: "container"}, {TYPE: "container", CRIO_TYPE: "sandbox"}):
+        assert of_sandbox({"annotations": others, **linux}) == {}
 
 
 def test_a_bundle_without_annotations_has_a_sandbox_of_its_own() -> None:
