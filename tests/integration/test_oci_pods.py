@@ -19,7 +19,7 @@ from engine.state.gc import collect
 from engine.state.store import SETTLED_NS, STORE
 from engine.verify.trace_check import verify
 from tests.integration.oci_runtime import Oci
-from tests.support.harness import Engine, wait_for
+from tests.support.harness import Engine, cgroups_of, wait_for
 
 FOREVER = "while :; do sleep 1000; done"
 CONTAINERD = ("io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id")
@@ -133,6 +133,53 @@ def test_a_member_lives_in_the_sandbox_that_its_annotation_names(oci: Oci, keys:
     assert status(oci, member) is None
     assert status(oci, sandbox) == "running"
     oci.ok("delete", "--force", sandbox)
+    only_traces_are_left(oci)
+
+
+def test_members_that_only_name_their_sandbox_share_its_loopback(oci: Oci) -> None:
+    """podman 5 annotates so; and its sandbox with the id of the pod, which is no container's."""
+    sandbox = oci.running(annotated(shell(oci, FOREVER), **{CRI_O[1]: "the-pod"}))
+    serves = "echo page > /tmp/page; while :; do nc -l -p 8080 < /tmp/page; done"
+    server, asks = (
+        annotated(shell(oci, script), **{CRI_O[1]: sandbox})
+        for script in (
+            serves,
+            "until nc 127.0.0.1 8080 < /dev/null > /tmp/got; do sleep 0.1; done; exec sleep 1000",
+        )
+    )
+    members = [oci.running(server), oci.running(asks)]
+    wait_for("the page", lambda: oci("exec", members[1], "cat", "/tmp/got").stdout == b"page\n")
+    added = {CRI_O[0]: "container"}
+    for member in members:
+        assert facts(oci, member, "exec")["config"]["changes"]["annotations"] == added
+        found = state(oci, member)
+        assert found is not None
+        assert CRI_O[0] not in found["annotations"]
+        assert found["bundle"] != facts(oci, member, "exec")["argv"][-2]
+    assert "annotations" not in facts(oci, sandbox, "exec")["config"]["changes"]
+    for each in (*members, sandbox):
+        oci.ok("delete", "--force", each)
+    only_traces_are_left(oci)
+
+
+def test_a_sandbox_lies_in_the_cgroup_of_its_pod(oci: Oci) -> None:
+    """Its pause container's has two CPU shares: there the whole pod would starve."""
+    pod = f"parent-{oci.engine.new_id()}/pod1f"
+    namespaces = [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]
+    linux = {"namespaces": namespaces, "cgroupsPath": f"/{pod}/pause"}
+    bundle = oci.engine.shell(FOREVER, name=f"bundle-{next(_NAMES)}", linux=linux)
+    sandbox = oci.running(annotated(bundle, **{CONTAINERD[0]: "sandbox"}))
+    running = state(oci, sandbox)
+    assert running is not None
+    lies = [line.split(":", 2)[2] for line in Path(f"/proc/{running['pid']}/cgroup").read_text().splitlines()]
+    assert any(path.endswith(f"/{pod}") for path in lies)
+    assert not any(path.endswith("/pause") for path in lies)
+    assert facts(oci, sandbox, "exec")["config"]["changes"]["annotations"] == {
+        "dev.gvisor.spec.cgroup-parent": f"/{pod}"
+    }
+    assert running["annotations"].keys() & {"dev.gvisor.spec.cgroup-parent"} == set()
+    oci.ok("delete", "--force", sandbox)
+    assert cgroups_of(pod.partition("/")[0]) == []
     only_traces_are_left(oci)
 
 

@@ -21,7 +21,7 @@ import pytest
 from engine.bundle.bundle import Bundle, open_bundle
 from engine.enforcement.judge import Unenforced
 from engine.errors import EngineError, Reason
-from engine.lifecycle import policy
+from engine.lifecycle import policy, runner
 from engine.lifecycle import stage as stage_step
 from engine.lifecycle.given_config import give_config
 from engine.lifecycle.plan import plan
@@ -300,16 +300,21 @@ def test_what_was_cleaned_up_is_recorded(world: World) -> None:
     assert not container.exists()
 
 
+@pytest.mark.parametrize(
+    "step",
+    ["resolve", "validate", "secure_root", "stage", "apply_policy", "give_config", "prepare", "hand_off"],
+)
 def test_a_config_written_anew_does_not_reach_runsc(
-    world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch
+    world: World, given: list[Any], monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     written = json.loads((world.bundle / "config.json").read_bytes())
+    act = getattr(runner, step)
 
-    def apply_policy(*arguments: Any) -> Any:
+    def swapped(*arguments: Any, **more: Any) -> Any:
         write_config(world.bundle, hostname="other")
-        return policy.apply_policy(*arguments)
+        return act(*arguments, **more)
 
-    monkeypatch.setattr("engine.lifecycle.runner.apply_policy", apply_policy)
+    monkeypatch.setattr(runner, step, swapped)
     with pytest.raises(HandedOffError):
         world.run()
     [(_, argv, _)] = given
