@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from enum import StrEnum
 from itertools import chain
 from typing import Any, BinaryIO
 
 from engine.audit import html
 from engine.audit.extra import require
+from engine.audit.fleet_tables import HEAD, as_csv, as_json, picked, row_of, tables, values_of
 from engine.audit.tally import Buckets, Group, Kind, Run, Tally
 from engine.errors import Reason, printable
 from engine.lifecycle.spec_graph import SpecGraph, spec_graph
@@ -69,12 +71,25 @@ def traces_in(directory: str) -> list[str]:
     return sorted(found)
 
 
+class Form(StrEnum):
+    """What a report of many runs is written as."""
+
+    HTML = "html"
+    JSON = "json"
+    CSV = "csv"
+
+
 def fleet_page(
-    paths: Sequence[str], *, signers: Signers | None, runs: bool = False, workers: Workers | None = None
+    paths: Sequence[str],
+    *,
+    signers: Signers | None,
+    runs: bool = False,
+    workers: Workers | None = None,
+    form: Form = Form.HTML,
 ) -> bytes:
     """The fleet report of the trace files `paths`; with `runs` a file may contain many runs.
 
-    The page does not depend on `workers`. Raises `SpecGraphError` and `WorkersError`.
+    It does not depend on `workers`. Raises `ReportError`, `SpecGraphError` and `WorkersError`.
     """
     if runs and signers is not None:
         raise ReportError(
@@ -83,9 +98,10 @@ def fleet_page(
             hint="leave out --runs, or --key and --signers",
         )
     tally = _tallied(paths, runs, signers, workers or ThisProcess())
-    rows = [_row(run, tally.directory) for run in tally.listed]
-    buckets = tally.buckets()
-    counts = tally.kinds
+    rows = [row_of(run, tally.directory) for run in tally.listed]
+    if form is not Form.HTML:
+        return (as_json if form is Form.JSON else as_csv)(tally, rows)
+    buckets, counts = tally.buckets(), tally.kinds
     return html.page(
         "fleet.html.j2",
         {
@@ -103,12 +119,14 @@ def fleet_page(
             "by_step": _by_step(tally, buckets),
             "reasons": _reasons(tally, buckets),
             "slow": _slow(tally),
-            "head": _HEAD,
+            "tables": tables(tally),
+            "head": HEAD,
             "rows": rows[:PAGE_ROWS],
             "listed": len(rows),
             "page_rows": PAGE_ROWS,
             "data": require("jinja2.utils", "make reports").htmlsafe_json_dumps(
-                {"head": _HEAD, "page": PAGE_ROWS, "rows": rows, "total": tally.total}, separators=(",", ":")
+                {"head": HEAD, "page": PAGE_ROWS, "rows": rows, "total": tally.total} | picked(tally.listed),
+                separators=(",", ":"),
             ),
         },
         script="fleet.js",
@@ -208,6 +226,7 @@ def _known(evidence: Evidence, kind: Kind, first: int | None, signature: Signatu
         reason=reason,
         what=what,
         seconds=evidence.seconds,
+        of=values_of(evidence, kind),
         steps=tuple(
             (moment.record.trigger, round(moment.seconds * 1e6))
             for moment in evidence.moments
@@ -227,25 +246,6 @@ def _kind(evidence: Evidence, bad_signature: bool) -> Kind:
     return {Outcome.REFUSED: Kind.REFUSED, Outcome.HANDED_OFF: Kind.RAN}.get(
         evidence.outcome, Kind.UNFINISHED
     )
-
-
-_HEAD = ("outcome", "started", "container", "step", "reason", "what", "took", "trace")
-
-
-def _row(run: Run, common: str) -> list[str]:
-    return [
-        printable(cell)
-        for cell in (
-            run.kind,
-            run.started.strftime("%Y-%m-%d %H:%M:%S") if run.started is not None else "",
-            run.container,
-            run.step,
-            run.reason,
-            run.what if run.fault is None else f"line {run.fault}: {run.what}",
-            html.duration(run.seconds) if run.steps or run.seconds else "",
-            os.path.relpath(os.path.abspath(run.path), common) + ("" if run.line is None else f":{run.line}"),
-        )
-    ]
 
 
 def _span(tally: Tally) -> str:

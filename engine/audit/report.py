@@ -15,6 +15,7 @@ from typing import Any
 from engine.audit import html
 from engine.audit.asked import all_of, asked_of, first, warnings
 from engine.audit.asked_sections import asked_sections
+from engine.audit.check_yourself import carried, checks
 from engine.audit.controls import Status, controls
 from engine.audit.guidance import CIS, NIST, Coverage, matrix, uncovered
 from engine.audit.lifecycle_picture import lifecycle_svg
@@ -71,6 +72,7 @@ def run_page(path: str, *, check: ModelCheck | None, signers: Signers | None) ->
     )
     container = evidence.header.container if evidence.header is not None else "unknown container"
     has_asked = evidence.header is not None and asked_of(evidence.header) is not None
+    files = carried(evidence, content)
     header, bad = evidence.header, evidence.first_bad_line is not None
     sections = sorted(
         [
@@ -99,6 +101,8 @@ def run_page(path: str, *, check: ModelCheck | None, signers: Signers | None) ->
             "conformance": conformance.shown(),
             "rest": _rest(evidence),
             "signature": signed.shown(),
+            "files": files,
+            "checks": checks(evidence, files),
             "model": model.shown(),
             "guides": [
                 {

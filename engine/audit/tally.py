@@ -34,6 +34,12 @@ _WIDTHS = (
 _CELLS = 1 << 15
 
 
+#: What runs are also counted by.
+COLUMNS = ("runsc", "host", "network", "policy", "bundle")
+#: The most values that are told apart in each, and what the rest is called.
+VALUES, OTHERS = 200, "others"
+
+
 class Kind(StrEnum):
     """The outcome of a run, the worst first."""
 
@@ -56,7 +62,7 @@ class Run(NamedTuple):
     """One run. `line`: its first line in a file of many runs. `fault`: the number of its first bad line.
 
     `reason`: code of a refusal (a `Reason`; empty in a trace of format 1). `what`: explains its kind in words. `steps`:
-    microseconds of each step. `seconds`: total time.
+    microseconds of each step. `seconds`: total time. `of`: its value in each of `COLUMNS`.
     """
 
     path: str
@@ -71,6 +77,7 @@ class Run(NamedTuple):
     seconds: float
     steps: tuple[tuple[str, int], ...]
     signature: Standing | None
+    of: tuple[str, ...] = ("not reliable",) * len(COLUMNS)
 
     def moved_down(self, lines: int) -> Run:
         """The same run in a file with `lines` more lines above it."""
@@ -192,6 +199,10 @@ class Tally:
     steps: dict[str, Durations] = field(default_factory=dict)
     signatures: Counter[Standing | None] = field(default_factory=Counter)
     listed: list[Run] = field(default_factory=list)
+    #: For each of `COLUMNS`: how many runs have a value and came out as a kind.
+    columns: tuple[Counter[tuple[str, Kind]], ...] = field(
+        default_factory=lambda: tuple(Counter() for _ in COLUMNS)
+    )
     #: The file could not be read to its end.
     is_broken: bool = False
 
@@ -215,6 +226,8 @@ class Tally:
             for step, microseconds in run.steps:
                 self.steps.setdefault(step, Durations()).add(microseconds, run.container)
         self.signatures[run.signature] += 1
+        for counts, value in zip(self.columns, run.of, strict=True):
+            counts[value, run.kind] += 1
         self.listed.append(run)
 
     def merge(self, part: Tally, above: int) -> None:
@@ -232,6 +245,13 @@ class Tally:
         for step, durations in part.steps.items():
             self.steps.setdefault(step, Durations()).merge(durations)
         self.signatures.update(part.signatures)
+        for counts, more in zip(self.columns, part.columns, strict=True):
+            known = {value for value, _ in counts}
+            for (value, kind), number in more.items():
+                if value not in known and len(known) >= VALUES:
+                    value = OTHERS  # noqa: PLW2901
+                known.add(value)
+                counts[value, kind] += number
         self.listed += [run.moved_down(above) for run in part.listed] if above else part.listed
         if len(self.listed) > 2 * LISTED:
             self.forget_the_unlisted()

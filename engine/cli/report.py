@@ -27,8 +27,13 @@ def add(commands: Any) -> None:
         help="saved output of engine check --mutants --json, for the report of one run",
     )
     parser.add_argument(
-        "--output", metavar="FILE", default="report.html", help="the file to write (default: report.html)"
+        "--format",
+        choices=("html", "json", "csv"),
+        default="html",
+        metavar="html|json|csv",
+        help="the form of a report of many runs; csv: the list of runs (default: html)",
     )
+    parser.add_argument("--output", metavar="FILE", help="the file to write (default: report.FORMAT)")
     parser.add_argument(
         "--runs",
         action="store_true",
@@ -40,7 +45,7 @@ def add(commands: Any) -> None:
 
 def _report(options: argparse.Namespace) -> int:
     from engine.audit import html
-    from engine.audit.fleet import fleet_page, traces_in
+    from engine.audit.fleet import Form, fleet_page, traces_in
     from engine.audit.model_check import load
     from engine.audit.report import run_page
 
@@ -49,6 +54,8 @@ def _report(options: argparse.Namespace) -> int:
         wrong_usage("report takes either traces or --traces DIR")
     if options.check is not None and not one:
         wrong_usage("--check belongs to the report of one run")
+    if options.format != "html" and one:
+        wrong_usage(f"--format {options.format} belongs to the report of many runs")
     if options.runs and (options.key or options.signers):
         wrong_usage("a signature belongs to the file of one run: leave out --runs")
     signers = signers_of(options)
@@ -58,7 +65,10 @@ def _report(options: argparse.Namespace) -> int:
     else:
         paths = options.files or traces_in(options.traces)
         workers = workers_of(options, paths)
-        page = fleet_page(paths, signers=signers, runs=options.runs, workers=workers)
-    html.write(options.output, page)
-    print(json.dumps({"report": options.output}) if options.json else f"written: {printable(options.output)}")
+        page = fleet_page(
+            paths, signers=signers, runs=options.runs, workers=workers, form=Form(options.format)
+        )
+    output = options.output or f"report.{options.format}"
+    html.write(output, page)
+    print(json.dumps({"report": output}) if options.json else f"written: {printable(output)}")
     return 0

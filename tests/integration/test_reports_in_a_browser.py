@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -222,7 +223,7 @@ def test_on_a_screen_no_word_is_broken(show: Callable[..., Page], name: str, wid
 @pytest.mark.parametrize("name", KINDS)
 def test_every_link_leads_to_what_can_be_seen(show: Callable[..., Page], name: str) -> None:
     page = show(name)
-    links = page.locator("a[href]")
+    links = page.locator("a[href]:not(.save)")
     assert links.count() > 3
     for href in {str(links.nth(number).get_attribute("href")) for number in range(links.count())}:
         page.locator(f"a[href='{href}']").first.focus()
@@ -233,6 +234,23 @@ def test_every_link_leads_to_what_can_be_seen(show: Callable[..., Page], name: s
         assert target.evaluate(
             "each => { const box = each.getBoundingClientRect(); return box.top < innerHeight; }"
         )
+
+
+@pytest.mark.parametrize("name", ["good", "refused", "edited", "hostile"])
+def test_the_files_of_a_run_can_be_saved_and_have_the_digests_shown(
+    show: Callable[..., Page], pages: dict[str, Path], name: str
+) -> None:
+    page = show(name)
+    links = page.locator("#check a.save")
+    names = ["trace.jsonl", *(["trace.jsonl.sig"] if name == "good" else [])]
+    assert [link.get_attribute("download") for link in links.all()] == names
+    for link, saved_as in zip(links.all(), names, strict=True):
+        with page.expect_download() as saving:
+            link.click()
+        content = Path(saving.value.path()).read_bytes()
+        beside = pages[name].with_suffix(saved_as.removeprefix("trace"))
+        assert content == beside.read_bytes()
+        assert hashlib.sha256(content).hexdigest() in page.inner_text("#check")
 
 
 @pytest.mark.parametrize("name", ["hostile", "hostile_fleet"])
@@ -286,6 +304,26 @@ def test_a_fleet_of_ten_thousand_is_paged_searched_and_counted(show: Callable[..
     page.get_by_label("Outcome").select_option("handed off")
     assert shown.inner_text().endswith("matching runs, of 10,000 in all.")
     assert {row.split("\t")[0].strip() for row in rows.all_inner_texts()} == {"✓ handed off"}
+
+
+def test_a_value_of_a_table_leads_to_its_runs_and_back(show: Callable[..., Page]) -> None:
+    page = show("fleet")
+    rows = page.locator("#list tbody tr")
+    everything = rows.count()
+    table = page.locator("table.by[data-column='0']")
+    row = table.locator("tbody tr").filter(has_text="release-")
+    runs = int(row.locator("td").nth(1).inner_text())
+    assert 0 < runs < everything
+    row.get_by_role("button").focus()
+    page.keyboard.press("Enter")
+    assert rows.count() == runs
+    assert page.locator("#runs").evaluate("each => each.getBoundingClientRect().top < innerHeight")
+    page.get_by_label("Outcome").select_option("refused")
+    assert 0 < rows.count() < runs
+    page.get_by_label("Outcome").select_option("")
+    page.get_by_role("button", name="show all").click()
+    assert rows.count() == everything
+    assert not page.locator("#all").is_visible()
 
 
 def test_a_fleet_says_without_its_script_how_much_it_shows(show: Callable[..., Page]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 
 from engine.audit import html, model_check, picture
 from engine.audit.asked_sections import asked_sections
+from engine.audit.check_yourself import carried, checks
 from engine.audit.controls import Status, controls
 from engine.audit.fleet import fleet_page, traces_in
 from engine.audit.guidance import Coverage, matrix
@@ -35,7 +37,8 @@ from engine.verify.evidence import Outcome, ReportError, read
 from engine.verify.signature import Signers, sign
 from tests.support.refusals import one_line, refuses
 from tests.support.report_traces import HOSTILE, check_result, credulous, poisoned, poisoned_trace, rewritten
-from tests.support.stories import CONFIG, Line, Story
+from tests.support.stories import CONFIG, Line, Story, save, written
+from tests.unit.test_forged_traces import of_a_set
 from tests.unit.test_signature import new_key
 from tests.unit.test_tlc_render import GOOD
 
@@ -564,6 +567,54 @@ def test_no_name_of_a_file_and_no_word_of_a_check_becomes_markup(private: Path, 
     assert page_of(trace, check).tags == page_of(Story().write(plain / "t"), harmless).tags
 
 
+# Check this yourself
+
+
+@pytest.mark.parametrize(
+    "story", [Story(), Story(steps=1, end="refused"), Story(end="ended", supervised=True)]
+)
+def test_each_command_says_what_the_page_says(private: Path, story: Story) -> None:
+    """The trace is saved under the name that the page gives it, and the commands are run there."""
+    path = story.write(private / "trace.jsonl")
+    evidence, content = read(str(path), spec_graph())
+    (file,) = carried(evidence, content)
+    assert file.link is not None
+    assert base64.b64decode(file.link.partition(",")[2]) == path.read_bytes()
+    ran = 0
+    for check in checks(evidence, [file]):
+        if " trace.jsonl" in check.command and not check.command.startswith("engine"):
+            done = subprocess.run(
+                check.command, shell=True, cwd=private, capture_output=True, text=True, check=True
+            )
+            assert done.stdout.split()[0] == check.expected
+            ran += 1
+        assert check.command in page_of(path).words
+    assert ran == 2
+
+
+def test_a_trace_of_another_spec_may_say_anything_of_its_files(private: Path) -> None:
+    path = save(private / "t", written([{**line} for line in of_a_set(private / "first")]))
+
+    def change(lines: list[Line]) -> list[Line]:
+        lines[0]["spec"] = "00" * 32
+        lines[2]["facts"]["sidecars"] = []
+        return lines
+
+    words = page_of(rewritten(path, change)).words
+    assert "sha256sum" in words
+    assert "gvisor-bin/gvisor_sentry is still the one that ran" in words
+
+
+def test_a_trace_that_is_too_large_is_not_in_the_page(private: Path) -> None:
+    path = Story().write(private / "t")
+    path.write_bytes(path.read_bytes() + b"x" * (1 << 20))
+    evidence, content = read(str(path), spec_graph())
+    (file,) = carried(evidence, content)
+    assert file.link is None
+    assert file.sha256 == evidence.sha256
+    assert "too large to be in the page" in page_of(path).words
+
+
 # The fleet
 
 
@@ -667,7 +718,7 @@ def test_a_page_loads_nothing_and_every_anchor_leads_somewhere(private: Path) ->
         page = Page(content)
         assert page.links
         for link in page.links:
-            assert link.startswith(("#", "data:image/svg+xml")), link
+            assert link.startswith(("#", "data:image/svg+xml", "data:application/octet-stream;")), link[:80]
             assert not link.startswith("#") or link[1:] in page.ids, link
         assert len(page.ids) == len(set(page.ids))
         assert b"default-src 'none'" in content

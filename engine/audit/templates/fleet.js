@@ -1,7 +1,7 @@
 "use strict";
 // Page through the runs, which are in the page as JSON. Every value becomes text, never markup.
 (() => {
-  const { head, page, rows, total } = JSON.parse(document.getElementById("data").textContent);
+  const { head, page, rows, total, columns, values, of } = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
   const body = byId("list").tBodies[0];
   const number = new Intl.NumberFormat("en-US");
@@ -11,7 +11,7 @@
     "of another spec": ["warn", "!"], "refused": ["bad", "✗"], "unfinished": ["warn", "!"], "handed off": ["good", "✓"],
   };
   const listed = `${number.format(rows.length)} ${rows.length < total ? "listed runs" : "runs"}`;
-  let found = rows, first = 0;
+  let found = rows, first = 0, picked = null;
 
   const make = (name, attributes, ...children) => {
     const made = document.createElement(name);
@@ -44,12 +44,33 @@
     const words = byId("find").value.toLowerCase().split(/\s+/).filter(Boolean);
     const kind = byId("kind").value;
     found = rows.filter((row, at) =>
+      (picked === null || of[at][picked[0]] === picked[1]) &&
       (kind === "" || row[0] === kind) && words.every((word) => haystacks[at].includes(word)));
     first = 0;
     show();
   };
   const turn = (by) => () => { first += by; show(); };
 
+  const pick = (column, value) => {
+    picked = column === null ? null : [column, value];
+    byId("all").hidden = picked === null;
+    if (picked !== null) byId("all").textContent = `Only ${columns[column]} ${values[column][value]}: show all`;
+    search();
+  };
+
+  // A value of a table becomes a button that shows its runs in the list.
+  for (const table of document.querySelectorAll("table.by")) {
+    const column = Number(table.dataset.column);
+    for (const cell of table.querySelectorAll(".value")) {
+      const value = values[column].indexOf(cell.textContent);
+      if (value < 0) continue; // none of its runs is listed
+      const button = make("button", { type: "button", class: "pick" }, cell.textContent);
+      button.addEventListener("click", () => { pick(column, value); byId("runs").scrollIntoView(); });
+      cell.replaceChildren(button);
+    }
+  }
+  byId("by-how").append(" Choose a value to see its runs in the list.");
+  byId("all").addEventListener("click", () => pick(null));
   byId("find").addEventListener("input", search);
   byId("kind").addEventListener("change", search);
   byId("before").addEventListener("click", turn(-page));
