@@ -20,6 +20,8 @@ from engine.enforcement.table import BY_WORD, ROWS, UNRECORDED
 from engine.errors import Reason, ValidateError
 from engine.lifecycle.resolve import Resolved
 from engine.lifecycle.validate import hold_against, validate
+from engine.oci.flags import Flags
+from engine.oci.request import Request
 from engine.options import Platform, RunOptions
 from engine.runsc.capabilities import SEEN
 from engine.state.record import ENFORCEMENT, WARNING
@@ -322,3 +324,20 @@ def test_the_report_says_what_was_not_done(private: Path) -> None:
     assert "asked for, and not enforced" in page
     assert "masked paths: ignored" in page
     assert all(row.says for row in known.rows())
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_warning_is_one_line_of_the_managers_log(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log"
+    common = Flags(values={"log": str(log), "log-format": form})
+    Request({}, common, "start", Flags(), ()).warn('not "so"\nas asked')
+    (line,) = log.read_text().splitlines()
+    if form == "json":
+        said = json.loads(line)
+        assert said.keys() == {"msg", "level", "time"}
+        assert (said["level"], said["msg"]) == ("warning", 'not "so"\nas asked')
+    else:
+        assert "level=warning" in line
+    assert capsys.readouterr().err.startswith("engine-oci: warning: ")
