@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from engine.errors import Reason, UsageError
 from engine.oci.container import ContainerError
 from engine.oci.flags import Kind, Table
-from engine.oci.lookup import permitted
+from engine.oci.lookup import find, permitted
 from engine.oci.request import Request
-from engine.state.oci_lifecycle import Verb
+from engine.state.oci_lifecycle import Status, Verb
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import NoReturn
+
+    from engine.oci.container import Container
 
 FLAGS: Table = {"all": Kind.SWITCH, "pid": Kind.VALUE}
 SHORT = {"a": "all"}
@@ -28,7 +33,7 @@ def main(request: Request) -> NoReturn:
     container_id, *signals = request.arguments
     pid = ("--pid", str(request.flags.number("pid"))) if request.flags.value("pid") else ()
     flags = (*(("--all",) if request.flags.has("all") else ()), *pid)
-    with permitted(request, Verb.KILL, container_id) as found:
+    with _that_can_be_killed(request, container_id) as found:
         if signals and _is_real_time(signals[0]):
             raise ContainerError(
                 request.verb,
@@ -37,6 +42,22 @@ def main(request: Request) -> NoReturn:
                 hint="send one of 1 to 31; for an image that names it, give the manager another stop signal",
             )
         found.become_runsc(request, request.verb, flags, signals or ("SIGTERM",))
+
+
+@contextlib.contextmanager
+def _that_can_be_killed(request: Request, container_id: str) -> Iterator[Container]:
+    """The container, if its status allows it; with `--all` also a stopped one of a pod.
+
+    Where a pod's containers share their processes, those that its first process started stay in the sandbox after its
+    end, with its output open. containerd's shim kills them so, as runc and runsc let it.
+    """
+    if request.flags.has("all"):
+        with find(request, container_id) as found:
+            if found.record.sandbox is not None and found.status() is Status.STOPPED:
+                yield found
+                return
+    with permitted(request, Verb.KILL, container_id) as found:
+        yield found
 
 
 def _is_real_time(text: str) -> bool:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.kubernetes import modules
-from tests.kubernetes.node import ENDPOINT, Node, open_node
+from tests.kubernetes.node import ENDPOINT, STATE, Node, open_node
 from tests.managers.arena import eventually
 from tests.managers.kubelet import HANDLER
 from tools import SetupError, say
@@ -129,7 +129,14 @@ def differences(specs: Sequence[Spec], listed: Mapping[str, Expected]) -> list[s
 
 
 def what_is_left(node: Node) -> list[str]:
-    """What outlives the pods by more than a moment, and the traces that do not conform, a line for each."""
+    """What outlives the pods by more than a moment, and the traces that do not conform, a line for each.
+
+    First `engine gc`, as an administrator's timer calls it: it removes the cgroups above the pods' that their first
+    containers made, and that others were in as these ended.
+    """
+    collected = node.arena.run("env", f"ENGINE_ARTIFACT_BASE={STATE}", "engine", "gc")
+    if collected.code != 0:
+        return [f"engine gc: {collected.stderr.strip()}"]
     try:
         eventually("the end of what pods left", lambda: not node.left(), patience=10)
     except TimeoutError:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.kubernetes import modules, pods
 from tests.kubernetes.critest import what_is_left
-from tests.kubernetes.node import ENDPOINT, ENTER, STATE, Node, open_node
+from tests.kubernetes.node import ENDPOINT, ENTER, Node, open_node
 from tests.kubernetes.pods import Expected, Json
 from tests.managers.arena import eventually
 from tests.managers.kubelet import HANDLER, Kubelet
@@ -237,12 +237,6 @@ def run(kubelet: StaticPods) -> list[str]:
     return found
 
 
-def _collected(node: Node) -> list[str]:
-    """Remove the cgroups above the pods' that their first containers made, which others were in as these ended."""
-    collected = node.arena.run("env", f"ENGINE_ARTIFACT_BASE={STATE}", "engine", "gc")
-    return [] if collected.code == 0 else [f"engine gc: {collected.stderr.strip()}"]
-
-
 def main() -> int:
     """1 if anything is not as it must be."""
     parser = argparse.ArgumentParser(prog="./just kubelet", description="Run a kubelet's pods.")
@@ -261,7 +255,7 @@ def main() -> int:
                 found = run(kubelet)
             node.mounts.add(str(kubelet.directory / "root"))  # the kubelet mounts it on itself
             if ours:
-                found += [*_collected(node), *what_is_left(node)]
+                found += what_is_left(node)
             print(f"{len(node.traces())} traces, {time.monotonic() - began:.0f} s")
     except (SetupError, RuntimeError, TimeoutError) as error:
         say(str(error))

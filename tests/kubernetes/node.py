@@ -50,6 +50,12 @@ _REGISTRY = """
 [plugins."io.containerd.grpc.v1.cri".registry]
 config_path = "{certs}"
 """
+#: containerd 2 has its own idea of how images are unpacked.
+_UNPACK = """
+[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+platform = "linux"
+snapshotter = "native"
+"""
 
 
 @dataclass
@@ -100,7 +106,7 @@ def open_node(runtime: Path, programs: Path | None = None, default: str = "runc"
         try:
             if programs:
                 arena.environment = {**arena.environment, "PATH": f"{programs}:{arena.environment['PATH']}"}
-            tables = _REGISTRY.format(certs=directory / "certs")
+            tables = _REGISTRY.format(certs=directory / "certs") + (_UNPACK if programs else "")
             containerd = Containerd(
                 arena, runtime, directory / "containerd", None, images.PAUSE, default, tables, ENTER
             )

@@ -76,3 +76,21 @@ def test_pod_is_removed_whose_sandbox_ended_before_its_container_started(kubelet
     )
     kubelet.remove_pod(pod.id)
     assert kubelet("ListPodSandbox")["items"] == []
+
+
+def test_what_a_container_started_ends_with_it(kubelet: Kubelet) -> None:
+    """The containers of this pod share their processes, so that the first one's end does not end the rest."""
+    pod = kubelet.run_pod("left")
+    watcher = kubelet.create(pod, "watcher", "exec sleep 2000")
+    parent = kubelet.create(pod, "parent", "sleep 3000 & exec sleep 3001")
+    for container in (watcher, parent):
+        kubelet.start(container)
+
+    def is_there() -> bool:
+        return "sleep 3000" in kubelet.exec(watcher, "ps", "-o", "args")[1]
+
+    eventually("the process is there", is_there)
+    kubelet("StopContainer", container_id=parent, timeout=1)
+    eventually("the process has ended", lambda: not is_there())
+    assert kubelet.status(watcher)["state"] == "CONTAINER_RUNNING"
+    kubelet.remove_pod(pod.id)
