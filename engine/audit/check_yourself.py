@@ -16,6 +16,7 @@ from engine.traces.move import Trigger
 from engine.verify import attestation, signature
 from engine.verify.evidence import Evidence
 from engine.verify.ssh_keygen import SignatureError
+from engine.verify.trace_file import SUFFIX
 from engine.verify.user_files import read_optional
 
 #: The name of the trace when it is saved from the page, and with it those of the files beside it.
@@ -46,7 +47,7 @@ class Check(NamedTuple):
 def carried(evidence: Evidence, content: bytes) -> list[Carried]:
     """The trace that was judged, and the signature and the attestation beside it, if any."""
     files = [_carried(_TRACE, evidence.path, content)]
-    for suffix in (signature.SUFFIX, attestation.SUFFIX):
+    for suffix in (SUFFIX, attestation.SUFFIX):
         try:
             beside = read_optional(evidence.path + suffix)
         except SignatureError:
@@ -74,12 +75,12 @@ def checks(evidence: Evidence, files: list[Carried]) -> list[Check]:
             str(evidence.result.verdict),
         ),
     ]
-    if _TRACE + signature.SUFFIX in names:
+    if _TRACE + SUFFIX in names:
         command = f"ssh-keygen -Y verify -f ALLOWED_SIGNERS -I IDENTITY -n {signature.NAMESPACE}"
         found.append(
             Check(
                 "It is signed, whoever made the page.",
-                f"{command} -s {_TRACE}{signature.SUFFIX} < {_TRACE}",
+                f"{command} -s {_TRACE}{SUFFIX} < {_TRACE}",
                 'Good "trace@gvisor-engine" signature',
             )
         )
