@@ -203,7 +203,7 @@ def test_a_full_disk_refuses_a_creation_and_hinders_no_deletion(
     filler = small_base / "filler"
     shutil.rmtree(small_base / STORE)  # so that each has to copy, for which none of the rooms is enough
     for room in (0, 4096, 65536, 1 << 20):
-        with filler.open("wb") as file, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), filler.open("wb") as file:
             while file.write(bytes(1 << 16)):
                 file.flush()
         os.truncate(filler, max(0, filler.stat().st_size - room))
