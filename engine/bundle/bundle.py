@@ -156,23 +156,23 @@ def open_bundle(path: str, *, require_strict: bool = False) -> Bundle:
         if has_bundle and not config["root"].get("readonly"):
             writable.setdefault("writable_config", "the container's root, which it may write, has the bundle")
         sources, grants = _find_grants(config, absolute, writable, require_strict=require_strict)
+        return Bundle(
+            path=absolute,
+            directory=directory,
+            identity=identity,
+            config=config,
+            data=data,
+            digest=sha256(data),
+            rootfs=root,
+            rootfs_directory=rootfs,
+            rootfs_identity=rootfs_identity,
+            grants=grants,
+            sources=sources,
+        )
     except BaseException:
         for descriptor in held:
             os.close(descriptor)
         raise
-    return Bundle(
-        path=absolute,
-        directory=directory,
-        identity=identity,
-        config=config,
-        data=data,
-        digest=sha256(data),
-        rootfs=root,
-        rootfs_directory=rootfs,
-        rootfs_identity=rootfs_identity,
-        grants=grants,
-        sources=sources,
-    )
 
 
 def _find_grants(

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 
 from engine.bundle.oci_config import is_bind
 from engine.digest import sha256
+from engine.errors import BundleError, Reason
+from engine.linux.files import is_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +47,8 @@ def given_config(
 ) -> GivenConfig:
     """What runsc is given for the accepted `config` with the bytes `data`, of the bundle at the absolute path `bundle`.
 
-    `digest`: that of `data`, if it is known. `annotations`: those to add.
+    `digest`: that of `data`, if it is known. `annotations`: those to add. Raises `BundleError`: a path to write into it
+    is not UTF-8.
     """
     changes: dict[str, Any] = {}
     if not config["root"]["path"].startswith("/"):
@@ -85,13 +88,21 @@ def is_given(given: Mapping[str, Any], bundle: Mapping[str, Any]) -> bool:
         changes
         and given["sha256"] != bundle["sha256"]
         and changes.get("root_path", bundle["rootfs"]) == bundle["rootfs"]
+        and is_text(changes.get("root_path", ""))
         and changes.get("mount_sources", 1) > 0
         and changes.get("annotations", True) != {}
     )
 
 
 def _absolute(bundle: str, path: str) -> str:
-    return os.path.normpath(os.path.join(bundle, path))
+    absolute = os.path.normpath(os.path.join(bundle, path))
+    if not is_text(absolute):  # Go would read U+FFFD in the place of these bytes, which is another directory
+        raise BundleError(
+            f"config.json has the relative path {path!r}, but the path of the bundle {bundle!r} is not UTF-8",
+            reason=Reason.BUNDLE_UNSAFE,
+            hint="rename the bundle's directory, or give absolute paths",
+        )
+    return absolute
 
 
 def _kept(number: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 from engine.errors import Reason, SecureRootError, hint_for
-from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
+from engine.linux.files import PrivateDirectory, UntrustedPathError, is_text, make_private_directory
 from engine.state.base import base_changed, chosen_base, open_base
 from engine.state.cleanup import in_use_reason, remove_if_unused, remove_leftovers
 from engine.state.container import EXEC_ALLOW, LOCK, RUNSC_ROOT, RUNTIME, component, open_container
@@ -162,7 +162,12 @@ def secure_root(
     """
     with contextlib.ExitStack() as undo:
         try:
-            base = open_base(chosen_base(environment))
+            path = chosen_base(environment)
+            if not is_text(
+                path
+            ):  # runsc's own state is JSON: it would read U+FFFD in the place of these bytes
+                raise UntrustedPathError(path, "is not UTF-8")
+            base = open_base(path)
             undo.callback(os.close, base.descriptor)
             container, lock = open_container(base, component(container_id))
             undo.callback(os.close, container.descriptor)

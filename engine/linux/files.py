@@ -41,6 +41,11 @@ class Opened:
         self.parent: Final = parent
 
 
+def is_text(path: str) -> bool:
+    """Whether the path is UTF-8: os.fsdecode makes half a surrogate pair of a byte that is none."""
+    return path.isascii() or not any("\ud800" <= character <= "\udfff" for character in path)
+
+
 def is_loosely_writable(status: os.stat_result) -> bool:
     """Whether others than the owner can replace entries: writable by group or world, and not sticky.
 

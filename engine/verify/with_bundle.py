@@ -138,7 +138,10 @@ def _gives_another(move: Record[Any, Any], header: Header, config: bytes) -> str
     said = move.facts["config"]
     changes = said.get("changes", {})
     document, added = parse(config), changes.get("annotations")
-    given = given_config(config, document, header.bundle["path"], header.bundle["sha256"], added)
+    try:
+        given = given_config(config, document, header.bundle["path"], header.bundle["sha256"], added)
+    except BundleError as error:
+        return f"no run has it: {error.what}"
     of_pod = MEMBER if names_sandbox_alone(document) else of_sandbox(document)
     if given.digest == said["sha256"] and given.changes == changes and added in (None, of_pod):
         return None
