@@ -76,8 +76,8 @@ class HostChain:
     def begin(self, container: str, header: str, trace: str, make: Callable[[], None]) -> int:
         """Append the start of a run, and `make` its trace: the number of the run.
 
-        `header`: the digest of the first line. `trace`: its name in the directory, or an absolute path. Raises
-        `TraceError`.
+        `header`: the digest of the first line. `trace`: its name in the directory, or the absolute path of one that is
+        made already. Raises `TraceError`.
         """
         with self._locked() as last:
             run = last.runs + 1
@@ -132,9 +132,11 @@ class HostChain:
         line = piece[piece.rfind(b"\n", 0, -1) + 1 :]
         try:
             entry = json.loads(line)
-            trace = entry["trace"] if entry["event"] == START else None
-            return _Last(int(entry["seq"]), sha256(line), int(entry["runs"]), trace)
-        except (ValueError, KeyError, TypeError):
+            # One elsewhere is made before its start is written. Others may change what leads to it, or let nobody by.
+            is_unmade = entry["event"] == START and not entry["trace"].startswith("/")
+            unmade = entry["trace"] if is_unmade else None
+            return _Last(int(entry["seq"]), sha256(line), int(entry["runs"]), unmade)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             raise self._failed("its last entry is none of an engine's") from None
 
     def _append(self, last: _Last, event: str, **facts: Any) -> _Last:
@@ -146,6 +148,12 @@ class HostChain:
             **facts,
         }
         line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
+        if len(line) > MAX_ENTRY:  # nobody could read it, or append to it
+            raise TraceError(
+                f"the path of the trace is too long for {self.path!r}, the chain over the runs",
+                reason=Reason.TOO_LARGE,
+                hint="give a shorter one with --trace FILE",
+            )
         size = os.fstat(self.descriptor).st_size
         try:
             write_all(self.descriptor, line)

@@ -76,9 +76,13 @@ def remove_in_place(
     look = lock_to_look if dry_run else take_lock_to_remove
     with contextlib.ExitStack() as held:
         if not dry_run:
-            with suppress(FileNotFoundError):
+            try:
                 chain = HostChain(place, make=False)
                 held.callback(chain.close)
+            except FileNotFoundError:
+                pass
+            except TraceError as error:  # it could not be told what is removed
+                return Old((), tuple(foreign), ((place.path, f"{error.what}, so its traces stay"),))
         old = _remove(
             *(place, ours, before, lambda trace: _is_over(base, trace, look)), dry_run=dry_run, chain=chain
         )

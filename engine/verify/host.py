@@ -1,7 +1,8 @@
 """`engine trace verify --host`: whether every run in the chain over a host's runs still has its trace, as it was.
 
 How long the chain is and which traces there are is read first, under the chain's lock: so nobody is between an entry
-and its trace. In specs/HostChain.tla: `SaysTaken`, `SaysUnknown`, `SaysCut`, `SaysAdded`.
+and its trace. Where a trace is gone, what was appended meanwhile is read, too: gc may have removed it. In
+specs/HostChain.tla: `SaysTaken`, `SaysUnknown`, `SaysCut`, `SaysAdded`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from hashlib import sha256
 from typing import Any, BinaryIO
@@ -27,6 +28,8 @@ from engine.state.chain import CHAIN, END, LOST, MAX_ENTRY, REMOVED, START
 from engine.state.retention import NAME_IN_PLACE
 
 _TIMEOUT = 10.0
+#: Bytes of a line of a trace; the engine writes at most some 16 KiB.
+_MAX_LINE = 1 << 20
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
@@ -54,6 +57,10 @@ class Finding(StrEnum):
     def is_bad(self) -> bool:
         """Whether somebody must have done it."""
         return self in {Finding.TAKEN, Finding.CUT, Finding.EMPTY, Finding.CHANGED, Finding.ADDED}
+
+
+#: Somebody took it, unless the chain says why it is not there.
+_GONE = frozenset({Finding.TAKEN, Finding.EMPTY})
 
 
 @dataclass(slots=True)
@@ -135,31 +142,45 @@ def verify(place: str, files: Iterable[str] = (), head: tuple[int, str] | None =
 def _verify(
     place: PrivateDirectory, path: str, files: Iterable[str], head: tuple[int, str] | None
 ) -> HostResult:
-    with open(open_own(place, CHAIN), "rb") as chain:
-        if not lock(chain.fileno(), time.monotonic() + _TIMEOUT, fcntl.LOCK_SH):
-            raise HostError(
-                f"{path!r}: another process has had its lock for {_TIMEOUT:.0f} s",
-                reason=Reason.TIME_LIMIT,
-                hint="find out which one: lslocks",
-            )
-        try:
-            size = os.fstat(chain.fileno()).st_size
+    with open(open_own(place, CHAIN), "rb") as file:
+        chain = _Chain(file, head)
+        with _locked(file, path) as size:
             names = set(os.listdir(place.descriptor))
-        finally:
-            fcntl.flock(chain.fileno(), fcntl.LOCK_UN)
-        read = _Chain(chain, size, head)
-        read.go()
-    moved = dict(_headers(files))
-    found = [*_of_runs(place, read, moved), *_of_no_run(place, names, read)]
-    return HostResult(path, read.entries, len(read.runs), read.previous, tuple(found), read.fault)
+        chain.go(size)
+        chain.end()
+        moved = dict(_headers(files))
+        found = [*_of_runs(place, chain, moved), *_of_no_run(place, names, chain)]
+        result = HostResult(path, chain.entries, len(chain.runs), chain.previous, tuple(found), chain.fault)
+        if chain.fault is None and any(each.finding in _GONE for each in found):
+            with _locked(file, path) as size:
+                pass
+            chain.go(size)
+            gone = {os.path.join(place.path, trace) for trace in chain.removed}
+            result = replace(result, found=tuple(_since(each, gone) for each in found))
+    return result
+
+
+@contextlib.contextmanager
+def _locked(file: BinaryIO, path: str) -> Iterator[int]:
+    """Hold the lock of the chain in `file`: how many bytes it has. Raises `HostError` and `OSError`."""
+    if not lock(file.fileno(), time.monotonic() + _TIMEOUT, fcntl.LOCK_SH):
+        raise HostError(
+            f"{path!r}: another process has had its lock for {_TIMEOUT:.0f} s",
+            reason=Reason.TIME_LIMIT,
+            hint="find out which one: lslocks",
+        )
+    try:
+        yield os.fstat(file.fileno()).st_size
+    finally:
+        fcntl.flock(file.fileno(), fcntl.LOCK_UN)
 
 
 class _Chain:
     """The entries up to the first that is none, and what is wrong with that."""
 
-    def __init__(self, file: BinaryIO, size: int, head: tuple[int, str] | None) -> None:
+    def __init__(self, file: BinaryIO, head: tuple[int, str] | None) -> None:
         self._file = file
-        self._left = size
+        self._at = 0
         self._head = head
         self.entries = 0
         self.previous: str | None = None
@@ -168,20 +189,21 @@ class _Chain:
         self.fault: str | None = None
         self.ends_with_start = False
 
-    def go(self) -> None:
-        """Read it."""
-        while self._left > 0:
-            line = self._file.readline(min(MAX_ENTRY, self._left))
-            self._left -= len(line)
+    def go(self, size: int) -> None:
+        """Read on, up to the first `size` bytes of the file. Raises `OSError`."""
+        self._file.seek(self._at)
+        while self._at < size:
+            line = self._file.readline(min(MAX_ENTRY, size - self._at))
             if not line.endswith(b"\n"):
-                if self._left > 0 or not line:
+                if self._at + len(line) < size or not line:
                     self.fault = f"entry {self.entries}: it is too long, or the chain was cut meanwhile"
                 return  # a killed process wrote it in part: it is no entry
             try:
                 self._take(json.loads(line))
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
                 self.fault = f"entry {self.entries}: {error}"
                 return
+            self._at += len(line)
             self.previous = sha256(line).hexdigest()
             self.entries += 1
             if self._head is not None and self._head[0] == self.entries - 1:
@@ -189,7 +211,10 @@ class _Chain:
                     self.fault = f"entry {self._head[0]} is not the one whose digest was given"
                     return
                 self._head = None
-        if self._head is not None:
+
+    def end(self) -> None:
+        """All was read: an entry that is not there is a fault."""
+        if self._head is not None and self.fault is None:
             self.fault = f"there is no entry {self._head[0]}: the chain was cut, or begun anew"
 
     def _take(self, entry: Mapping[str, Any]) -> None:
@@ -225,19 +250,33 @@ def _headers(files: Iterable[str]) -> Iterator[tuple[str, str]]:
     """The digest of the first line of each file, and its path. Raises `OSError`."""
     for path in files:
         with open(open_named(path), "rb") as file:
-            yield sha256(file.readline(1 << 20)).hexdigest(), path
+            yield sha256(file.readline(_MAX_LINE)).hexdigest(), path
 
 
 def _of_runs(place: PrivateDirectory, chain: _Chain, moved: Mapping[str, str]) -> Iterator[Found]:
     for run in chain.runs:
         finding = _judge(place, run, moved.get(run.header))
-        if finding in {Finding.TAKEN, Finding.EMPTY}:
+        if finding in _GONE:
             if run.trace in chain.removed:
                 finding = Finding.REMOVED
-            elif run.told is not None or (chain.ends_with_start and run.number == len(chain.runs)):
+            elif _may_be_unmade(run, chain):
                 finding = Finding.LOST
         if finding is not None:
             yield Found(finding, os.path.join(place.path, run.trace), run.number, run.container)
+
+
+def _may_be_unmade(run: _Run, chain: _Chain) -> bool:
+    """Whether the run may have been killed before it had a trace: not one with an end, or with a trace elsewhere."""
+    if run.ends or run.trace.startswith("/"):
+        return False
+    return run.told is not None or (chain.ends_with_start and run.number == len(chain.runs))
+
+
+def _since(found: Found, gone: Collection[str]) -> Found:
+    """What is `found`, unless its trace is of those that gc has removed by now, and that are `gone`."""
+    if found.finding in _GONE and found.trace in gone:
+        return replace(found, finding=Finding.REMOVED)
+    return found
 
 
 def _judge(place: PrivateDirectory, run: _Run, moved: str | None) -> Finding | None:
@@ -251,22 +290,27 @@ def _judge(place: PrivateDirectory, run: _Run, moved: str | None) -> Finding | N
             descriptor = open_own(place, run.trace)
     except (OSError, UntrustedPathError, ValueError):
         return Finding.TAKEN
-    lines = 0
-    left = dict(run.ends)
     with open(descriptor, "rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                break
-            lines += 1
-            if lines == 1 and sha256(line).hexdigest() != run.header:
-                return Finding.CHANGED
-            if lines in left and sha256(line).hexdigest() != left.pop(lines):
-                return Finding.CHANGED
-    if lines == 0 or left:
-        return Finding.CUT if lines else Finding.EMPTY
-    if not run.ends:
-        return Finding.NO_END
-    return Finding.OPEN if lines > max(count for count, _ in run.ends) else None
+        return _judge_lines(file, run)
+
+
+def _judge_lines(file: BinaryIO, run: _Run) -> Finding | None:
+    """As `_judge`, of the open trace; no more of it is read than the chain says something of."""
+    lines, last = 0, max((count for count, _ in run.ends), default=0)
+    left = dict(run.ends)
+    for line in iter(lambda: file.readline(_MAX_LINE), b""):
+        if not line.endswith(b"\n"):
+            if len(line) == _MAX_LINE:
+                return Finding.CHANGED  # no engine writes such a line
+            break
+        lines += 1
+        if lines == 1 and sha256(line).hexdigest() != run.header:
+            return Finding.CHANGED
+        if lines in left and sha256(line).hexdigest() != left.pop(lines):
+            return Finding.CHANGED
+        if lines > last and not left:
+            return Finding.OPEN if run.ends else Finding.NO_END
+    return Finding.CUT if lines and left else None if lines else Finding.EMPTY
 
 
 def _of_no_run(place: PrivateDirectory, names: Iterable[str], chain: _Chain) -> Iterator[Found]:

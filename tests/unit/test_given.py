@@ -12,8 +12,8 @@ from engine.bundle.bundle import open_bundle
 from engine.bundle.given import GivenConfig, given_config, is_given
 from engine.bundle.oci_config import parse
 from engine.digest import sha256
-from engine.errors import BundleError, Reason
-from engine.lifecycle.secure_root import SecureRootError, secure_root
+from engine.errors import BundleError, Reason, SecureRootError
+from engine.lifecycle.secure_root import secure_root
 from tests.support.bundles import base_config, make_bundle
 from tests.support.refusals import refuses
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +28,7 @@ from engine.state.gc import collect
 from engine.traces.chained import ChainedRun
 from engine.traces.move import Move, State, Trigger
 from engine.traces.writer import Trace
+from engine.verify import host as host_module
 from engine.verify.host import Finding, HostError, HostResult, verify
 from tests.support.refusals import refuses
 
@@ -157,6 +161,12 @@ def test_traces_from_before_the_chain_are_named_and_not_bad(place: Path) -> None
     assert (found(result), result.is_good) == ([(Finding.OLDER, None)], True)
 
 
+def following(lines: list[bytes], /, **facts: object) -> bytes:
+    """An entry that follows the last one."""
+    entry = {"seq": len(lines), "previous": sha256(lines[-1]).hexdigest(), "runs": 3, **facts}
+    return json.dumps(entry).replace("Infinity", "1e999").encode() + b"\n"
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -168,6 +178,8 @@ def test_traces_from_before_the_chain_are_named_and_not_bad(place: Path) -> None
         lambda lines: [*lines, b"[]\n"],
         lambda lines: [*lines, b"noise\n"],
         lambda lines: [*lines, b'{"seq":6}\n'],
+        lambda lines: [*lines, following(lines, event="end", run=1, lines=float("inf"), digest="")],
+        lambda lines: [*lines, following(lines, event="removed", trace=[])],
     ],
 )
 def test_a_chain_that_was_changed_is_none(place: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:
@@ -224,6 +236,97 @@ def test_a_trace_elsewhere_is_found_there_or_where_it_was_moved_to(place: Path, 
     assert found(verify(str(place), [str(private / "archived")])) == [(Finding.TAKEN, 1)]
 
 
+def elsewhere(place: Path, path: Path | str, *, ends: bool = True) -> None:
+    """A run with its trace at `path`."""
+    trace = Trace("web", {})
+    trace.create(str(path))
+    with (
+        closing(trace),
+        closing(open_base(str(place))) as opened,
+        closing(ChainedRun(opened, trace, "web")) as chained,
+    ):
+        if ends:
+            chained.end(trace)
+
+
+def test_a_path_that_leads_nowhere_any_more_stops_no_other_run(place: Path, private: Path) -> None:
+    (private / "theirs").mkdir()
+    elsewhere(place, private / "theirs" / "mine", ends=False)
+    (private / "theirs").rename(private / "moved")
+    (private / "theirs").write_text("")  # ENOTDIR, as EACCES by a file system of theirs
+    run(place)
+    result = verify(str(place))
+    assert (found(result), result.is_good) == ([(Finding.TAKEN, 1)], False)
+
+
+def test_a_path_that_is_too_long_for_an_entry_is_refused_and_stops_no_other_run(
+    place: Path, private: Path
+) -> None:
+    path = private
+    while len(os.fsencode(path)) < 3300:
+        path /= "é" * 100
+    path.mkdir(parents=True)
+    with refuses(TraceError, Reason.TOO_LARGE, place / "chain"):
+        elsewhere(place, path / "mine")
+    run(place)
+    assert verify(str(place)).runs == 1
+
+
+def test_a_trace_that_was_hidden_from_another_run_is_missed_when_it_is_taken(place: Path) -> None:
+    trace = Trace("web", {})
+    with closing(open_base(str(place))) as opened, closing(ChainedRun(opened, trace, "web")) as chained:
+        assert trace.path is not None
+        path = Path(trace.path)
+        hidden = path.rename(path.with_name("hidden"))
+        run(place)
+        hidden.rename(path)
+        trace.move(MOVE)
+        chained.end(trace)
+    trace.close()
+    assert verify(str(place)).found == ()
+    path.unlink()
+    result = verify(str(place))
+    assert (found(result), result.is_good) == ([(Finding.TAKEN, 1)], False)
+
+
+def test_what_gc_removes_while_somebody_looks_is_no_alarm(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = run(place)
+    os.utime(old, (0, 0))
+    run(place, "db")
+    judge = host_module._judge
+
+    def after_gc(*arguments: Any) -> Finding | None:
+        collect(dict(os.environ), traces_older_than=3600)
+        return judge(*arguments)
+
+    monkeypatch.setattr(host_module, "_judge", after_gc)
+    result = verify(str(place))
+    assert not old.exists()
+    assert (found(result), result.runs, result.entries) == ([(Finding.REMOVED, 1)], 2, 4)
+
+
+def test_a_trace_with_a_line_without_an_end_costs_no_memory(place: Path) -> None:
+    trace = run(place)
+    with trace.open("r+b") as file:
+        file.truncate(trace.stat().st_size + (1 << 28))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert found(verify(str(place))) == [(Finding.CHANGED, 1)]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
+
+
+def test_a_chain_that_cannot_be_told_keeps_its_traces_and_stops_no_gc(place: Path) -> None:
+    old = run(place)
+    os.utime(old, (0, 0))
+    (place / "chain").rename(place / "moved")
+    (place / "chain").mkdir()
+    collected = collect(dict(os.environ), traces_older_than=3600)
+    assert [path for path, _ in collected.failed] == [str(place)]
+    assert str(place / "chain") in collected.failed[0][1]
+    assert old.exists()
+
+
 def test_what_gc_removes_is_no_alarm(place: Path) -> None:
     old = run(place)
     os.utime(old, (0, 0))
@@ -268,7 +371,19 @@ def test_an_entry_that_was_written_in_part_is_cut_off(place: Path, torn: bytes) 
     assert (result.runs, result.found, result.is_good) == (3, (), True)
 
 
-@pytest.mark.parametrize("noise", [b"noise\n", b"[]\n", b"{}\n", b"\xff\n", b"x" * 9000])
+@pytest.mark.parametrize(
+    "noise",
+    [
+        b"noise\n",
+        b"[]\n",
+        b"{}\n",
+        b"\xff\n",
+        b"x" * 9000,
+        b"[" * 8000 + b"\n",
+        b'{"seq":1e999,"event":"end","runs":1}\n',
+        b'{"seq":1,"event":"start","runs":1,"trace":1}\n',
+    ],
+)
 def test_a_chain_that_is_none_is_refused_and_left(place: Path, noise: bytes) -> None:
     (place / "chain").write_bytes(noise)
     with refuses(TraceError, Reason.FAILURE, place / "chain"):
