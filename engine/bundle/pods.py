@@ -38,15 +38,23 @@ def names_sandbox_alone(config: Mapping[str, Any]) -> str | None:
 def of_sandbox(config: Mapping[str, Any]) -> dict[str, str]:
     """What to add where the valid `config` is of a pod's sandbox: that it lies in the pod's cgroup.
 
-    As in gVisor's shim, that is the innermost directory whose name begins with `pod`; nothing where there is none.
+    As in gVisor's shim, that is a directory whose name begins with `pod`; here, the one that the container's own lies
+    in. Nothing where it is none, and where the container has limits of its own, which nothing would keep there.
     """
     annotations = config.get("annotations") or {}
     key = first(TYPES, annotations)
     path = config.get("linux", {}).get("cgroupsPath", "")
     if key is None or annotations[key] != SANDBOX or ":" in path or os.path.normpath(path) != path:
         return {}
-    parts = path.split("/")
-    pods = [number for number, part in enumerate(parts) if part.startswith(_OF_POD)]
-    if not pods or pods[-1] == len(parts) - 1:
+    if _is_limited(config["linux"].get("resources", {})):
         return {}
-    return {CGROUP_PARENT: "/".join(parts[: pods[-1] + 1])}
+    parent, _, _ = path.rpartition("/")
+    return {CGROUP_PARENT: parent} if os.path.basename(parent).startswith(_OF_POD) else {}
+
+
+def _is_limited(resources: Mapping[str, Any]) -> bool:
+    """Whether valid `linux.resources` limit memory, processes or CPU time; a weight is no limit."""
+    return any(
+        resources.get(kind, {}).get(name, 0) > 0
+        for kind, name in (("memory", "limit"), ("pids", "limit"), ("cpu", "quota"))
+    )

@@ -71,7 +71,8 @@ def sandbox_of(config: Mapping[str, Any]) -> str | None:
 def named_sandbox(config: Mapping[str, Any], base_path: str, container_id: str) -> str | None:
     """The sandbox under `base_path` that the `config` names without more, as podman 5 does; None for its own.
 
-    podman names the pod itself where that has no sandbox, and where the container is it.
+    podman names the pod itself where that has no sandbox, and where the container is it. So a sandbox names a pod, too;
+    any other container is nobody's sandbox, whoever could put its id among the annotations.
     """
     name = names_sandbox_alone(config)
     if name is None or name == container_id:
@@ -83,7 +84,12 @@ def named_sandbox(config: Mapping[str, Any], base_path: str, container_id: str) 
             directory = open_private_directory(base.descriptor, base.path, component(name))
             held.callback(directory.close)
             noted = record.read(directory)
-            if noted is not None and noted.id == name and noted.sandbox is None:
+            if (
+                noted is not None
+                and noted.id == name
+                and noted.sandbox is None
+                and noted.annotations.get(SANDBOXES[1])
+            ):
                 return name
     return None
 

@@ -69,6 +69,7 @@ def test_a_container_belongs_where_runsc_would_put_it(
         ({CRIO_NAME: "no-container"}, None),
         ({CRIO_NAME: "m"}, None),  # its own
         ({CRIO_NAME: "member"}, None),  # no sandbox
+        ({CRIO_NAME: "alone"}, None),  # of no pod, so nobody's sandbox
         ({CRIO_NAME: ""}, None),
         ({NAME: "pod"}, None),
         ({CRIO_NAME: "pod", CRIO_TYPE: "sandbox"}, None),
@@ -79,8 +80,9 @@ def test_a_container_that_only_names_a_sandbox_joins_it_if_it_is_there(
     base: PrivateDirectory, annotations: dict[str, str], sandbox: str | None
 ) -> None:
     """As podman 5 annotates."""
-    keep(base, POD)
-    keep(base, MEMBER)
+    keep(base, changed(POD, annotations={CRIO_NAME: "of-the-pod"}))
+    keep(base, changed(POD, id="alone"))
+    keep(base, changed(MEMBER, annotations={CRIO_NAME: "pod"}))
     assert pod.named_sandbox({"annotations": annotations}, base.path, "m") == sandbox
     assert pod.named_sandbox({"annotations": annotations}, f"{base.path}/absent", "m") is None
 
@@ -91,6 +93,9 @@ def test_a_container_that_only_names_a_sandbox_joins_it_if_it_is_there(
         ("/kubepods/besteffort/pod1f-2/abc", "/kubepods/besteffort/pod1f-2"),
         ("kubepods/pod7/abc", "kubepods/pod7"),
         ("/pods/pod7/podlike/abc", "/pods/pod7/podlike"),
+        ("/pods/others/abc", None),  # out of what the manager gave it
+        ("pod7", None),
+        ("/pod7", None),
         ("/kubepods/pod7", None),  # its own already
         ("/machine.slice/abc", None),
         ("kubepods-pod7.slice:cri-containerd:abc", None),
@@ -105,6 +110,21 @@ def test_a_sandbox_lies_in_its_pods_cgroup(path: str | None, parent: str | None)
     assert of_sandbox({"annotations": {CRIO_TYPE: "sandbox"}, **linux}) == expected
     for others in ({}, {TYPE: "container"}, {TYPE: "container", CRIO_TYPE: "sandbox"}):
         assert of_sandbox({"annotations": others, **linux}) == {}
+
+
+@pytest.mark.parametrize(
+    ("resources", "is_moved"),
+    [
+        ({"cpu": {"shares": 2}}, True),  # a pause container's
+        ({"memory": {"limit": -1}, "pids": {"limit": 0}, "cpu": {"quota": -1, "cpus": "0"}}, True),
+        ({"memory": {"limit": 1 << 20}}, False),
+        ({"pids": {"limit": 5}}, False),
+        ({"cpu": {"quota": 1000}}, False),
+    ],
+)
+def test_a_sandbox_stays_where_its_own_limits_hold(resources: dict[str, Any], is_moved: bool) -> None:
+    linux = {"cgroupsPath": "/kubepods/pod7/abc", "resources": resources}
+    assert bool(of_sandbox({"annotations": {TYPE: "sandbox"}, "linux": linux})) is is_moved
 
 
 def test_a_bundle_without_annotations_has_a_sandbox_of_its_own() -> None:
