@@ -30,12 +30,15 @@ class GivenConfig:
 
     `changes`: `root_path`, the absolute one in the place of a relative; `mount_sources`, how many relative sources of
     bind mounts were made absolute; `annotations`, those that were added. Each only where there is one.
+
+    `link`: the name of the root beside config.json, for hooks that look there; None without hooks, or for another root.
     """
 
-    def __init__(self, data: bytes, digest: str, changes: Mapping[str, Any]) -> None:
+    def __init__(self, data: bytes, digest: str, changes: Mapping[str, Any], link: str | None = None) -> None:
         self.data: Final = data
         self.digest: Final = digest
         self.changes: Final = changes
+        self.link: Final = link
 
 
 def given_config(
@@ -51,8 +54,12 @@ def given_config(
     is not UTF-8.
     """
     changes: dict[str, Any] = {}
-    if not config["root"]["path"].startswith("/"):
-        changes["root_path"] = _absolute(bundle, config["root"]["path"])
+    link: str | None = None
+    root: str = config["root"]["path"]
+    if not root.startswith("/"):
+        changes["root_path"] = _absolute(bundle, root)
+        if config.get("hooks") and "/" not in root and root not in (".", ".."):
+            link = root
     relative = [
         number
         for number, mount in enumerate(config.get("mounts", ()))
@@ -76,7 +83,7 @@ def given_config(
     if "\\u0000" in text:
         text = re.sub(_KEPT_NUMBER, r"\1", text)
     changed = text.encode()
-    return GivenConfig(changed, sha256(changed), changes)
+    return GivenConfig(changed, sha256(changed), changes, link)
 
 
 def is_given(given: Mapping[str, Any], bundle: Mapping[str, Any]) -> bool:

@@ -2,7 +2,7 @@
 
 Nothing that others write into the caller's bundle after it was opened reaches runsc (specs/GVisorRuntime.tla,
 `RunsWhatWasJudged`). The directory stays until the container is removed: runsc reads it again when it starts a pod's
-member.
+member. To hooks, runsc names it as the bundle: for them there is a link to the root.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class GivenBundle:
         """Remove the file and the directory: what is gone. Raises `OSError`."""
         if not self.directory.is_named_in(self.parent.descriptor):
             return []  # another directory has its name
-        _remove(self.parent, self.directory)
+        _remove(self.parent, self.directory, self.config)
         return [self.path]
 
     def close(self) -> None:
@@ -80,10 +80,12 @@ def give_config(parent: PrivateDirectory, config: GivenConfig) -> GivenBundle:
     try:
         directory = make_private_directory(parent.descriptor, parent.path, GIVEN_BUNDLE)
         try:
+            if config.link is not None:
+                _link(directory, config.link, config.changes["root_path"])
             return GivenBundle(parent, directory, config, _write(directory, config.data))
         except BaseException:
             with contextlib.suppress(OSError):  # the first error is reported
-                _remove(parent, directory)
+                _remove(parent, directory, config)
             directory.close()
             raise
     except UntrustedPathError as error:
@@ -113,7 +115,16 @@ def _write(directory: PrivateDirectory, data: bytes) -> Identity:
         raise OSError(error.errno, error.strerror, os.path.join(directory.path, CONFIG_NAME)) from None
 
 
-def _remove(parent: PrivateDirectory, directory: PrivateDirectory) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(CONFIG_NAME, dir_fd=directory.descriptor)
+def _link(directory: PrivateDirectory, name: str, root: str) -> None:
+    try:
+        os.symlink(root, name, dir_fd=directory.descriptor)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.path.join(directory.path, name)) from None
+
+
+def _remove(parent: PrivateDirectory, directory: PrivateDirectory, config: GivenConfig) -> None:
+    for name in (CONFIG_NAME, config.link):
+        if name is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=directory.descriptor)
     os.rmdir(os.path.basename(directory.path), dir_fd=parent.descriptor)

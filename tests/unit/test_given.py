@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +16,11 @@ from engine.bundle.bundle import open_bundle
 from engine.bundle.given import GivenConfig, given_config, is_given
 from engine.bundle.oci_config import parse
 from engine.digest import sha256
-from engine.errors import BundleError, Reason, SecureRootError
+from engine.errors import BundleError, ExecError, Reason, SecureRootError
+from engine.lifecycle.given_config import give_config
 from engine.lifecycle.secure_root import secure_root
+from engine.linux.files import PrivateDirectory
+from engine.state.base import open_base
 from tests.support.bundles import base_config, make_bundle
 from tests.support.refusals import refuses
 
@@ -82,6 +89,59 @@ def test_annotations_are_added_beside_the_others() -> None:
     assert json.loads(told.data) == json.loads(data) | {"annotations": {"a": "1", "b": "2"}}
     none = json.dumps(base_config(root={"path": "/r"}, annotations=None)).encode()
     assert json.loads(given(none, annotations={"b": "2"}).data)["annotations"] == {"b": "2"}
+
+
+# --- The directory that runsc is given ------------------------------------------------------------------------
+
+HOOKS = {"prestart": [{"path": "/bin/true"}]}
+
+
+@pytest.fixture
+def parent(private: Path) -> Iterator[PrivateDirectory]:
+    with closing(open_base(str(private / "parent"))) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize(
+    ("root", "hooks", "link"),
+    [
+        ("rootfs", HOOKS, "rootfs"),
+        ("rootfs", {}, None),
+        ("rootfs", None, None),
+        ("inner/rootfs", HOOKS, None),
+        ("..", HOOKS, None),
+        (".", HOOKS, None),
+        ("/rootfs", HOOKS, None),
+    ],
+)
+def test_hooks_find_the_root_beside_config_json(
+    parent: PrivateDirectory, root: str, hooks: object, link: str | None
+) -> None:
+    config = given(json.dumps(base_config(root={"path": root}, hooks=hooks)).encode())
+    written = give_config(parent, config)
+    with closing(written):
+        links = {
+            name: os.readlink(f"{written.path}/{name}") for name in os.listdir(written.path) if name == link
+        }
+        assert set(os.listdir(written.path)) == {"config.json", *links}
+        assert links == ({} if link is None else {link: f"/bundle/{link}"})
+        assert written.changed() is None
+        assert Path(written.path, "config.json").read_bytes() == config.data
+        assert written.discard() == [written.path]
+    assert os.listdir(parent.path) == []
+
+
+def test_nothing_is_left_of_a_copy_that_could_not_be_written(
+    parent: PrivateDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("engine.lifecycle.given_config.write_all", full)
+    config = given(json.dumps(base_config(hooks=HOOKS)).encode())
+    with refuses(ExecError, Reason.FAILURE, "config.json"):
+        give_config(parent, config)
+    assert os.listdir(parent.path) == []
 
 
 # --- Paths that JSON cannot hold ------------------------------------------------------------------------------
