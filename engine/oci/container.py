@@ -93,6 +93,13 @@ class Container:
             state.sandbox = None
         return state
 
+    def has_sandbox(self) -> bool:
+        """Whether the sandbox that it runs in lives. Raises `ContainerError`."""
+        try:
+            return inspect(self.base, self.directory, self.record).sandbox is not None
+        except (UntrustedPathError, OSError) as error:
+            raise unreadable(self.verb, error) from None
+
     def _found_out(self, state: ContainerState, doubt: Attempt) -> ContainerState:
         from engine.oci import attempt
 
@@ -275,6 +282,12 @@ class Container:
                     reason=Reason.FAILURE,
                     hint=hint_for(error, "check the machine's limits"),
                 ) from None
+
+    @property
+    def given_bundle(self) -> str:
+        """The directory with the config.json that runsc was given; the caller's bundle by an older engine."""
+        given = self.record.given
+        return self.record.bundle if given is None else os.path.join(self.runsc_root, given)
 
     def start_monitor(self, pid_file: str | None) -> None:
         """Start the monitor process of a pod member; its pid goes into the record and `pid_file`.

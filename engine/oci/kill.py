@@ -46,14 +46,14 @@ def main(request: Request) -> NoReturn:
 
 @contextlib.contextmanager
 def _that_can_be_killed(request: Request, container_id: str) -> Iterator[Container]:
-    """The container, if its status allows it; with `--all` also a stopped one of a pod.
+    """The container, if its status allows it; with `--all` also a stopped one of a pod whose sandbox lives.
 
     Where a pod's containers share their processes, those that its first process started stay in the sandbox after its
     end, with its output open. containerd's shim kills them so, as runc and runsc let it.
     """
     if request.flags.has("all"):
         with find(request, container_id) as found:
-            if found.record.sandbox is not None and found.status() is Status.STOPPED:
+            if found.record.sandbox is not None and found.has_sandbox() and found.status() is Status.STOPPED:
                 yield found
                 return
     with permitted(request, Verb.KILL, container_id) as found:

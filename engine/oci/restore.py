@@ -64,7 +64,9 @@ def _restore_into(request: Request, found: Container, paths: tuple[str, ...], *,
     if child == 0:
         code = ContainerError.exit_code
         try:
-            found.note_attempt(Verb.START, settle).become_runsc(request, "restore", (*paths, "--detach"))
+            # Were runsc to find the container gone, it would make another of what is in the current directory.
+            flags = ("--bundle", found.given_bundle, *paths, "--detach")
+            found.note_attempt(Verb.START, settle).become_runsc(request, "restore", flags)
         except EngineError as error:
             request.report(error)
         finally:

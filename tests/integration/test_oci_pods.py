@@ -188,6 +188,8 @@ def test_member_that_ends_is_stopped_while_its_sandbox_runs(oci: Oci) -> None:
     member = oci.running(member_bundle(oci, sandbox, "exit 3"))
     wait_for("the end of the member", lambda: status(oci, member) == "stopped")
     assert status(oci, sandbox) == "running"
+    oci.ok("kill", "--all", member, "KILL")
+    oci.refused(1, Reason.WRONG_STATE, "kill", member, "KILL")
     oci.ok("delete", member)
     oci.ok("delete", "--force", sandbox)
     only_traces_are_left(oci)
@@ -200,6 +202,7 @@ def test_sandbox_ends_members_and_keeps_its_directory_for_them(oci: Oci) -> None
     oci.ok("kill", sandbox, "KILL")
     ended = ["stopped"] * 3
     wait_for("the end of all", lambda: [status(oci, one) for one in (sandbox, started, created)] == ended)
+    oci.refused(1, Reason.WRONG_STATE, "kill", "--all", started, "KILL")
     oci.ok("delete", sandbox)
     assert status(oci, sandbox) is None
     assert (oci.engine.container(sandbox) / "runsc-root").exists()
