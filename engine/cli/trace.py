@@ -6,15 +6,16 @@ import json
 import os
 
 from engine.cli import attestation, trace_files
-from engine.cli.command import UNREADABLE, Formatter, add_command, wrong_usage
+from engine.cli.command import UNREADABLE, Formatter, add_command, say, wrong_usage
 from engine.cli.trace_options import add_signers, add_workers, signers_of, workers_of
-from engine.errors import printable
+from engine.errors import Reason, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from typing import Any
 
+    from engine.verify.host import HostResult
     from engine.verify.signature import Signers
 
 
@@ -38,7 +39,7 @@ def add(commands: Any) -> None:
         "--head",
         type=_head,
         metavar="N:SHA256",
-        help="with --host: entry N of the chain had this digest once",
+        help="with --host: entry N of the chain, of the first of several, had this digest once",
     )
     verify.add_argument(
         "--runs", action="store_true", help="a FILE holds the traces of many runs, one after another"
@@ -74,27 +75,56 @@ def _head(text: str) -> tuple[int, str]:
 
 
 def _verify_host(options: argparse.Namespace) -> int:
-    """Hold the traces of this host against the chain over its runs."""
+    """Hold the traces of this user against the chains over the runs, each in its directory of traces."""
     from dataclasses import asdict
-
-    from engine.state.base import chosen_base
-    from engine.state.evidence import choose_place
-    from engine.verify.host import verify
 
     if options.runs or options.complete or options.bundle or options.key or options.signers:
         wrong_usage("--host looks at the chain alone: give the other options to a verify of the traces")
-    place = choose_place(chosen_base(os.environ), os.environ)
-    result = verify(place, options.files, options.head)
-    if options.json:
-        print(json.dumps({**asdict(result), "good": result.is_good}))
-        return 0 if result.is_good else 1
-    for found in result.found:
-        print(found)
-    bad = sum(found.finding.is_bad for found in result.found)
-    said = result.fault or (f"{bad} not as it was" if bad else "none taken away, cut, changed or added")
-    head = f"; head {result.entries - 1}:{result.head}" if result.head is not None else ""
-    print(f"{printable(result.path)}: {result.runs} runs: {printable(said)}{head}")
-    return 0 if result.is_good else 1
+    results = _verified_chains(options)
+    for result in results:
+        if options.json:
+            print(json.dumps({**asdict(result), "good": result.is_good}))
+            continue
+        for found in result.found:
+            print(found)
+        bad = sum(found.finding.is_bad for found in result.found)
+        said = result.fault or (f"{bad} not as it was" if bad else "none taken away, cut, changed or added")
+        head = f"; head {result.entries - 1}:{result.head}" if result.head is not None else ""
+        print(f"{printable(result.path)}: {result.runs} runs: {printable(said)}{head}")
+    return 0 if all(result.is_good for result in results) else 1
+
+
+def _verified_chains(options: argparse.Namespace) -> list[HostResult]:
+    """The chain where a run would have its trace now, and then any other of this user; a head is of the first."""
+    from engine.state.base import chosen_base
+    from engine.state.chain import CHAIN
+    from engine.state.evidence import choose_place
+    from engine.state.trace_files import places
+    from engine.verify.host import HostError, verify
+
+    results: list[HostResult] = []
+    refusal: HostError | None = None
+    first = choose_place(chosen_base(os.environ), os.environ)
+    try:
+        results.append(verify(first, options.files, options.head))
+    except HostError as error:
+        if error.reason != Reason.NO_SUCH or options.head is not None:
+            raise
+        refusal = error
+    seen = {os.path.realpath(first)}
+    for place in places(os.environ)[0]:
+        if (real := os.path.realpath(place)) in seen or not os.path.lexists(os.path.join(place, CHAIN)):
+            continue
+        seen.add(real)
+        try:
+            results.append(verify(place, options.files))
+        except HostError as error:
+            if error.reason != Reason.ROOT_NOT_PRIVATE:  # which others can make in /tmp
+                raise
+            say(f"engine: warning: {printable(str(error))}")
+    if refusal is not None and not results:
+        raise refusal
+    return results
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -72,17 +72,14 @@ class TraceFile:
         return "handed off, end unknown" if state == "handed_off" else "unfinished"
 
 
-def find(environment: Mapping[str, str], doubt: Callable[[str], None]) -> list[TraceFile]:
-    """All traces of this user, the oldest first; `doubt` gets a line about a directory that cannot be read.
-
-    Raises `TraceFilesError`.
-    """
+def places(environment: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """The directories in which traces of this user may lie, and the bases of this user. Raises `TraceFilesError`."""
     try:
         base = chosen_base(environment)
         bases = [base, *other_bases(environment)]
         if not environment.get(VARIABLE):
             bases += elsewhere.bases()
-        places = [*evidence.places(base, environment), *(os.path.join(each, TRACES) for each in bases)]
+        return [*evidence.places(base, environment), *(os.path.join(each, TRACES) for each in bases)], bases
     except UntrustedPathError as error:
         raise TraceFilesError(
             str(error), reason=Reason.ROOT_NOT_PRIVATE, hint="find out who can write there"
@@ -91,12 +88,20 @@ def find(environment: Mapping[str, str], doubt: Callable[[str], None]) -> list[T
         raise TraceFilesError(
             f"{error.filename!r}: {error.strerror}", reason=Reason.FAILURE, hint=hint_for(error, "look there")
         ) from None
+
+
+def find(environment: Mapping[str, str], doubt: Callable[[str], None]) -> list[TraceFile]:
+    """All traces of this user, the oldest first; `doubt` gets a line about a directory that cannot be read.
+
+    Raises `TraceFilesError`.
+    """
+    with_traces, bases = places(environment)
     found: dict[str, TraceFile] = {}
-    for path in dict.fromkeys((*places, *bases)):
+    for path in dict.fromkeys((*with_traces, *bases)):
         try:
             if (directory := open_existing_base(path)) is not None:
                 with contextlib.closing(directory):
-                    for one in _in_place(directory) if path in places else _in_containers(directory):
+                    for one in _in_place(directory) if path in with_traces else _in_containers(directory):
                         found[one.path] = one
         except (OSError, UntrustedPathError) as error:
             doubt(f"traces in {path!r} are left out: {error}")

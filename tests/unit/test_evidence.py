@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import time
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from engine.cli.main import main
 from engine.errors import Reason, TraceError
 from engine.lifecycle.secure_root import secure_root
 from engine.state import base as bases
 from engine.state import evidence
+from engine.state.base import open_base
 from engine.state.gc import Collected, collect
+from engine.traces.chained import ChainedRun
+from engine.traces.writer import Trace
 from tests.support.refusals import refuses
 
 DAY = 86_400
@@ -181,3 +187,41 @@ def test_no_descriptor_stays_open(home: Path, monkeypatch: pytest.MonkeyPatch) -
     before = len(os.listdir("/proc/self/fd"))
     gc(base)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_chain_of_each_place_is_looked_at(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """podman gives XDG_STATE_HOME to some verbs only."""
+    base, chosen = volatile(home.parent, monkeypatch), home / "state"
+    base.mkdir(mode=0o700)
+    monkeypatch.setenv("ENGINE_ARTIFACT_BASE", str(base))
+    traces = []
+    for environment in ({}, {"XDG_STATE_HOME": str(chosen)}):
+        trace = Trace("web", {})
+        with (
+            closing(open_base(str(base))) as opened,
+            closing(evidence.open_place(opened, environment)) as place,
+            closing(ChainedRun(place, trace, "web")) as chained,
+        ):
+            chained.end(trace)
+        trace.close()
+        assert trace.path is not None
+        traces.append(Path(trace.path))
+    places = [trace.parent for trace in traces]
+    assert len(set(places)) == 2
+    for state_home in ("", str(chosen)):
+        monkeypatch.setenv("XDG_STATE_HOME", state_home)
+        assert main(["trace", "verify", "--host", "--json"]) == 0
+        paths = [json.loads(line)["path"] for line in capsys.readouterr().out.splitlines()]
+        assert (paths[0], set(paths)) == (
+            str(places[bool(state_home)] / "chain"),
+            {str(place / "chain") for place in places} if state_home else {str(places[0] / "chain")},
+        )
+    traces[0].unlink()
+    assert main(["trace", "verify", "--host"]) == 1
+    assert str(traces[0]) in capsys.readouterr().out
+    (places[1] / "chain").unlink()  # where a run of now would be
+    assert main(["trace", "verify", "--host"]) == 1
+    (places[0] / "chain").unlink()
+    assert main(["trace", "verify", "--host"]) == 125
