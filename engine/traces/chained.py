@@ -21,6 +21,8 @@ class ChainedRun:
         self.place: Final = place.path
         self._chain: Final = HostChain(place)
         name = os.path.abspath(trace.path) if trace.path else trace.new_name()
+        if os.path.dirname(name) == place.path:  # one that was asked for there is looked for there, as all others
+            name = os.path.basename(name)
         try:
             self.number: Final = self._chain.begin(
                 container_id, trace.header_digest, name, lambda: trace.create_in(place, name)

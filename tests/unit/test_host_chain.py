@@ -327,6 +327,16 @@ def test_a_chain_that_cannot_be_told_keeps_its_traces_and_stops_no_gc(place: Pat
     assert old.exists()
 
 
+def test_a_trace_that_was_asked_for_among_the_others_is_one_of_them(place: Path) -> None:
+    path = place / "mine-20260101T000000Z-0123abcd.jsonl"
+    elsewhere(place, path)
+    run(place)
+    assert verify(str(place)).found == ()
+    os.utime(path, (0, 0))
+    assert collect(dict(os.environ), traces_older_than=3600).removed == (str(path),)
+    assert found(verify(str(place))) == [(Finding.REMOVED, 1)]
+
+
 def test_what_gc_removes_is_no_alarm(place: Path) -> None:
     old = run(place)
     os.utime(old, (0, 0))
