@@ -13,7 +13,7 @@ from engine.lifecycle.spec_graph import SpecLifecycle, spec_graph
 from engine.linux.files import PrivateDirectory, UntrustedPathError
 from engine.options import RunOptions
 from engine.state.base import open_existing_base
-from engine.state.chain import HostChain
+from engine.state.chain import HostChain, Start
 from engine.state.cleanup import end_processes, remove_if_unused, remove_leftovers
 from engine.traces.move import State, Trigger
 from engine.traces.writer import Trace, options_facts
@@ -69,8 +69,8 @@ def record(
         if is_lost := trace.is_lost:
             warn("its end is not recorded: somebody removed the trace")
         if (chain := told.get("chain")) is not None:
-            place, run = chain
-            _end_in_chain(place, run, trace, warn)
+            place, start = chain
+            _end_in_chain(place, Start(**start), trace, warn)
         trace.close()
     except TraceError as lost:
         warn(f"its end is not recorded: {lost.what}; {lost.hint}")
@@ -81,14 +81,14 @@ def record(
     return False
 
 
-def _end_in_chain(place: str, run: int, trace: Trace, warn: Callable[[str], None]) -> None:
+def _end_in_chain(place: str, start: Start, trace: Trace, warn: Callable[[str], None]) -> None:
     """Note the last line of the trace in the chain over the runs."""
     lines, last, _ = trace.position()
     try:
         if (opened := open_existing_base(place)) is None:
             raise UntrustedPathError(place, "is gone")
         with contextlib.closing(opened), contextlib.closing(HostChain(opened, make=False)) as chain:
-            chain.end(run, lines, last or "")
+            chain.end(start, lines, last or "")
     except (OSError, UntrustedPathError, TraceError) as error:
         warn(f"the chain over the runs has no end of this one: {error}")
 

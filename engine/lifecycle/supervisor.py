@@ -71,7 +71,7 @@ class Channel:
             "at": time.monotonic_ns(),
             "argv": given.argv,
             "environment": dict(given.environment),
-            "chain": None if chained is None else (chained.place, chained.number),
+            "chain": None if chained is None else (chained.place, vars(chained.start)),
         }
         descriptors = root.base.descriptor, root.container.descriptor, root.lock, descriptor, given.program
         message = json.dumps(told).encode("utf-8", "surrogateescape")

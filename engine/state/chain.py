@@ -73,22 +73,32 @@ class HostChain:
         os.close(self._place)
         os.close(self.descriptor)
 
-    def begin(self, container: str, header: str, trace: str, make: Callable[[], None]) -> int:
-        """Append the start of a run, and `make` its trace: the number of the run.
+    def begin(self, container: str, header: str, trace: str, make: Callable[[], None]) -> Start:
+        """Append the start of a run, and `make` its trace.
 
         `header`: the digest of the first line. `trace`: its name in the directory, or the absolute path of one that is
         made already. Raises `TraceError`.
         """
         with self._locked() as last:
             run = last.runs + 1
-            self._append(last, START, runs=run, container=container, trace=trace, header=header)
+            offset = os.fstat(self.descriptor).st_size
+            entry = self._append(last, START, runs=run, container=container, trace=trace, header=header)
             make()
-        return run
+        return Start(run, offset, entry.digest or "")
 
-    def end(self, run: int, lines: int, digest: str) -> None:
-        """Append how many lines the trace of `run` has, and the `digest` of the last one. Raises `TraceError`."""
+    def end(self, start: Start, lines: int, digest: str) -> None:
+        """Append how many lines the trace of the run that began so has, and the `digest` of the last one.
+
+        Raises `TraceError`; also where the chain was begun anew since: there, the number is another run's, or none's.
+        """
         with self._locked() as last:
-            self._append(last, END, runs=last.runs, run=run, lines=lines, digest=digest)
+            if not self._has(start):
+                raise self._failed("it was begun anew since the start of this run")
+            self._append(last, END, runs=last.runs, run=start.run, lines=lines, digest=digest)
+
+    def _has(self, start: Start) -> bool:
+        line = os.pread(self.descriptor, MAX_ENTRY, start.offset)
+        return sha256(line[: line.find(b"\n") + 1]) == start.digest
 
     def removed(self, trace: str) -> None:
         """Append that the `trace` is removed. Raises `TraceError`."""
@@ -171,6 +181,15 @@ class HostChain:
             reason=Reason.FAILURE,
             hint=hint_for(error, hint) if isinstance(error, OSError) else hint,
         )
+
+
+class Start:
+    """The number of a `run`, and its start in the chain: the `offset` of its first byte, and the entry's `digest`."""
+
+    def __init__(self, run: int, offset: int, digest: str) -> None:
+        self.run: Final = run
+        self.offset: Final = offset
+        self.digest: Final = digest
 
 
 class _Last:

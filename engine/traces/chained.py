@@ -14,17 +14,19 @@ if TYPE_CHECKING:
 
 
 class ChainedRun:
-    """The run of `trace`: its `number` in the chain of the directory `place`."""
+    """The run of `trace`: its `start` in the chain of the directory `place`."""
 
     def __init__(self, place: PrivateDirectory, trace: Trace, container_id: str) -> None:
         """Give the run its number, and the trace a file in `place` unless it has one. Raises `TraceError`."""
         self.place: Final = place.path
         self._chain: Final = HostChain(place)
         name = os.path.abspath(trace.path) if trace.path else trace.new_name()
-        if os.path.dirname(name) == place.path:  # one that was asked for there is looked for there, as all others
+        if (
+            os.path.dirname(name) == place.path
+        ):  # one that was asked for there is looked for there, as all others
             name = os.path.basename(name)
         try:
-            self.number: Final = self._chain.begin(
+            self.start: Final = self._chain.begin(
                 container_id, trace.header_digest, name, lambda: trace.create_in(place, name)
             )
         except BaseException:
@@ -34,7 +36,7 @@ class ChainedRun:
     def end(self, trace: Trace) -> None:
         """Note the last line of the trace, as it is now. Raises `TraceError`."""
         lines, last, _ = trace.position()
-        self._chain.end(self.number, lines, last or "")
+        self._chain.end(self.start, lines, last or "")
 
     def close(self) -> None:
         """Close the chain."""

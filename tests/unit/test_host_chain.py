@@ -47,7 +47,7 @@ for number in range(int(sys.argv[3])):
     run.end(trace)
     run.close()
     trace.close()
-    print(run.number, flush=True)
+    print(run.start.run, flush=True)
 """
 
 
@@ -335,6 +335,30 @@ def test_a_trace_that_was_asked_for_among_the_others_is_one_of_them(place: Path)
     os.utime(path, (0, 0))
     assert collect(dict(os.environ), traces_older_than=3600).removed == (str(path),)
     assert found(verify(str(place))) == [(Finding.REMOVED, 1)]
+
+
+@pytest.mark.parametrize("runs", [0, 1])
+def test_the_end_of_a_run_is_in_no_chain_that_was_begun_since(place: Path, runs: int) -> None:
+    """The supervisor of a container opens the chain again at its end, which may be months later."""
+    with closing(open_base(str(place))) as opened:
+        trace = Trace("web", {})
+        with closing(ChainedRun(opened, trace, "web")) as chained:
+            start = chained.start
+        trace.close()
+        (place / "chain").rename(place / "damaged")
+        (place / "chain").touch()
+        for _ in range(runs):
+            run(place, "other")
+        before = (place / "chain").read_bytes()
+        with closing(HostChain(opened, make=False)) as anew:
+            with refuses(TraceError, Reason.FAILURE, place / "chain"):
+                anew.end(start, 2, "0" * 64)
+            (place / "chain").rename(place / "new")
+            (place / "damaged").rename(place / "chain")
+        assert (place / "new").read_bytes() == before
+        with closing(HostChain(opened, make=False)) as chain:
+            chain.end(start, 1, trace.header_digest)
+    assert found(verify(str(place)))[:1] == ([] if runs == 0 else [(Finding.ADDED, None)])
 
 
 def test_what_gc_removes_is_no_alarm(place: Path) -> None:
