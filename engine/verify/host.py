@@ -319,5 +319,5 @@ def _of_no_run(place: PrivateDirectory, names: Iterable[str], chain: _Chain) -> 
     begun = re.sub(r"[-:]", "", chain.runs[0].time) if chain.runs else ""
     for name in sorted(names):
         if name not in known and (match := NAME_IN_PLACE.fullmatch(name)):
-            is_older = match[2][: len("20260101T000000Z")] < begun
+            is_older = match[2][: len("20260101T000000Z")] <= begun
             yield Found(Finding.OLDER if is_older else Finding.ADDED, os.path.join(place.path, name))
