@@ -124,7 +124,13 @@ def _old_traces(base: str, environment: Mapping[str, str], before: float, *, dry
     removed: list[str] = []
     foreign: list[str] = []
     failed: list[tuple[str, str]] = []
-    for path in evidence.places(base, environment):
+    try:
+        places = evidence.places(base, environment)
+    except UntrustedPathError as error:  # no run of this user has a trace there
+        return Old((), (error.path,), ())
+    except OSError as error:
+        return Old((), (), ((_named(error) or base, error.strerror or str(error)),))
+    for path in places:
         try:
             place = open_existing_base(path)
             if place is not None:

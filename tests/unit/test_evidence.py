@@ -170,6 +170,15 @@ def test_gc_names_what_is_no_trace_and_a_place_that_is_not_private(
     assert gc(base).foreign == (str(place),)
 
 
+def test_gc_names_what_others_can_change_above_a_place(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, loose = volatile(home.parent, monkeypatch), home / ".local"
+    old = old_trace(loose / "state/gvisor-engine/traces", "web")
+    loose.chmod(0o777)
+    found = gc(base)
+    assert (found.removed, found.foreign, found.failed) == ((), (str(loose),), ())
+    assert old.exists()
+
+
 def test_a_base_in_a_trace_that_nobody_can_trust_keeps_the_trace(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
