@@ -32,7 +32,11 @@ def first(keys: tuple[str, ...], annotations: Mapping[str, str]) -> str | None:
 def names_sandbox_alone(config: Mapping[str, Any]) -> str | None:
     """The id of a sandbox that the valid `config` names without saying what the container is to it."""
     annotations = config.get("annotations") or {}
-    return None if first(TYPES, annotations) is not None else annotations.get(SANDBOXES[1]) or None
+    if (
+        first(TYPES, annotations) is not None or SANDBOXES[0] in annotations
+    ):  # runsc would take the latter's id
+        return None
+    return annotations.get(SANDBOXES[1]) or None
 
 
 def of_sandbox(config: Mapping[str, Any]) -> dict[str, str]:

@@ -72,6 +72,7 @@ def test_a_container_belongs_where_runsc_would_put_it(
         ({CRIO_NAME: "alone"}, None),  # of no pod, so nobody's sandbox
         ({CRIO_NAME: ""}, None),
         ({NAME: "pod"}, None),
+        ({NAME: "other", CRIO_NAME: "pod"}, None),
         ({CRIO_NAME: "pod", CRIO_TYPE: "sandbox"}, None),
         ({}, None),
     ],
