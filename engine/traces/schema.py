@@ -117,12 +117,6 @@ class ValidateFacts(TypedDict):
             ),
         ]
     ]
-    unenforced: NotRequired[
-        Annotated[
-            list[Unenforced],
-            Says("What the bundle asks for and runsc does not do as asked, by danger.", "= config.json"),
-        ]
-    ]
     release: NotRequired[
         Annotated[
             str | None,
@@ -130,6 +124,12 @@ class ValidateFacts(TypedDict):
                 "The release of runsc and its sidecars, if any; null if unknown.",
                 "its form; `stage.version`, if any",
             ),
+        ]
+    ]
+    unenforced: NotRequired[
+        Annotated[
+            list[Unenforced],
+            Says("What the bundle asks for and runsc does not do as asked, by danger.", "= config.json"),
         ]
     ]
 

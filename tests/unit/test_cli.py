@@ -12,6 +12,7 @@ import pytest
 
 from engine.errors import Reason
 from engine.runsc.binary import platform_package
+from engine.state.container import GIVEN_BUNDLE, RUNSC_ROOT, component
 from tests.support.bundles import make_bundle
 from tests.support.refusals import one_line, refusal_of
 
@@ -144,6 +145,11 @@ def test_names_that_would_act_on_a_terminal_are_escaped(private: Path) -> None:
     one_line(done.stderr)
 
 
+def given_bundle(base: str) -> str:
+    """The directory that runsc is given for the container `web`."""
+    return os.path.join(base, component("web"), RUNSC_ROOT, GIVEN_BUNDLE)
+
+
 def test_dry_run_prints_argv_and_touches_nothing(private: Path, bundle: Path, broken: Path) -> None:
     before = sorted(private.rglob("*"))
     base = str(private / "base")
@@ -152,20 +158,18 @@ def test_dry_run_prints_argv_and_touches_nothing(private: Path, bundle: Path, br
         ENGINE_ARTIFACT_BASE=base,
     )
     planned = json.loads(done.stdout)
-    assert planned["argv"][-4:] == ["run", "--bundle", str(bundle), "web"]
+    assert planned["argv"][-4:] == ["run", "--bundle", given_bundle(base), "web"]
     assert planned["environment"]["TMPDIR"].startswith(base)
     text = engine(
         *("run", str(bundle), "--runsc", str(broken), "--id", "web", "--dry-run"), ENGINE_ARTIFACT_BASE=base
     ).stdout.splitlines()
     assert len(text) == 7
     assert text[0] == "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    assert text[-1].endswith(f"run --bundle {bundle} web")
+    assert text[-1].endswith(f"run --bundle {given_bundle(base)} web")
     assert sorted(private.rglob("*")) == before
 
 
 def test_gc_says_what_it_removed(private: Path) -> None:
-    from engine.state.container import component
-
     (private / "base").mkdir(mode=0o700)
     (private / "base" / component("web")).mkdir()
     (private / "base" / "notes").mkdir()
@@ -197,11 +201,20 @@ def test_a_reader_that_leaves_early_is_no_error(private: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["with\x1b[2Jescape", "two\nlines", "it's\\n\t", "bytes\udcff", "plain name"]
 )
-def test_dry_run_prints_any_path_safely_for_a_shell(private: Path, broken: Path, name: str) -> None:
-    bundle = make_bundle(private / name)
+def test_dry_run_prints_any_path_safely_for_a_shell(
+    private: Path, bundle: Path, broken: Path, name: str
+) -> None:
+    base = str(private / name)
     done = subprocess.run(
-        [sys.executable, "-m", "engine", "run", str(bundle), "--runsc", str(broken), "--dry-run"],
-        env={**os.environ, "ENGINE_ARTIFACT_BASE": str(private / "base")},
+        [
+            *(sys.executable, "-m", "engine", "run", str(bundle)),
+            "--runsc",
+            str(broken),
+            "--id",
+            "web",
+            "--dry-run",
+        ],
+        env={**os.environ, "ENGINE_ARTIFACT_BASE": base},
         capture_output=True,
         timeout=60,
         check=True,
@@ -209,4 +222,4 @@ def test_dry_run_prints_any_path_safely_for_a_shell(private: Path, broken: Path,
     command = done.stdout.splitlines()[-1]
     assert command.decode().isprintable()
     words = subprocess.check_output(["bash", "-c", b"printf '%s\\0' " + command]).split(b"\0")
-    assert os.fsencode(bundle) in words
+    assert os.fsencode(given_bundle(base)) in words

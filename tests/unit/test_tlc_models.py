@@ -212,7 +212,7 @@ def test_a_mutant_that_is_wrong_is_refused(copy: Path, text: str, complaint: str
         ("    StepOrder", "    StepsOrder", "'StepsOrder'"),
         ("SPECIFICATION Spec", "SPECIFICATION Specc", "'Specc'"),
         ("INVARIANTS", "SYMMETRY Mirror\nINVARIANTS", "'Mirror'"),
-        ("    StepOrder\n", "", "30"),
+        ("    StepOrder\n", "", "31"),
     ],
 )
 def test_a_name_that_the_module_lacks_is_refused(copy: Path, find: str, put: str, fact: str) -> None:

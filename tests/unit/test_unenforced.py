@@ -33,7 +33,7 @@ from engine.verify.with_bundle import differs, recorded_of
 from tests.support.asking import asking
 from tests.support.bundles import NAMESPACES, base_config, make_bundle
 from tests.support.refusals import refuses
-from tests.support.stories import CONFIG, Line, Story, save, with_unenforced, written
+from tests.support.stories import CONFIG, Line, Story, given_facts, save, with_unenforced, written
 from tests.unit.test_forged_traces import VALIDATE
 
 SECCOMP = {"linux": {**NAMESPACES, "seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}}}
@@ -300,6 +300,7 @@ def test_what_only_config_json_tells_is_checked_with_it(private: Path) -> None:
     lines[0]["asked"] = recorded.pop("asked")
     lines[0]["bundle"] |= {name: value for name, value in recorded.items() if value != {}}
     lines[6]["facts"]["bundle"] = dict(lines[0]["bundle"])
+    lines[6]["facts"]["config"] = given_facts(config, lines[0]["bundle"]["path"])
     with_unenforced(lines, config)
 
     def differing() -> str | None:
