@@ -236,9 +236,10 @@ FairSpec ==
 (* What `engine trace verify --host` says, with the lock, so that nobody   *)
 (* is between an entry and its trace.                                      *)
 
-\* A run whose start is the last entry may have been killed before it had made its trace.
-SaysTaken(r)   == Told("start", r) /\ trace[r] = "none" /\ ~Told("removed", r) /\ ~Told("lost", r) /\ ~IsLast(r)
-SaysUnknown(r) == Told("lost", r) \/ (IsLast(r) /\ IsUntold)
+\* A run whose start is the last entry may have been killed before it had made its trace; one with an end had made it.
+MayBeUnmade(r) == ~Told("end", r) /\ (Told("lost", r) \/ IsLast(r))
+SaysTaken(r)   == Told("start", r) /\ trace[r] = "none" /\ ~Told("removed", r) /\ ~MayBeUnmade(r)
+SaysUnknown(r) == trace[r] = "none" /\ ~Told("removed", r) /\ MayBeUnmade(r)
 SaysCut(r)     == Told("end", r) /\ trace[r] = "begun"
 SaysAdded(r)   == trace[r] # "none" /\ ~Told("start", r)
 
@@ -271,9 +272,11 @@ TakenIsTrue == lock = Nobody => \A r \in Runs : SaysTaken(r) => <<"removes", r>>
 CutIsTrue   == lock = Nobody => \A r \in Runs : SaysCut(r) => <<"cuts", r>> \in acts
 
 \* What the adversary does with a trace is noticed, at the latest when it matters: once somebody looks.
+\* Whoever hides a trace for a moment, so that another run says it is lost, gains nothing once the run has ended.
 RemovalIsNoticed ==
-    lock = Nobody => \A r \in Runs : <<"removes", r>> \in acts
-                                     => SaysTaken(r) \/ SaysUnknown(r) \/ Told("removed", r)
+    lock = Nobody => \A r \in Runs :
+        <<"removes", r>> \in acts => IF Told("end", r) THEN SaysTaken(r) \/ Told("removed", r)
+                                     ELSE SaysTaken(r) \/ SaysUnknown(r) \/ Told("removed", r)
 CutIsNoticed ==
     lock = Nobody => \A r \in Runs : <<"cuts", r>> \in acts /\ Told("end", r)
                                      => SaysCut(r) \/ SaysTaken(r) \/ SaysUnknown(r) \/ Told("removed", r)
