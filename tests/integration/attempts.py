@@ -509,7 +509,8 @@ def _try_everything(program: int, argv: Sequence[str], environment: Mapping[str,
     for descriptor in _open_descriptors():
         if not os.get_inheritable(descriptor):
             os.close(descriptor)
-    bundle = argv[argv.index("--bundle") + 1]
+    with open(os.path.join(argv[argv.index("--bundle") + 1], "config.json")) as given:
+        bundle = os.path.dirname(json.load(given)["root"]["path"])  # the caller's
     attempts = Attempts(_PROGRAM, bundle, _SCRATCH)
     answers = {name: getattr(attempts, name)() for name in ATTEMPTS}
     if "ATTEMPTS_STORED" in os.environ:
