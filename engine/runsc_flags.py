@@ -54,12 +54,19 @@ def _switch(code: str | None = None) -> RunscFlag:
     )
 
 
+#: Characters of a number, at most; int(3) refuses thousands of digits.
+_MAX_DIGITS = 11
+
+
 def _number(low: int) -> RunscFlag:
     """A whole number from `low`."""
     return RunscFlag(
         f"a whole number from {low}",
         lambda text: (
-            text.removeprefix("-").isdecimal() and text == str(int(text)) and low <= int(text) < 1 << 31
+            len(text) <= _MAX_DIGITS
+            and text.removeprefix("-").isdecimal()
+            and text == str(int(text))
+            and low <= int(text) < 1 << 31
         ),
     )
 

@@ -89,6 +89,7 @@ def test_other_flag_is_refused(name: str, value: str) -> None:
             "dcache=--1",
             "dcache=9999999999",
             "dcache=\u0661",
+            pytest.param("dcache=" + "9" * 5000, id="more digits than int takes"),
         ),
         *("strace-syscalls=", "strace-syscalls=open write", "nvproxy-driver-version=5 --root=/"),
         *("num-network-channels=0", "qdisc=tbf", "file-access=both", "strace-syscalls=" + "a" * 1025),
@@ -106,6 +107,7 @@ def test_flags_are_in_one_order_and_the_last_of_a_name_counts() -> None:
     assert not are_passed(["--debug"])
     assert not are_passed(["--debug=true", "--debug=true"])
     assert are_passed([])
+    assert not are_passed(["--fdlimit=" + "9" * 5000])
 
 
 def test_directory_of_the_log_is_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
