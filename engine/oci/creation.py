@@ -17,7 +17,7 @@ from engine.bundle.bundle import Bundle, open_bundle, starts_as_usual
 from engine.bundle.given import given_config
 from engine.bundle.pods import MEMBER, of_sandbox
 from engine.enforcement.judge import for_state
-from engine.errors import EngineError, ExecError, Reason, SecureRootError, hint_for
+from engine.errors import EngineError, ExecError, Reason, SecureRootError, hint_for, printable
 from engine.lifecycle.runner import run
 from engine.lifecycle.secure_root import PodSandbox, StateDirs
 from engine.lifecycle.stage import Staged
@@ -97,11 +97,15 @@ class _Creation:
             creator=(os.getpid(), started(os.getpid()) or 0),
             created=now,
             oci_version=config["ociVersion"],
-            annotations={**(config.get("annotations") or {}), **more},
+            annotations={**record.without_own(config.get("annotations") or {}), **more},
             boot=boot_id(),
             network_at_start=network_at_start,
             given=GIVEN_BUNDLE,
         )
+
+    @property
+    def joins_a_pod(self) -> bool:
+        return self._sandbox_id is not None
 
     def keep_trace(self, trace: Trace) -> ChainedRun:
         return ChainedRun(self._traces, trace, self._record.id)
@@ -222,7 +226,7 @@ def _become(
 
     def warn(text: str) -> None:
         if request.verb == "run":  # create's stderr is the container's, and its log is for errors only
-            say(f"engine-oci: warning: {text}")
+            say(f"engine-oci: warning: {printable(text)}")
 
     try:
         die_with_parent(parent)

@@ -22,6 +22,7 @@ from engine.linux.syscall import library_call
 from engine.options import Network, RunOptions
 from engine.runsc.arguments import with_network
 from engine.runsc.capabilities import OLD_NETWORK_SIGN, tells_network_namespaces_apart
+from engine.state.record import OWN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from engine.state.record import Record
 
 #: The annotation in `state` that says why there is no network.
-ANNOTATION = "dev.gvisor-engine.no-network"
+ANNOTATION = f"{OWN}no-network"
 
 _NEW_NETWORK_NAMESPACE = 0x40000000
 

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-from engine.errors import EngineError, Reason, SecureRootError, UsageError, hint_for
+from engine.errors import EngineError, Reason, SecureRootError, UsageError, hint_for, printable
 from engine.linux.files import UntrustedPathError
 from engine.oci.flags import Flags
 from engine.state.base import VARIABLE, chosen_base, default_base, reach_base
@@ -71,7 +71,7 @@ class Request:
     def warn(self, text: str) -> None:
         """Print a warning on stderr and write it to the manager's log in its format."""
         self._log("warning", text, None)
-        say(f"engine-oci: warning: {text}")
+        say(f"engine-oci: warning: {printable(text)}")
 
     def base(self, *, make: bool = False) -> str:
         """The directory with the containers; with `make` its parents are created. Raises `EngineError`.

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
 FORMAT = 1
-#: The annotations in `state` that say what runsc does not do as asked, and what `start` says of it.
-ENFORCEMENT, WARNING = "dev.gvisor-engine.not-as-asked", "dev.gvisor-engine.warning"
+#: How the names of the engine's own annotations in `state` begin. A bundle's of such a name are not the engine's word.
+OWN = "dev.gvisor-engine."
+#: Those that say what runsc does not do as asked, and what `start` says of it.
+ENFORCEMENT, WARNING = f"{OWN}not-as-asked", f"{OWN}warning"
 #: Bytes, at most, of a record or of runsc's state file, which contains all of config.json.
 MAX_SIZE = 1 << 26
 #: The verbs that change a status: from which, to which.
@@ -34,6 +36,11 @@ MOVES = {
     if row.verb in (Verb.START, Verb.PAUSE, Verb.RESUME) and row.target
     for source in row.sources
 }
+
+
+def without_own(annotations: Mapping[str, str]) -> dict[str, str]:
+    """The annotations of a bundle, but for those that have the engine's own names."""
+    return {name: value for name, value in annotations.items() if not name.startswith(OWN)}
 
 
 class Sidecar:
