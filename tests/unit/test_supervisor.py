@@ -241,9 +241,11 @@ def test_a_kill_is_remembered_when_the_cgroup_is_gone(
     counter = tmp_path / "memory.oom_control"
     watch = OomWatch([str(counter)])
     watch.begin()
-    counter.write_text("oom_kill 0\n")
+    (tmp_path / "new").write_text("oom_kill 0\n")
+    (tmp_path / "new").rename(counter)  # a cgroup's counter is never empty
     wait_for("the watch", lambda: watch._path)
-    counter.write_text("oom_kill 1\n")
+    with counter.open("r+") as file:
+        file.write("oom_kill 1\n")
     os.eventfd_write(notices, 1)
     wait_for("the count", lambda: watch._count)
     counter.unlink()
