@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -210,14 +211,22 @@ class Story:
                 "boot": "0f" * 16,
                 "login_user": 1000,
             },
-            "asked": asked(),
+            "asked": {**asked(), "root": {**asked()["root"], "path": self._root()}},
         }
+
+    def _root(self) -> str:
+        """`root.path` in config.json. Below a bundle whose path is not UTF-8 the engine takes no relative one."""
+        try:
+            self.name.encode()
+        except UnicodeEncodeError:
+            return "/srv/rootfs"
+        return "rootfs"
 
     def bundle(self) -> Line:
         return {
             "path": f"/{self.name}/b",
             "sha256": sha256(CONFIG).hexdigest(),
-            "rootfs": f"/{self.name}/b/rootfs",
+            "rootfs": os.path.join(f"/{self.name}/b", self._root()),
             "hooks": 0,
         }
 
