@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 
@@ -96,8 +97,8 @@ def _verify_host(options: argparse.Namespace) -> int:
 
 def _verified_chains(options: argparse.Namespace) -> list[HostResult]:
     """The chain where a run would have its trace now, and then any other of this user; a head is of the first."""
-    from engine.state.base import chosen_base
-    from engine.state.chain import CHAIN
+    from engine.linux.files import UntrustedPathError
+    from engine.state.base import chosen_base, reach_base
     from engine.state.evidence import choose_place
     from engine.state.trace_files import places
     from engine.verify.host import HostError, verify
@@ -105,23 +106,24 @@ def _verified_chains(options: argparse.Namespace) -> list[HostResult]:
     results: list[HostResult] = []
     refusal: HostError | None = None
     first = choose_place(chosen_base(os.environ), os.environ)
+    with contextlib.suppress(OSError, UntrustedPathError):  # then `verify` says why
+        first = reach_base(first, make=False)  # by links that nobody else can change, as a run
     try:
         results.append(verify(first, options.files, options.head))
     except HostError as error:
         if error.reason != Reason.NO_SUCH or options.head is not None:
             raise
         refusal = error
-    seen = {os.path.realpath(first)}
-    for place in places(os.environ)[0]:
-        if (real := os.path.realpath(place)) in seen or not os.path.lexists(os.path.join(place, CHAIN)):
+    for place in dict.fromkeys(places(os.environ)[0]):
+        if place == first:
             continue
-        seen.add(real)
         try:
             results.append(verify(place, options.files))
         except HostError as error:
-            if error.reason != Reason.ROOT_NOT_PRIVATE:  # which others can make in /tmp
+            if error.reason == Reason.ROOT_NOT_PRIVATE:  # which others can make in /tmp
+                say(f"engine: warning: {printable(str(error))}")
+            elif error.reason != Reason.NO_SUCH:
                 raise
-            say(f"engine: warning: {printable(str(error))}")
     if refusal is not None and not results:
         raise refusal
     return results

@@ -227,6 +227,10 @@ def test_the_chain_of_each_place_is_looked_at(
             str(places[bool(state_home)] / "chain"),
             {str(place / "chain") for place in places} if state_home else {str(places[0] / "chain")},
         )
+    (chosen / "gvisor-engine").rename(chosen / "moved")
+    (chosen / "gvisor-engine").symlink_to("moved")
+    assert main(["trace", "verify", "--host", "--json"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
     traces[0].unlink()
     assert main(["trace", "verify", "--host"]) == 1
     assert str(traces[0]) in capsys.readouterr().out
