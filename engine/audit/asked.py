@@ -51,8 +51,7 @@ def first(header: Header, binary: Mapping[str, Any]) -> dict[str, Shown]:
         or "none",
         "limits": _pairs(asked.get("limits", {})) or "none",
         "asked for, and not enforced": _unenforced(binary),
-        "added by runsc, unasked": [UNASKED[word] for word in unasked(config_of(asked), has_empty_tmp=False)]
-        or "nothing",
+        "added by runsc, unasked": _added(asked, header) or "nothing",
     }
 
 
@@ -62,6 +61,11 @@ def _unenforced(binary: Mapping[str, Any]) -> Shown:
         return "not recorded"
     says = {row[0]: row[1] for row in ROWS}
     return [f"{says.get(each['name'], each['name'])}: {each['becomes']}" for each in said] or "nothing"
+
+
+def _added(asked: Mapping[str, Any], header: Header) -> list[str]:
+    flags = header.options.get("runsc_flags", ())
+    return [UNASKED[word] for word in unasked(config_of(asked), has_empty_tmp=False, runsc_flags=flags)]
 
 
 def all_of(header: Header) -> dict[str, Shown]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping
+from errno import EPERM
 
-from engine.bundle.oci_config import is_bind
+from engine.bundle.oci_config import is_bind, is_writable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _OF_LINUX = (
     "cgroupsPath",
 )
 _OTHER_PLATFORMS = ("vm", "zos", "freebsd")
-_NAMESPACES = ("pid", "ipc", "uts")
+_NAMESPACES = ("pid", "ipc", "uts", "mount")
 #: The limits that count only above 0; 0 and -1 mean that there is none, but where the table has a row for 0.
 _LIMITS: Mapping[str, Collection[str]] = {
     "memory": ("limit", "reservation", "swap", "kernel", "kernelTCP", "swappiness"),
@@ -43,19 +44,33 @@ _OWN_DEVICES = frozenset(
 )
 #: The annotations by which a container joins the sandbox of its pod, containerd's before cri-o's and podman's.
 POD_TYPES = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
+#: The actions of seccomp that runsc does not know, and the error that it answers with.
+_UNKNOWN_ACTIONS = frozenset({"SCMP_ACT_KILL_PROCESS", "SCMP_ACT_LOG", "SCMP_ACT_NOTIFY"})
+#: It is set in a network of the Sentry's own, and nowhere else.
+_OF_THE_SENTRY = "net.ipv6.conf.all.disable_ipv6"
 #: Under this many, runsc's own threads leave little of a pids limit.
 _SMALL_PIDS_LIMIT = 64
 
 
-def asks(config: Mapping[str, Any], kinds: Mapping[int, str | None], network: str) -> Iterator[Ask]:
+def asks(
+    config: Mapping[str, Any],
+    kinds: Mapping[int, str | None],
+    network: str,
+    joins_a_pod: bool | None = None,
+) -> Iterator[Ask]:
     """What the valid `config` asks for, each with its place.
 
-    `kinds`: of the bind mounts' sources, by number, `socket` or `device`. `network`: the option's value.
+    `kinds`: of the bind mounts' sources, by number, `socket` or `device`. `network`: the option's value. `joins_a_pod`:
+    whether the container runs in a pod's sandbox, whose namespaces it then has; None if only annotations tell.
     """
+    if joins_a_pod is None:
+        annotations = config.get("annotations", {})
+        kind = next((annotations[name] for name in POD_TYPES if name in annotations), None)
+        joins_a_pod = kind == "container"
     linux, process = config.get("linux", {}), config["process"]
     yield from _of_process(process)
     yield from _of_mounts(config.get("mounts", ()), kinds)
-    yield from _of_namespaces(config, linux.get("namespaces", ()), network)
+    yield from _of_namespaces(config, linux.get("namespaces", ()), network, joins_a_pod)
     yield from _of_numbers(linux.get("resources", {}))
     yield from _of_resources(linux.get("resources", {}))
     for kind, hooks in config.get("hooks", {}).items():
@@ -64,6 +79,8 @@ def asks(config: Mapping[str, Any], kinds: Mapping[int, str | None], network: st
     for name in _OF_LINUX:
         if linux.get(name):
             yield f"linux.{name}", f"$.linux.{name}"
+    if profile := linux.get("seccomp"):
+        yield from _of_seccomp(profile)
     for name in ("maskedPaths", "readonlyPaths"):
         if linux.get(name):
             yield f"linux.{name}", f"$.linux.{name}"
@@ -72,7 +89,8 @@ def asks(config: Mapping[str, Any], kinds: Mapping[int, str | None], network: st
         is_own = device["type"] == "p" or (device["type"] in "cu" and numbers in _OWN_DEVICES)
         yield f"linux.devices={'own' if is_own else 'host'}", device["path"]
     for name in linux.get("sysctl", ()):
-        yield f"linux.sysctl={name}", name
+        is_set = name != _OF_THE_SENTRY or network == "sandbox"
+        yield f"linux.sysctl={name if is_set else '*'}", name
     if (domain := linux.get("personality", {}).get("domain")) == "LINUX32":
         yield f"linux.personality={domain}", "$.linux.personality"
     if config.get("domainname"):
@@ -80,6 +98,18 @@ def asks(config: Mapping[str, Any], kinds: Mapping[int, str | None], network: st
     for name in _OTHER_PLATFORMS:
         if name in config:
             yield name, f"$.{name}"
+
+
+def _of_seccomp(profile: Mapping[str, Any]) -> Iterator[Ask]:
+    """What of a profile is done otherwise where runsc applies it at all."""
+    yield "linux.seccomp.exec", "$.linux.seccomp"
+    rules = profile.get("syscalls", ())
+    actions = {profile.get("defaultAction"), *(rule["action"] for rule in rules)}
+    if not _UNKNOWN_ACTIONS.isdisjoint(actions):
+        yield "linux.seccomp.action", "$.linux.seccomp"
+    errors = {profile.get("defaultErrnoRet", EPERM), *(rule.get("errnoRet", EPERM) for rule in rules)}
+    if errors != {EPERM}:
+        yield "linux.seccomp.errnoRet", "$.linux.seccomp"
 
 
 def _of_process(process: Mapping[str, Any]) -> Iterator[Ask]:
@@ -99,6 +129,9 @@ def _of_process(process: Mapping[str, Any]) -> Iterator[Ask]:
     sets = process.get("capabilities", {})
     if sets.get("ambient"):
         yield "process.capabilities.ambient", ", ".join(sets["ambient"])
+    if less := set(sets.get("permitted") or ()).difference(sets.get("effective") or ()):
+        who = "root" if process.get("user", {}).get("uid") == 0 else "user"
+        yield f"process.capabilities.effective={who}", ", ".join(sorted(less))
     for name in dict.fromkeys(name for names in sets.values() for name in names or ()):
         yield f"process.capabilities={name}", name
     names = [entry.partition("=")[0] for entry in process.get("env", ())]
@@ -113,11 +146,17 @@ def _of_mounts(mounts: Collection[Any], kinds: Mapping[int, str | None]) -> Iter
         bound = is_bind(mount)
         yield f"mount.type={'bind' if bound else kind}", f"{where} ({kind or 'no type'})"
         family = "bind" if bound else kind if kind == "tmpfs" else "other"
-        for option in mount.get("options", ()):
+        options = mount.get("options", ())
+        if bound and is_writable(mount):
+            yield "bind.writable", where
+            if "ro" in options:
+                yield "bind.option=ro,rw", where
+        for option in options:
             name, equals, value = option.partition("=")
             if equals and name == "size" and value.endswith("%"):
                 name, equals = "size=%", ""
-            yield f"{family}.option={name}{equals}", f"{where} ({name}{equals})"
+            of = "sysfs" if name == "ro" and kind == "sysfs" and not bound else family
+            yield f"{of}.option={name}{equals}", f"{where} ({name}{equals})"
         if mount.get("uidMappings") or mount.get("gidMappings"):
             yield "mount.idmap", where
         if kinds.get(index) == "socket":
@@ -128,9 +167,9 @@ def _of_mounts(mounts: Collection[Any], kinds: Mapping[int, str | None]) -> Iter
         above.append(place)
 
 
-def _of_namespaces(config: Mapping[str, Any], given: Collection[Any], network: str) -> Iterator[Ask]:
-    annotations = config.get("annotations", {})
-    joins_a_pod = next((annotations[name] for name in POD_TYPES if name in annotations), None) == "container"
+def _of_namespaces(
+    config: Mapping[str, Any], given: Collection[Any], network: str, joins_a_pod: bool
+) -> Iterator[Ask]:
     paths = {each["type"]: each.get("path") for each in given}
     for kind, path in paths.items():
         if kind == "network":
@@ -202,15 +241,17 @@ def surprises(config: Mapping[str, Any], *, has_empty_tmp: bool, has_cgroups: bo
         yield "surprise=small_pids_limit"
 
 
-def unasked(config: Mapping[str, Any], *, has_empty_tmp: bool) -> Iterator[str]:
-    """What runsc adds, by what the bundle leaves out."""
+def unasked(
+    config: Mapping[str, Any], *, has_empty_tmp: bool, runsc_flags: Collection[str] = ()
+) -> Iterator[str]:
+    """What a runsc with these flags adds, by what the bundle leaves out."""
     there = {os.path.normpath(mount["destination"]) for mount in config.get("mounts", ())}
     for place in ("/proc", "/sys", "/dev", "/dev/shm"):  # noqa: S108
         if place not in there:
             yield f"absent={place}"
     if has_empty_tmp and "/tmp" not in there:  # noqa: S108
         yield "absent=/tmp"
-    if not config["root"].get("readonly"):
+    if not config["root"].get("readonly") and "--overlay2=none" not in runsc_flags:
         yield "absent=readonly"
     if not any(entry.startswith("HOME=") for entry in config["process"].get("env", ())):
         yield "absent=HOME"

@@ -56,12 +56,19 @@ class Unenforced:
 
 
 def unenforced(
-    config: Mapping[str, Any], sources: Mapping[int, Source], options: RunOptions, able: Capabilities
+    config: Mapping[str, Any],
+    sources: Mapping[int, Source],
+    options: RunOptions,
+    able: Capabilities,
+    joins_a_pod: bool | None = None,
 ) -> tuple[Unenforced, ...]:
-    """What of the valid `config`, whose bind mounts have these `sources`, this runsc will not do as asked."""
+    """What of the valid `config`, whose bind mounts have these `sources`, this runsc will not do as asked.
+
+    `joins_a_pod`: as in `asks`.
+    """
     kinds = {index: source.kind for index, source in sources.items()}
     return judge(
-        asks(config, kinds, options.network),
+        asks(config, kinds, options.network, joins_a_pod),
         able.generation,
         has_cgroups=has_cgroups(rootless=options.rootless, ignore_cgroups=options.ignore_cgroups),
         runsc_flags=options.runsc_flags,
@@ -91,8 +98,18 @@ def has_cgroups(*, rootless: bool, ignore_cgroups: bool) -> bool:
     return not ignore_cgroups and (not rootless or (os.geteuid() == 0 and unmapped_uid() is None))
 
 
-#: What every runsc does where it has this flag, and not otherwise.
-_BY_FLAG = {"linux.seccomp": "--oci-seccomp=true", "process.capabilities=CAP_NET_RAW": "--net-raw=true"}
+_SECCOMP = frozenset({"--oci-seccomp=true"})
+#: What every runsc does as asked with one of these flags, and not otherwise.
+_BY_FLAG: Mapping[str, frozenset[str]] = {
+    "linux.seccomp": _SECCOMP,
+    "process.capabilities=CAP_NET_RAW": frozenset({"--net-raw=true"}),
+    "bind.kind=socket": frozenset({"--host-uds=open", "--host-uds=all"}),
+}
+#: What counts only with one of these flags.
+ONLY_WITH: Mapping[str, frozenset[str]] = {
+    **dict.fromkeys(("linux.seccomp.exec", "linux.seccomp.action", "linux.seccomp.errnoRet"), _SECCOMP),
+    "bind.writable": frozenset({"--overlay2=all:self", "--overlay2=all:memory"}),
+}
 
 
 def judge(
@@ -105,7 +122,10 @@ def judge(
     column = SEEN.index(generation)
     found: dict[int, Unenforced] = {}
     for word, place in asked:
-        if runsc_flags and _BY_FLAG.get(word) in runsc_flags:
+        if word in ONLY_WITH:
+            if ONLY_WITH[word].isdisjoint(runsc_flags):
+                continue
+        elif runsc_flags and word in _BY_FLAG and not _BY_FLAG[word].isdisjoint(runsc_flags):
             continue
         number = BY_WORD.get(word)
         if number is None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
-from engine.enforcement.asks import POD_TYPES, Ask, asks
+from engine.enforcement.asks import Ask, asks
 from engine.enforcement.judge import UNSEEN, judge
 from engine.enforcement.table import ROWS, UNRECORDED
 from engine.runsc.capabilities import SEEN, Capabilities
@@ -21,23 +22,26 @@ _LISTS = frozenset(
 
 
 def contradicts(
-    said: Sequence[_Facts], binary: _Facts, asked: Mapping[str, Any] | None, run: _Facts
+    said: Sequence[_Facts],
+    binary: _Facts,
+    asked: Mapping[str, Any] | None,
+    run: _Facts,
+    joins_a_pod: bool | None = None,
 ) -> str | None:
     """Why no engine writes this list; None if one could.
 
     `binary`: the facts of `validate`. `asked`: what the header says was asked, if anything. `run`: the options, and
-    `user`, the effective uid.
+    `user`, the effective uid. `joins_a_pod`: whether the container runs in a pod's sandbox; None if that is not known.
     """
     numbers = [_ROWS.get(each["name"], -1) for each in said]
     if -1 in numbers:
         return "it names what no bundle asks for"
     if numbers != sorted(set(numbers)):
         return "what is not done as asked is not in order of danger, each once"
-    # Nor does a trace say whether the container joins a pod's sandbox, whose namespaces it then has.
     faults = [
-        _of_verdicts(said, binary, run, cgroups) or _of_asked(said, binary, asked, run, cgroups, annotations)
+        _of_verdicts(said, binary, run, cgroups) or _of_asked(said, binary, asked, run, cgroups, joins)
         for cgroups in _may_have_cgroups(run)
-        for annotations in ({}, {POD_TYPES[0]: "container"})
+        for joins in _either(joins_a_pod)
     ]
     return None if None in faults else faults[0]
 
@@ -59,13 +63,13 @@ def _of_asked(
     asked: Mapping[str, Any] | None,
     run: _Facts,
     cgroups: bool,
-    annotations: Mapping[str, str],
+    joins_a_pod: bool,
 ) -> str | None:
     """What is missing, or too much, by what the header says was asked; of a list that is cut its first part only."""
     cut = {} if asked is None else asked.get("cut", {})
     if asked is None or "namespaces" in cut:
         return None
-    words = _words(asked, run["network"], annotations)
+    words = _words(asked, run["network"], joins_a_pod)
     found = {each.name for each in _judged(words, binary, run, cgroups)} - UNRECORDED
     there = {each["name"] for each in said} - UNRECORDED
     if missing := found - there:
@@ -76,14 +80,20 @@ def _of_asked(
 
 
 def contradicts_config(
-    said: Sequence[_Facts], binary: _Facts, config: Mapping[str, Any], asked: Mapping[str, Any], run: _Facts
+    said: Sequence[_Facts],
+    binary: _Facts,
+    config: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    run: _Facts,
+    joins_a_pod: bool | None,
 ) -> str | None:
-    """What is missing, or too much, by the config.json itself; None if nothing."""
+    """What is missing, or too much, by the config.json itself; None if nothing. `joins_a_pod`: as in `contradicts`."""
     kinds = {number: mount.get("kind") for number, mount in enumerate(asked["mounts"])}
     there = [each["name"] for each in said]
     faults = []
-    for cgroups in _may_have_cgroups(run):
-        found = [each.name for each in _judged(asks(config, kinds, run["network"]), binary, run, cgroups)]
+    for cgroups, joins in product(_may_have_cgroups(run), _either(joins_a_pod)):
+        words = asks(config, kinds, run["network"], joins)
+        found = [each.name for each in _judged(words, binary, run, cgroups)]
         other = set(found) ^ set(there)
         # What a source is, is recorded of the first mounts only.
         if found == there or ("mounts" in asked.get("cut", {}) and other <= {"mount-socket"}):
@@ -106,19 +116,24 @@ def _may_have_cgroups(run: _Facts) -> tuple[bool, ...]:
     return (True, False) if run["user"] == 0 else (False,)
 
 
+def _either(known: bool | None) -> tuple[bool, ...]:
+    return (False, True) if known is None else (known,)
+
+
 def _able(binary: _Facts) -> Capabilities:
     return Capabilities(tuple(binary["platforms"]), gofer_namespace=bool(binary.get("creation_flags")))
 
 
-def _words(asked: Mapping[str, Any], network: str, annotations: Mapping[str, str]) -> Iterator[Ask]:
-    """The words by which the recorded part of a bundle with these annotations asks."""
+def _words(asked: Mapping[str, Any], network: str, joins_a_pod: bool) -> Iterator[Ask]:
+    """The words by which the recorded part of a bundle asks."""
     kinds = {number: mount.get("kind") for number, mount in enumerate(asked["mounts"])}
-    return asks({**config_of(asked), "annotations": annotations}, kinds, network)
+    return asks(config_of(asked), kinds, network, joins_a_pod)
 
 
 def config_of(asked: Mapping[str, Any]) -> dict[str, Any]:
     """As much of a config.json as the header of a trace has; a part that it counts only is as long, and empty."""
     process: dict[str, Any] = {
+        "user": {"uid": asked["user"]["uid"]},
         "capabilities": asked["capabilities"],
         "env": [f"{name}=" for name in asked["environment"]],
         "rlimits": [{"type": kind} for kind in asked.get("rlimits", ())],
@@ -141,7 +156,10 @@ def config_of(asked: Mapping[str, Any]) -> dict[str, Any]:
     hooks: dict[str, list[Any]] = {}
     for hook in asked.get("hooks", ()):
         hooks.setdefault(hook["kind"], []).append(hook)
-    mounts = [{**mount, "options": ["bind"] if "source" in mount else []} for mount in asked["mounts"]]
+    mounts = [
+        {**mount, "options": ["bind", "rw" if mount["writable"] else "ro"] if "source" in mount else []}
+        for mount in asked["mounts"]
+    ]
     return {"process": process, "root": asked["root"], "mounts": mounts, "hooks": hooks, "linux": linux}
 
 

@@ -55,6 +55,10 @@ if TYPE_CHECKING:
         @property
         def runsc_arguments(self) -> RunscArguments: ...
 
+        @property
+        def joins_a_pod(self) -> bool:
+            """Whether the container runs in a pod's sandbox."""
+
         def keep_trace(self, trace: Trace) -> ChainedRun | None:
             """Create the trace's file, before the first step. Raises `EngineError`."""
 
@@ -205,9 +209,12 @@ class _Run:
         resolved = lifecycle.perform(
             begin(Trigger.RESOLVE), lambda: resolve(options.runsc, self._environment)
         )
+        joins = self._manager is not None and self._manager.joins_a_pod
         binary = lifecycle.perform(
             begin(Trigger.VALIDATE),
-            lambda: self._keep(hold_against(validate(resolved, options.platform), self._bundle, options)),
+            lambda: self._keep(
+                hold_against(validate(resolved, options.platform), self._bundle, options, joins)
+            ),
         )
         if options.platform is Platform.AUTO and binary.platform is not Platform.SYSTRAP:
             self._warn(f"platform {binary.platform}: this runsc has no systrap")

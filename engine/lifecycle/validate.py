@@ -130,9 +130,12 @@ def validate(resolved: Resolved, platform: Platform) -> Validated:
         raise
 
 
-def hold_against(binary: Validated, bundle: Bundle, options: RunOptions) -> Validated:
+def hold_against(
+    binary: Validated, bundle: Bundle, options: RunOptions, joins_a_pod: bool | None = None
+) -> Validated:
     """`binary`, which knows from here on what of the bundle it will not do as asked.
 
+    `joins_a_pod`: whether the container will run in a pod's sandbox; None if only annotations tell.
     Raises `ValidateError`, and closes it, if there is such a thing and the options require that there is none; or if it
     lacks a flag that is to be passed on.
     """
@@ -144,7 +147,7 @@ def hold_against(binary: Validated, bundle: Bundle, options: RunOptions) -> Vali
             raise
     from engine.enforcement.judge import UNSEEN, unenforced
 
-    found = unenforced(bundle.config, bundle.sources, options, binary.capabilities)
+    found = unenforced(bundle.config, bundle.sources, options, binary.capabilities, joins_a_pod)
     binary.unenforced = found
     if options.require_enforced and (seen := [str(each) for each in found if each.danger < UNSEEN]):
         binary.close()

@@ -58,10 +58,14 @@ def check_facts(move: Record[Any, Any], header: Header, known: Known) -> None:
         raise BadLineError(FaultCode.FACTS_CONTRADICT, what)
 
 
-def _of_root(root: Facts, *_: object) -> str | None:
-    """Only a sandbox that is there can be joined."""
-    if "sandbox" in root and any(each["created"] for each in root["sandbox"]["directories"]):
+def _of_root(root: Facts, header: Header, known: Known) -> str | None:
+    """Only a sandbox that is there can be joined; and who joins none has not the namespaces of one."""
+    joins = "sandbox" in root
+    if joins and any(each["created"] for each in root["sandbox"]["directories"]):
         return "it created the directories of a sandbox that was there"
+    asked = header.asked
+    if isinstance(asked, dict) and any("path" in each for each in asked["namespaces"]):
+        return _unenforced(known["validate"], header, joins)
     return None
 
 
@@ -121,11 +125,16 @@ def _is_in_own_places(path: str, known: Known) -> bool:
 
 def _of_validate(binary: Facts, header: Header, _: Known) -> str | None:
     """What runsc does not do as asked follows from what was asked, as far as the header says that."""
+    return _unenforced(binary, header, None)
+
+
+def _unenforced(binary: Facts, header: Header, joins_a_pod: bool | None) -> str | None:
     said = binary.get("unenforced")
     if said is None or header.engine != __version__:  # another engine knows other things of runsc
         return None
     run = {**header.options, "user": header.host["user"]}
-    return contradicts(said, binary, header.asked if isinstance(header.asked, dict) else None, run)
+    asked = header.asked if isinstance(header.asked, dict) else None
+    return contradicts(said, binary, asked, run, joins_a_pod)
 
 
 _CHECKS: Mapping[str, Callable[[Facts, Header, Known], str | None]] = {

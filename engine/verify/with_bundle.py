@@ -126,7 +126,8 @@ def _differs_in_what_is_done(header: Header, config: bytes, moves: Sequence[Reco
             return None
         said = move.facts["unenforced"]
         run = {**header.options, "user": header.host["user"]}
-        what = contradicts_config(said, move.facts, parse(config), header.asked, run)
+        joins = next(("sandbox" in each.facts for each in moves if each.trigger == Trigger.SECURE_ROOT), None)
+        what = contradicts_config(said, move.facts, parse(config), header.asked, run, joins)
         return what and f"what it says is not done as asked of {CONFIG_NAME} is not so: {what}"
     return None
 

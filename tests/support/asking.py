@@ -49,6 +49,9 @@ def asking(word: str) -> tuple[dict[str, Any], dict[int, str | None], str]:
             process["rlimits"] = [{"type": value, "soft": 1, "hard": 1}]
         case ["process", "capabilities"]:
             process["capabilities"] = {"bounding": [value or "CAP_KILL"]}
+        case ["process", "capabilities", "effective"]:
+            process["capabilities"] = {"permitted": ["CAP_KILL"], "bounding": ["CAP_KILL"]}
+            process["user"] = {"uid": 0 if value == "root" else 7, "gid": 0}
         case ["process", "capabilities", kind]:
             process["capabilities"] = {kind: ["CAP_KILL"]}
         case ["process", "noNewPrivileges"]:
@@ -74,6 +77,13 @@ def asking(word: str) -> tuple[dict[str, Any], dict[int, str | None], str]:
             linux["devices"] = [{"path": "/dev/a", "type": "c", "major": 1, "minor": number}]
         case ["linux", "sysctl"]:
             linux["sysctl"] = {value: "1"}
+            network = "sandbox" if value.startswith("net.ipv6") else "none"
+        case ["linux", "seccomp", what]:
+            action = {"action": "SCMP_ACT_LOG"}.get(what, "SCMP_ACT_ERRNO")
+            linux["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW"}
+            linux["seccomp"]["syscalls"] = [{"names": ["mkdir"], "action": action, "errnoRet": 38}]
+            if what != "errnoRet":
+                del linux["seccomp"]["syscalls"][0]["errnoRet"]
         case ["linux", "personality"]:
             linux["personality"] = {"domain": value}
         case ["linux", "resources", "devices"]:
@@ -107,6 +117,8 @@ def asking(word: str) -> tuple[dict[str, Any], dict[int, str | None], str]:
             ]
         case ["mounts", "order"]:
             config["mounts"] = [{"destination": place, "type": "tmpfs"} for place in ("/m/n", "/m")]
+        case ["bind", "writable"]:
+            config["mounts"] = [{"destination": "/m", "type": "bind", "source": "/srv"}]
         case ["bind", "kind"]:
             config["mounts"] = [{"destination": "/m", "type": "bind", "source": "/run/a.sock"}]
             kinds[0] = value
@@ -114,7 +126,12 @@ def asking(word: str) -> tuple[dict[str, Any], dict[int, str | None], str]:
             option = f"{value}5%" if value == "size=%" else f"{value}1" if value.endswith("=") else value
             kind = {"other": "proc"}.get(family, family)
             config["mounts"] = [
-                {"destination": "/m", "type": kind, "source": "/srv", "options": [option.replace("%5", "5")]}
+                {
+                    "destination": "/m",
+                    "type": kind,
+                    "source": "/srv",
+                    "options": option.replace("%5", "5").split(","),
+                }
             ]
         case ["network", network, "own_namespace"]:
             linux["namespaces"] = [{"type": "network"}]

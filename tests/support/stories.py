@@ -112,11 +112,12 @@ CONFIG = json.dumps(
 def with_unenforced(lines: list[Line], config: bytes) -> None:
     """As if the run had told what runsc does not do of that config.json as asked."""
     validated = [line["facts"] for line in lines if line.get("trigger") == Trigger.VALIDATE]
+    joins = any("sandbox" in line.get("facts", ()) for line in lines)
     options = lines[0]["options"]
     kinds = {number: mount.get("kind") for number, mount in enumerate(lines[0]["asked"]["mounts"])}
     for facts in validated:
         able = Capabilities(tuple(facts["platforms"]), gofer_namespace=bool(facts["creation_flags"]))
-        asked_for = asks(parse(config), kinds, options["network"])
+        asked_for = asks(parse(config), kinds, options["network"], joins)
         found = judge(asked_for, able.generation, has_cgroups=not options["rootless"])
         facts["unenforced"] = [{"name": each.name, "becomes": each.becomes} for each in found]
 

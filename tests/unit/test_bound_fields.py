@@ -52,7 +52,11 @@ def with_config(lines: list[Line], config: bytes) -> None:
 
 def of_a_pod(path: Path) -> list[Line]:
     """A container that joins the sandbox of a pod."""
-    lines = Story().lines(path)
+    return with_sandbox(Story().lines(path))
+
+
+def with_sandbox(lines: list[Line]) -> list[Line]:
+    """As if the container joined the sandbox of a pod."""
     base = lines[3]["facts"]["directories"][0]["path"]
     container = f"{base}/{component('pod')}"
     paths = (container, f"{container}/runsc-root")

@@ -13,7 +13,7 @@ from engine.bundle.oci_config import parse
 from engine.enforcement import judge as judging
 from engine.enforcement import known
 from engine.enforcement.asks import asks, surprises, unasked
-from engine.enforcement.judge import UNSEEN, has_cgroups, judge, unenforced, warning
+from engine.enforcement.judge import ONLY_WITH, UNSEEN, has_cgroups, judge, unenforced, warning
 from engine.enforcement.table import BY_WORD, ROWS, SURPRISES, UNASKED
 from engine.options import Network, RunOptions
 from engine.runsc.capabilities import SEEN, Capabilities
@@ -130,7 +130,8 @@ def test_a_bundle_is_told_what_the_row_says(row: tuple[Any, ...], runsc: str) ->
     if word in ALWAYS:
         return
     for cgroups in (True, False):
-        found = judge(asks(*asking(word)), runsc, has_cgroups=cgroups)
+        flags = sorted(ONLY_WITH.get(word, ()))[:1]
+        found = judge(asks(*asking(word)), runsc, has_cgroups=cgroups, runsc_flags=flags)
         expected = without_cgroups if without_cgroups and not cgroups else becomes[column]
         told = {each.name: each for each in found}
         assert (name in told) == (expected != "enforced")
@@ -228,6 +229,67 @@ def test_the_options_of_the_run_count() -> None:
     for network, expected in ((Network.HOST, ["network-host"]), (Network.NONE, []), (Network.SANDBOX, [])):
         options = RunOptions("web", network=network)
         found = unenforced(config, {}, options, Capabilities(("systrap",)))
+        assert [each.name for each in found] == expected
+
+
+def with_flags(config: dict[str, Any], runsc: str, *flags: str, kind: str | None = None) -> list[str]:
+    asked = asks(config, {0: kind}, "none")
+    return [each.name for each in judge(asked, runsc, has_cgroups=True, runsc_flags=flags)]
+
+
+def test_seccomp_with_runscs_own_switch_is_not_all_of_it() -> None:
+    """What is open then: programs of exec before 2026, errors but EPERM, some actions."""
+    flag = "--oci-seccomp=true"
+    plain = linux(seccomp={"defaultAction": "SCMP_ACT_ERRNO"})
+    assert [with_flags(plain, runsc) for runsc in SEEN] == [["seccomp"]] * 3
+    assert [with_flags(plain, runsc, flag) for runsc in SEEN] == [["seccomp-exec"], ["seccomp-exec"], []]
+    of_podman = linux(
+        seccomp={
+            "defaultAction": "SCMP_ACT_ERRNO",
+            "defaultErrnoRet": 38,
+            "syscalls": [{"names": ["a"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}],
+        }
+    )
+    assert with_flags(of_podman, NEW, flag) == ["seccomp-errors"]
+    for action in ("KILL_PROCESS", "LOG", "NOTIFY"):
+        rule = {"names": ["a"], "action": f"SCMP_ACT_{action}"}
+        asked = linux(seccomp={"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]})
+        assert with_flags(asked, NEW, flag) == ["seccomp-actions"]
+
+
+def test_flags_of_runsc_open_and_close_what_is_mounted() -> None:
+    socket = linux() | {"mounts": [{"destination": "/s", "type": "bind", "source": "/run/s"}]}
+    for flag, expected in (
+        *[(f"--host-uds={value}", []) for value in ("open", "all")],
+        *[(f"--host-uds={value}", ["mount-socket"]) for value in ("none", "create")],
+        *[(f"--overlay2=all:{medium}", ["mount-overlay", "mount-socket"]) for medium in ("self", "memory")],
+        *[(f"--overlay2={value}", ["mount-socket"]) for value in ("none", "root:self")],
+    ):
+        assert with_flags(socket, NEW, flag, kind="socket") == expected
+    socket["mounts"][0]["options"] = ["ro"]
+    assert with_flags(socket, NEW, "--overlay2=all:self", kind="socket") == ["mount-socket"]
+
+
+def test_a_root_without_an_overlay_has_none_added() -> None:
+    for flags, expected in (((), True), (("--overlay2=none",), False), (("--overlay2=root:self",), True)):
+        found = set(unasked(base_config(), has_empty_tmp=False, runsc_flags=flags))
+        assert ("absent=readonly" in found) is expected
+
+
+def test_what_is_the_default_anyway_is_not_missed() -> None:
+    options = ["norelatime", "nostrictatime", "nolazytime", "noiversion", "nomand", "symfollow"]
+    config = linux() | {"mounts": [{"destination": "/m", "type": "tmpfs", "options": options}]}
+    assert [names(config, runsc) for runsc in SEEN] == [[], [], []]
+
+
+def test_ipv6_is_switched_off_in_a_network_of_the_sentry() -> None:
+    config = linux(sysctl={"net.ipv6.conf.all.disable_ipv6": "1"})
+    for network, runsc, expected in (
+        ("sandbox", NEW, []),
+        ("sandbox", MIDDLE, ["sysctl-ipv6"]),
+        ("none", NEW, ["sysctl"]),
+    ):
+        found = judge(asks(config, {}, network), runsc, has_cgroups=True)
         assert [each.name for each in found] == expected
 
 

@@ -53,6 +53,19 @@ UNTRIED = {
         "nothing of it is seen inside, or another row's case shows it",
     ),
     **dict.fromkeys(
+        ["seccomp-exec", "seccomp-actions", "seccomp-errors", "mount-overlay"], "it takes a flag of runsc"
+    ),
+    **dict.fromkeys(
+        [
+            "capabilities-effective",
+            "capabilities-effective-user",
+            "option-ro-sysfs",
+            "option-ro-rw",
+            "sysctl-ipv6",
+        ],
+        "it was seen by hand",
+    ),
+    **dict.fromkeys(
         ["memory-swap", "memory-oom", "rlimit-sigpending", "option-symlinks-own"], "it was seen by hand"
     ),
 }

@@ -20,11 +20,14 @@ from engine.enforcement.table import BY_WORD, ROWS, UNRECORDED
 from engine.errors import Reason, ValidateError
 from engine.lifecycle.resolve import Resolved
 from engine.lifecycle.validate import hold_against, validate
+from engine.oci.creation import _Creation
 from engine.oci.flags import Flags
+from engine.oci.network import ANNOTATION
 from engine.oci.request import Request
 from engine.options import Platform, RunOptions
+from engine.runsc.arguments import RUN
 from engine.runsc.capabilities import SEEN
-from engine.state.record import ENFORCEMENT, WARNING
+from engine.state.record import ENFORCEMENT, OWN, WARNING, without_own
 from engine.traces.asked import asked_facts
 from engine.verify.faults import FaultCode
 from engine.verify.trace_check import judge as judge_trace
@@ -34,6 +37,7 @@ from tests.support.asking import asking
 from tests.support.bundles import NAMESPACES, base_config, make_bundle
 from tests.support.refusals import refuses
 from tests.support.stories import CONFIG, Line, Story, given_facts, save, with_unenforced, written
+from tests.unit.test_bound_fields import with_sandbox
 from tests.unit.test_forged_traces import VALIDATE
 
 SECCOMP = {"linux": {**NAMESPACES, "seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}}}
@@ -76,7 +80,7 @@ def test_what_is_recorded_tells_the_same(word: str) -> None:
 
 @pytest.mark.parametrize("joins_a_pod", [False, True])
 def test_namespace_paths_are_a_members_sandboxs(joins_a_pod: bool) -> None:
-    """A trace does not say that a container joins a pod: it may say that its paths are ignored, or not."""
+    """Before its directories are there, a trace does not say that a container joins a pod."""
     config: dict[str, Any] = {
         **base_config(),
         "linux": {"namespaces": [{"type": "ipc", "path": "/proc/1/ns/ipc"}]},
@@ -91,6 +95,8 @@ def test_namespace_paths_are_a_members_sandboxs(joins_a_pod: bool) -> None:
     options = {"network": "sandbox", "rootless": False, "ignore_cgroups": False, "user": 0}
     asked = asked_facts(Bundle(config, {}))
     assert contradicts(said, binary, asked, options) is None
+    for joins in (False, True):
+        assert (contradicts(said, binary, asked, options, joins) is None) is (joins is joins_a_pod)
     less = [each for each in said if each["name"] != "masked-paths"]
     assert len(less) == len(said) - 1
     assert contradicts(less, binary, asked, options) is not None
@@ -267,6 +273,31 @@ def test_rootless_root_may_have_cgroups(user: int, conforms: bool, private: Path
     assert (fault(lines, private / "c") is None) is conforms
 
 
+def test_who_joins_no_pod_has_not_its_namespaces(private: Path) -> None:
+    """Else what becomes of a path of a namespace could be left out of any trace."""
+    lines = of_story(private / "a")
+    joined = [each for each in unenforced(lines) if each["name"] != "network-joined"]
+    assert len(joined) == len(unenforced(lines)) - 1
+    unenforced(lines)[:] = joined
+    assert fault(lines, private / "b") == FaultCode.FACTS_CONTRADICT
+    with_sandbox(lines)
+    assert fault(lines, private / "c") is None
+
+
+def test_a_member_that_names_its_sandbox_alone_has_its_namespaces(private: Path, binary: Path) -> None:
+    """As podman 5 does: no annotation says that it is a member."""
+    spaces = [{"type": kind, "path": f"/proc/7/ns/{kind}"} for kind in ("ipc", "uts")]
+    linux = {"namespaces": [*NAMESPACES["namespaces"][:2], {"type": "mount"}, *spaces]}
+    bundle = make_bundle(
+        private / "bundle", linux=linux, annotations={"io.kubernetes.cri-o.SandboxID": "pod"}
+    )
+    for joins, expected in ((True, []), (False, ["namespace-path-ignored"])):
+        with open_bundle(str(bundle)) as opened:
+            found = validate(Resolved(str(binary), "option"), Platform.AUTO)
+            hold_against(found, opened, RunOptions("web"), joins).close()
+            assert [each["name"] for each in found.facts()["unenforced"]] == expected
+
+
 def test_a_list_that_was_cut_may_have_more(private: Path) -> None:
     def cut(lines: list[Line]) -> None:
         lines[0]["asked"]["cut"] = {"environment": {"count": 9999, "sha256": "ab" * 32}}
@@ -341,4 +372,25 @@ def test_a_warning_is_one_line_of_the_managers_log(
         assert (said["level"], said["msg"]) == ("warning", 'not "so"\nas asked')
     else:
         assert "level=warning" in line
-    assert capsys.readouterr().err.startswith("engine-oci: warning: ")
+    said_on_stderr = capsys.readouterr().err
+    assert said_on_stderr.startswith("engine-oci: warning: ")
+    assert said_on_stderr.rstrip("\n").isprintable()  # a mount's destination may hold anything
+
+
+def test_no_bundle_speaks_for_the_engine() -> None:
+    """`start` says, and `state` shows, what the engine found, and never what a bundle has under that name."""
+    own = {ENFORCEMENT: "nothing", WARNING: "all is well", ANNOTATION: "none", f"{OWN}later": "x"}
+    given = {**own, "org.example": "stays", "dev.gvisor.spec.mount.a.share": "pod"}
+    assert without_own(given) == {"org.example": "stays", "dev.gvisor.spec.mount.a.share": "pod"}
+    config = {**base_config(), "annotations": given}
+    creation = _Creation(RunOptions("web"), Opened(config), RUN, None, "c", {}, None, None)  # type: ignore[arg-type]
+    assert creation._record.annotations == without_own(given)
+    creation.learned(())
+    assert creation._record.annotations == without_own(given)
+
+
+class Opened:
+    """As much of a bundle as its record needs."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config, self.path = config, "/b"
