@@ -20,6 +20,23 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
 
 
+def shell_word(word: str) -> str:
+    """`word` for a shell. What cannot be printed becomes an escape in $'...', for a terminal and a page to be safe."""
+    import shlex
+
+    if word.isprintable():
+        return shlex.quote(word)
+    plain = word.replace("\\", "\\\\").replace("'", "\\'")
+    return "$'" + "".join(c if c.isprintable() else _octal(c) for c in plain) + "'"
+
+
+def _octal(character: str) -> str:
+    # os.fsencode knows only the surrogates that stand for bytes; a trace may have any.
+    is_byte = "\udc80" <= character <= "\udcff"
+    data = character.encode("utf-8", "surrogateescape" if is_byte else "surrogatepass")
+    return "".join(f"\\{byte:03o}" for byte in data)
+
+
 _HINTS = {
     errno.ENOSPC: "free space there (engine gc removes what finished containers left)",
     errno.EDQUOT: "free space there (engine gc removes what finished containers left)",

@@ -101,9 +101,19 @@ class RunOptions:
 
         return list(opened_by(self.runsc_flags))
 
-    def given(self, *, network: Network | None = None, runsc: str | None = None) -> RunOptions:
-        """These options, but for the network and the runsc that are given."""
-        changes = {"network": network or self.network, "runsc": runsc or self.runsc}
+    def given(
+        self,
+        *,
+        network: Network | None = None,
+        runsc: str | None = None,
+        platform: Platform | None = None,
+    ) -> RunOptions:
+        """These options, but for the network, the runsc and the platform that are given."""
+        changes = {
+            "network": network or self.network,
+            "runsc": runsc or self.runsc,
+            "platform": platform or self.platform,
+        }
         return RunOptions(**{**vars(self), **changes})
 
 

@@ -124,6 +124,17 @@ FLAGS: dict[str, RunscFlag] = {
 }
 
 
+#: What the Sentry does, or does not, by its own flags, whatever a member of its pod is started with.
+_OF_SENTRY = frozenset(
+    f"--{name}=true" for name in ("oci-seccomp", "nvproxy", "tpuproxy", "strace", "log-packets")
+)
+
+
+def of_sentry(flags: Sequence[str]) -> frozenset[str]:
+    """Those of runsc's `flags` that count for all containers of a sandbox, and are those of its first one."""
+    return _OF_SENTRY.intersection(flags)
+
+
 def parse(given: Sequence[str]) -> tuple[str, ...]:
     """The flags as runsc gets them, `--name=value` in the order of `FLAGS`; of one given twice the last counts.
 

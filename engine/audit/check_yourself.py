@@ -5,16 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import shlex
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from engine.bundle.bundle import CONFIG_NAME
+from engine.errors import shell_word
 from engine.lifecycle.spec_files import LIFECYCLE_SPEC
 from engine.runsc.installation import SIDECARS
 from engine.traces.move import Trigger
 from engine.verify import attestation, signature
-from engine.verify.evidence import Evidence
+from engine.verify.evidence import Evidence, given_copy
 from engine.verify.ssh_keygen import SignatureError
 from engine.verify.trace_file import SUFFIX
 from engine.verify.user_files import read_optional
@@ -99,12 +99,12 @@ def checks(evidence: Evidence, files: list[Carried]) -> list[Check]:
             )
         )
     bundle = header.bundle["path"]
-    config = shlex.quote(os.path.join(bundle, CONFIG_NAME))
+    config = shell_word(os.path.join(bundle, CONFIG_NAME))
     found += [
         Check("The bundle is still the one that ran.", f"sha256sum {config}", header.bundle["sha256"]),
         Check(
-            "It asks for what is recorded.",
-            f"engine trace verify {_TRACE} --bundle {shlex.quote(bundle)}",
+            "It asks for what is recorded, and makes what runsc was given.",
+            f"engine trace verify {_TRACE} --bundle {shell_word(bundle)}",
             str(evidence.result.verdict),
         ),
     ]
@@ -117,9 +117,16 @@ def checks(evidence: Evidence, files: list[Carried]) -> list[Check]:
             for each in staged.get("sidecars", ())
         ]
         found += [
-            Check(f"{name} is still the one that ran.", f"sha256sum {shlex.quote(path)}", digest)
+            Check(f"{name} is still the one that ran.", f"sha256sum {shell_word(path)}", digest)
             for name, path, digest in programs
         ]
+    if (given := given_copy(header.bundle, evidence.facts.get(Trigger.EXEC))) is not None:
+        path, digest = given
+        found.append(
+            Check(
+                "While the container is there: what runsc was given.", f"sha256sum {shell_word(path)}", digest
+            )
+        )
     found.append(
         Check("The spec is the one it was run against.", f"sha256sum specs/{LIFECYCLE_SPEC}", header.spec)
     )

@@ -186,11 +186,28 @@ def _policy(facts: Facts, header: Facts) -> Mapping[str, Shown]:
     }
 
 
+def given_of(handed_off: Facts | None) -> Mapping[str, Shown]:
+    """What runsc was given in the place of the caller's config.json, by the facts of `exec`, if there are any."""
+    given = None if handed_off is None else handed_off.get("config")
+    if given is None:
+        return {}
+    changes = given.get("changes", {})
+    said = [f"root.path: {changes['root_path']}"] if "root_path" in changes else []
+    if "mount_sources" in changes:
+        said.append(f"sources of bind mounts made absolute: {changes['mount_sources']}")
+    said += [f"annotation added: {name} = {value}" for name, value in changes.get("annotations", {}).items()]
+    return {
+        "SHA-256 of config.json as given to runsc": given["sha256"],
+        "changed in it by the engine": said or "nothing",
+    }
+
+
 def _bundle(facts: Facts, header: Facts) -> Mapping[str, Shown]:
     before, after = header["bundle"], facts["bundle"]
     return {
         "SHA-256 of config.json, before": before["sha256"],
         "SHA-256 of config.json, at hand-off": after["sha256"],
+        **given_of(facts),
         "root file system": after["rootfs"],
         "hooks (run on the host)": str(after["hooks"]),
         "grants that deserve a word": [f"{code}: {CODES[code]}" for code in after.get("grants", ())]

@@ -16,7 +16,7 @@ from engine.audit import html
 from engine.audit.asked import all_of, asked_of, first, warnings
 from engine.audit.asked_sections import asked_sections
 from engine.audit.check_yourself import carried, checks
-from engine.audit.controls import Status, controls
+from engine.audit.controls import Status, controls, given_of
 from engine.audit.guidance import CIS, NIST, Coverage, matrix, uncovered
 from engine.audit.lifecycle_picture import lifecycle_svg
 from engine.audit.model_check import ModelCheck
@@ -241,6 +241,7 @@ def _subject(evidence: Evidence) -> dict[str, dict[str, Any]]:
             "started": html.when(header.time),
             "bundle": header.bundle["path"],
             "SHA-256 of config.json": header.bundle["sha256"],
+            **given_of(facts.get(Trigger.EXEC)),
             "root file system": header.bundle["rootfs"],
             "hooks (run on the host)": str(header.bundle["hooks"]),
         },

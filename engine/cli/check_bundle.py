@@ -26,6 +26,13 @@ def add(commands: Any) -> None:
     parser.add_argument("--ignore-cgroups", action="store_true", help="as for run")
     parser.add_argument("--runsc", metavar="PATH", help="as for run")
     parser.add_argument(
+        "--runsc-flag",
+        metavar="NAME[=VALUE]",
+        action="append",
+        default=[],
+        help="as for run; may be repeated",
+    )
+    parser.add_argument(
         "--require-enforced", action="store_true", help="refuse, with 125, where there is any such thing"
     )
 
@@ -35,6 +42,11 @@ def _check(options: argparse.Namespace) -> int:
     from engine.lifecycle.trusted_runsc import find_runsc
     from engine.lifecycle.validate import hold_against
 
+    runsc_flags: tuple[str, ...] = ()
+    if options.runsc_flag:
+        from engine.runsc_flags import parse
+
+        runsc_flags = parse(options.runsc_flag)
     chosen = RunOptions(
         container_id="check",
         network=Network(options.network),
@@ -42,6 +54,7 @@ def _check(options: argparse.Namespace) -> int:
         ignore_cgroups=options.ignore_cgroups,
         runsc=options.runsc,
         require_enforced=options.require_enforced,
+        runsc_flags=runsc_flags,
     )
     with open_bundle(options.bundle) as bundle:
         runsc = hold_against(find_runsc(options.runsc, os.environ), bundle, chosen)
@@ -71,7 +84,10 @@ def _found(bundle: Any, options: RunOptions, runsc: Any) -> dict[str, Any]:
         "surprises": [
             SURPRISES[word] for word in surprises(bundle.config, has_empty_tmp=empty, has_cgroups=cgroups)
         ],
-        "added": [UNASKED[word] for word in unasked(bundle.config, has_empty_tmp=empty)],
+        "added": [
+            UNASKED[word]
+            for word in unasked(bundle.config, has_empty_tmp=empty, runsc_flags=options.runsc_flags)
+        ],
     }
 
 

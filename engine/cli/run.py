@@ -6,7 +6,7 @@ import json
 import os
 
 from engine.cli.command import add_choice, add_command, say, wrong_usage
-from engine.errors import EngineError, printable
+from engine.errors import EngineError, printable, shell_word
 from engine.options import ExecPolicy, Network, Platform, RunOptions, check_container_id, exec_policy_name
 from engine.quick import import_transitions
 
@@ -131,19 +131,23 @@ def _run(options: argparse.Namespace) -> int:
     if options.detach:
         return _detach(bundle.path, chosen, options)
     if options.dry_run:
-        return _dry_run(chosen, as_json=options.json)
+        return _dry_run(bundle, chosen, as_json=options.json)
     return _go(bundle, chosen, options)
 
 
-def _dry_run(chosen: RunOptions, *, as_json: bool) -> int:
+def _dry_run(bundle: Bundle, chosen: RunOptions, *, as_json: bool) -> int:
     from engine.lifecycle.plan import plan
 
     planned = plan(chosen, os.environ)
+    if chosen.require_enforced or chosen.runsc_flags:
+        from engine.lifecycle.validate import hold_against
+
+        hold_against(planned.runsc, bundle, chosen, joins_a_pod=False)
     if as_json:
         print(json.dumps({"argv": planned.argv, "environment": planned.environment}, indent=2))
     else:
-        print("\n".join(f"{name}={_quoted(value)}" for name, value in planned.environment.items()))
-        print(" ".join(map(_quoted, planned.argv)))
+        print("\n".join(f"{name}={shell_word(value)}" for name, value in planned.environment.items()))
+        print(" ".join(map(shell_word, planned.argv)))
     return 0
 
 
@@ -197,20 +201,6 @@ def _go(bundle: Bundle, chosen: RunOptions, options: argparse.Namespace) -> int:
             if options.sign is not None:
                 sign(error.trace)
         raise
-
-
-def _quoted(word: str) -> str:
-    """The word for a shell. What cannot be printed becomes an escape in $'...', for a terminal to be safe."""
-    import shlex
-
-    if word.isprintable():
-        return shlex.quote(word)
-    plain = word.replace("\\", "\\\\").replace("'", "\\'")
-    return "$'" + "".join(c if c.isprintable() else _octal(c) for c in plain) + "'"
-
-
-def _octal(character: str) -> str:
-    return "".join(f"\\{byte:03o}" for byte in os.fsencode(character))
 
 
 def _detach(bundle: str, chosen: RunOptions, options: argparse.Namespace) -> int:

@@ -63,10 +63,7 @@ def asks(
     `kinds`: of the bind mounts' sources, by number, `socket` or `device`. `network`: the option's value. `joins_a_pod`:
     whether the container runs in a pod's sandbox, whose namespaces it then has; None if only annotations tell.
     """
-    if joins_a_pod is None:
-        annotations = config.get("annotations", {})
-        kind = next((annotations[name] for name in POD_TYPES if name in annotations), None)
-        joins_a_pod = kind == "container"
+    joins_a_pod = _is_member(config) if joins_a_pod is None else joins_a_pod
     linux, process = config.get("linux", {}), config["process"]
     yield from _of_process(process)
     yield from _of_mounts(config.get("mounts", ()), kinds)
@@ -84,10 +81,7 @@ def asks(
     for name in ("maskedPaths", "readonlyPaths"):
         if linux.get(name):
             yield f"linux.{name}", f"$.linux.{name}"
-    for device in linux.get("devices", ()):
-        numbers = (device.get("major"), device.get("minor"))
-        is_own = device["type"] == "p" or (device["type"] in "cu" and numbers in _OWN_DEVICES)
-        yield f"linux.devices={'own' if is_own else 'host'}", device["path"]
+    yield from _of_devices(linux.get("devices", ()))
     for name in linux.get("sysctl", ()):
         is_set = name != _OF_THE_SENTRY or network == "sandbox"
         yield f"linux.sysctl={name if is_set else '*'}", name
@@ -98,6 +92,18 @@ def asks(
     for name in _OTHER_PLATFORMS:
         if name in config:
             yield name, f"$.{name}"
+
+
+def _is_member(config: Mapping[str, Any]) -> bool:
+    annotations = config.get("annotations", {})
+    return next((annotations[name] for name in POD_TYPES if name in annotations), None) == "container"
+
+
+def _of_devices(devices: Collection[Any]) -> Iterator[Ask]:
+    for device in devices:
+        numbers = (device.get("major"), device.get("minor"))
+        is_own = device["type"] == "p" or (device["type"] in "cu" and numbers in _OWN_DEVICES)
+        yield f"linux.devices={'own' if is_own else 'host'}", device["path"]
 
 
 def _of_seccomp(profile: Mapping[str, Any]) -> Iterator[Ask]:

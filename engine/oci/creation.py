@@ -116,7 +116,7 @@ class _Creation:
     def join(self, base: PrivateDirectory) -> PodSandbox | None:
         if self._sandbox_id is None:
             return None
-        joined, noted, self._joining = pod.join(base, self._sandbox_id)
+        joined, noted, self._joining = pod.join(base, self._sandbox_id, self._options)
         self._record.sandbox = noted
         return joined
 

@@ -13,6 +13,7 @@ from engine.errors import StepError
 from engine.lifecycle.trusted_runsc import find_runsc
 from engine.oci.flags import Table
 from engine.oci.request import Request
+from engine.oci.run_options import passed_on
 from engine.runsc.binary import texts_in
 from engine.runsc.capabilities import UNKNOWN, Capabilities
 
@@ -30,7 +31,7 @@ _FEATURES: dict[str, Any] = {
     "ociVersionMin": "1.0.0",
     "ociVersionMax": "1.3.0",
     "linux": {
-        # runsc makes no cgroup and no time namespace, and applies a seccomp filter only with --oci-seccomp.
+        # runsc makes no cgroup and no time namespace.
         "namespaces": ["ipc", "mount", "network", "pid", "user", "uts"],
         "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False, "rdma": False},
         "seccomp": {"enabled": False},
@@ -43,10 +44,11 @@ _FEATURES: dict[str, Any] = {
 
 
 def main(request: Request) -> int:
-    """Print the features; without a runsc, those of every build."""
+    """Print the features, with the flags of runsc that were given; without a runsc, those of every build."""
     able, has_systemd = _found(request)
     linux = _FEATURES["linux"]
     cgroup = {**linux["cgroup"], "systemd": has_systemd}
+    seccomp = {"enabled": "--oci-seccomp=true" in passed_on(request)}
     features = {
         **_FEATURES,
         "hooks": list(able.hooks),
@@ -54,6 +56,7 @@ def main(request: Request) -> int:
         "linux": {
             **linux,
             "cgroup": cgroup,
+            "seccomp": seccomp,
             "mountExtensions": {"idmap": {"enabled": is_enforced("bind.option=idmap", able)}},
         },
     }

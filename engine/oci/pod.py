@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from engine.bundle.pods import CONTAINER, SANDBOX, SANDBOXES, TYPES, first, names_sandbox_alone
 from engine.errors import EngineError, Reason, ResolveError, SecureRootError
@@ -20,7 +20,7 @@ from engine.lifecycle.secure_root import PodSandbox
 from engine.linux.files import PrivateDirectory, UntrustedPathError, open_private_directory
 from engine.linux.regular_files import Identity
 from engine.oci.network import ANNOTATION
-from engine.options import Network, RunOptions
+from engine.options import Network, Platform, RunOptions
 from engine.state import record
 from engine.state.base import open_existing_base
 from engine.state.container import component, open_runsc_root, take_lock
@@ -102,7 +102,7 @@ def as_in_sandbox(
     *,
     network_is_chosen: bool,
 ) -> tuple[RunOptions, dict[str, str]]:
-    """The `options` with the sandbox's runsc and network unless they were chosen, and annotations for `state`.
+    """The `options` with the sandbox's runsc, platform and network unless chosen, and annotations for `state`.
 
     Without such a sandbox they are unchanged: `join` refuses and records it.
     """
@@ -116,6 +116,8 @@ def as_in_sandbox(
             if noted is not None and noted.program is not None:
                 if options.runsc is None:
                     options = options.given(runsc=_runsc_of(noted.program, directory.path, environment))
+                if options.platform is Platform.AUTO and (platform := _value(noted.flags, "--platform")):
+                    options = options.given(platform=Platform(platform))
                 if not network_is_chosen:
                     network = noted.flags[noted.flags.index("--network") + 1]
                     why = noted.annotations.get(ANNOTATION)
@@ -135,11 +137,39 @@ def _runsc_of(program: Program, directory: str, environment: Mapping[str, str]) 
     return os.path.join(directory, program.path)
 
 
-def join(base: PrivateDirectory, sandbox_id: str) -> tuple[PodSandbox, Sandbox, int]:
+def _value(flags: Sequence[str], name: str) -> str | None:
+    """The value of the global flag `name` among those of a record; None if it is not there."""
+    return flags[flags.index(name) + 1] if name in flags else None
+
+
+def _require_same(sandbox_id: str, flags: Sequence[str], options: RunOptions) -> None:
+    """Raise `SecureRootError` where the member's options say what its sandbox, with these `flags`, does not do."""
+    pairs = [
+        (f"--network {_value(flags, '--network')}", f"--network {options.network}"),
+        (f"--platform {_value(flags, '--platform')}", f"--platform {options.platform}"),
+    ]
+    if options.platform is Platform.AUTO:
+        pairs.pop()
+    if options.runsc_flags or any(flag.startswith("--") and "=" in flag for flag in flags):
+        from engine.runsc_flags import of_sentry
+
+        theirs, ours = (", ".join(sorted(of_sentry(each))) for each in (flags, options.runsc_flags))
+        pairs.append((theirs, ours))
+    for has, wanted in pairs:
+        if has != wanted:
+            raise SecureRootError(
+                f"sandbox {sandbox_id!r} runs with {has or 'no such flags'}, not with {wanted or 'none of them'}",
+                reason=Reason.NO_SANDBOX,
+                hint="give the flags with which the sandbox was created, or create the pod anew",
+            )
+
+
+def join(base: PrivateDirectory, sandbox_id: str, options: RunOptions) -> tuple[PodSandbox, Sandbox, int]:
     """Lock the live sandbox with this id; returns it for the run, for the record, and the lock's descriptor.
 
-    While the lock is held the sandbox is not deleted; afterwards the member's record protects its directory. Raises
-    `SecureRootError` if there is no live sandbox; `UntrustedPathError` and `OSError`.
+    `options`: of the member. While the lock is held the sandbox is not deleted; afterwards the member's record protects
+    its directory. Raises `SecureRootError` if there is no live sandbox, or it does not do what the options say;
+    `UntrustedPathError` and `OSError`.
     """
 
     def refused(why: str) -> SecureRootError:
@@ -166,6 +196,7 @@ def join(base: PrivateDirectory, sandbox_id: str) -> tuple[PodSandbox, Sandbox, 
         status = inspect(base, directory, noted).status
         if status not in (Status.CREATED, Status.RUNNING):
             raise refused("does not exist here" if status is Status.DELETED else f"is {status}")
+        _require_same(sandbox_id, noted.flags, options)
         root = open_runsc_root(directory)
         undo.pop_all()
     joined = PodSandbox(sandbox_id, directory, root, noted.program.sha256)

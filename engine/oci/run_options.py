@@ -27,14 +27,20 @@ def without_pid_file(given: RunscArguments) -> RunscArguments:
     return RunscArguments(given.verb, flags, given.global_flags, given.preserved)
 
 
+def passed_on(request: Request) -> tuple[str, ...]:
+    """The flags that are passed on to runsc. Raises `UsageError`."""
+    given = request.common.lists.get("runsc-flag")
+    if not given:
+        return ()
+    from engine.runsc_flags import parse
+
+    return parse(given)
+
+
 def options_of(request: Request) -> RunOptions:
     """The options of the run. Raises `UsageError`."""
     common = request.common
-    runsc_flags: tuple[str, ...] = ()
-    if given := common.lists.get("runsc-flag"):
-        from engine.runsc_flags import parse
-
-        runsc_flags = parse(given)
+    runsc_flags = passed_on(request)
     exec_policy_name(common.value("exec-policy") or ExecPolicy.AUTO)
     return RunOptions(
         container_id=request.container_id(),

@@ -294,7 +294,7 @@ class Header(msgspec.Struct, forbid_unknown_fields=True, gc=False, kw_only=True)
     ] = msgspec.UNSET
     container: Annotated[str, Says("The container's id.", "= the moves'; a plain name")]
     previous: Annotated[None, Says("There is no line before it.", "= null")]
-    format: Annotated[int, Says("The format's number.", "1 to 3; not 1 if `asked` is there")]
+    format: Annotated[int, Says("The format's number.", "1 to 3; 1 only where `asked` is not there")]
     engine: Annotated[str, Says("The engine's version.", free="engine")]
     spec: Annotated[
         str, Says("SHA-256 of `specs/GVisorRuntime.tla`, in hexadecimal.", "= the verifier's own")

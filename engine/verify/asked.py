@@ -53,6 +53,8 @@ def contradiction(header: Header) -> str | None:
     """What in the header is not as any engine writes it, in one phrase; None if nothing, or nothing was recorded."""
     recorded = _OF_HOST.intersection(header.host)
     if not isinstance(header.asked, dict):
+        if header.format != _FIRST_FORMAT:
+            return "its format says what was asked, and it does not"
         return "its host is described and its bundle is not" if recorded else None
     if recorded != _OF_HOST:
         return "its bundle is described and its host is not"
@@ -171,7 +173,7 @@ def _of_grants(header: Header, asked: Mapping[str, Any], cut: Mapping[str, Any])
     if header.options["network"] == "host":
         follow.add("host_network")
     flags = header.options.get("runsc_flags", [])
-    if not are_passed(flags):
+    if not are_passed(flags) or ("runsc_flags" in header.options and not flags):
         yield "no engine passes on all of its flags of runsc"
         return
     follow.update(code for code, _ in opened_by(flags))

@@ -23,6 +23,7 @@ from engine.verify import evidence
 from engine.verify.ssh_keygen import SignatureError
 from engine.verify.statement import RUNSC, difference, encoded, statement
 from engine.verify.user_files import read_optional, unreadable, write_new
+from engine.verify.with_bundle import differs, read_config
 
 if TYPE_CHECKING:
     from engine.verify.attestation_keys import PublicKey
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
 #: As a file of in-toto attestations is named, one a line.
 SUFFIX = ".intoto.jsonl"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
-#: Bytes: base64 of a statement that holds the largest trace, with each character an escape.
-_MAX_SIZE = 16 * evidence.MAX_SIZE
+#: Bytes of an envelope for each of its trace's: base64 of a statement in which each character is an escape; and some.
+_SIZE_FACTOR, _SOME = 16, 1 << 20
+#: Each signature that is tried costs a reading of the payload.
+_MAX_SIGNATURES = 64
 #: `securesystemslib` only tries a signature whose key id is the key's. DSSE's is a hint that nobody has to give.
 _KEY_ID = "key"
 
@@ -117,9 +120,11 @@ def verify(
     key, graph = public_key(key_path), spec_graph()
     for path in paths:
         try:
-            trace = evidence.read(path, graph)
-            digests = _digests(_verified(path, key, *trace))
+            trace, content = evidence.read(path, graph)
+            digests = _digests(_verified(path, key, trace, content))
             files = tuple(_compared(digests, bundle, runsc))
+            if bundle is not None:
+                _require_asked_for(trace, bundle)
         except evidence.ReportError as error:
             yield Attestation(path, why=error.what, unread=True)
         except _RejectedError as error:
@@ -134,7 +139,11 @@ class _RejectedError(Exception):
 
 def _verified(path: str, key: PublicKey, found: evidence.Evidence, content: bytes) -> dict[str, Any]:
     """The statement of the attestation beside the trace `path`, which it holds. Raises `_RejectedError`."""
-    if (envelope := read_optional(path + SUFFIX, _MAX_SIZE)) is None:
+    try:
+        envelope = read_optional(path + SUFFIX, _SIZE_FACTOR * len(content) + _SOME)
+    except SignatureError as error:
+        raise _RejectedError(error.what) from None
+    if envelope is None:
         raise _RejectedError(f"there is no {path + SUFFIX!r}")
     payload = _signed(_parsed(envelope, "the envelope"), key)
     if not found.conforms:
@@ -168,6 +177,8 @@ def _signed(envelope: Mapping[str, Any], key: PublicKey) -> bytes:
         raise _RejectedError("it is no DSSE envelope: it has no payload or no signatures")
     if kind != PAYLOAD_TYPE:
         raise _RejectedError(f"its payload is {str(kind)!r:.80}, and no {PAYLOAD_TYPE}")
+    if len(signatures) > _MAX_SIGNATURES:
+        raise _RejectedError(f"it has {len(signatures)} signatures, and at most {_MAX_SIGNATURES} are tried")
     for signature in signatures:
         text = signature.get("sig") if isinstance(signature, dict) else None
         if isinstance(text, str) and (content := _payload_signed_by(key, payload, text)) is not None:
@@ -234,6 +245,14 @@ def _compared(digests: Mapping[str, str], bundle: str | None, runsc: str | None)
         if digest != digests[name]:
             raise _RejectedError(f"{path!r} has another digest than the run's {name}")
         yield path
+
+
+def _require_asked_for(trace: evidence.Evidence, bundle: str) -> None:
+    """Whether config.json there asks for what is recorded, and makes what runsc was given. Raises `_RejectedError`."""
+    if trace.header is not None:
+        what = differs(trace.header, read_config(bundle), [moment.record for moment in trace.moments])
+        if what is not None:
+            raise _RejectedError(what)
 
 
 def _require() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +16,7 @@ from functools import cached_property
 from io import BufferedReader
 from typing import Any
 
+from engine.bundle.bundle import CONFIG_NAME
 from engine.errors import EngineError, Reason, hint_for
 from engine.lifecycle.machine import STEPS
 from engine.lifecycle.spec_graph import SpecGraph
@@ -126,6 +128,21 @@ class Evidence:
     def seconds(self) -> float:
         """From the header to the last reliable line before the container's end."""
         return sum(moment.seconds for moment in self.moments if moment.record.trigger != Trigger.END)
+
+
+def given_copy(bundle: Mapping[str, Any], handed_off: Mapping[str, Any] | None) -> tuple[str, str] | None:
+    """The path and the SHA-256 of the config.json that runsc was given; None if it is the caller's, or not recorded.
+
+    `bundle`: of the header. `handed_off`: the facts of `exec`, if there are any.
+    """
+    given = None if handed_off is None else handed_off.get("config")
+    if given is None or given["sha256"] == bundle["sha256"]:
+        return None
+    argv = handed_off["argv"] if handed_off is not None else []
+    place = (
+        argv[argv.index("--bundle") + 1 :] if "--bundle" in argv else []
+    )  # of another spec it may be anything
+    return os.path.join(*place[:1], CONFIG_NAME), given["sha256"]
 
 
 _STATES = frozenset(State)

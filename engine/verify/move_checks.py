@@ -85,17 +85,30 @@ def _of_policy(policy: Facts, header: Header, known: Known) -> str | None:
 
 def _of_exec(given: Facts, header: Header, known: Known) -> str | None:
     """What runsc is given has the root's absolute path, and says so where the caller's has another."""
-    if "config" not in given or not isinstance(header.asked, dict):
+    if not isinstance(header.asked, dict):  # format 1
         return None
+    if "config" not in given:
+        return "it does not say which config.json runsc was given"
     changes = given["config"].get("changes", {})
     if (added := changes.get("annotations")) is not None:
         joins, has_cgroups = "sandbox" in known["secure_root"], not header.options["ignore_cgroups"]
-        if not (added == MEMBER if joins else has_cgroups and added.keys() == {CGROUP_PARENT}):
+        if not (added == MEMBER if joins else has_cgroups and _is_of_a_pod(added)):
             return "it added annotations that are none of its container's"
     is_absolute = header.asked["root"]["path"].startswith("/")
     if ("root_path" in changes) is is_absolute:
         return "the path of the root is relative and was not changed, or the other way about"
     return None
+
+
+def _is_of_a_pod(added: Mapping[str, str]) -> bool:
+    """Whether it is only the cgroup of a pod, as `of_sandbox` finds it."""
+    path = added.get(CGROUP_PARENT, "")
+    return (
+        len(added) == 1
+        and ":" not in path
+        and os.path.normpath(path) == path
+        and os.path.basename(path).startswith("pod")
+    )
 
 
 def _of_refusal(refused: Facts, _: Header, known: Known) -> str | None:
@@ -129,8 +142,10 @@ def _of_validate(binary: Facts, header: Header, _: Known) -> str | None:
 
 
 def _unenforced(binary: Facts, header: Header, joins_a_pod: bool | None) -> str | None:
-    said = binary.get("unenforced")
-    if said is None or header.engine != __version__:  # another engine knows other things of runsc
+    if (said := binary.get("unenforced")) is None:
+        said_nothing = "it does not say what of the bundle is not done as asked"
+        return said_nothing if isinstance(header.asked, dict) else None
+    if header.engine != __version__:  # another engine knows other things of runsc
         return None
     run = {**header.options, "user": header.host["user"]}
     asked = header.asked if isinstance(header.asked, dict) else None

@@ -20,7 +20,7 @@ from engine.bundle.strict_json import read
 from engine.lifecycle.spec_files import LIFECYCLE_SPEC
 from engine.runsc.installation import SIDECARS
 from engine.traces.move import State, Trigger
-from engine.verify.evidence import Evidence
+from engine.verify.evidence import Evidence, given_copy
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://in-toto.io/attestation/runtime-trace/v0.2"
@@ -29,8 +29,8 @@ ENGINE_TYPE = "pkg:generic/gvisor-engine"
 #: The kind of process that was watched: a start through the lifecycle.
 PROCESS_TYPE = f"{ENGINE_TYPE}#docs/lifecycle.md"
 
-#: The names of subjects.
-TRACE, RUNSC = "trace.jsonl", "runsc"
+#: The names of subjects. `GIVEN`: the copy of config.json that runsc was given, where it differs from the caller's.
+TRACE, RUNSC, GIVEN = "trace.jsonl", "runsc", f"given/{CONFIG_NAME}"
 
 
 def statement(evidence: Evidence, content: bytes) -> dict[str, Any]:
@@ -88,6 +88,8 @@ def _files(header: dict[str, Any], moves: list[dict[str, Any]]) -> Iterator[tupl
     paths = {each["name"]: each["path"] for each in validated.get("sidecars", ())}
     for each in staged.get("sidecars", ()):
         yield f"{SIDECARS}/{each['name']}", paths[each["name"]], each["sha256"]
+    if (given := given_copy(bundle, facts.get(Trigger.EXEC))) is not None:
+        yield GIVEN, *given
 
 
 def _resource(name: str, digest: str) -> dict[str, Any]:

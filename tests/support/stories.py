@@ -7,7 +7,7 @@ import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from engine.bundle.given import given_config
 from engine.bundle.oci_config import parse
 from engine.enforcement.asks import asks
 from engine.enforcement.judge import judge
+from engine.enforcement.recorded import config_of
 from engine.lifecycle.machine import Lifecycle
 from engine.lifecycle.spec_graph import spec_graph
 from engine.runsc.arguments import build_environment
@@ -120,6 +121,31 @@ def with_unenforced(lines: list[Line], config: bytes) -> None:
         asked_for = asks(parse(config), kinds, options["network"], joins)
         found = judge(asked_for, able.generation, has_cgroups=not options["rootless"])
         facts["unenforced"] = [{"name": each.name, "becomes": each.becomes} for each in found]
+
+
+def retold(lines: list[Line]) -> list[Line]:
+    """As if the run had told what runsc does not do of what is recorded as asked; its header was changed."""
+    header = lines[0]
+    kinds = {number: mount.get("kind") for number, mount in enumerate(header["asked"]["mounts"])}
+    options = header["options"]
+    cgroups = not (options["rootless"] or options["ignore_cgroups"])
+    for facts in (line["facts"] for line in lines if line.get("trigger") == Trigger.VALIDATE):
+        able = Capabilities(tuple(facts["platforms"]), gofer_namespace=bool(facts["creation_flags"]))
+        words = asks(config_of(header["asked"]), kinds, options["network"], False)
+        found = judge(words, able.generation, has_cgroups=cgroups)
+        facts["unenforced"] = [{"name": each.name, "becomes": each.becomes} for each in found]
+    return lines
+
+
+@cache
+def _told(rootless: bool) -> tuple[tuple[str, str], ...]:
+    able = Capabilities(("systrap", "kvm", "ptrace"))
+    found = judge(asks(parse(CONFIG), {}, "none", False), able.generation, has_cgroups=not rootless)
+    return tuple((each.name, each.becomes) for each in found)
+
+
+def _unenforced(rootless: bool) -> list[Line]:
+    return [{"name": name, "becomes": becomes} for name, becomes in _told(rootless)]
 
 
 def given_facts(config: bytes, bundle: str, added: dict[str, str] | None = None) -> Line:
@@ -261,6 +287,7 @@ class Story:
                 "platform": "systrap",
                 "creation_flags": [],
                 "starts_sidecars": False,
+                "unenforced": _unenforced(self.rootless),
             },
             Trigger.SECURE_ROOT: {
                 "user": self.user,

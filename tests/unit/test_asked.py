@@ -332,11 +332,19 @@ def without(*path: str) -> Callable[[Line], None]:
 
 def test_an_older_trace_that_says_nothing_of_it_conforms(private: Path) -> None:
     def older(line: Line) -> None:
+        line["format"] = 1
         del line["asked"]
         for name in ("name", "boot", "login_user"):
             del line["host"][name]
 
-    assert changed(private, older) is None
+    lines = Story().lines(private / "good")
+    lines[2]["facts"].pop("unenforced")
+    lines[4]["facts"]["mode"] = "0500"
+    lines[6]["facts"].pop("config")
+    lines[6]["facts"]["argv"][lines[6]["facts"]["argv"].index("--bundle") + 1] = "/base/b"
+    assert changed(private, older, lines) is None
+    for form in (2, 3):
+        assert changed(private, put("format", form), lines) == CONTRADICTS
 
 
 CONTRADICTS, FORM, KEY = FaultCode.HEADER_CONTRADICTS, FaultCode.NOT_OF_SCHEMA, FaultCode.UNKNOWN_KEY

@@ -24,7 +24,7 @@ from engine.verify.ssh_keygen import SignatureError
 from engine.verify.statement import difference, encoded, statement
 from tests.support.dsse import new_key, opened, signed
 from tests.support.refusals import refuses
-from tests.support.stories import CONFIG, Story, read, save, written
+from tests.support.stories import CONFIG, Story, given_facts, read, save, written
 from tests.unit.test_forged_traces import NAMES, of_a_set
 
 #: Kinds of keys, and the digest that belongs to each curve.
@@ -72,6 +72,7 @@ def test_openssl_takes_what_is_attested(private: Path, trace: Path, kind: str) -
     digests = {each["name"]: each["digest"]["sha256"] for each in said["subject"]}
     assert digests == {
         "config.json": sha256(CONFIG).hexdigest(),
+        "given/config.json": given_facts(CONFIG, "/base/b")["sha256"],
         "runsc": "cd" * 32,
         "trace.jsonl": sha256(trace.read_bytes()).hexdigest(),
     }
@@ -106,11 +107,11 @@ def test_attestation_is_private_as_the_trace(trace: Path, key: Path) -> None:
 @pytest.mark.parametrize(
     ("story", "subjects", "finished"),
     [
-        (Story(), 3, False),
-        (Story(end="ended", supervised=True), 3, True),
+        (Story(), 4, False),
+        (Story(end="ended", supervised=True), 4, True),
         (Story(steps=2, end="refused"), 2, True),
-        (Story(end="refused"), 3, True),
-        (Story(name="\udcff\udcfe"), 3, False),
+        (Story(end="refused"), 4, True),
+        (Story(name="\udcff\udcfe"), 4, False),
     ],
     ids=["handed off", "ended", "refused early", "execve refused", "no UTF-8"],
 )
@@ -373,6 +374,71 @@ def test_a_changed_file_is_found(private: Path, files: _Files, key: Path, name: 
     assert not found.is_good
     assert name in str(found)
     assert judged(files.trace, key).is_good  # it was not asked
+
+
+def test_a_copy_that_no_change_of_config_json_makes_is_found(private: Path, key: Path) -> None:
+    """What runsc was given follows from config.json and the recorded changes."""
+    made = _Files(private)
+    lines = read(made.trace)
+    lines[6]["facts"]["config"]["sha256"] = "ab" * 32
+    save(made.trace, written(lines))
+    attest(str(made.trace), str(key))
+    assert judged(made.trace, key).is_good  # nobody can tell without config.json
+    found = judged(made.trace, key, bundle=str(made.bundle))
+    assert not found.is_good
+    assert "what runsc was given" in str(found)
+
+
+def test_what_is_as_asked_has_no_second_subject(private: Path, key: Path) -> None:
+    trace = Story().write(private / "first.jsonl")
+    lines = read(trace)
+    lines[0]["asked"]["root"]["path"] = "/base/b/rootfs"
+    lines[6]["facts"]["config"] = {"sha256": lines[0]["bundle"]["sha256"]}
+    trace = save(private / "trace.jsonl", written(lines))
+    names = [each["name"] for each in said_of(trace)["subject"]]
+    assert names == ["config.json", "runsc", "trace.jsonl"]
+
+
+def _directory(beside: Path) -> None:
+    beside.unlink()
+    beside.mkdir()
+
+
+def _large(beside: Path) -> None:
+    with beside.open("ab") as file:
+        file.write(b" " * (4 << 20))
+
+
+def _link(to: str) -> Callable[[Path], None]:
+    def spoil(beside: Path) -> None:
+        beside.unlink()
+        beside.symlink_to(to.replace("ITSELF", str(beside)))
+
+    return spoil
+
+
+@pytest.mark.parametrize("spoil", [_directory, _large, _link("/dev/zero"), _link("ITSELF")])
+def test_one_bad_attestation_hides_no_other(
+    private: Path, trace: Path, key: Path, spoil: Callable[[Path], None]
+) -> None:
+    good = Story().write(private / "good.jsonl")
+    for each in (trace, good):
+        attest(str(each), str(key))
+    spoil(beside(trace))
+    first, second = verify([str(trace), str(good)], f"{key}.pub")
+    assert (first.is_good, first.unread, second.is_good) == (False, False, True)
+
+
+def test_few_signatures_are_tried(trace: Path, key: Path) -> None:
+    """Each costs a reading of the payload: a file of a million would take hours."""
+    attest(str(trace), str(key))
+    envelope = _envelope(trace)
+    envelope["signatures"] = [{"sig": "AAAA"}] * 63 + envelope["signatures"]
+    beside(trace).write_text(json.dumps(envelope))
+    assert judged(trace, key).is_good
+    envelope["signatures"] = [{"sig": "AAAA"}] + envelope["signatures"]
+    beside(trace).write_text(json.dumps(envelope))
+    assert "65 signatures" in str(judged(trace, key))
 
 
 def test_a_file_that_is_not_there_is_refused(private: Path, files: _Files, key: Path) -> None:

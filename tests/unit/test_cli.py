@@ -199,6 +199,20 @@ def test_a_reader_that_leaves_early_is_no_error(private: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "reason"), [("--require-enforced", "not_enforced"), ("--runsc-flag=nvproxy", "unsupported")]
+)
+def test_dry_run_refuses_what_the_run_would(
+    private: Path, bundle: Path, broken: Path, asked: str, reason: str
+) -> None:
+    config = json.loads((bundle / "config.json").read_text())
+    config["linux"] = {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}}
+    (bundle / "config.json").write_text(json.dumps(config))
+    run = engine(*("run", str(bundle), "--runsc", str(broken), "--dry-run", "--json", asked))
+    assert (run.returncode, run.stdout) == (125, "")
+    assert json.loads(run.stderr)["refused"]["reason"] == reason
+
+
+@pytest.mark.parametrize(
     "name", ["with\x1b[2Jescape", "two\nlines", "it's\\n\t", "bytes\udcff", "plain name"]
 )
 def test_dry_run_prints_any_path_safely_for_a_shell(

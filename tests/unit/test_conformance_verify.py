@@ -27,7 +27,7 @@ from engine.verify.faults import FaultCode, all_codes
 from engine.verify.trace_check import TraceResult, Verdict, verify
 from engine.verify.trace_file import MAX_LINE
 from tests.support.bundles import make_bundle
-from tests.support.stories import Line, Story, as_they_are, save, written
+from tests.support.stories import Line, Story, as_they_are, retold, save, written
 from tools import trace_fields
 
 Edit = Callable[[list[Line]], object]
@@ -332,6 +332,7 @@ def test_an_end_has_no_counter_where_there_are_no_cgroups(tmp_path: Path) -> Non
     lines[0]["options"]["ignore_cgroups"] = True
     argv = lines[6]["facts"]["argv"]
     argv.insert(argv.index("--network"), "--ignore-cgroups")
+    retold(lines)
     fault = check(save(tmp_path / "bad", written(lines))).fault
     assert fault is not None
     assert (fault.line, fault.code) == (8, "end_can_be_so")

@@ -15,7 +15,7 @@ from typing import Any, get_args, is_typeddict
 
 import pytest
 
-from engine.bundle.pods import MEMBER
+from engine.bundle.pods import CGROUP_PARENT, MEMBER
 from engine.runsc.capabilities import CREATION_FLAGS
 from engine.state.container import component
 from engine.traces.move import Trigger
@@ -41,6 +41,7 @@ def with_creation_flags(lines: list[Line]) -> None:
     argv = lines[EXEC]["facts"]["argv"]
     at = argv.index("run")
     argv[at:at] = FLAGS
+    with_unenforced(lines, CONFIG)
 
 
 def of_a_set(path: Path) -> list[Line]:
@@ -85,6 +86,21 @@ TRACES: dict[str, Callable[[Path], list[Line]]] = {"set": of_a_set, "one": of_on
 @pytest.mark.parametrize("of", TRACES)
 def test_what_the_engine_writes_conforms(tmp_path: Path, of: str) -> None:
     assert check(TRACES[of](tmp_path / "good"), tmp_path / "trace").verdict is Verdict.CONFORMS
+
+
+def test_what_runsc_was_given_is_not_left_out(tmp_path: Path) -> None:
+    """As if an older engine had given it the caller's config.json, which that engine had another spec for."""
+    for form in (1, 2, 3):
+        lines = of_one(tmp_path / f"good{form}")
+        lines[0]["format"] = form
+        if form < 3:
+            lines[STAGE]["facts"]["mode"] = "0500"
+        facts = lines[EXEC]["facts"]
+        facts["argv"][facts["argv"].index("--bundle") + 1] = lines[0]["bundle"]["path"]
+        del facts["config"]
+        result = check(lines, tmp_path / f"trace{form}")
+        assert result.fault is not None
+        assert form == 1 or result.fault.code == FaultCode.FACTS_CONTRADICT
 
 
 def put(lines: list[Line], number: int, field: str, value: Any) -> None:
@@ -159,7 +175,7 @@ FORGED: list[tuple[str, int, str, Any, str]] = [
         "binary_is_trusted",
     ),
     ("set", VALIDATE, "creation_flags", [[], FLAGS[:2]], "arguments_are_the_engines"),
-    ("one", VALIDATE, "creation_flags", [FLAGS, FLAGS[:2]], "arguments_are_the_engines"),
+    ("one", VALIDATE, "creation_flags", [FLAGS, FLAGS[:2]], "facts_contradict"),
     ("told", VALIDATE, "unenforced.0.name", ["made-up", "apparmor", "hooks-run"], FaultCode.FACTS_CONTRADICT),
     ("told", VALIDATE, "unenforced.0.becomes", ["otherwise", "refused"], FaultCode.FACTS_CONTRADICT),
     ("set", VALIDATE, "starts_sidecars", [False], "sidecars_are_trusted"),
@@ -469,7 +485,15 @@ FORGED: list[tuple[str, int, str, Any, str]] = [
     ("one", EXEC, "config.changes.root_path", ["/", "/base/b"], "config_is_as_judged"),
     ("one", EXEC, "config.changes.mount_sources", [0, -1], "config_is_as_judged"),
     ("one", EXEC, "config.changes", [{"mount_sources": 1}], "facts_contradict"),
-    ("one", EXEC, "config.changes.annotations", [{"a": "b"}, MEMBER], "facts_contradict"),
+    (
+        *("one", EXEC, "config.changes.annotations"),
+        [
+            *({"a": "b"}, MEMBER),
+            *({CGROUP_PARENT: path} for path in ("/", "", "/other", "/pod1/../pod2", "/pod1/a", "a:pod1")),
+            {CGROUP_PARENT: "/pod1", "a": "b"},
+        ],
+        "facts_contradict",
+    ),
     ("one", EXEC, "config.changes.annotations", [{}], "config_is_as_judged"),
 ]
 

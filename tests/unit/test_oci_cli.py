@@ -142,6 +142,12 @@ def test_features_are_those_of_the_specification(capsys: pytest.CaptureFixture[s
     assert not {"cgroup", "time"}.intersection(features["linux"]["namespaces"])
 
 
+def test_features_have_seccomp_with_runscs_switch(capsys: pytest.CaptureFixture[str]) -> None:
+    for flag, enabled in (("--oci-seccomp", True), ("--oci-seccomp=false", False), ("--strace", False)):
+        assert main([flag, "features"]) == 0
+        assert json.loads(capsys.readouterr().out)["linux"]["seccomp"] == {"enabled": enabled}
+
+
 @pytest.mark.parametrize("flag", [b"", b"systemd-cgroup"])
 def test_features_name_systemd_where_this_runsc_has_the_flag(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: bytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,11 +15,12 @@ from engine.lifecycle.resolve import Resolved
 from engine.linux.files import PrivateDirectory
 from engine.linux.regular_files import Identity
 from engine.oci import pod
-from engine.options import RunOptions
+from engine.options import Network, Platform, RunOptions
 from engine.state import record
 from engine.state.base import open_base
 from engine.state.cleanup import forget
 from engine.state.container import component, open_container
+from engine.state.oci_lifecycle import Status
 from engine.state.record import Program, Record, Sandbox
 from engine.state.status import in_use_reason, members
 from tests.support.objects import changed, values
@@ -213,11 +215,65 @@ def test_what_is_no_live_sandbox_is_not_joined(
     if noted is not None:
         os.rename(keep(base, noted).path, os.path.join(base.path, component("pod")))
     with refuses(SecureRootError, Reason.NO_SANDBOX, fact):
-        pod.join(base, "pod")
+        pod.join(base, "pod", RunOptions("m"))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "fact"),
+    [
+        ([], {"runsc_flags": ("--oci-seccomp=true",)}, "--oci-seccomp"),
+        (["--strace=true"], {}, "--strace"),
+        (["--nvproxy=true"], {"runsc_flags": ("--tpuproxy=true",)}, "--tpuproxy"),
+        (["--oci-seccomp=true"], {"runsc_flags": ("--oci-seccomp=false",)}, "--oci-seccomp"),
+        ([], {"network": Network.NONE}, "--network none"),
+        ([], {"network": Network.HOST}, "--network host"),
+        ([], {"platform": Platform.KVM}, "--platform kvm"),
+        (["--oci-seccomp=true"], {"runsc_flags": ("--debug=true", "--oci-seccomp=true")}, None),
+        (["--strace=false", "--host-uds=open"], {"runsc_flags": ("--net-raw=true",)}, None),
+        ([], {"platform": Platform.SYSTRAP}, None),
+        ([], {}, None),
+    ],
+)
+def test_a_member_has_what_its_sandbox_has(
+    base: PrivateDirectory,
+    monkeypatch: pytest.MonkeyPatch,
+    theirs: list[str],
+    ours: dict[str, Any],
+    fact: str | None,
+) -> None:
+    """Else its trace would say what is not so: what the Sentry does is not what a member is started with."""
+    flags = ("--root", "/r=1", "--network", "sandbox", "--platform", "systrap", *theirs)
+    keep(base, changed(POD, flags=flags))
+    alive = SimpleNamespace(status=Status.RUNNING)
+    monkeypatch.setattr("engine.oci.pod.inspect", lambda *_: alive)
+    os.mkdir(os.path.join(base.path, component("pod"), "runsc-root"), 0o700)
+    options = RunOptions("m", **{"network": Network.SANDBOX, **ours})
+    before = len(os.listdir("/proc/self/fd"))
+    if fact is not None:
+        with refuses(SecureRootError, Reason.NO_SANDBOX, fact, "'pod'"):
+            pod.join(base, "pod", options)
+        assert len(os.listdir("/proc/self/fd")) == before
+        return
+    joined, _, lock = pod.join(base, "pod", options)
+    os.close(lock)
+    joined.container.close()
+    joined.runsc_root.close()
+
+
+def test_a_member_takes_its_sandboxs_network_and_platform(
+    base: PrivateDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.oci.pod._runsc_of", lambda *_: None)
+    keep(base, changed(POD, flags=("--root", "/r", "--network", "sandbox", "--platform", "kvm")))
+    options, _ = pod.as_in_sandbox(RunOptions("m"), {}, base.path, "pod", network_is_chosen=False)
+    assert (options.network, options.platform) == (Network.SANDBOX, Platform.KVM)
+    chosen = RunOptions("m", platform=Platform.PTRACE)
+    options, _ = pod.as_in_sandbox(chosen, {}, base.path, "pod", network_is_chosen=True)
+    assert (options.network, options.platform) == (Network.NONE, Platform.PTRACE)
 
 
 @pytest.mark.usefixtures("needs_root")
 def test_a_foreign_sandbox_is_not_joined(base: PrivateDirectory) -> None:
     os.chown(keep(base, POD).path, 12345, 12345)
     with pytest.raises(Exception, match="is owned by uid 12345"):
-        pod.join(base, "pod")
+        pod.join(base, "pod", RunOptions("m"))

@@ -32,12 +32,13 @@ from engine.bundle.grant_codes import CODES
 from engine.errors import Reason
 from engine.lifecycle.spec_graph import spec_graph
 from engine.spec import render
+from engine.state.container import component
 from engine.traces.move import Trigger
 from engine.verify.evidence import Outcome, ReportError, read
 from engine.verify.signature import Signers, sign
 from tests.support.refusals import one_line, refuses
 from tests.support.report_traces import HOSTILE, check_result, credulous, poisoned, poisoned_trace, rewritten
-from tests.support.stories import CONFIG, Line, Story, save, written
+from tests.support.stories import CONFIG, Line, Story, given_facts, retold, save, written
 from tests.unit.test_forged_traces import of_a_set
 from tests.unit.test_signature import new_key
 from tests.unit.test_tlc_render import GOOD
@@ -179,7 +180,11 @@ def test_what_was_given_is_said_before_what_stood_between(private: Path) -> None
 
 def test_an_older_trace_says_that_what_was_asked_was_not_recorded(private: Path) -> None:
     def older(lines: list[Line]) -> list[Line]:
-        del lines[0]["asked"]
+        lines[0]["format"] = 1
+        del lines[0]["asked"], lines[2]["facts"]["unenforced"], lines[6]["facts"]["config"]
+        lines[4]["facts"]["mode"] = "0500"
+        argv = lines[6]["facts"]["argv"]
+        argv[argv.index("--bundle") + 1] = lines[0]["bundle"]["path"]
         lines[0]["host"] = {key: lines[0]["host"][key] for key in ("kernel", "machine", "user")}
         return lines
 
@@ -237,7 +242,7 @@ def test_the_matrix_answers_from_the_trace_what_was_asked(
         if change is of_no_cgroup:
             argv = lines[6]["facts"]["argv"]
             argv.insert(argv.index("--network"), "--ignore-cgroups")
-        return lines
+        return retold(lines)
 
     trace = rewritten(Story().write(private / "t"), changed)
     assert page_of(trace).words.count("Handed to runsc after every step") == 1
@@ -349,7 +354,7 @@ def test_the_matrix_says_of_the_network_what_the_run_had(
         argv[argv.index("--network") + 1] = network
         for bundle in (lines[0]["bundle"], lines[6]["facts"]["bundle"]) if network == "host" else ():
             bundle["grants"] = ["host_network"]
-        return lines
+        return retold(lines)
 
     evidence, _ = read(str(rewritten(Story().write(private / "t"), change)), spec_graph())
     found = controls(evidence)
@@ -590,6 +595,41 @@ def test_each_command_says_what_the_page_says(private: Path, story: Story) -> No
             ran += 1
         assert check.command in page_of(path).words
     assert ran == 2
+
+
+@pytest.mark.parametrize("name", ["with space", "quote\"d's", "new\nline", "back\\slash", "\udcff\udcfe"])
+def test_a_command_names_any_path_for_a_shell(private: Path, name: str) -> None:
+    evidence, content = read(str(Story(name=name).write(private / "trace.jsonl")), spec_graph())
+    found = checks(evidence, carried(evidence, content))
+    assert all(check.command.isprintable() for check in found)
+    printed = {
+        subprocess.run(
+            ["bash", "-c", f"printf %s {check.command.removeprefix('sha256sum ')}"],
+            capture_output=True,
+            check=True,
+        ).stdout: check.expected
+        for check in found
+        if check.command.startswith("sha256sum ")
+    }
+    given = given_facts(CONFIG, f"/{name}/b")
+    assert printed[os.fsencode(f"/{name}/b/config.json")] == evidence.facts["header"]["bundle"]["sha256"]
+    copy = f"/var/{name}/{component('web')}/runsc-root/bundle/config.json"
+    assert printed[os.fsencode(copy)] == given["sha256"]
+
+
+def test_what_runsc_was_given_is_on_the_page(private: Path) -> None:
+    words = page_of(Story().write(private / "trace.jsonl")).words
+    assert "SHA-256 of config.json as given to runsc" in words
+    assert given_facts(CONFIG, "/base/b")["sha256"] in words
+    assert "root.path: /base/b/rootfs" in words
+
+
+@pytest.mark.parametrize("argv", [[], ["--bundle"], ["a"]])
+def test_a_trace_of_another_spec_may_give_runsc_anything(private: Path, argv: list[str]) -> None:
+    lines = Story().lines(private / "first")
+    lines[0]["spec"] = "00" * 32
+    lines[6]["facts"]["argv"] = argv
+    assert "as given to runsc" in page_of(save(private / "t", written(lines))).words
 
 
 def test_a_trace_of_another_spec_may_say_anything_of_its_files(private: Path) -> None:

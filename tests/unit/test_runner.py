@@ -60,6 +60,10 @@ class Manager:
         self.told: list[Any] = []
         self.closed = False
 
+    @property
+    def joins_a_pod(self) -> bool:
+        return self._sandbox is not None
+
     def keep_trace(self, trace: Trace) -> ChainedRun | None:
         trace.create(str(self._world.trace))
         self.told.append("trace")

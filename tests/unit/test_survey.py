@@ -11,6 +11,7 @@ import pytest
 from engine.bundle.oci_config import parse
 from engine.cli.main import main
 from engine.enforcement.asks import asks
+from engine.enforcement.judge import ONLY_WITH
 from engine.enforcement.known import rows
 from engine.enforcement.table import BY_WORD, ROWS
 from engine.errors import BundleError, Reason
@@ -78,7 +79,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def rows_of(config: dict[str, Any]) -> set[str]:
     found = {
-        BY_WORD.get(word, BY_WORD.get(f"{word.partition('=')[0]}=*")) for word, _ in asks(config, {}, "none")
+        BY_WORD.get(word, BY_WORD.get(f"{word.partition('=')[0]}=*"))
+        for word, _ in asks(config, {}, "none")
+        if word not in ONLY_WITH
     }
     return {ROWS[number][0] for number in found if number is not None}
 

@@ -354,7 +354,7 @@ def test_list_keeps_gravest_and_newest_and_counts_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tally_module, "LISTED", 60)
-    monkeypatch.setattr(chunks, "SIZE", 4000)
+    monkeypatch.setattr(chunks, "SIZE", 8000)
     good, bad = Story().write(tmp_path / "good"), Story(steps=1, end="refused").write(tmp_path / "bad")
     many = tmp_path / "many"
     many.write_bytes((good.read_bytes() * 9 + bad.read_bytes()) * 20)

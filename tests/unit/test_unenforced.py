@@ -26,6 +26,7 @@ from engine.oci.network import ANNOTATION
 from engine.oci.request import Request
 from engine.options import Platform, RunOptions
 from engine.runsc.arguments import RUN
+from engine.runsc.binary import platform_package
 from engine.runsc.capabilities import SEEN
 from engine.state.record import ENFORCEMENT, OWN, WARNING, without_own
 from engine.traces.asked import asked_facts
@@ -178,6 +179,22 @@ def test_check_bundle_refuses_what_is_required(
     assert json.loads(err)["refused"]["reason"] == Reason.NOT_ENFORCED
 
 
+def test_check_bundle_counts_the_flags_of_runsc(private: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    program = private / "other"
+    has = b'flag:"oci-seccomp" flag:"overlay2"'
+    program.write_bytes(b"\x7fELF" + platform_package("systrap") + has)
+    program.chmod(0o755)
+    bundle = make_bundle(private / "bundle", **SECCOMP)
+    flags = ("--runsc-flag=oci-seccomp", "--runsc-flag=overlay2=none")
+    code, out, _ = checked(capsys, str(bundle), "--runsc", str(program), "--json", *flags)
+    told = json.loads(out)
+    assert (code, [each["name"] for each in told["not_as_asked"]]) == (0, ["seccomp-exec"])
+    assert not any("overlay" in each for each in told["added"])
+    code, _, err = checked(capsys, str(bundle), "--runsc", str(program), "--runsc-flag=nosuch")
+    assert code == 2
+    assert "nosuch" in err
+
+
 def test_check_bundle_says_that_all_is_done(
     private: Path, binary: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -317,9 +334,13 @@ def test_a_list_of_another_engine_is_not_judged(private: Path) -> None:
     assert fault(of_story(private / "a", older), private / "b") is None
 
 
-def test_a_trace_without_the_list_conforms(private: Path) -> None:
-    lines = of_story(private / "a", lambda lines: lines[VALIDATE]["facts"].pop("unenforced"))
-    assert fault(lines, private / "b") is None
+def test_a_trace_without_the_list_is_a_fault(private: Path) -> None:
+    """The engines that recorded none had another spec."""
+    for engine in ("0.1.0", "0.0.9"):
+        lines = of_story(private / engine)
+        lines[0]["engine"] = engine
+        del lines[VALIDATE]["facts"]["unenforced"]
+        assert fault(lines, private / f"changed-{engine}") == FaultCode.FACTS_CONTRADICT
 
 
 def test_what_only_config_json_tells_is_checked_with_it(private: Path) -> None:
