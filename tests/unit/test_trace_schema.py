@@ -97,6 +97,19 @@ def test_a_reason_that_there_is_not_is_not_read(tmp_path: Path, reason: object) 
     assert result.verdict is Verdict.DIFFERS
 
 
+@pytest.mark.parametrize("line", [0, 2])
+def test_half_a_surrogate_pair_is_no_word_of_a_list(tmp_path: Path, line: int) -> None:
+    """msgspec raises something else for it than for any other text."""
+    lines = Story().lines(tmp_path / "trace")
+    if line == 0:
+        lines[0]["options"]["network"] = "\ud800"
+    else:
+        lines[2]["facts"]["unenforced"][0]["becomes"] = "\ud800"
+    [result] = verify([str(save(tmp_path / "changed", written(lines)))])
+    assert result.fault is not None
+    assert (result.fault.line, result.fault.code) == (line + 1, "not_of_schema")
+
+
 # -- format 1
 
 
