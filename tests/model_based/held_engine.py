@@ -55,7 +55,7 @@ OS_CALLS = (
         "rmdir",
     ),
     *("readlink", "listdir", "scandir", "ftruncate", "fstatvfs", "set_inheritable", "execve"),
-    *("dup", "mkfifo", "link", "replace", "preadv", "copy_file_range", "sendfile", "lseek"),
+    *("dup", "mkfifo", "link", "symlink", "replace", "preadv", "copy_file_range", "sendfile", "lseek"),
 )
 #: Which are not, and why.
 NOT_STOPPED_AT = {
