@@ -60,7 +60,10 @@ def _unenforced(binary: Mapping[str, Any]) -> Shown:
     if (said := binary.get("unenforced")) is None:
         return "not recorded"
     says = {row[0]: row[1] for row in ROWS}
-    return [f"{says.get(each['name'], each['name'])}: {each['becomes']}" for each in said] or "nothing"
+    grouped: dict[str, list[str]] = {}
+    for each in said:
+        grouped.setdefault(each["becomes"], []).append(says.get(each["name"], each["name"]))
+    return [f"{becomes}: {', '.join(names)}" for becomes, names in grouped.items()] or "nothing"
 
 
 def _added(asked: Mapping[str, Any], header: Header) -> list[str]:
