@@ -82,7 +82,14 @@ def collect(
         except (UntrustedPathError, OSError, GcError):
             foreign.append(other)
     if not dry_run:
-        elsewhere.prune()
+        try:
+            elsewhere.prune()
+        except OSError as error:
+            raise GcError(
+                f"{error.filename or path!r}: {error.strerror}",
+                reason=Reason.FAILURE,
+                hint=hint_for(error, _HINT),
+            ) from None
     removed, failed = _collect_programs(path, dry_run=dry_run)
     if before is not None:
         old = _old_traces(path, environment, before, dry_run=dry_run)
