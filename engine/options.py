@@ -8,6 +8,7 @@ from engine.errors import BundleError, Reason, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Final
 
 #: containerd's limit; a longer one does not fit the name of runsc's control socket, unix(7).
@@ -41,6 +42,15 @@ class ExecPolicy(StrEnum):
     AUTO = "auto"
     LOCKED_MOUNTS = "locked-mounts"
     OFF = "off"
+
+
+def runsc_flags(given: Sequence[str]) -> tuple[str, ...]:
+    """As `engine.runsc_flags.parse`, which is imported only where there are any. Raises `UsageError`."""
+    if not given:
+        return ()
+    from engine.runsc_flags import parse
+
+    return parse(given)
 
 
 class RunOptions:

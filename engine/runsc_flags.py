@@ -8,6 +8,7 @@ Not on it, and refused: what weakens the sandbox or is for tests only (`TESTONLY
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from engine.errors import Reason, UsageError
 
@@ -17,17 +18,20 @@ if TYPE_CHECKING:
     from typing import Final
 
 
+_NOTHING: Mapping[str, str] = {}
+
+
 class RunscFlag:
     """One flag. `wanted`: its values, in words; `accepts`: whether a text is one of them.
 
-    `opens`: the code in `engine.bundle.grant_codes` of what a value opens; None if nothing.
+    `opens`: by value, the code in `engine.bundle.grant_codes` of what it opens.
     """
 
     def __init__(
         self,
         wanted: str,
         accepts: Callable[[str], bool],
-        opens: Callable[[str], str | None] = lambda _: None,
+        opens: Mapping[str, str] = _NOTHING,
         *,
         is_switch: bool = False,
         is_directory: bool = False,
@@ -41,7 +45,7 @@ class RunscFlag:
 
 def _one_of(*values: str, **opens: str) -> RunscFlag:
     """One of `values`; `opens` has the codes of those that open something."""
-    return RunscFlag(f"one of {', '.join(values)}", frozenset(values).__contains__, opens.get)
+    return RunscFlag(f"one of {', '.join(values)}", frozenset(values).__contains__, opens)
 
 
 def _switch(code: str | None = None) -> RunscFlag:
@@ -49,7 +53,7 @@ def _switch(code: str | None = None) -> RunscFlag:
     return RunscFlag(
         "true or false",
         frozenset({"true", "false"}).__contains__,
-        lambda value: code if value == "true" else None,
+        _NOTHING if code is None else {"true": code},
         is_switch=True,
     )
 
@@ -124,6 +128,8 @@ FLAGS: dict[str, RunscFlag] = {
 }
 
 
+#: All that flags can open, by code.
+OPENABLE = frozenset(code for flag in FLAGS.values() for code in flag.opens.values())
 #: What the Sentry does, or does not, by its own flags, whatever a member of its pod is started with.
 _OF_SENTRY = frozenset(
     f"--{name}=true" for name in ("oci-seccomp", "nvproxy", "tpuproxy", "strace", "log-packets")
@@ -176,7 +182,7 @@ def opened_by(flags: Sequence[str]) -> Iterator[tuple[str, str]]:
     """What `flags`, of `parse`, open: the code, and the flag."""
     for flag in flags:
         name, _, value = flag.removeprefix("--").partition("=")
-        if (code := FLAGS[name].opens(value)) is not None:
+        if (code := FLAGS[name].opens.get(value)) is not None:
             yield code, flag
 
 

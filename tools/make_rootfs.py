@@ -15,8 +15,8 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
+from engine.survey.busybox import BUSYBOX_PATHS, is_static, static_busybox
 from tools import SetupError, give_to_owner, say
-from tools.busybox import BUSYBOX_PATHS, is_static, static_busybox
 
 #: What a bundle's mounts land on and programs expect, with modes.
 _DIRECTORIES = {"bin": 0o755, "dev": 0o755, "etc": 0o755, "proc": 0o755, "sys": 0o755, "tmp": 0o1777}

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from engine.runsc.binary import platform_package, texts_in
+from engine.survey.busybox import static_busybox
 from tools import SetupError, say
-from tools.busybox import static_busybox
 
 #: Where the engine looks for runsc, in its order; a unit test holds the two together.
 RUNSC_PATHS = ("/usr/local/bin/runsc", "/usr/bin/runsc", "/opt/gvisor/runsc")

@@ -11,10 +11,9 @@ from typing import NamedTuple
 from engine.bundle.bundle import CONFIG_NAME
 from engine.errors import shell_word
 from engine.lifecycle.spec_files import LIFECYCLE_SPEC
-from engine.runsc.installation import SIDECARS
 from engine.traces.move import Trigger
 from engine.verify import attestation, signature
-from engine.verify.evidence import Evidence, given_copy
+from engine.verify.evidence import Evidence, given_copy, programs
 from engine.verify.ssh_keygen import SignatureError
 from engine.verify.trace_file import SUFFIX
 from engine.verify.user_files import read_optional
@@ -110,15 +109,9 @@ def checks(evidence: Evidence, files: list[Carried]) -> list[Check]:
     ]
     validated, staged = (evidence.facts.get(trigger) for trigger in (Trigger.VALIDATE, Trigger.STAGE))
     if validated is not None and staged is not None:
-        programs = [("runsc", validated["path"], staged["sha256"])]
-        paths = {each["name"]: each["path"] for each in validated.get("sidecars", ())}
-        programs += [
-            (f"{SIDECARS}/{each['name']}", paths.get(each["name"], each["path"]), each["sha256"])
-            for each in staged.get("sidecars", ())
-        ]
         found += [
             Check(f"{name} is still the one that ran.", f"sha256sum {shell_word(path)}", digest)
-            for name, path, digest in programs
+            for name, path, digest in programs(validated, staged)
         ]
     if (given := given_copy(header.bundle, evidence.facts.get(Trigger.EXEC))) is not None:
         path, digest = given

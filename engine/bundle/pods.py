@@ -32,9 +32,8 @@ def first(keys: tuple[str, ...], annotations: Mapping[str, str]) -> str | None:
 def names_sandbox_alone(config: Mapping[str, Any]) -> str | None:
     """The id of a sandbox that the valid `config` names without saying what the container is to it."""
     annotations = config.get("annotations") or {}
-    if (
-        first(TYPES, annotations) is not None or SANDBOXES[0] in annotations
-    ):  # runsc would take the latter's id
+    # runsc would take the id of the latter.
+    if first(TYPES, annotations) is not None or SANDBOXES[0] in annotations:
         return None
     return annotations.get(SANDBOXES[1]) or None
 

@@ -7,7 +7,7 @@ import os
 
 from engine.cli.command import add_choice, add_command, columns
 from engine.errors import printable
-from engine.options import Network, RunOptions
+from engine.options import Network, RunOptions, runsc_flags
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,11 +42,6 @@ def _check(options: argparse.Namespace) -> int:
     from engine.lifecycle.trusted_runsc import find_runsc
     from engine.lifecycle.validate import hold_against
 
-    runsc_flags: tuple[str, ...] = ()
-    if options.runsc_flag:
-        from engine.runsc_flags import parse
-
-        runsc_flags = parse(options.runsc_flag)
     chosen = RunOptions(
         container_id="check",
         network=Network(options.network),
@@ -54,7 +49,7 @@ def _check(options: argparse.Namespace) -> int:
         ignore_cgroups=options.ignore_cgroups,
         runsc=options.runsc,
         require_enforced=options.require_enforced,
-        runsc_flags=runsc_flags,
+        runsc_flags=runsc_flags(options.runsc_flag),
     )
     with open_bundle(options.bundle) as bundle:
         runsc = hold_against(find_runsc(options.runsc, os.environ), bundle, chosen)

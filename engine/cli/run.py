@@ -7,7 +7,15 @@ import os
 
 from engine.cli.command import add_choice, add_command, say, wrong_usage
 from engine.errors import EngineError, printable, shell_word
-from engine.options import ExecPolicy, Network, Platform, RunOptions, check_container_id, exec_policy_name
+from engine.options import (
+    ExecPolicy,
+    Network,
+    Platform,
+    RunOptions,
+    check_container_id,
+    exec_policy_name,
+    runsc_flags,
+)
 from engine.quick import import_transitions
 
 TYPE_CHECKING = False
@@ -95,13 +103,8 @@ def _run(options: argparse.Namespace) -> int:
         wrong_usage("--dry-run writes nothing: leave out --trace")
     if options.dry_run and options.detach:
         wrong_usage("--dry-run runs nothing: leave out --detach")
-    runsc_flags: tuple[str, ...] = ()
     if options.debug_log is not None:
         options.runsc_flag += [f"debug-log={options.debug_log}", "debug"]
-    if options.runsc_flag:
-        from engine.runsc_flags import parse
-
-        runsc_flags = parse(options.runsc_flag)
     chosen = RunOptions(
         container_id=options.id if options.id is not None else os.urandom(16).hex(),
         network=Network(options.network),
@@ -114,7 +117,7 @@ def _run(options: argparse.Namespace) -> int:
         require_strict_bundle=options.require_strict_bundle,
         supervise=options.supervise or options.detach or options.sign is not None,
         root_digest=options.root_digest,
-        runsc_flags=runsc_flags,
+        runsc_flags=runsc_flags(options.runsc_flag),
         require_enforced=options.require_enforced,
     )
     bundle = open_bundle(options.bundle, require_strict=chosen.require_strict_bundle)

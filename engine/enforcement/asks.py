@@ -42,8 +42,6 @@ _RATES = tuple(f"throttle{what}Device" for what in ("ReadBps", "WriteBps", "Read
 _OWN_DEVICES = frozenset(
     {(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (10, 229), (10, 200)}
 )
-#: The annotations by which a container joins the sandbox of its pod, containerd's before cri-o's and podman's.
-POD_TYPES = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
 #: The actions of seccomp that runsc does not know, and the error that it answers with.
 _UNKNOWN_ACTIONS = frozenset({"SCMP_ACT_KILL_PROCESS", "SCMP_ACT_LOG", "SCMP_ACT_NOTIFY"})
 #: It is set in a network of the Sentry's own, and nowhere else.
@@ -95,8 +93,11 @@ def asks(
 
 
 def _is_member(config: Mapping[str, Any]) -> bool:
+    from engine.bundle.pods import CONTAINER, TYPES, first  # a run says whether it is one
+
     annotations = config.get("annotations", {})
-    return next((annotations[name] for name in POD_TYPES if name in annotations), None) == "container"
+    key = first(TYPES, annotations)
+    return key is not None and annotations[key] == CONTAINER
 
 
 def _of_devices(devices: Collection[Any]) -> Iterator[Ask]:

@@ -88,11 +88,10 @@ def contradicts_config(
     joins_a_pod: bool | None,
 ) -> str | None:
     """What is missing, or too much, by the config.json itself; None if nothing. `joins_a_pod`: as in `contradicts`."""
-    kinds = {number: mount.get("kind") for number, mount in enumerate(asked["mounts"])}
     there = [each["name"] for each in said]
     faults = []
     for cgroups, joins in product(_may_have_cgroups(run), _either(joins_a_pod)):
-        words = asks(config, kinds, run["network"], joins)
+        words = asks(config, _kinds(asked), run["network"], joins)
         found = [each.name for each in _judged(words, binary, run, cgroups)]
         other = set(found) ^ set(there)
         # What a source is, is recorded of the first mounts only.
@@ -126,8 +125,12 @@ def _able(binary: _Facts) -> Capabilities:
 
 def _words(asked: Mapping[str, Any], network: str, joins_a_pod: bool) -> Iterator[Ask]:
     """The words by which the recorded part of a bundle asks."""
-    kinds = {number: mount.get("kind") for number, mount in enumerate(asked["mounts"])}
-    return asks(config_of(asked), kinds, network, joins_a_pod)
+    return asks(config_of(asked), _kinds(asked), network, joins_a_pod)
+
+
+def _kinds(asked: Mapping[str, Any]) -> dict[int, str | None]:
+    """What the sources of the recorded mounts are, by number."""
+    return {number: mount.get("kind") for number, mount in enumerate(asked["mounts"])}
 
 
 def config_of(asked: Mapping[str, Any]) -> dict[str, Any]:

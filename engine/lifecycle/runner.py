@@ -98,14 +98,13 @@ def run(
     """
     for grant in bundle.grants:
         warn(str(grant))
-    if options.network is Network.HOST:
+    opened = [("host_network", "--network host")] if options.network is Network.HOST else []
+    opened += [(code, f"runsc's {flag}") for code, flag in options.opened_by_flags()]
+    if opened:
         from engine.bundle.grant_codes import CODES
 
-        warn(f"{CODES['host_network']} (--network host)")
-    for code, flag in options.opened_by_flags():
-        from engine.bundle.grant_codes import CODES
-
-        warn(f"{CODES[code]} (runsc's {flag})")
+        for code, by in opened:
+            warn(f"{CODES[code]} ({by})")
     graph = spec_graph()
     digest = _root_digest(bundle, warn) if options.root_digest else None
     known = header(__version__, graph.spec, options, bundle, digest)

@@ -163,9 +163,8 @@ def secure_root(
     with contextlib.ExitStack() as undo:
         try:
             path = chosen_base(environment)
-            if not is_text(
-                path
-            ):  # runsc's own state is JSON: it would read U+FFFD in the place of these bytes
+            # runsc's own state is JSON: it would read U+FFFD in the place of these bytes.
+            if not is_text(path):
                 raise UntrustedPathError(path, "is not UTF-8")
             base = open_base(path)
             undo.callback(os.close, base.descriptor)

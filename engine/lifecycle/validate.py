@@ -139,23 +139,22 @@ def hold_against(
     Raises `ValidateError`, and closes it, if there is such a thing and the options require that there is none; or if it
     lacks a flag that is to be passed on.
     """
-    if options.runsc_flags:
-        try:
-            _check_flags(binary.runsc, options.runsc_flags)
-        except BaseException:
-            binary.close()
-            raise
     from engine.enforcement.judge import UNSEEN, unenforced
 
-    found = unenforced(bundle.config, bundle.sources, options, binary.capabilities, joins_a_pod)
-    binary.unenforced = found
-    if options.require_enforced and (seen := [str(each) for each in found if each.danger < UNSEEN]):
+    try:
+        if options.runsc_flags:
+            _check_flags(binary.runsc, options.runsc_flags)
+        found = unenforced(bundle.config, bundle.sources, options, binary.capabilities, joins_a_pod)
+        binary.unenforced = found
+        if options.require_enforced and (seen := [str(each) for each in found if each.danger < UNSEEN]):
+            raise ValidateError(
+                f"runsc {binary.runsc.path!r} will not do as asked: {', '.join(seen)}",
+                reason=Reason.NOT_ENFORCED,
+                hint="take it out of config.json, or leave out --require-enforced",
+            )
+    except BaseException:
         binary.close()
-        raise ValidateError(
-            f"runsc {binary.runsc.path!r} will not do as asked: {', '.join(seen)}",
-            reason=Reason.NOT_ENFORCED,
-            hint="take it out of config.json, or leave out --require-enforced",
-        )
+        raise
     return binary
 
 
@@ -166,7 +165,8 @@ def _check_flags(runsc: PinnedFile, flags: Sequence[str]) -> None:
     from engine.runsc_flags import directories_of, tags_of
 
     tags = tags_of(flags)
-    if missing := [flag for tag, flag in tags.items() if tag not in texts_in(runsc.descriptor, [tag])]:
+    there = texts_in(runsc.descriptor, tags.keys())
+    if missing := [flag for tag, flag in tags.items() if tag not in there]:
         raise ValidateError(
             f"runsc {runsc.path!r} has no flag {', '.join(missing)}",
             reason=Reason.UNSUPPORTED,
@@ -183,9 +183,8 @@ def _check_flags(runsc: PinnedFile, flags: Sequence[str]) -> None:
                 hint="give a directory that exists, where only root or you can write",
             ) from None
         try:
-            if (
-                os.fstat(opened.descriptor).st_mode & 0o022
-            ):  # with the sticky bit, too: names there can be taken
+            # With the sticky bit, too: names there can be taken.
+            if os.fstat(opened.descriptor).st_mode & 0o022:
                 raise ValidateError(
                     f"runsc's log: others can write in {path!r}",
                     reason=Reason.UNSUPPORTED,

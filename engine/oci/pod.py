@@ -25,7 +25,7 @@ from engine.state import record
 from engine.state.base import open_existing_base
 from engine.state.container import component, open_runsc_root, take_lock
 from engine.state.oci_lifecycle import Status
-from engine.state.record import Program, Sandbox
+from engine.state.record import Program, Record, Sandbox
 from engine.state.status import inspect
 
 TYPE_CHECKING = False
@@ -77,20 +77,24 @@ def named_sandbox(config: Mapping[str, Any], base_path: str, container_id: str) 
     name = names_sandbox_alone(config)
     if name is None or name == container_id:
         return None
+    found = _recorded(base_path, name)
+    if found is None:
+        return None
+    noted, _ = found
+    is_of_a_pod = noted.id == name and noted.sandbox is None and noted.annotations.get(SANDBOXES[1])
+    return name if is_of_a_pod else None
+
+
+def _recorded(base_path: str, container_id: str) -> tuple[Record, str] | None:
+    """A container's record under `base_path`, and the path of its directory; None if none can be trusted."""
     with contextlib.suppress(OSError, UntrustedPathError), contextlib.ExitStack() as held:
         base = open_existing_base(base_path)
         if base is not None:
             held.callback(base.close)
-            directory = open_private_directory(base.descriptor, base.path, component(name))
+            directory = open_private_directory(base.descriptor, base.path, component(container_id))
             held.callback(directory.close)
             noted = record.read(directory)
-            if (
-                noted is not None
-                and noted.id == name
-                and noted.sandbox is None
-                and noted.annotations.get(SANDBOXES[1])
-            ):
-                return name
+            return None if noted is None else (noted, directory.path)
     return None
 
 
@@ -106,22 +110,20 @@ def as_in_sandbox(
 
     Without such a sandbox they are unchanged: `join` refuses and records it.
     """
-    with contextlib.suppress(OSError, UntrustedPathError), contextlib.ExitStack() as held:
-        base = open_existing_base(base_path)
-        if base is not None:
-            held.callback(base.close)
-            directory = open_private_directory(base.descriptor, base.path, component(sandbox_id))
-            held.callback(directory.close)
-            noted = record.read(directory)
-            if noted is not None and noted.program is not None:
-                if options.runsc is None:
-                    options = options.given(runsc=_runsc_of(noted.program, directory.path, environment))
-                if options.platform is Platform.AUTO and (platform := _value(noted.flags, "--platform")):
-                    options = options.given(platform=Platform(platform))
-                if not network_is_chosen:
-                    network = noted.flags[noted.flags.index("--network") + 1]
-                    why = noted.annotations.get(ANNOTATION)
-                    return options.given(network=Network(network)), {ANNOTATION: why} if why else {}
+    found = _recorded(base_path, sandbox_id)
+    if found is None:
+        return options, {}
+    noted, directory = found
+    if noted.program is None:
+        return options, {}
+    if options.runsc is None:
+        options = options.given(runsc=_runsc_of(noted.program, directory, environment))
+    if options.platform is Platform.AUTO and (platform := _value(noted.flags, "--platform")):
+        options = options.given(platform=Platform(platform))
+    if not network_is_chosen:
+        network = noted.flags[noted.flags.index("--network") + 1]
+        why = noted.annotations.get(ANNOTATION)
+        return options.given(network=Network(network)), {ANNOTATION: why} if why else {}
     return options, {}
 
 

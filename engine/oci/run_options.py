@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from engine.oci.request import Request
-from engine.options import ExecPolicy, Network, Platform, RunOptions, exec_policy_name
+from engine.options import ExecPolicy, Network, Platform, RunOptions, exec_policy_name, runsc_flags
 from engine.runsc.arguments import RunscArguments
 
 
@@ -29,12 +29,7 @@ def without_pid_file(given: RunscArguments) -> RunscArguments:
 
 def passed_on(request: Request) -> tuple[str, ...]:
     """The flags that are passed on to runsc. Raises `UsageError`."""
-    given = request.common.lists.get("runsc-flag")
-    if not given:
-        return ()
-    from engine.runsc_flags import parse
-
-    return parse(given)
+    return runsc_flags(request.common.lists.get("runsc-flag", ()))
 
 
 def options_of(request: Request) -> RunOptions:

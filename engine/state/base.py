@@ -153,6 +153,17 @@ def reach_base(path: str, *, make: bool) -> str:
         os.close(parent.descriptor)
 
 
+def home_of(user: int) -> str | None:
+    """The home directory of an ordinary user, passwd(5), whatever the environment; None without one."""
+    import pwd  # only for ordinary users
+
+    try:
+        home = pwd.getpwuid(user).pw_dir
+    except KeyError:
+        return None
+    return home if home.startswith("/") and home != "/" else None
+
+
 def open_or_reach(path: str) -> PrivateDirectory:
     """As `open_base`, for a path whose parents may be missing, or links that may be followed. Raises as it."""
     try:

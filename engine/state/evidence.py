@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from engine.errors import Reason, TraceError, hint_for
 from engine.linux.files import PrivateDirectory, UntrustedPathError, make_private_directory
-from engine.state.base import NAME, default_base, open_or_reach, ordinary_user, reach_base
+from engine.state.base import NAME, default_base, home_of, open_or_reach, ordinary_user, reach_base
 from engine.state.container import TRACES
 
 VARIABLE = "XDG_STATE_HOME"
@@ -32,20 +32,10 @@ def default_place(environment: Mapping[str, str]) -> str | None:
     chosen = environment.get(VARIABLE, "")
     if chosen.startswith("/"):  # the specification: a relative path is ignored
         return os.path.join(chosen, NAME, TRACES)
-    return place_of(user)
-
-
-def place_of(user: int) -> str | None:
-    """The directory of an ordinary user's traces, whatever the environment; None without a home."""
-    import pwd  # only for ordinary users
-
-    try:
-        home = pwd.getpwuid(user).pw_dir
-    except KeyError:
-        return None
-    if not home.startswith("/") or home == "/" or not os.path.isdir(home):
-        return None
-    return os.path.join(home, ".local/state", NAME, TRACES)
+    home = home_of(user)
+    return (
+        os.path.join(home, ".local/state", NAME, TRACES) if home is not None and os.path.isdir(home) else None
+    )
 
 
 def choose_place(base: str, environment: Mapping[str, str]) -> str:

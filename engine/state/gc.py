@@ -38,6 +38,10 @@ class GcError(EngineError):
     step = "gc"
 
 
+def _failed(path: str | None, error: OSError) -> GcError:
+    return GcError(f"{path!r}: {error.strerror}", reason=Reason.FAILURE, hint=hint_for(error, _HINT))
+
+
 @dataclass(frozen=True, slots=True)
 class Collected:
     """What happened to each entry of the artifact `base` and of the other bases, by path.
@@ -72,9 +76,7 @@ def collect(
     try:
         others = other_bases(environment)
     except OSError as error:
-        raise GcError(
-            f"{error.filename!r}: {error.strerror}", reason=Reason.FAILURE, hint=hint_for(error, _HINT)
-        ) from None
+        raise _failed(error.filename, error) from None
     for other in others:
         try:
             if (found := open_existing_base(other)) is not None:
@@ -85,11 +87,7 @@ def collect(
         try:
             elsewhere.prune()
         except OSError as error:
-            raise GcError(
-                f"{error.filename or path!r}: {error.strerror}",
-                reason=Reason.FAILURE,
-                hint=hint_for(error, _HINT),
-            ) from None
+            raise _failed(error.filename or path, error) from None
     removed, failed = _collect_programs(path, dry_run=dry_run)
     if before is not None:
         old = _old_traces(path, environment, before, dry_run=dry_run)
@@ -109,9 +107,7 @@ def _swept(base: PrivateDirectory, before: float | None, *, dry_run: bool) -> _S
         try:
             names = sorted(os.listdir(base.descriptor))
         except OSError as error:
-            raise GcError(
-                f"{base.path!r}: {error.strerror}", reason=Reason.FAILURE, hint=hint_for(error, _HINT)
-            ) from None
+            raise _failed(base.path, error) from None
         sweep = _Sweep(base, before, dry_run=dry_run)
         for name in names:
             if is_component(name):

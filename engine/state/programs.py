@@ -33,7 +33,7 @@ from engine.linux.files import (
 from engine.linux.locks import lock
 from engine.linux.namespaces import unmapped_uid
 from engine.runsc.installation import RUNSC, SIDECARS
-from engine.state.base import NAME, default_base, open_existing_base, open_or_reach, ordinary_user
+from engine.state.base import NAME, default_base, home_of, open_existing_base, open_or_reach, ordinary_user
 from engine.state.container import PROGRAMS
 
 PROGRAM = RUNSC
@@ -47,13 +47,8 @@ def default_place() -> str | None:
     user = ordinary_user()
     if user is None:
         return f"/var/lib/{NAME}/{_PLACE}"
-    import pwd  # only for ordinary users
-
-    try:
-        home = pwd.getpwuid(user).pw_dir
-    except KeyError:
-        return None
-    return os.path.join(home, ".local/share", NAME, _PLACE) if home.startswith("/") and home != "/" else None
+    home = home_of(user)
+    return None if home is None else os.path.join(home, ".local/share", NAME, _PLACE)
 
 
 def noexec_hint() -> str:

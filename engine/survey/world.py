@@ -5,21 +5,18 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-import struct
 from collections.abc import Sequence
 from typing import Any
 
 from engine.errors import EngineError, Reason
+from engine.survey.busybox import BUSYBOX_PATHS, is_static
 
-#: Where Debian (with and without a merged /usr) and Alpine put a static busybox.
-BUSYBOX_PATHS = ("/usr/bin/busybox", "/bin/busybox", "/bin/busybox.static")
 CGROUPS = "/sys/fs/cgroup"
 
 _APPLETS = (
     *("sh", "cat", "chrt", "cut", "dd", "env", "grep", "head", "hostname", "id", "ls", "mkdir", "mknod"),
     *("readlink", "seq", "sleep", "stat", "timeout", "touch", "true", "umask", "uname"),
 )
-_PT_INTERP = 3
 _CAPABILITIES = [f"CAP_{name}" for name in ("CHOWN", "DAC_OVERRIDE", "KILL", "MKNOD", "SETGID", "SETUID")]
 
 
@@ -32,27 +29,13 @@ class SurveyError(EngineError):
 def find_busybox(chosen: str | None) -> str:
     """The busybox to put into containers. Raises `SurveyError` where none is static."""
     for path in (chosen,) if chosen else BUSYBOX_PATHS:
-        if os.path.isfile(path) and _is_static(path):
+        if os.path.isfile(path) and is_static(path):
             return path
     raise SurveyError(
         f"no static busybox at {chosen or ', '.join(BUSYBOX_PATHS)}",
         reason=Reason.UNAVAILABLE,
         hint="install the package busybox-static, or give one with --busybox PATH",
     )
-
-
-def _is_static(path: str) -> bool:
-    """Whether it is a 64-bit ELF program that needs no loader, elf(5)."""
-    with open(path, "rb") as file:
-        header = file.read(64)
-        if len(header) < 64 or header[:6] != b"\x7fELF\x02\x01":
-            return False
-        (offset,) = struct.unpack_from("<Q", header, 0x20)
-        size, count = struct.unpack_from("<HH", header, 0x36)
-        file.seek(offset)
-        table = file.read(size * count)
-    kinds = [struct.unpack_from("<I", table, at)[0] for at in range(0, len(table) - 3, size or 1)]
-    return bool(kinds) and _PT_INTERP not in kinds
 
 
 class World:

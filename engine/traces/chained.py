@@ -21,9 +21,8 @@ class ChainedRun:
         self.place: Final = place.path
         self._chain: Final = HostChain(place)
         name = os.path.abspath(trace.path) if trace.path else trace.new_name()
-        if (
-            os.path.dirname(name) == place.path
-        ):  # one that was asked for there is looked for there, as all others
+        # One that was asked for there is looked for there, as all others.
+        if os.path.dirname(name) == place.path:
             name = os.path.basename(name)
         try:
             self.start: Final = self._chain.begin(

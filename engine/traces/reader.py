@@ -117,10 +117,8 @@ def _converted(given: dict[str, Any], kind: type[_Kind]) -> _Kind:
     """Convert `given` to `kind`, which must have all its keys. Raises `BadLineError`."""
     try:
         converted = msgspec.convert(given, kind)
-    except (
-        msgspec.ValidationError,
-        UnicodeEncodeError,
-    ) as error:  # half of a surrogate pair for a word of a list
+    # UnicodeEncodeError: half of a surrogate pair for a word of a list.
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise BadLineError(LineFault.NOT_OF_SCHEMA, str(error)) from None
     if (key := _unknown(given, msgspec.to_builtins(converted))) is not None:
         raise BadLineError(LineFault.UNKNOWN_KEY, f"key {key!r} is unknown")

@@ -12,7 +12,7 @@ import msgspec
 from engine.bundle.grants import codes_of_bind, covers_programs, is_of_any, strong_of
 from engine.errors import UsageError
 from engine.options import check_container_id
-from engine.runsc_flags import are_passed, opened_by
+from engine.runsc_flags import OPENABLE, are_passed, opened_by
 from engine.traces.asked import KEPT, encode, is_limit
 from engine.traces.schema import Header
 
@@ -31,8 +31,6 @@ _FOLLOWING = frozenset(
         "host_network",
     }
 )
-#: The grants of flags of runsc.
-_OF_FLAGS = frozenset({"root_on_host", "host_uds", "host_fifo", "raw_sockets", "device_proxy", "logs_data"})
 #: What of the host is recorded since the header says what was asked.
 _OF_HOST = frozenset({"name", "boot", "login_user"})
 #: Some characters of a device rule's parts.
@@ -179,9 +177,9 @@ def _of_grants(header: Header, asked: Mapping[str, Any], cut: Mapping[str, Any])
     follow.update(code for code, _ in opened_by(flags))
     if missing := follow.difference(said):
         yield f"what it asks for grants {min(missing)}, which the bundle does not say"
-    some = {code for code in said if code in _FOLLOWING or code in _OF_FLAGS} - follow
+    some = {code for code in said if code in _FOLLOWING or code in OPENABLE} - follow
     if some and not (
-        {"mounts", "devices"} & cut.keys() and some.isdisjoint({"capabilities", "host_network", *_OF_FLAGS})
+        {"mounts", "devices"} & cut.keys() and some.isdisjoint({"capabilities", "host_network", *OPENABLE})
     ):
         yield f"nothing that it asks for grants {min(some)}"
     if (

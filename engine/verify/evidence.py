@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -21,6 +21,7 @@ from engine.errors import EngineError, Reason, hint_for
 from engine.lifecycle.machine import STEPS
 from engine.lifecycle.spec_graph import SpecGraph
 from engine.linux.regular_files import open_named, read_named
+from engine.runsc.installation import RUNSC, SIDECARS
 from engine.traces.end_schema import EndFacts
 from engine.traces.move import State, Trigger
 from engine.traces.reader import BadLineError, read_header, read_record
@@ -130,6 +131,17 @@ class Evidence:
         return sum(moment.seconds for moment in self.moments if moment.record.trigger != Trigger.END)
 
 
+def programs(validated: Mapping[str, Any], staged: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """runsc and what it starts from beside itself: the name, the path that was validated, and the SHA-256.
+
+    `validated`, `staged`: the facts of these steps. The path is the staged one where no other is recorded.
+    """
+    yield RUNSC, validated["path"], staged["sha256"]
+    paths = {each["name"]: each["path"] for each in validated.get("sidecars", ())}
+    for each in staged.get("sidecars", ()):
+        yield f"{SIDECARS}/{each['name']}", paths.get(each["name"], each["path"]), each["sha256"]
+
+
 def given_copy(bundle: Mapping[str, Any], handed_off: Mapping[str, Any] | None) -> tuple[str, str] | None:
     """The path and the SHA-256 of the config.json that runsc was given; None if it is the caller's, or not recorded.
 
@@ -139,9 +151,8 @@ def given_copy(bundle: Mapping[str, Any], handed_off: Mapping[str, Any] | None) 
     if given is None or given["sha256"] == bundle["sha256"]:
         return None
     argv = handed_off["argv"] if handed_off is not None else []
-    place = (
-        argv[argv.index("--bundle") + 1 :] if "--bundle" in argv else []
-    )  # of another spec it may be anything
+    # Of another spec it may be anything.
+    place = argv[argv.index("--bundle") + 1 :] if "--bundle" in argv else []
     return os.path.join(*place[:1], CONFIG_NAME), given["sha256"]
 
 

@@ -26,10 +26,9 @@ from engine.linux.regular_files import open_named, open_own
 from engine.state.base import open_existing_base
 from engine.state.chain import CHAIN, END, LOST, MAX_ENTRY, REMOVED, START
 from engine.state.retention import NAME_IN_PLACE
+from engine.verify.trace_file import MAX_LINE
 
 _TIMEOUT = 10.0
-#: Bytes of a line of a trace; the engine writes at most some 16 KiB.
-_MAX_LINE = 1 << 20
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
@@ -250,7 +249,7 @@ def _headers(files: Iterable[str]) -> Iterator[tuple[str, str]]:
     """The digest of the first line of each file, and its path. Raises `OSError`."""
     for path in files:
         with open(open_named(path), "rb") as file:
-            yield sha256(file.readline(_MAX_LINE)).hexdigest(), path
+            yield sha256(file.readline(MAX_LINE)).hexdigest(), path
 
 
 def _of_runs(place: PrivateDirectory, chain: _Chain, moved: Mapping[str, str]) -> Iterator[Found]:
@@ -298,9 +297,9 @@ def _judge_lines(file: BinaryIO, run: _Run) -> Finding | None:
     """As `_judge`, of the open trace; no more of it is read than the chain says something of."""
     lines, last = 0, max((count for count, _ in run.ends), default=0)
     left = dict(run.ends)
-    for line in iter(lambda: file.readline(_MAX_LINE), b""):
+    for line in iter(lambda: file.readline(MAX_LINE), b""):
         if not line.endswith(b"\n"):
-            if len(line) == _MAX_LINE:
+            if len(line) == MAX_LINE:
                 return Finding.CHANGED  # no engine writes such a line
             break
         lines += 1

@@ -18,9 +18,8 @@ from uuid import UUID
 from engine.bundle.bundle import CONFIG_NAME
 from engine.bundle.strict_json import read
 from engine.lifecycle.spec_files import LIFECYCLE_SPEC
-from engine.runsc.installation import SIDECARS
 from engine.traces.move import State, Trigger
-from engine.verify.evidence import Evidence, given_copy
+from engine.verify.evidence import Evidence, given_copy, programs
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://in-toto.io/attestation/runtime-trace/v0.2"
@@ -83,11 +82,7 @@ def _files(header: dict[str, Any], moves: list[dict[str, Any]]) -> Iterator[tupl
     facts = {move["trigger"]: move["facts"] for move in moves}
     if (staged := facts.get(Trigger.STAGE)) is None:
         return
-    validated = facts[Trigger.VALIDATE]
-    yield RUNSC, validated["path"], staged["sha256"]
-    paths = {each["name"]: each["path"] for each in validated.get("sidecars", ())}
-    for each in staged.get("sidecars", ()):
-        yield f"{SIDECARS}/{each['name']}", paths[each["name"]], each["sha256"]
+    yield from programs(facts[Trigger.VALIDATE], staged)
     if (given := given_copy(bundle, facts.get(Trigger.EXEC))) is not None:
         yield GIVEN, *given
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.survey.busybox import BUSYBOX_PATHS, static_busybox
 from tests.support.bare import bare_flags
 from tests.support.harness import (
     TIMEOUT,
@@ -29,7 +30,6 @@ from tests.support.harness import (
     whoever_runs_the_suite,
 )
 from tests.support.standin import PACKAGED, Installation, build
-from tools.busybox import BUSYBOX_PATHS, static_busybox
 from tools.make_rootfs import make_rootfs
 from tools.system_parts import OLD_RUNSC
 

@@ -19,11 +19,11 @@ import pytest
 from engine.linux import seccomp
 from engine.linux.namespaces import sysctl
 from engine.state.store import SETTLED_NS
+from engine.survey.busybox import static_busybox
 from engine.traces.move import Strength
 from tests.integration.attempts import ATTEMPTS, ATTEMPTS_ON_A_SET
 from tests.support.harness import WARNING, Engine, status_of
 from tests.support.standin import PREWARMER, Installation
-from tools.busybox import static_busybox
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "exec-policy.md"

@@ -15,9 +15,9 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from engine.survey.busybox import static_busybox
 from tests.kubernetes import registry
 from tools import SetupError
-from tools.busybox import static_busybox
 
 #: What holds a pod's namespaces. `.invalid` is a name that no registry has (RFC 2606).
 PAUSE = "registry.invalid/held:latest"

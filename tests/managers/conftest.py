@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
+from engine.survey.busybox import BUSYBOX_PATHS, static_busybox
 from tests.managers.arena import Arena, eventually, open_arena
 from tests.managers.containerd import SOCKET, Containerd
 from tests.managers.image import NAME, PAUSE, write_image
 from tests.managers.kubelet import NAMESPACE, Kubelet
 from tests.managers.podman import Podman
-from tools.busybox import BUSYBOX_PATHS, static_busybox
 from tools.make_rootfs import make_rootfs
 
 

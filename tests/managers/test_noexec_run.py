@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from engine.state.container import component
+from engine.survey.busybox import static_busybox
 from tests.managers.arena import TIMEOUT, Arena, Done, eventually
 from tests.managers.conftest import nothing_is_left
 from tests.managers.image import NAME
 from tests.managers.podman import Podman
-from tools.busybox import static_busybox
 from tools.make_rootfs import make_rootfs
 
 BASE = "/run/gvisor-engine"

@@ -14,10 +14,10 @@ import pytest
 
 from engine.cli.detach import unit_name
 from engine.state.container import component
+from engine.survey.busybox import static_busybox
 from tests.managers.arena import Done, eventually
 from tests.managers.booted import SYSTEMD, USER, Booted, boot, why_not
 from tests.support.bundles import write_config
-from tools.busybox import static_busybox
 from tools.make_rootfs import make_rootfs
 
 UNIT = Path(__file__).parents[2] / "examples" / "systemd" / "engine@.service"

@@ -8,9 +8,9 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from engine.survey.busybox import static_busybox
 from tests.managers.arena import Arena
 from tools import SetupError
-from tools.busybox import static_busybox
 from tools.make_rootfs import make_rootfs
 
 #: What podman's helpers.bash calls the image, without a registry's name.

@@ -19,8 +19,9 @@ import pytest
 
 from engine.bundle.bundle import open_bundle
 from engine.lifecycle.resolve import TRUSTED_PATHS
+from engine.survey import busybox
 from tests.support.bundles import put_program
-from tools import SetupError, busybox, debian, system_parts
+from tools import SetupError, debian, system_parts
 from tools.make_rootfs import main as make_rootfs_main
 from tools.make_rootfs import make_rootfs
 

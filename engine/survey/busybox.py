@@ -1,5 +1,7 @@
 """Finds a busybox that needs no loader and no libraries, so that it alone makes a root file system."""
 
+from __future__ import annotations
+
 import os
 import struct
 
